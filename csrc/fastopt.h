@@ -1,0 +1,66 @@
+/* The C interface of fastopt: what the Python bridge may call. C never knows Python.
+ *
+ * A *step* is one optimizer update of a list of tensors; a *layer* is anything else. Each is a row of
+ * kernels.def, and is compiled once per instruction set and per real type (variant.h). One variant, an
+ * instruction set with all its kernels, is active at a time.
+ */
+#ifndef FASTOPT_H
+#define FASTOPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 16, FASTOPT_MAX_ARRAYS = 12 };
+
+/* One parameter with its gradient and state: arrays of n reals each, no two of which overlap. */
+struct fastopt_tensor {
+    size_t n;
+    void *param;
+    const void *grad;
+    void *state[FASTOPT_MAX_STATES];
+};
+
+/* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
+enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
+
+typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count, const double *hyper);
+typedef void fastopt_layer_fn(void *const *array, const int64_t *size, const double *scalar);
+
+/* What a row of kernels.def says, as text; both tables end with a row of null pointers. */
+struct fastopt_step_row {
+    const char *name, *states, *hypers;
+};
+struct fastopt_layer_row {
+    const char *name, *arrays, *sizes, *scalars;
+};
+extern const struct fastopt_step_row fastopt_step_rows[];
+extern const struct fastopt_layer_row fastopt_layer_rows[];
+
+/* The kernels of one instruction set for one real type, in the order of the rows. */
+struct fastopt_kernels {
+    fastopt_step_fn *const *steps;
+    fastopt_layer_fn *const *layers;
+};
+
+enum fastopt_real { FASTOPT_FLOAT, FASTOPT_DOUBLE };
+
+struct fastopt_variant {
+    const char *name;
+    int (*supported)(void); /* by this CPU and its operating system */
+    const struct fastopt_kernels *kernels[2]; /* by enum fastopt_real */
+};
+
+/* Strongest first; the last one runs everywhere; a row of null pointers ends the table. */
+extern const struct fastopt_variant fastopt_variants[];
+
+/* Makes the variant of that name active (null: the strongest supported one).
+ * Returns its name, or null, with nothing changed, where it is unknown or unsupported. */
+const char *fastopt_use(const char *name);
+
+/* Run a row's kernel of the active variant, with denormals flushed to zero meanwhile. */
+void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper);
+void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
+                       const double *scalar);
+
+#endif

@@ -1,0 +1,3 @@
+#define VARIANT fastopt_avx512_double
+#define REAL_BITS 64
+#include "../variant.h"

@@ -1,0 +1,71 @@
+/* im2col: the patch under each output pixel as a row (size_h, size_w, c), so that a convolution is one matrix
+ * product; col2im, its transpose, adds the rows back. Images are (n, h, w, c), padded with zeros.
+ *
+ * The columns of one kernel row lie side by side in the image as in the patch: they are moved in one run. */
+
+struct patches {
+    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w;
+};
+
+static int64_t between(int64_t low, int64_t x, int64_t high)
+{
+    return x < low ? low : x > high ? high : x;
+}
+
+/* One kernel row of one patch: `run` reals at `image + from` are those at `patch + at`; the rest is padding. */
+struct patch_row {
+    int64_t from, at, run;
+};
+
+INLINE struct patch_row patch_row(const struct patches *p, int64_t n, int64_t y, int64_t left)
+{
+    if (y < 0 || y >= p->h)
+        return (struct patch_row){0, 0, 0};
+    const int64_t start = between(0, left, p->w), end = between(0, left + p->size_w, p->w);
+    return (struct patch_row){((n * p->h + y) * p->w + start) * p->c, (start - left) * p->c, (end - start) * p->c};
+}
+
+static void im2col(void *const *array, const int64_t *size, const double *scalar)
+{
+    const struct patches *p = (const void *)size;
+    const real *x = array[0];
+    real *patch = array[1];
+    const int64_t out_h = (p->h + 2 * p->pad_h - p->size_h) / p->stride_h + 1;
+    const int64_t out_w = (p->w + 2 * p->pad_w - p->size_w) / p->stride_w + 1;
+    const int64_t width = p->size_w * p->c;
+    (void)scalar;
+
+    for (int64_t n = 0; n < p->n; ++n)
+        for (int64_t oy = 0; oy < out_h; ++oy)
+            for (int64_t ox = 0; ox < out_w; ++ox)
+                for (int64_t ky = 0; ky < p->size_h; ++ky, patch += width) {
+                    const struct patch_row row =
+                        patch_row(p, n, oy * p->stride_h - p->pad_h + ky, ox * p->stride_w - p->pad_w);
+                    if (row.run < width)
+                        memset(patch, 0, width * sizeof(real));
+                    for (int64_t i = 0; i < row.run; ++i)
+                        patch[row.at + i] = x[row.from + i];
+                }
+}
+
+static void col2im(void *const *array, const int64_t *size, const double *scalar)
+{
+    const struct patches *p = (const void *)size;
+    const real *patch = array[0];
+    real *dx = array[1];
+    const int64_t out_h = (p->h + 2 * p->pad_h - p->size_h) / p->stride_h + 1;
+    const int64_t out_w = (p->w + 2 * p->pad_w - p->size_w) / p->stride_w + 1;
+    (void)scalar;
+
+    memset(dx, 0, p->n * p->h * p->w * p->c * sizeof(real));
+    for (int64_t n = 0; n < p->n; ++n)
+        for (int64_t oy = 0; oy < out_h; ++oy)
+            for (int64_t ox = 0; ox < out_w; ++ox)
+                for (int64_t ky = 0; ky < p->size_h; ++ky, patch += p->size_w * p->c) {
+                    const struct patch_row row =
+                        patch_row(p, n, oy * p->stride_h - p->pad_h + ky, ox * p->stride_w - p->pad_w);
+#pragma omp simd
+                    for (int64_t i = 0; i < row.run; ++i)
+                        dx[row.from + i] += patch[row.at + i];
+                }
+}

@@ -1,0 +1,85 @@
+/* LANES reals side by side, with the same bits on every instruction set: the unit of all sums.
+ *
+ * A sum over many elements adds element i to lane i % LANES, in order; the lanes are added up in pairs at the
+ * end. How many registers hold the lanes is the compiler's affair, so results do not depend on it.
+ */
+#ifndef LANES_H
+#define LANES_H
+
+enum { LANES = 32 };
+
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64 };
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32 };
+#else
+enum { VECTOR_BYTES = 16 };
+#endif
+
+typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef real unaligned_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+enum { VECTORS = LANES * sizeof(real) / VECTOR_BYTES, PER_VECTOR = LANES / VECTORS };
+
+typedef struct {
+    vector v[VECTORS];
+} lanes;
+
+/* Inlined, or the vectors of a lanes would travel through memory. */
+#define INLINE static inline __attribute__((always_inline))
+#define EACH_VECTOR(k) _Pragma("GCC unroll 16") for (int k = 0; k < VECTORS; ++k)
+
+INLINE lanes lanes_all(real x)
+{
+    lanes a;
+    EACH_VECTOR (k)
+        a.v[k] = (vector){0} + x;
+    return a;
+}
+
+INLINE lanes lanes_load(const real *x)
+{
+    lanes a;
+    EACH_VECTOR (k)
+        a.v[k] = *(const unaligned_vector *)(x + k * PER_VECTOR);
+    return a;
+}
+
+INLINE void lanes_store(real *x, lanes a)
+{
+    EACH_VECTOR (k)
+        *(unaligned_vector *)(x + k * PER_VECTOR) = a.v[k];
+}
+
+INLINE lanes lanes_add(lanes a, lanes b)
+{
+    EACH_VECTOR (k)
+        a.v[k] += b.v[k];
+    return a;
+}
+
+INLINE lanes lanes_subtract(lanes a, lanes b)
+{
+    EACH_VECTOR (k)
+        a.v[k] -= b.v[k];
+    return a;
+}
+
+INLINE lanes lanes_multiply(lanes a, lanes b)
+{
+    EACH_VECTOR (k)
+        a.v[k] *= b.v[k];
+    return a;
+}
+
+/* The sum of the lanes, in double. */
+static inline double lanes_sum(lanes a)
+{
+    real x[LANES];
+    lanes_store(x, a);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l)
+            x[l] += x[l + half];
+    return x[0];
+}
+
+#endif

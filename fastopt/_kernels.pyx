@@ -1,0 +1,396 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The only bridge to C: buffers become pointers, and kernels run without the GIL.
+
+No arithmetic and no policy. An array either fits exactly (its format, shape, order in memory, writable where it
+is written, apart from the others) or the call refuses with `Misfit`, nothing written; `checks.py` then says why.
+"""
+import os
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+
+
+cdef extern from "Python.h":
+    # Cython's own declaration makes `obj` a Python object; here it is only compared, and may be null.
+    ctypedef struct buffer "Py_buffer":
+        void *buf
+        void *obj
+        Py_ssize_t len
+        Py_ssize_t itemsize
+        const char *format
+        int ndim
+        Py_ssize_t *shape
+    int PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE
+    int PyObject_GetBuffer(object exporter, buffer *view, int flags) except -1
+    void PyBuffer_Release(buffer *view)
+
+cdef extern from "fastopt.h" nogil:
+    enum:
+        FASTOPT_MAX_STATES
+        FASTOPT_MAX_HYPERS
+        FASTOPT_MAX_ARRAYS
+    enum fastopt_real:
+        FASTOPT_FLOAT
+        FASTOPT_DOUBLE
+    struct fastopt_tensor:
+        size_t n
+        void *param
+        const void *grad
+        void *state[FASTOPT_MAX_STATES]
+    struct fastopt_step_row:
+        const char *name
+        const char *states
+        const char *hypers
+    struct fastopt_layer_row:
+        const char *name
+        const char *arrays
+        const char *sizes
+        const char *scalars
+    struct fastopt_variant:
+        const char *name
+        int (*supported)() noexcept
+    const fastopt_step_row fastopt_step_rows[]
+    const fastopt_layer_row fastopt_layer_rows[]
+    const fastopt_variant fastopt_variants[]
+    const char *fastopt_use(const char *name)
+    void fastopt_run_step(size_t row, fastopt_real real, const fastopt_tensor *tensors, size_t count,
+                          const double *hyper)
+    void fastopt_run_layer(size_t row, fastopt_real real, void **array, const int64_t *size, const double *scalar)
+
+
+class Misfit(TypeError):
+    """An array that a kernel cannot take as it is."""
+
+
+# Below this many bytes a kernel is done before another thread could make use of the GIL.
+cdef enum:
+    KEEP_GIL_BELOW = 1 << 16
+
+
+# ---- Instruction sets ----------------------------------------------------------------------------------------------
+
+def isas():
+    """The instruction sets that this machine supports, the strongest first."""
+    cdef const fastopt_variant *variant = fastopt_variants
+    names = []
+    while variant.name != NULL:
+        if variant.supported():
+            names.append(variant.name.decode())
+        variant += 1
+    return names
+
+
+_isa = None
+
+
+def isa():
+    """The instruction set in use."""
+    return _isa
+
+
+def use_isa(name):
+    """Use an instruction set from now on; None means the strongest that this machine supports."""
+    global _isa
+    cdef const char *chosen
+    if name is None:
+        chosen = fastopt_use(NULL)
+    else:
+        encoded = name.encode()
+        chosen = fastopt_use(encoded)
+    if chosen == NULL:
+        raise ValueError(f"the instruction set must be one that this machine supports: "
+                         f"{', '.join(isas())}; got {name!r}")
+    _isa = chosen.decode()
+
+
+try:
+    use_isa(os.environ.get("FASTOPT_ISA"))
+except ValueError as error:
+    raise ImportError(f"FASTOPT_ISA: {error}") from None
+
+
+# ---- The tables of kernels.def -------------------------------------------------------------------------------------
+
+cdef words(const char *text):
+    """The comma-separated names in a cell of the table."""
+    cell = text.decode().strip("() ")
+    return tuple(word.strip() for word in cell.split(",")) if cell else ()
+
+
+cdef read_steps():
+    cdef const fastopt_step_row *row = fastopt_step_rows
+    steps = {}
+    while row.name != NULL:
+        steps[row.name.decode()] = (words(row.states), ("t", "grad_scale", *words(row.hypers)))
+        row += 1
+    return steps
+
+
+cdef read_layers():
+    cdef const fastopt_layer_row *row = fastopt_layer_rows
+    layers = {}
+    while row.name != NULL:
+        inputs, outputs = row.arrays.decode().split("->")
+        layers[row.name.decode()] = (words(inputs.encode()), words(outputs.encode()), words(row.sizes),
+                                     words(row.scalars))
+        row += 1
+    return layers
+
+
+#: Optimizer steps: name -> (names of state arrays, names of hyperparameters).
+STEPS = read_steps()
+#: Other kernels: name -> (arrays read, arrays written, sizes, scalars), all names.
+LAYERS = read_layers()
+cdef dict STEP_NUMBER = {name: number for number, name in enumerate(STEPS)}
+cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
+
+
+# ---- Buffers -------------------------------------------------------------------------------------------------------
+
+cdef int take(object array, buffer *view, bint writable) except -1:
+    """Get the C-contiguous buffer of an array, or raise Misfit."""
+    try:
+        PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+    except Exception as error:
+        raise Misfit(str(error)) from None
+    return 0
+
+
+cdef inline int real_of(const buffer *view) noexcept:
+    """Which real type a buffer holds, or -1."""
+    if view.format[0] == c'f' and view.format[1] == 0:
+        return FASTOPT_FLOAT
+    if view.format[0] == c'd' and view.format[1] == 0:
+        return FASTOPT_DOUBLE
+    return -1
+
+
+cdef inline bint same_shape(const buffer *a, const buffer *b) noexcept:
+    cdef int axis
+    if a.ndim != b.ndim:
+        return False
+    for axis in range(a.ndim):
+        if a.shape[axis] != b.shape[axis]:
+            return False
+    return True
+
+
+cdef struct span:
+    uintptr_t start, end
+
+
+cdef class Plan:
+    """Parameters and state arrays of one optimizer, bound to a step kernel once and for all steps to come.
+
+    It holds the buffers of all arrays, so they can neither be freed nor resized meanwhile (but for
+    ``ndarray.resize(refcheck=False)``, which asks for trouble). Those of the gradients are kept until another
+    array takes their place.
+
+    Parameters
+    ----------
+    step : str
+        A name of `STEPS`.
+    params : ndarray, list, or dict of ndarray
+        What `step` will also expect of its gradients.
+    states : list of tuple of ndarray
+        For each parameter, its state arrays in the order of the table.
+    hyper : sequence of float
+        Hyperparameters in the order of the table, ``t`` and ``grad_scale`` in front.
+    """
+    cdef size_t row
+    cdef int real
+    cdef Py_ssize_t count, width, bytes
+    cdef object keys
+    cdef bint single
+    cdef fastopt_tensor *tensors
+    cdef buffer *bound
+    cdef buffer *grads
+    cdef span *spans
+    cdef double hyper[FASTOPT_MAX_HYPERS]
+
+    def __cinit__(self, step, params, list states, hyper):
+        cdef Py_ssize_t i, k
+        cdef buffer *param
+        cdef buffer *view
+        self.row = STEP_NUMBER[step]
+        self.single = not isinstance(params, (list, tuple, dict))
+        self.keys = tuple(params) if isinstance(params, dict) else None
+        cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
+        self.count = len(arrays)
+        self.width = 1 + len(STEPS[step][0])
+        self.real = -1
+        for i in range(len(hyper)):
+            self.hyper[i] = hyper[i]
+        self.tensors = <fastopt_tensor *>PyMem_Calloc(self.count + 1, sizeof(fastopt_tensor))
+        self.bound = <buffer *>PyMem_Calloc(self.count * self.width + 1, sizeof(buffer))
+        self.grads = <buffer *>PyMem_Calloc(self.count + 1, sizeof(buffer))
+        self.spans = <span *>PyMem_Calloc(self.count * self.width + 1, sizeof(span))
+        if not (self.tensors and self.bound and self.grads and self.spans):
+            raise MemoryError
+        for i in range(self.count):
+            param = &self.bound[i * self.width]
+            take(arrays[i], param, True)
+            if self.real < 0:
+                self.real = real_of(param)
+            if self.real < 0 or real_of(param) != self.real:
+                raise Misfit("type")
+            self.tensors[i].n = param.len // param.itemsize
+            self.tensors[i].param = param.buf
+            self.bytes += param.len
+            for k in range(self.width - 1):
+                view = param + 1 + k
+                take(states[i][k], view, True)
+                if real_of(view) != self.real or not same_shape(view, param):
+                    raise Misfit("state")
+                self.tensors[i].state[k] = view.buf
+        for i in range(self.count * self.width):
+            self.insert_span(i, &self.bound[i])
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.bound:
+            for i in range(self.count * self.width):
+                PyBuffer_Release(&self.bound[i])
+        if self.grads:
+            for i in range(self.count):
+                PyBuffer_Release(&self.grads[i])
+        PyMem_Free(self.tensors)
+        PyMem_Free(self.bound)
+        PyMem_Free(self.grads)
+        PyMem_Free(self.spans)
+
+    cdef int insert_span(self, Py_ssize_t filled, const buffer *view) except -1:
+        """Put the memory of a bound array among the `filled` sorted spans."""
+        cdef span new = span(<uintptr_t>view.buf, <uintptr_t>view.buf + view.len)
+        if self.overlaps(filled, new):
+            raise Misfit("overlap")
+        while filled > 0 and self.spans[filled - 1].start > new.start:
+            self.spans[filled] = self.spans[filled - 1]
+            filled -= 1
+        self.spans[filled] = new
+        return 0
+
+    cdef bint overlaps(self, Py_ssize_t filled, span new) noexcept:
+        """Whether memory overlaps one of the first `filled` spans, which are sorted and apart."""
+        cdef Py_ssize_t low = 0, high = filled, middle
+        if new.start == new.end:
+            return False
+        while low < high:
+            middle = (low + high) // 2
+            if self.spans[middle].start < new.end:
+                low = middle + 1
+            else:
+                high = middle
+        while low > 0 and self.spans[low - 1].start == self.spans[low - 1].end:  # empty arrays
+            low -= 1
+        return low > 0 and self.spans[low - 1].end > new.start
+
+    cdef object gradient_of(self, object grads, Py_ssize_t i):
+        if self.single:
+            return grads
+        if self.keys is not None:
+            return grads[self.keys[i]]
+        return grads[i]
+
+    cdef int bind(self, Py_ssize_t i, object grad) except -1:
+        """Take the buffer of a gradient, unless it is held already."""
+        cdef buffer *held = &self.grads[i]
+        cdef buffer view
+        if held.obj == <void *>grad:
+            return 0
+        take(grad, &view, False)
+        if (real_of(&view) != self.real or not same_shape(&view, &self.bound[i * self.width])
+                or self.overlaps(self.count * self.width,
+                                 span(<uintptr_t>view.buf, <uintptr_t>view.buf + view.len))):
+            PyBuffer_Release(&view)
+            raise Misfit("gradient")
+        PyBuffer_Release(held)
+        held[0] = view
+        self.tensors[i].grad = view.buf
+        return 0
+
+    def step(self, grads, double grad_scale=1.0):
+        """Raise the step counter and update all parameters, or raise Misfit with nothing changed."""
+        cdef Py_ssize_t i
+        if self.single:
+            self.bind(0, grads)
+        else:
+            if (not isinstance(grads, dict) if self.keys is not None else not isinstance(grads, (list, tuple))):
+                raise Misfit("structure")
+            if len(grads) != self.count:
+                raise Misfit("structure")
+            for i in range(self.count):
+                try:
+                    grad = self.gradient_of(grads, i)
+                except KeyError:
+                    raise Misfit("structure") from None
+                self.bind(i, grad)
+        self.hyper[0] += 1
+        self.hyper[1] = grad_scale
+        if self.count == 0:
+            return
+        if self.bytes < KEEP_GIL_BELOW:
+            fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
+        else:
+            with nogil:
+                fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
+
+    def get_hyper(self, int i):
+        return self.hyper[i]
+
+    def set_hyper(self, int i, double value):
+        self.hyper[i] = value
+
+
+# ---- Everything else -----------------------------------------------------------------------------------------------
+
+cdef class Layer:
+    """A kernel that is no optimizer step, by its name in `LAYERS`.
+
+    Called with the arrays (read, then written; None where one may be absent), the sizes and the scalars, all in the
+    order of the table. The caller answers for shapes and types: this only takes the buffers.
+    """
+    cdef size_t row
+    cdef Py_ssize_t inputs, arrays, sizes, scalars
+
+    def __cinit__(self, name):
+        self.row = LAYER_NUMBER[name]
+        inputs, outputs, sizes, scalars = LAYERS[name]
+        self.inputs, self.arrays = len(inputs), len(inputs) + len(outputs)
+        self.sizes, self.scalars = len(sizes), len(scalars)
+
+    def __call__(self, tuple arrays, tuple sizes, tuple scalars=()):
+        cdef buffer view[FASTOPT_MAX_ARRAYS]
+        cdef void *pointer[FASTOPT_MAX_ARRAYS]
+        cdef int64_t size[FASTOPT_MAX_ARRAYS]
+        cdef double scalar[FASTOPT_MAX_ARRAYS]
+        cdef Py_ssize_t i, taken = 0, total = 0
+        cdef int real = -1
+        if len(arrays) != self.arrays or len(sizes) != self.sizes or len(scalars) != self.scalars:
+            raise TypeError("a layer kernel takes its arrays, sizes and scalars as the table says")
+        for i in range(self.sizes):
+            size[i] = <int64_t><uint64_t>(sizes[i] & 0xFFFFFFFFFFFFFFFF)
+        for i in range(self.scalars):
+            scalar[i] = scalars[i]
+        try:
+            for i in range(self.arrays):
+                if arrays[i] is None:
+                    view[i].obj = NULL
+                    pointer[i] = NULL
+                else:
+                    take(arrays[i], &view[i], i >= self.inputs)
+                    pointer[i] = view[i].buf
+                    total += view[i].len
+                    if real < 0:
+                        real = real_of(&view[i])
+                taken = i + 1
+            if real < 0:
+                real = FASTOPT_FLOAT
+            if total < KEEP_GIL_BELOW:
+                fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar)
+            else:
+                with nogil:
+                    fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar)
+        finally:
+            for i in range(taken):
+                PyBuffer_Release(&view[i])

@@ -1,0 +1,200 @@
+"""Every rule about arguments, and every message: the name, the rule, and the value that broke it.
+
+Comparisons are written so that NaN fails them. Nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+#: What an optimizer takes: one array, a list or a dict of arrays.
+Arrays = Array | Sequence[Array] | Mapping[str, Array]
+
+_REAL = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+# ---- Numbers ------------------------------------------------------------------------------------------------
+
+
+def number(name: str, value: Any, bounds: str = "(-inf, inf)") -> float:
+    """A real number within an interval, written as in mathematics: ``"[0, 1)"``. Infinity is never within."""
+    low, high = (float(end) for end in bounds[1:-1].split(","))
+    try:
+        x = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must be a number in {bounds}, got {value!r}") from None
+    above = low <= x if bounds[0] == "[" else low < x
+    below = x <= high if bounds[-1] == "]" else x < high
+    if not (above and below and math.isfinite(x)):
+        raise ValueError(f"{name} must be in {bounds}, got {value!r}")
+    return x
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """An integer of at least `low`, and at most `high` where that is given."""
+    try:
+        x = value.__index__()
+    except AttributeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not (low <= x and (high is None or x <= high)):
+        limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} must be {limits}, got {value!r}")
+    return int(x)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """One of some words."""
+    if not (isinstance(value, str) and value in options):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+    return value
+
+
+def pair(name: str, value: Any, low: int) -> tuple[int, int]:
+    """Two integers, height and width, of at least `low`; one integer stands for both."""
+    values = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(f"{name} must be one integer or a pair (height, width), got {value!r}")
+    return integer(name, values[0], low), integer(name, values[1], low)
+
+
+# ---- Arrays -------------------------------------------------------------------------------------------------
+
+
+def array(
+    name: str,
+    value: Any,
+    *,
+    dtype: np.dtype[Any] | type | None = None,
+    shape: tuple[int, ...] | None = None,
+    ndim: int | None = None,
+    writable: bool = False,
+) -> Array:
+    """An array that a kernel can take: float32 or float64 (or `dtype`), native byte order, C-contiguous."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    if dtype is None:
+        if value.dtype.newbyteorder("=") not in _REAL:
+            raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+    elif value.dtype.newbyteorder("=") != np.dtype(dtype):
+        raise TypeError(f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
+    if not value.dtype.isnative:
+        native = value.dtype.newbyteorder("=")
+        raise TypeError(
+            f"{name} must be in native byte order, got {value.dtype.str!r}; convert it with {name}.astype({native.str!r})"
+        )
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got shape {value.shape}")
+    if not value.flags.c_contiguous:
+        raise ValueError(
+            f"{name} must be C-contiguous, got strides {value.strides} for shape {value.shape}; "
+            f"make it so with np.ascontiguousarray({name})"
+        )
+    if not value.flags.aligned:
+        raise ValueError(f"{name} must be aligned to its element size, got address {value.ctypes.data:#x}")
+    if writable and not value.flags.writeable:
+        raise ValueError(f"{name} must be writable, got a read-only array")
+    return value
+
+
+def output(name: str, out: Any, like: Array, *, apart_from: Mapping[str, Array], in_place: str = "") -> Array:
+    """The array to write to: a new one like `like` for None; else one that fits and overlaps no input.
+
+    Elementwise functions name the one input that may itself be the output: `in_place`.
+    """
+    if out is None:
+        return np.empty_like(like)
+    array(name, out, dtype=like.dtype, shape=like.shape, writable=True)
+    for other, value in apart_from.items():
+        same = other == in_place and value.ctypes.data == out.ctypes.data and value.nbytes == out.nbytes
+        if not same:
+            apart({name: out, other: value})
+    return out  # type: ignore[no-any-return]
+
+
+def apart(arrays: Mapping[str, Array]) -> None:
+    """No two of these C-contiguous arrays share memory."""
+    spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in arrays.items() if a.size)
+    for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
+        if start < end:
+            raise ValueError(f"{first} and {second} must not overlap in memory; copy one of them")
+
+
+def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
+    """Integer class labels in [0, classes), one per row, as int64."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+        got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{name} must be an array of integers, got {got}")
+    if value.shape != (rows,):
+        raise ValueError(f"{name} must have shape {(rows,)}, got {value.shape}")
+    if rows and not (0 <= value.min() and value.max() < classes):
+        wrong = value[(value < 0) | (value >= classes)][0]
+        raise ValueError(f"{name} must be in [0, {classes}), got {wrong}")
+    return np.ascontiguousarray(value, np.int64)
+
+
+# ---- The arrays of an optimizer ------------------------------------------------------------------------------
+
+
+def named(name: str, value: Arrays) -> dict[str, Array]:
+    """The arrays of a structure under the names that messages and state dicts use."""
+    if isinstance(value, np.ndarray):
+        return {name: value}
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return {str(i): item for i, item in enumerate(value)}
+    raise TypeError(f"{name} must be an array, or a list or a dict of arrays, got {type(value).__name__}")
+
+
+def step_arrays(params: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Parameters and state that a step kernel can update in place: alike in type, no two overlapping."""
+    every: dict[str, Array] = {}
+    dtype = None
+    for name, param in params.items():
+        every[name] = array(name, param, dtype=dtype, writable=True)
+        dtype = param.dtype
+        for key, state in states[name].items():
+            label = key if len(params) == 1 else f"{name}.{key}"
+            every[label] = array(label, state, dtype=dtype, shape=param.shape, writable=True)
+    apart(every)
+
+
+def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array]) -> None:
+    """Gradients of the same structure, type and shapes as the parameters, apart from all `bound` arrays."""
+    if isinstance(params, np.ndarray) != isinstance(grads, np.ndarray) or isinstance(params, Mapping) != isinstance(
+        grads, Mapping
+    ):
+        raise TypeError(
+            f"grads must have the structure of params, {type(params).__name__}, got {type(grads).__name__}"
+        )
+    wanted, given = named("grad", params), named("grad", grads)
+    _same_names(wanted, given)
+    for name, param in wanted.items():
+        label = name if isinstance(params, np.ndarray) else f"grads[{name}]"
+        grad = array(label, given[name], dtype=param.dtype, shape=param.shape)
+        for other, value in bound.items():
+            apart({label: grad, other: value})
+
+
+def _same_names(wanted: Iterable[str], given: Iterable[str]) -> None:
+    missing = [name for name in wanted if name not in set(given)]
+    extra = [name for name in given if name not in set(wanted)]
+    if missing:
+        raise ValueError(f"grads must hold one array per parameter, but lacks {', '.join(missing)}")
+    if extra:
+        raise ValueError(f"grads must hold one array per parameter, but also has {', '.join(extra)}")

@@ -1,0 +1,690 @@
+"""The kernels as plain functions on arrays that you own.
+
+**Optimizer steps** update a parameter and its state in place. There is one per class of `fastopt.optimizers`, with
+the class's name in lower case, its keywords and its defaults::
+
+    adam(param, grad, m, v, *, t, lr=0.001, beta1=0.9, beta2=0.999, …, grad_scale=1.0)
+
+State arrays begin at zero, and `t` counts steps from 1. `help(fastopt.functional.adam)` shows the whole.
+
+**Layer kernels** return new arrays, or fill the `out` that they are given. All arrays are float32 or float64, of one
+type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only batch norm takes channels second.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array
+from fastopt.optimizers import OPTIMIZERS, Optimizer
+
+__all__ = [
+    *OPTIMIZERS,
+    "BatchNormCache",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "bias_relu_backward",
+    "bias_relu_forward",
+    "col2im",
+    "dropout",
+    "dropout_apply",
+    "dropout_backward",
+    "im2col",
+    "max_pool_backward",
+    "max_pool_forward",
+    "relu_backward",
+    "relu_forward",
+    "softmax_cross_entropy",
+]
+
+
+# ---- Optimizer steps ----------------------------------------------------------------------------------------
+
+
+class Step(Protocol):
+    """An optimizer step in place: see the class of the same name for its keywords."""
+
+    def __call__(self, param: Array, grad: Array, *state: Array, **hyper: Any) -> None: ...
+
+
+def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
+    """The functional form of an optimizer, with the signature that follows from the class."""
+    states = _kernels.STEPS[optimizer.kernel][0]
+    hyper = optimizer.hyper_names()
+    defaults = inspect.signature(optimizer).parameters
+
+    @functools.lru_cache(maxsize=64)
+    def encode(*values: Any) -> tuple[float, ...]:
+        return optimizer.encode(dict(zip(hyper, values, strict=True)))
+
+    def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
+        if optimizer.counts_steps:
+            t = checks.integer("t", t, 1)
+        if grad_scale != 1.0:
+            grad_scale = checks.number("grad_scale", grad_scale)
+        try:
+            encoded = encode(*values)
+        except TypeError:  # an unhashable value: let its check say so
+            encoded = encode.__wrapped__(*values)
+        try:
+            _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale)
+        except _kernels.Misfit:
+            named = dict(zip(states, state, strict=True))
+            checks.step_arrays({"param": param}, {"param": named})
+            checks.gradients(param, grad, {"param": param, **named})
+            raise
+
+    # As dataclasses do: the text of a function is the only way to a signature that costs nothing to call.
+    arrays = ", ".join(["param", "grad", *states])
+    keywords = ["t"] if optimizer.counts_steps else []
+    ordered = sorted(hyper, key=list(defaults).index)
+    keywords += [f"{key}=defaults[{key!r}]" if _has_default(defaults[key]) else key for key in ordered]
+    text = (
+        f"def {name}({arrays}, *, {', '.join(keywords)}, grad_scale=1.0):\n"
+        f"    run(param, grad, ({''.join(state + ', ' for state in states)}), "
+        f"{'t' if optimizer.counts_steps else 2}, grad_scale, {', '.join(hyper)})\n"
+    )
+    filename = f"<fastopt.functional.{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+    namespace = {"run": run, "defaults": {key: value.default for key, value in defaults.items()}}
+    exec(compile(text, filename, "exec"), namespace)
+    function: Any = namespace[name]
+    function.__module__ = __name__
+    function.__doc__ = (
+        f"One step of `fastopt.{optimizer.__name__}`, in place on {arrays.replace('grad, ', '')}.\n\n"
+        f"The keywords are those of the class. State arrays are like the parameter, and begin at zero.\n\n"
+        f"{inspect.getdoc(optimizer)}\n"
+    )
+    return function  # type: ignore[no-any-return]
+
+
+def _has_default(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not inspect.Parameter.empty
+
+
+for _name, _optimizer in OPTIMIZERS.items():
+    globals()[_name] = _step(_name, _optimizer)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Step: ...
+
+
+# ---- Activations and losses ---------------------------------------------------------------------------------
+
+_relu_forward = _kernels.Layer("relu_forward")
+_relu_backward = _kernels.Layer("relu_backward")
+_bias_relu_forward = _kernels.Layer("bias_relu_forward")
+_bias_relu_backward = _kernels.Layer("bias_relu_backward")
+_softmax_cross_entropy = _kernels.Layer("softmax_cross_entropy")
+
+
+def relu_forward(x: Array, out: Array | None = None) -> Array:
+    """``y = max(x, 0)``; NaN stays NaN.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    checks.array("x", x)
+    y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+    _relu_forward((x, y), (x.size,))
+    return y
+
+
+def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
+    """The gradient of `relu_forward`: ``dx = dy`` where ``y > 0``, else 0.
+
+    Parameters
+    ----------
+    dy : ndarray, any shape
+        The gradient with respect to y.
+    y : ndarray like `dy`
+        What `relu_forward` returned (or its x).
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    """
+    checks.array("dy", dy)
+    checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
+    dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+    _relu_backward((dy, y, dx), (dy.size,))
+    return dx
+
+
+def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
+    """``y = max(x + bias, 0)`` in one pass.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    bias : ndarray (d,)
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    rows, columns = _rows("x", x)
+    checks.array("bias", bias, dtype=x.dtype, shape=(columns,))
+    y = checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
+    _bias_relu_forward((x, bias, y), (rows, columns))
+    return y
+
+
+def bias_relu_backward(dy: Array, y: Array, out: Array | None = None) -> tuple[Array, Array]:
+    """The gradients of `bias_relu_forward`, in one pass.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    y : ndarray like `dy`
+        What `bias_relu_forward` returned.
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dbias : ndarray (d,)
+    """
+    rows, columns = _rows("dy", dy)
+    checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
+    dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+    dbias = np.empty(columns, dy.dtype)
+    _bias_relu_backward((dy, y, dx, dbias), (rows, columns))
+    return dx, dbias
+
+
+def _rows(name: str, x: Array) -> tuple[int, int]:
+    """An array (…, d) as rows of d."""
+    checks.array(name, x)
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension, got shape ()")
+    columns = x.shape[-1]
+    return (x.size // columns if columns else 0), columns
+
+
+def softmax_cross_entropy(
+    logits: Array, labels: NDArray[np.integer[Any]], out: Array | None = None
+) -> tuple[float, Array]:
+    """Softmax cross-entropy of integer labels: the mean loss and its gradient, in one pass.
+
+    ``loss = mean_i(log Σ_j exp(x_ij) − x_i,label)`` and ``dlogits = (softmax(x) − onehot) / n``. The maximum of
+    each row is taken off first, so logits of any finite size are safe. At random initialisation with c classes
+    the loss is about ``log c``.
+
+    Parameters
+    ----------
+    logits : ndarray (n, c)
+    labels : integer ndarray (n,)
+        Each in [0, c).
+    out : ndarray like `logits`, optional
+        Where to write dlogits; may be `logits` itself.
+
+    Returns
+    -------
+    loss : float
+        The mean over the rows, in nats; 0.0 for no rows.
+    dlogits : ndarray like `logits`
+    """
+    checks.array("logits", logits, ndim=2)
+    n, classes = logits.shape
+    labels = checks.labels("labels", labels, n, classes)
+    dlogits = checks.output("out", out, logits, apart_from={"logits": logits}, in_place="logits")
+    losses = np.empty(n, logits.dtype)
+    if n:
+        _softmax_cross_entropy((logits, labels, losses, dlogits), (n, classes), (1 / n,))
+    return (float(losses.mean(dtype=np.float64)) if n else 0.0), dlogits
+
+
+# ---- Dropout ------------------------------------------------------------------------------------------------
+
+_dropout_forward = _kernels.Layer("dropout_forward")
+_dropout_apply = _kernels.Layer("dropout_apply")
+
+PIs = Literal["drop", "keep"]
+Mask = NDArray[np.uint8] | NDArray[np.bool_]
+
+
+def dropout(
+    x: Array,
+    p: float,
+    *,
+    seed: int,
+    counter: int,
+    p_is: PIs = "drop",
+    mask_format: Literal["bits", "bytes"] = "bits",
+    out: Array | None = None,
+) -> tuple[Array, Mask]:
+    """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
+
+    The random bits are Philox4x32-10 [2]_ of (`seed`, `counter`), 32 per element, so the mask depends on these two,
+    on `p` and on the number of elements alone: give each call in a training run a `counter` of its own.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    p : float
+        The probability of dropping, in [0, 1), to a precision of 2⁻³².
+    seed, counter : int
+        Each in [0, 2**64).
+    p_is : {"drop", "keep"}, default "drop"
+        ``"keep"`` makes `p` the probability of keeping, in (0, 1] (cs231n).
+    mask_format : {"bits", "bytes"}, default "bits"
+        ``"bits"``: uint8 (⌈size / 8⌉,), one bit per element, the lowest first, set where kept.
+        ``"bytes"``: bool, shaped like `x`, to look at.
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    mask : ndarray
+        For `dropout_backward`.
+
+    References
+    ----------
+    .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014, sec. 10.
+    .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+    """
+    checks.array("x", x)
+    drop = _drop_probability(p, p_is)
+    seed, counter = checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
+    checks.choice("mask_format", mask_format, ("bits", "bytes"))
+    y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+    mask = np.empty((x.size + 7) // 8, np.uint8)
+    threshold = min(round(drop * 2**32), 2**32 - 1)
+    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (1 / (1 - drop),))
+    if mask_format == "bytes":
+        return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
+    return y, mask
+
+
+def dropout_apply(x: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None) -> Array:
+    """Dropout with a given mask: ``y = x / (1 − p)`` where the mask is set, else 0.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    mask : ndarray
+        As `dropout` returned it, or your own: bool or 0/1 integers shaped like `x`, or bits.
+    p, p_is, out
+        As in `dropout`.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    return _apply("x", x, mask, p, p_is, out)
+
+
+def dropout_backward(dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None) -> Array:
+    """The gradient of `dropout`: ``dx = dy / (1 − p)`` where the mask is set, else 0.
+
+    Parameters
+    ----------
+    dy : ndarray, any shape
+        The gradient with respect to y.
+    mask : ndarray
+        As `dropout` returned it.
+    p, p_is, out
+        As in `dropout`; `out` may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    """
+    return _apply("dy", dy, mask, p, p_is, out)
+
+
+def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
+    checks.array(name, x)
+    drop = _drop_probability(p, p_is)
+    bits = _mask_bits(mask, x)
+    y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
+    _dropout_apply((x, bits, y), (x.size,), (1 / (1 - drop),))
+    return y
+
+
+def _drop_probability(p: float, p_is: PIs) -> float:
+    if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
+        return 1 - checks.number("p", p, "(0, 1]")
+    return checks.number("p", p, "[0, 1)")
+
+
+def _mask_bits(mask: Any, x: Array) -> NDArray[np.uint8]:
+    """A mask of either format as bits."""
+    size = (x.size + 7) // 8
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
+        if mask.shape == x.shape and (mask.dtype != np.uint8 or x.shape != (size,)):
+            return np.packbits(mask.ravel() != 0, bitorder="little")
+        if mask.shape == (size,) and mask.dtype == np.uint8:
+            return np.ascontiguousarray(mask)
+    got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+    raise ValueError(f"mask must be uint8 bits of shape {(size,)}, or bool of shape {x.shape}, got {got}")
+
+
+# ---- Batch norm ---------------------------------------------------------------------------------------------
+
+_batch_norm_forward = _kernels.Layer("batch_norm_forward")
+_batch_norm_inference = _kernels.Layer("batch_norm_inference")
+_batch_norm_backward = _kernels.Layer("batch_norm_backward")
+
+
+class BatchNormCache(NamedTuple):
+    """What the backward pass needs: the input, the scale, and the batch's statistics, float64 (c,)."""
+
+    x: Array
+    scale: Array | None
+    mean: NDArray[np.float64]
+    inv_std: NDArray[np.float64]
+
+
+def batch_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    *,
+    training: bool = True,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    momentum_of: Literal["new", "old"] = "new",
+    unbiased: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, BatchNormCache | None]:
+    """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
+
+    Parameters
+    ----------
+    x : ndarray (n, c) or (n, c, …)
+        Channels second. For channels-last images (n, h, w, c), pass ``x.reshape(-1, c)``.
+    scale, shift : ndarray (c,), optional
+        The learnt scale and shift; 1 and 0 where absent.
+    running_mean, running_var : ndarray (c,), optional
+        Running statistics: moved towards those of the batch in training, used instead of them in inference.
+    training : bool, default True
+        Whether to normalise with the statistics of the batch.
+    eps : float, default 1e-5
+        Added to the variance, in [0, inf).
+    momentum : float, default 0.1
+        In [0, 1]: ``running ← (1 − momentum)·running + momentum·batch``.
+    momentum_of : {"new", "old"}, default "new"
+        ``"old"`` makes `momentum` the weight of the old value (Keras: 0.99; cs231n: 0.9).
+    unbiased : bool, default True
+        Whether the running variance takes the batch's with divisor n − 1 (the paper, PyTorch) or n (Keras, cs231n).
+        The batch itself is always normalised with divisor n.
+    out : ndarray like `x`, optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : BatchNormCache
+        For `batch_norm_backward`; None in inference.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
+    """
+    outer, channels, inner = _channels("x", x)
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value is not None:
+            checks.array(name, value, dtype=x.dtype, shape=(channels,))
+    running = {"running_mean": running_mean, "running_var": running_var}
+    for name, value in running.items():
+        if value is not None:
+            checks.array(name, value, dtype=x.dtype, shape=(channels,), writable=training)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given both or not at all")
+    eps = checks.number("eps", eps, "[0, inf)")
+    new_weight = checks.number("momentum", momentum, "[0, 1]")
+    if checks.choice("momentum_of", momentum_of, ("new", "old")) == "old":
+        new_weight = 1 - new_weight
+    unbiased = checks.flag("unbiased", unbiased)
+    inputs = {"x": x, "scale": scale, "shift": shift, **running}
+    given = {name: value for name, value in inputs.items() if value is not None}
+    y = checks.output("out", out, x, apart_from=given)
+
+    if not checks.flag("training", training):
+        if running_mean is None:
+            raise ValueError("running_mean and running_var must be given for training=False")
+        _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (outer, channels, inner), (eps,))
+        return y, None
+
+    checks.apart(given)
+    count = outer * inner
+    if running_mean is not None and unbiased and count == 1:
+        raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
+    mean, inv_std = np.zeros(channels), np.zeros(channels)
+    _batch_norm_forward(
+        (x, scale, shift, y, mean, inv_std, running_mean, running_var),
+        (outer, channels, inner),
+        (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0),
+    )
+    return y, BatchNormCache(x, scale, mean, inv_std)
+
+
+def batch_norm_backward(
+    dy: Array, cache: BatchNormCache, out: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """The gradients of `batch_norm_forward` in training.
+
+    Parameters
+    ----------
+    dy : ndarray like x
+        The gradient with respect to y.
+    cache : BatchNormCache
+        From `batch_norm_forward`; x and scale must be unchanged since.
+    out : ndarray like `dy`, optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dscale, dshift : ndarray (c,)
+    """
+    if not isinstance(cache, BatchNormCache):
+        raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
+    x, scale, mean, inv_std = cache
+    checks.array("dy", dy, dtype=x.dtype, shape=x.shape)
+    dx = checks.output("out", out, dy, apart_from={"dy": dy, "x": x})
+    outer, channels, inner = _channels("x", x)
+    dscale, dshift = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
+    _batch_norm_backward((dy, x, scale, mean, inv_std, dx, dscale, dshift), (outer, channels, inner))
+    return dx, dscale, dshift
+
+
+def _channels(name: str, x: Array) -> tuple[int, int, int]:
+    """An array (n, c, …) as (outer, channels, inner)."""
+    checks.array(name, x)
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape (n, c) or (n, c, …), got {x.shape}")
+    outer, channels = x.shape[:2]
+    return outer, channels, int(np.prod(x.shape[2:], dtype=np.int64))
+
+
+# ---- Images -------------------------------------------------------------------------------------------------
+
+_max_pool_forward = _kernels.Layer("max_pool_forward")
+_max_pool_backward = _kernels.Layer("max_pool_backward")
+_im2col = _kernels.Layer("im2col")
+_col2im = _kernels.Layer("col2im")
+
+Pair = int | tuple[int, int]
+
+
+def max_pool_forward(
+    x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None
+) -> tuple[Array, NDArray[Any]]:
+    """The maximum of each window, without padding. NaN wins; of equals, the first.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size : int or (int, int)
+        Height and width of the window.
+    stride : int or (int, int), optional
+        Distance from window to window; `size` where absent. What is left over at the border is ignored.
+    out : ndarray (n, oh, ow, c), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, c)
+        With ``oh = (h − size) // stride + 1``.
+    winner : integer ndarray like y
+        For `max_pool_backward`: which element of its window won, counted row by row.
+    """
+    sizes, shape = _pooling(x.shape if isinstance(x, np.ndarray) else (), size, stride)
+    checks.array("x", x)
+    y = _output_of("out", out, shape, x)
+    winner = np.empty(shape, _winner_type(x))
+    _max_pool_forward((x, y, winner), sizes)
+    return y, winner
+
+
+def max_pool_backward(
+    dy: Array,
+    winner: NDArray[Any],
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `max_pool_forward`: each dy goes to the element that won.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, c)
+        The gradient with respect to y.
+    winner : integer ndarray like `dy`
+        From `max_pool_forward`.
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    size, stride
+        As in `max_pool_forward`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+    """
+    sizes, pooled = _pooling(shape, size, stride)
+    checks.array("dy", dy, shape=pooled)
+    checks.array("winner", winner, dtype=_winner_type(dy), shape=pooled)
+    dx = _output_of("out", out, shape, dy)
+    _max_pool_backward((dy, winner, dx), sizes)
+    return dx
+
+
+def im2col(
+    x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None
+) -> Array:
+    """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size : int or (int, int)
+        Height kh and width kw of the window.
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
+        Zeros on each side.
+    out : ndarray (n, oh, ow, kh, kw, c), optional
+        Where to write.
+
+    Returns
+    -------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+        With ``oh = (h + 2·padding − kh) // stride + 1``. A copy: ``columns.reshape(-1, kh * kw * c)`` is free.
+    """
+    sizes, shape = _patches(x.shape if isinstance(x, np.ndarray) else (), size, stride, padding)
+    checks.array("x", x)
+    columns = _output_of("out", out, shape, x)
+    if columns.size:
+        _im2col((x, columns), sizes)
+    return columns
+
+
+def col2im(
+    columns: Array,
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+) -> Array:
+    """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
+
+    Parameters
+    ----------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+    shape : tuple of int
+        The shape (n, h, w, c) of the image.
+    size, stride, padding
+        As in `im2col`.
+    out : ndarray (n, h, w, c), optional
+        Where to write.
+
+    Returns
+    -------
+    x : ndarray (n, h, w, c)
+    """
+    sizes, wanted = _patches(shape, size, stride, padding)
+    checks.array("columns", columns, shape=wanted)
+    x = _output_of("out", out, shape, columns)
+    _col2im((columns, x), sizes)
+    return x
+
+
+def _output_of(name: str, out: Array | None, shape: tuple[int, ...], source: Array) -> Array:
+    if out is None:
+        return np.empty(shape, source.dtype)
+    checks.array(name, out, dtype=source.dtype, shape=tuple(shape), writable=True)
+    checks.apart({name: out, "the input": source})
+    return out
+
+
+def _winner_type(x: Array) -> np.dtype[Any]:
+    """Integers as wide as the reals beside them."""
+    return np.dtype(np.int32 if x.dtype == np.float32 else np.int64)
+
+
+def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    sizes, patches = _patches(shape, size, size if stride is None else stride, 0)
+    return sizes[:-2], (*patches[:3], shape[3])
+
+
+def _patches(shape: Any, size: Pair, stride: Pair, padding: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes that the kernels take, and the shape (n, oh, ow, kh, kw, c) of all patches of an image."""
+    if len(shape) != 4:
+        raise ValueError(f"images must have shape (n, h, w, c), got {shape}")
+    n, h, w, c = (checks.integer("shape", length, 0) for length in shape)
+    (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
+    ph, pw = checks.pair("padding", padding, 0)
+    if h + 2 * ph < kh or w + 2 * pw < kw:
+        raise ValueError(f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}, got {(kh, kw)}")
+    return (n, h, w, c, kh, kw, sh, sw, ph, pw), (n, (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1, kh, kw, c)

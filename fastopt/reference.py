@@ -1,0 +1,227 @@
+"""Every formula of fastopt in plain NumPy, in textbook form: documentation, oracle of the tests, baseline of the
+benchmarks. Never fast, never in place, and of nothing but NumPy.
+
+Names, arguments and defaults are those of `fastopt.functional`; a step returns the new parameter and state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+# ---- Optimizer steps ----------------------------------------------------------------------------------------
+
+
+def _seen(param: Array, grad: Array, grad_scale: float, weight_decay: float) -> Array:
+    """The gradient of the loss, scaled, with that of the L2 penalty weight_decay/2 |p|^2 where there is one."""
+    return grad_scale * grad + weight_decay * param if weight_decay else grad_scale * grad
+
+
+def _root(x: Array, eps: float, eps_mode: str) -> Array:
+    return np.sqrt(x + eps) if eps_mode == "inside" else np.sqrt(x) + eps
+
+
+def sgd(param, grad, *, lr, weight_decay=0.0, grad_scale=1.0):  # type: ignore[no-untyped-def]
+    g = _seen(param, grad, grad_scale, weight_decay)
+    return (param - lr * g,)
+
+
+def momentum(  # type: ignore[no-untyped-def]
+    param, grad, velocity, *, lr, momentum=0.9, dampening=0.0, nesterov=False, lr_in_velocity=False,
+    weight_decay=0.0, grad_scale=1.0,
+):  # fmt: skip
+    g = _seen(param, grad, grad_scale, weight_decay)
+    g_in = (1 - dampening) * g
+    if lr_in_velocity:  # the velocity is a step
+        velocity = momentum * velocity - lr * g_in
+        return param + (momentum * velocity - lr * g if nesterov else velocity), velocity
+    velocity = momentum * velocity + g_in
+    return param - lr * (g + momentum * velocity if nesterov else velocity), velocity
+
+
+def rmsprop(  # type: ignore[no-untyped-def]
+    param, grad, square_avg, *, lr=1e-3, decay=0.99, eps=1e-8, eps_mode="outside", weight_decay=0.0, grad_scale=1.0
+):
+    g = _seen(param, grad, grad_scale, weight_decay)
+    square_avg = decay * square_avg + (1 - decay) * g**2
+    return param - lr * g / _root(square_avg, eps, eps_mode), square_avg
+
+
+def adagrad(  # type: ignore[no-untyped-def]
+    param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside", weight_decay=0.0, grad_scale=1.0
+):
+    g = _seen(param, grad, grad_scale, weight_decay)
+    square_sum = square_sum + g**2
+    return param - lr * g / _root(square_sum, eps, eps_mode), square_sum
+
+
+def adam(  # type: ignore[no-untyped-def]
+    param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside", weight_decay=0.0,
+    grad_scale=1.0,
+):  # fmt: skip
+    g = _seen(param, grad, grad_scale, weight_decay)
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    if eps_mode == "hat":
+        return param - lr * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + eps), m, v
+    return param - lr * m_hat / _root(v_hat, eps, eps_mode), m, v
+
+
+def adamw(param, grad, m, v, *, t, lr=1e-3, weight_decay=0.01, **hyper):  # type: ignore[no-untyped-def]
+    stepped, m, v = adam(param, grad, m, v, t=t, lr=lr, **hyper)
+    return stepped - lr * weight_decay * param, m, v
+
+
+# ---- Activations and losses ---------------------------------------------------------------------------------
+
+
+def relu_forward(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    return np.where(y > 0, dy, 0)
+
+
+def bias_relu_forward(x: Array, bias: Array) -> Array:
+    return np.maximum(x + bias, 0)
+
+
+def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
+    dx = np.where(y > 0, dy, 0)
+    return dx, dx.reshape(-1, dx.shape[-1]).sum(axis=0)
+
+
+def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    n = len(logits)
+    onehot = np.eye(logits.shape[1])[labels]
+    return float(-(log_softmax * onehot).sum() / n), (np.exp(log_softmax) - onehot) / n
+
+
+# ---- Dropout ------------------------------------------------------------------------------------------------
+
+
+def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
+    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four random words for each block number.
+
+    The 128-bit counter is (block, counter), the 64-bit key is the seed, low words first.
+    """
+    low32 = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    blocks = np.asarray(blocks, np.uint64)
+    c = [blocks & low32, blocks >> shift]
+    c += [np.full_like(blocks, counter & 0xFFFFFFFF), np.full_like(blocks, counter >> 32)]
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        product0, product1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [
+            (product1 >> shift) ^ c[1] ^ np.uint64(key[0]),
+            product1 & low32,
+            (product0 >> shift) ^ c[3] ^ np.uint64(key[1]),
+            product0 & low32,
+        ]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack(c, axis=-1).astype(np.uint32)
+
+
+def dropout_mask(size: int, p: float, *, seed: int, counter: int) -> NDArray[np.bool_]:
+    """Which elements are kept. Each group of 64 takes 16 blocks: all first words, then all second words, …"""
+    groups = -(-size // 64)
+    words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4)
+    return words.transpose(0, 2, 1).reshape(-1)[:size] >= p * 2**32
+
+
+def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:
+    mask = dropout_mask(x.size, p, seed=seed, counter=counter).reshape(x.shape)
+    return dropout_apply(x, mask, p), mask
+
+
+def dropout_apply(x: Array, mask: NDArray[np.bool_], p: float) -> Array:
+    return np.where(mask, x / (1 - p), 0)
+
+
+dropout_backward = dropout_apply
+
+
+# ---- Batch norm ---------------------------------------------------------------------------------------------
+
+
+def _per_channel(a: Array, ndim: int) -> Array:
+    return a.reshape(1, -1, *[1] * (ndim - 2))
+
+
+def batch_norm_forward(  # type: ignore[no-untyped-def]
+    x, scale=1.0, shift=0.0, running_mean=None, running_var=None, *, training=True, eps=1e-5, momentum=0.1,
+    momentum_of="new", unbiased=True,
+):  # fmt: skip
+    """Returns y, (x_hat, inv_std, scale), running_mean, running_var."""
+    axes = (0, *range(2, x.ndim))
+    count = x.size // x.shape[1]
+    scale, shift = (_per_channel(np.broadcast_to(a, x.shape[1]), x.ndim) for a in (scale, shift))
+    if not training:
+        mean, var = _per_channel(running_mean, x.ndim), _per_channel(running_var, x.ndim)
+        return scale * (x - mean) / np.sqrt(var + eps) + shift, None, running_mean, running_var
+    mean, var = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
+    inv_std = 1 / np.sqrt(var + eps)
+    x_hat = (x - mean) * inv_std
+    if running_mean is not None:
+        old = momentum if momentum_of == "old" else 1 - momentum
+        factor = count / (count - 1) if unbiased else 1.0
+        running_mean = old * running_mean + (1 - old) * mean.ravel()
+        running_var = old * running_var + (1 - old) * factor * var.ravel()
+    return scale * x_hat + shift, (x_hat, inv_std, scale), running_mean, running_var
+
+
+def batch_norm_backward(dy: Array, cache: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    x_hat, inv_std, scale = cache
+    axes = (0, *range(2, dy.ndim))
+    dscale, dshift = (dy * x_hat).sum(axis=axes, keepdims=True), dy.sum(axis=axes, keepdims=True)
+    count = dy.size // dy.shape[1]
+    dx = scale * inv_std * (dy - dshift / count - x_hat * dscale / count)
+    return dx, dscale.ravel(), dshift.ravel()
+
+
+# ---- Images (n, h, w, c) ------------------------------------------------------------------------------------
+
+
+def im2col(x: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)) -> Array:
+    padded = np.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(1, 2))
+    return windows[:, :: stride[0], :: stride[1]].transpose(0, 1, 2, 4, 5, 3)
+
+
+def col2im(
+    columns: Array, shape: tuple[int, ...], size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Array:
+    n, h, w, c = shape
+    x = np.zeros((n, h + 2 * padding[0], w + 2 * padding[1], c), columns.dtype)
+    _, out_h, out_w = columns.shape[:3]
+    for ky in range(size[0]):
+        for kx in range(size[1]):
+            rows = slice(ky, ky + out_h * stride[0], stride[0])
+            cols = slice(kx, kx + out_w * stride[1], stride[1])
+            x[:, rows, cols] += columns[:, :, :, ky, kx]
+    return x[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w]
+
+
+def max_pool_forward(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
+    columns = im2col(x, size, stride)
+    n, out_h, out_w, _, _, c = columns.shape
+    windows = columns.reshape(n, out_h, out_w, -1, c)
+    return windows.max(axis=3), windows.argmax(axis=3)
+
+
+def max_pool_backward(
+    dy: Array, winner: NDArray[np.int64], shape: tuple[int, ...], size: tuple[int, int], stride: tuple[int, int]
+) -> Array:
+    places = np.arange(size[0] * size[1]).reshape(1, 1, 1, *size, 1)
+    columns = np.where(winner[:, :, :, None, None] == places, dy[:, :, :, None, None], 0)
+    return col2im(columns, shape, size, stride, (0, 0))

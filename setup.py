@@ -1,0 +1,45 @@
+"""The C kernels, one library per instruction set, and the one Cython module. All else is in pyproject.toml."""
+
+import platform
+from glob import glob
+
+from setuptools import Extension, setup
+
+# No contraction to FMA and no fast-math: results are the same bits on every instruction set.
+# The two -fno- flags give up errno and floating-point traps, which no kernel uses, so that loops vectorise.
+CFLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+CFLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror=unused-function"]  # a kernel without a row
+
+ISA_FLAGS = {"baseline": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISA_FLAGS["avx2"] = ["-mavx2"]
+    ISA_FLAGS["avx512"] = [f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")] + ["-mprefer-vector-width=512"]
+
+HEADERS = [f for pattern in ("csrc/*.[hd]*", "csrc/steps/*", "csrc/layers/*") for f in glob(pattern)]
+
+setup(
+    libraries=[
+        (
+            f"fastopt_{isa}",
+            {
+                "sources": [f"csrc/isa/{isa}_float.c", f"csrc/isa/{isa}_double.c"],
+                "cflags": CFLAGS + flags,
+                "obj_deps": {"": HEADERS},
+                "include_dirs": ["csrc"],
+            },
+        )
+        for isa, flags in ISA_FLAGS.items()
+    ],
+    ext_modules=[
+        Extension(
+            "fastopt._kernels",
+            ["fastopt/_kernels.pyx", "csrc/dispatch.c"],
+            depends=HEADERS,
+            include_dirs=["csrc"],
+            define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
+            extra_compile_args=["-O3"],
+            py_limited_api=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
