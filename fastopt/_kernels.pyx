@@ -156,6 +156,15 @@ cdef int take(object array, buffer *view, bint writable) except -1:
     return 0
 
 
+def address(array):
+    """Where the memory of a C-contiguous array begins."""
+    cdef buffer view
+    take(array, &view, False)
+    cdef uintptr_t start = <uintptr_t>view.buf
+    PyBuffer_Release(&view)
+    return start
+
+
 cdef inline int real_of(const buffer *view) noexcept:
     """Which real type a buffer holds, or -1."""
     if view.format[0] == c'f' and view.format[1] == 0:
@@ -218,6 +227,8 @@ cdef class Plan:
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
         self.count = len(arrays)
         self.width = 1 + len(STEPS[step][0])
+        if len(states) != self.count:
+            raise Misfit("structure")
         self.real = -1
         for i in range(len(hyper)):
             self.hyper[i] = hyper[i]

@@ -5,12 +5,16 @@ Comparisons are written so that NaN fails them. Nothing here changes anything.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastopt._kernels import address
 
 Array = NDArray[Any]
 #: What an optimizer takes: one array, a list or a dict of arrays.
@@ -24,16 +28,22 @@ _REAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 def number(name: str, value: Any, bounds: str = "(-inf, inf)") -> float:
     """A real number within an interval, written as in mathematics: ``"[0, 1)"``. Infinity is never within."""
-    low, high = (float(end) for end in bounds[1:-1].split(","))
+    low, high = _ends(bounds)
     try:
-        x = float(value)
-    except (TypeError, ValueError, OverflowError):
+        x = value.__float__()  # which text does not have
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be a number in {bounds}, got {value!r}") from None
     above = low <= x if bounds[0] == "[" else low < x
     below = x <= high if bounds[-1] == "]" else x < high
     if not (above and below and math.isfinite(x)):
         raise ValueError(f"{name} must be in {bounds}, got {value!r}")
     return x
+
+
+@functools.cache
+def _ends(bounds: str) -> tuple[float, float]:
+    low, high = bounds[1:-1].split(",")
+    return float(low), float(high)
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -83,6 +93,12 @@ def array(
     writable: bool = False,
 ) -> Array:
     """An array that a kernel can take: float32 or float64 (or `dtype`), native byte order, C-contiguous."""
+    if type(value) is np.ndarray:  # the usual case quickly: what follows costs more than a small kernel
+        flags = value.flags
+        fits = value.dtype in _REAL if dtype is None else value.dtype == dtype
+        fits = fits and value.dtype.isnative and (flags.carray if writable else flags.c_contiguous and flags.aligned)
+        if fits and (shape is None or value.shape == shape) and (ndim is None or value.ndim == ndim):
+            return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
     if dtype is None:
@@ -111,26 +127,35 @@ def array(
     return value
 
 
-def output(name: str, out: Any, like: Array, *, apart_from: Mapping[str, Array], in_place: str = "") -> Array:
-    """The array to write to: a new one like `like` for None; else one that fits and overlaps no input.
+def output(
+    name: str,
+    out: Any,
+    like: Array,
+    *,
+    apart_from: Mapping[str, Array],
+    in_place: str = "",
+    shape: tuple[int, ...] | None = None,
+) -> Array:
+    """The array to write to: a new one like `like` (or of `shape`) for None; else one that fits and overlaps no input.
 
     Elementwise functions name the one input that may itself be the output: `in_place`.
     """
     if out is None:
-        return np.empty_like(like)
-    array(name, out, dtype=like.dtype, shape=like.shape, writable=True)
+        return np.empty_like(like, shape=shape)
+    array(name, out, dtype=like.dtype, shape=like.shape if shape is None else shape, writable=True)
     for other, value in apart_from.items():
-        same = other == in_place and value.ctypes.data == out.ctypes.data and value.nbytes == out.nbytes
-        if not same:
-            apart({name: out, other: value})
+        if np.may_share_memory(out, value):  # exact for contiguous arrays
+            same = other == in_place and address(value) == address(out) and value.nbytes == out.nbytes
+            if not same:
+                apart({name: out, other: value})
     return out  # type: ignore[no-any-return]
 
 
 def apart(arrays: Mapping[str, Array]) -> None:
     """No two of these C-contiguous arrays share memory."""
-    spans = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in arrays.items() if a.size)
-    for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
-        if start < end:
+    spans = sorted((address(a), a.nbytes, name) for name, a in arrays.items() if a.size)
+    for (start, size, first), (following, _, second) in itertools.pairwise(spans):
+        if following < start + size:
             raise ValueError(f"{first} and {second} must not overlap in memory; copy one of them")
 
 
@@ -151,11 +176,14 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
 
 
 def named(name: str, value: Arrays) -> dict[str, Array]:
-    """The arrays of a structure under the names that messages and state dicts use."""
+    """The arrays of a structure under the names that state dicts use; a lone array is called `name`."""
     if isinstance(value, np.ndarray):
         return {name: value}
     if isinstance(value, Mapping):
-        return {str(key): item for key, item in value.items()}
+        by_name = {str(key): item for key, item in value.items()}
+        if len(by_name) < len(value):
+            raise ValueError(f"{name} must have keys that differ as text, got {list(value)}")
+        return by_name
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return {str(i): item for i, item in enumerate(value)}
     raise TypeError(f"{name} must be an array, or a list or a dict of arrays, got {type(value).__name__}")
@@ -163,15 +191,28 @@ def named(name: str, value: Arrays) -> dict[str, Array]:
 
 def step_arrays(params: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
     """Parameters and state that a step kernel can update in place: alike in type, no two overlapping."""
-    every: dict[str, Array] = {}
     dtype = None
     for name, param in params.items():
-        every[name] = array(name, param, dtype=dtype, writable=True)
+        array(param_label(name), param, dtype=dtype, writable=True)
         dtype = param.dtype
         for key, state in states[name].items():
-            label = key if len(params) == 1 else f"{name}.{key}"
-            every[label] = array(label, state, dtype=dtype, shape=param.shape, writable=True)
-    apart(every)
+            array(state_label(name, key), state, dtype=dtype, shape=param.shape, writable=True)
+    apart(labelled(params, states))
+
+
+def labelled(params: Mapping[str, Array], states: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
+    """Parameters and state under the names that messages use."""
+    every = {param_label(name): param for name, param in params.items()}
+    every.update({state_label(name, key): a for name, state in states.items() for key, a in state.items()})
+    return every
+
+
+def param_label(name: str) -> str:
+    return name if name == "param" else f"params[{name}]"
+
+
+def state_label(name: str, key: str) -> str:
+    return key if name == "param" else f"state[{name}][{key}]"
 
 
 def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -40,6 +41,7 @@ __all__ = [
     "im2col",
     "max_pool_backward",
     "max_pool_forward",
+    "patches_shape",
     "relu_backward",
     "relu_forward",
     "softmax_cross_entropy",
@@ -61,14 +63,14 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     hyper = optimizer.hyper_names()
     defaults = inspect.signature(optimizer).parameters
 
-    @functools.lru_cache(maxsize=64)
+    @functools.lru_cache(maxsize=64, typed=True)  # 1 is not True
     def encode(*values: Any) -> tuple[float, ...]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
     def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
         if optimizer.counts_steps:
             t = checks.integer("t", t, 1)
-        if grad_scale != 1.0:
+        if not (type(grad_scale) is float and grad_scale == 1.0):
             grad_scale = checks.number("grad_scale", grad_scale)
         try:
             encoded = encode(*values)
@@ -308,13 +310,13 @@ def dropout(
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
     checks.array("x", x)
-    drop = _drop_probability(p, p_is)
+    keep = _keep_probability(p, p_is)
     seed, counter = checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
     checks.choice("mask_format", mask_format, ("bits", "bytes"))
     y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
     mask = np.empty((x.size + 7) // 8, np.uint8)
-    threshold = min(round(drop * 2**32), 2**32 - 1)
-    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (1 / (1 - drop),))
+    threshold = min(round((1 - keep) * 2**32), 2**32 - 1)
+    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (1 / keep,))
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, mask
@@ -359,17 +361,17 @@ def dropout_backward(dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out
 
 def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
     checks.array(name, x)
-    drop = _drop_probability(p, p_is)
+    keep = _keep_probability(p, p_is)
     bits = _mask_bits(mask, x)
     y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
-    _dropout_apply((x, bits, y), (x.size,), (1 / (1 - drop),))
+    _dropout_apply((x, bits, y), (x.size,), (1 / keep,))
     return y
 
 
-def _drop_probability(p: float, p_is: PIs) -> float:
+def _keep_probability(p: float, p_is: PIs) -> float:
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
-        return 1 - checks.number("p", p, "(0, 1]")
-    return checks.number("p", p, "[0, 1)")
+        return checks.number("p", p, "(0, 1]")
+    return 1 - checks.number("p", p, "[0, 1)")
 
 
 def _mask_bits(mask: Any, x: Array) -> NDArray[np.uint8]:
@@ -509,7 +511,8 @@ def batch_norm_backward(
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
     x, scale, mean, inv_std = cache
     checks.array("dy", dy, dtype=x.dtype, shape=x.shape)
-    dx = checks.output("out", out, dy, apart_from={"dy": dy, "x": x})
+    inputs = {"dy": dy, "x": x} if scale is None else {"dy": dy, "x": x, "scale": scale}
+    dx = checks.output("out", out, dy, apart_from=inputs)
     outer, channels, inner = _channels("x", x)
     dscale, dshift = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
     _batch_norm_backward((dy, x, scale, mean, inv_std, dx, dscale, dshift), (outer, channels, inner))
@@ -522,7 +525,7 @@ def _channels(name: str, x: Array) -> tuple[int, int, int]:
     if x.ndim < 2:
         raise ValueError(f"{name} must have shape (n, c) or (n, c, …), got {x.shape}")
     outer, channels = x.shape[:2]
-    return outer, channels, int(np.prod(x.shape[2:], dtype=np.int64))
+    return outer, channels, math.prod(x.shape[2:])
 
 
 # ---- Images -------------------------------------------------------------------------------------------------
@@ -557,9 +560,9 @@ def max_pool_forward(
     winner : integer ndarray like y
         For `max_pool_backward`: which element of its window won, counted row by row.
     """
-    sizes, shape = _pooling(x.shape if isinstance(x, np.ndarray) else (), size, stride)
-    checks.array("x", x)
-    y = _output_of("out", out, shape, x)
+    checks.array("x", x, ndim=4)
+    sizes, shape = _pooling(x.shape, size, stride)
+    y = checks.output("out", out, x, shape=shape, apart_from={"x": x})
     winner = np.empty(shape, _winner_type(x))
     _max_pool_forward((x, y, winner), sizes)
     return y, winner
@@ -595,7 +598,7 @@ def max_pool_backward(
     sizes, pooled = _pooling(shape, size, stride)
     checks.array("dy", dy, shape=pooled)
     checks.array("winner", winner, dtype=_winner_type(dy), shape=pooled)
-    dx = _output_of("out", out, shape, dy)
+    dx = checks.output("out", out, dy, shape=tuple(shape), apart_from={"dy": dy, "winner": winner})
     _max_pool_backward((dy, winner, dx), sizes)
     return dx
 
@@ -621,9 +624,9 @@ def im2col(
     columns : ndarray (n, oh, ow, kh, kw, c)
         With ``oh = (h + 2·padding − kh) // stride + 1``. A copy: ``columns.reshape(-1, kh * kw * c)`` is free.
     """
-    sizes, shape = _patches(x.shape if isinstance(x, np.ndarray) else (), size, stride, padding)
-    checks.array("x", x)
-    columns = _output_of("out", out, shape, x)
+    checks.array("x", x, ndim=4)
+    sizes, shape = _patches(x.shape, size, stride, padding)
+    columns = checks.output("out", out, x, shape=shape, apart_from={"x": x})
     if columns.size:
         _im2col((x, columns), sizes)
     return columns
@@ -655,17 +658,9 @@ def col2im(
     """
     sizes, wanted = _patches(shape, size, stride, padding)
     checks.array("columns", columns, shape=wanted)
-    x = _output_of("out", out, shape, columns)
+    x = checks.output("out", out, columns, shape=tuple(shape), apart_from={"columns": columns})
     _col2im((columns, x), sizes)
     return x
-
-
-def _output_of(name: str, out: Array | None, shape: tuple[int, ...], source: Array) -> Array:
-    if out is None:
-        return np.empty(shape, source.dtype)
-    checks.array(name, out, dtype=source.dtype, shape=tuple(shape), writable=True)
-    checks.apart({name: out, "the input": source})
-    return out
 
 
 def _winner_type(x: Array) -> np.dtype[Any]:
@@ -678,10 +673,15 @@ def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[tuple[int, ..
     return sizes[:-2], (*patches[:3], shape[3])
 
 
+def patches_shape(shape: tuple[int, ...], size: Pair, stride: Pair = 1, padding: Pair = 0) -> tuple[int, ...]:
+    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c)."""
+    return _patches(shape, size, stride, padding)[1]
+
+
 def _patches(shape: Any, size: Pair, stride: Pair, padding: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The sizes that the kernels take, and the shape (n, oh, ow, kh, kw, c) of all patches of an image."""
-    if len(shape) != 4:
-        raise ValueError(f"images must have shape (n, h, w, c), got {shape}")
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
     n, h, w, c = (checks.integer("shape", length, 0) for length in shape)
     (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
     ph, pw = checks.pair("padding", padding, 0)

@@ -15,6 +15,7 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -146,7 +147,7 @@ class Optimizer:
         encoded = self.encode(hyper)
         by_name = checks.named("param", params)
         for name, param in by_name.items():
-            checks.array(name, param, writable=True)
+            checks.array(checks.param_label(name), param, writable=True)
         self.params = params
         self.state: dict[str, dict[str, Array]] = {
             name: {key: self._initial_state(key, param) for key in _kernels.STEPS[self.kernel][0]}
@@ -174,14 +175,12 @@ class Optimizer:
         TypeError, ValueError
             Where a gradient does not fit; then parameters, state and ``t`` are what they were.
         """
-        if grad_scale != 1.0:
-            checks.number("grad_scale", grad_scale)
+        if not (type(grad_scale) is float and grad_scale == 1.0):
+            grad_scale = checks.number("grad_scale", grad_scale)
         try:
             self._plan.step(grads, grad_scale)
         except _kernels.Misfit:
-            bound = dict(checks.named("param", self.params))
-            for name, arrays in self.state.items():
-                bound.update({f"{name}.{key}": array for key, array in arrays.items()})
+            bound = checks.labelled(checks.named("param", self.params), self.state)
             checks.gradients(self.params, grads, bound)
             raise
 
@@ -211,7 +210,8 @@ class Optimizer:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        t = checks.integer("t", state_dict["t"], 0)
+        t = checks.integer("t", state_dict["t"], 0, 2**53)
+        _same_keys("hyper", self.hyper_names(), state_dict["hyper"])
         encoded = self.encode(state_dict["hyper"])
         _same_keys("state", self.state, state_dict["state"])
         for name, arrays in self.state.items():
@@ -230,7 +230,7 @@ class Optimizer:
         return f"{type(self).__name__}({hyper}, t={self.t})"
 
 
-def _same_keys(name: str, wanted: dict[str, Any], given: dict[str, Any]) -> None:
+def _same_keys(name: str, wanted: Iterable[str], given: Iterable[str]) -> None:
     if set(wanted) != set(given):
         raise ValueError(f"{name} must have the keys {sorted(wanted)}, got {sorted(given)}")
 

@@ -95,7 +95,7 @@ def bias_relu_forward(x: Array, bias: Array) -> Array:
 
 def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
     dx = np.where(y > 0, dy, 0)
-    return dx, dx.reshape(-1, dx.shape[-1]).sum(axis=0)
+    return dx, dx.sum(axis=tuple(range(dx.ndim - 1)))
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
@@ -136,7 +136,7 @@ def dropout_mask(size: int, p: float, *, seed: int, counter: int) -> NDArray[np.
     """Which elements are kept. Each group of 64 takes 16 blocks: all first words, then all second words, …"""
     groups = -(-size // 64)
     words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4)
-    return words.transpose(0, 2, 1).reshape(-1)[:size] >= p * 2**32
+    return words.transpose(0, 2, 1).reshape(-1)[:size] >= min(round(p * 2**32), 2**32 - 1)
 
 
 def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:

@@ -1,4 +1,7 @@
-/* ReLU, alone and after the bias of a dense or convolutional layer. Elementwise kernels work in place too. */
+/* ReLU, alone and after the bias of a dense or convolutional layer. Elementwise kernels work in place too.
+ *
+ * Here and elsewhere, both values of a ?: are loaded beforehand: a load that is conditional keeps a loop from
+ * becoming a vector loop on instruction sets without masked loads. */
 #include "lanes.h"
 
 static void relu_forward(void *const *array, const int64_t *size, const double *scalar)
@@ -18,8 +21,10 @@ static void relu_backward(void *const *array, const int64_t *size, const double 
     real *dx = array[2];
     (void)scalar;
 #pragma omp simd
-    for (int64_t i = 0; i < size[0]; ++i)
-        dx[i] = y[i] <= 0 ? 0 : dy[i];
+    for (int64_t i = 0; i < size[0]; ++i) {
+        const real d = dy[i];
+        dx[i] = y[i] <= 0 ? 0 : d;
+    }
 }
 
 /* y = relu(x + bias), bias one value per column. */
@@ -40,28 +45,32 @@ static void bias_relu_forward(void *const *array, const int64_t *size, const dou
 /* dx as in relu_backward, and dbias = the sum of dx over the rows, added up in order by blocks of rows. */
 static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar)
 {
-    enum { BLOCK = 64 };
+    enum { BLOCK_ROWS = 64 };
     const real *dy = array[0], *y = array[1];
     real *dx = array[2], *dbias = array[3];
-    const int64_t rows = size[0], columns = size[1];
+    const int64_t rows = size[0], columns = size[1], whole = columns - columns % LANES;
     (void)scalar;
     memset(dbias, 0, columns * sizeof(real));
-    for (int64_t first = 0; first < columns; first += LANES) {
-        const int64_t width = columns - first < LANES ? columns - first : LANES;
-        for (int64_t row = 0; row < rows;) {
-            const int64_t end = row + BLOCK < rows ? row + BLOCK : rows;
-            real sum[LANES] = {0};
-            for (; row < end; ++row) {
-                const int64_t offset = row * columns + first;
-#pragma omp simd
-                for (int64_t j = 0; j < width; ++j) {
-                    const real d = y[offset + j] <= 0 ? 0 : dy[offset + j];
-                    dx[offset + j] = d;
-                    sum[j] += d;
-                }
+    for (int64_t row = 0; row < rows; row += BLOCK_ROWS) {
+        const int64_t end = (row + BLOCK_ROWS < rows ? row + BLOCK_ROWS : rows) * columns;
+        for (int64_t j = 0; j < whole; j += LANES) {
+            lanes sum = lanes_all(0);
+            for (int64_t at = row * columns + j; at < end; at += columns) {
+                const lanes d = lanes_gate(lanes_load(dy + at), lanes_load(y + at));
+                lanes_store(dx + at, d);
+                sum = lanes_add(sum, d);
             }
-            for (int64_t j = 0; j < width; ++j)
-                dbias[first + j] += sum[j];
+            lanes_store(dbias + j, lanes_add(lanes_load(dbias + j), sum));
         }
+        real sum[LANES] = {0};
+        for (int64_t at = row * columns + whole; at < end; at += columns)
+#pragma omp simd
+            for (int64_t l = 0; l < columns - whole; ++l) {
+                const real d = dy[at + l], seen = y[at + l] <= 0 ? 0 : d;
+                dx[at + l] = seen;
+                sum[l] += seen;
+            }
+        for (int64_t l = 0; l < columns - whole; ++l)
+            dbias[whole + l] += sum[l];
     }
 }

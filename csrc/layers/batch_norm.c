@@ -1,143 +1,183 @@
 /* Batch normalisation (Ioffe & Szegedy 2015) of x (outer, channels, inner), per channel:
  *
- *   forward    y = c a + shift,  c = x - mean,  a = scale / sqrt(var + eps)
- *   backward   dx = a (dy - mean(dy) - c mean(dy c) / (var + eps))
+ *   forward    y = (x - mean) a + shift,  a = scale / sqrt(var + eps)
+ *   backward   dx = a (dy - mean(dy) - c mean(dy c) / (var + eps)),  c = x - mean
  *              dshift = sum(dy),  dscale = sum(dy c) / sqrt(var + eps)
  *
- * Work goes tile by tile, and all passes over a tile run while it is in cache. A tile is what the lanes of
- * lanes.h can hold: 32 channels side by side where inner is 1, else one channel, its elements side by side.
+ * Elements enter as x - high, high being a real near the mean: that is exact where it matters, so large offsets
+ * cost no digits. What separates high from the mean is put right in double, once per channel.
  *
- * Means are kept in double and enter as two reals, high + low: x - high is exact for x near the mean, so large
- * offsets cost no digits. The variance is the corrected two-pass one (Chan, Golub & LeVeque 1983, eq. 1.7).
+ * Work goes tile by tile, a tile being whole channels, and all passes over it run while it is in cache.
  */
 #include "lanes.h"
 
-/* Rows of lanes in memory. After `full` whole rows come `part` rows of only `width` elements; that is repeated
- * `outer` times. Lane l belongs to channel first + l % period, and the channels from `fresh` on are not in the
- * tile before (the last tile is drawn back to be whole). */
+enum {
+    MAX_GROUPS = 32,
+    MAX_LANES = MAX_GROUPS * LANES,
+    BLOCK = 8, /* rows that share one load of their columns' sums; more would collide in the first-level cache */
+    GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double */
+};
+
+/* How the elements of some channels lie in memory: rows of `groups` lanes each, then one of only `width` elements;
+ * that is repeated `outer` times. Element l of a row belongs to channel first + l % channels. */
 struct tile {
-    int64_t outer, outer_stride, full, full_stride, part, part_stride, width;
-    int64_t offset, first, fresh, channels, period;
+    int64_t outer, outer_stride, rows, stride, groups, width;
+    int64_t offset, first, channels;
+    int64_t fresh; /* channels before this one were in the tile before, too: the last tile is drawn back to be whole */
 };
 
-/* A value per lane, as the passes want it. */
-struct centre {
-    real high[LANES], low[LANES];
+/* Per element of a row. */
+struct columns {
+    real high[MAX_LANES], sum[MAX_LANES], dot[MAX_LANES], a[MAX_LANES], b[MAX_LANES], q[MAX_LANES];
+    double total_sum[MAX_LANES], total_dot[MAX_LANES];
 };
 
-/* The tile whose first new channel is `fresh`. */
 static struct tile tile_at(int64_t outer, int64_t channels, int64_t inner, int64_t fresh)
 {
-    if (inner > 1)
-        return (struct tile){outer, channels * inner, inner / LANES, LANES, inner % LANES != 0, 0, inner % LANES,
-                             fresh * inner, fresh, fresh, 1, 1};
-    if (channels >= LANES) {
-        const int64_t first = fresh + LANES <= channels ? fresh : channels - LANES;
-        return (struct tile){1, 0, outer, channels, 0, 0, 0, first, first, fresh, LANES, LANES};
+    struct tile t = {.outer = 1, .fresh = fresh, .first = fresh, .groups = 1, .channels = 1};
+    if (inner > 1) { /* one channel, its elements side by side */
+        t.outer = outer;
+        t.outer_stride = channels * inner;
+        t.rows = inner / LANES;
+        t.stride = LANES;
+        t.width = inner % LANES;
+        t.offset = fresh * inner;
+    } else if (channels >= LANES) { /* many channels side by side */
+        const int64_t left = (channels - fresh) / LANES;
+        t.groups = left < 1 ? 1 : left < MAX_GROUPS ? left : MAX_GROUPS;
+        t.channels = t.groups * LANES;
+        if (left < 1)
+            t.first = channels - LANES;
+        t.rows = outer;
+        t.stride = channels;
+        t.offset = t.first;
+    } else { /* few channels: as many rows of x at once as fill whole lanes */
+        int64_t row = channels;
+        while (row % LANES)
+            row *= 2;
+        t.groups = row / LANES;
+        t.channels = channels;
+        t.rows = outer * channels / row;
+        t.stride = row;
+        t.width = outer * channels % row;
     }
-    if (LANES % channels == 0) { /* several rows of x fill a row of lanes */
-        const int64_t elements = outer * channels;
-        return (struct tile){1, 0, elements / LANES, LANES, elements % LANES != 0, 0, elements % LANES,
-                             0, 0, 0, channels, channels};
+    return t;
+}
+
+static int64_t lanes_of(const struct tile *t)
+{
+    return t->groups * LANES;
+}
+
+/* Gives every element of a row what its channel has. */
+static void spread(const struct tile *t, real *x)
+{
+    for (int64_t l = t->channels; l < lanes_of(t); ++l)
+        x[l] = x[l - t->channels];
+}
+
+/* Moves the sums over to double, where long sums lose nothing. */
+static void gather(const struct tile *t, struct columns *k)
+{
+#pragma omp simd
+    for (int64_t l = 0; l < lanes_of(t); ++l) {
+        k->total_sum[l] += k->sum[l];
+        k->total_dot[l] += k->dot[l];
+        k->sum[l] = k->dot[l] = 0;
     }
-    return (struct tile){1, 0, 0, 0, outer, channels, channels, 0, 0, 0, channels, LANES};
 }
 
-/* The channel of lane l, or of the tile's first where the lane holds nothing. */
-static int64_t channel_of(const struct tile *t, int l)
+/* Per channel, total_sum = sum of u and total_dot = sum of u c, for c = x - high and u = dy, or c where dy is null. */
+INLINE void tile_sums(const struct tile *t, const real *dy, const real *x, struct columns *k)
 {
-    const int64_t channel = l % t->period;
-    return t->first + (channel < t->channels ? channel : 0);
-}
-
-static void set_centre(struct centre *c, int l, double mean)
-{
-    c->high[l] = mean;
-    c->low[l] = mean - c->high[l];
-}
-
-/* Adds what the lanes have gathered to totals in double, so that long sums lose nothing. */
-INLINE void gather(double total[LANES], lanes *sum)
-{
-    real x[LANES];
-    lanes_store(x, *sum);
-    for (int l = 0; l < LANES; ++l)
-        total[l] += x[l];
-    *sum = lanes_all(0);
-}
-
-/* Per channel (at its lane < period) the sums of u and of u c over a tile, u being dy, or c itself where dy is null. */
-INLINE void tile_sums(const struct tile *t, const real *dy, const real *x, const struct centre *centre,
-                      double sum_u[LANES], double sum_uc[LANES])
-{
-    enum { GATHER_AFTER = 128 };
-    const lanes high = lanes_load(centre->high), low = lanes_load(centre->low);
-    lanes u_lanes = lanes_all(0), uc_lanes = lanes_all(0);
-    int pending = 0;
-    memset(sum_u, 0, LANES * sizeof *sum_u);
-    memset(sum_uc, 0, LANES * sizeof *sum_uc);
+    const int64_t block = t->groups > 1 ? BLOCK : GATHER_AFTER;
+    int64_t pending = 0;
+    for (int64_t l = 0; l < lanes_of(t); ++l)
+        k->sum[l] = k->dot[l] = k->total_sum[l] = k->total_dot[l] = 0;
 
     for (int64_t outer = 0; outer < t->outer; ++outer) {
-        int64_t at = t->offset + outer * t->outer_stride;
-        for (int64_t row = 0; row < t->full + t->part; ++row) {
-            lanes c, u;
-            if (row < t->full) {
-                c = lanes_subtract(lanes_subtract(lanes_load(x + at), high), low);
-                u = dy ? lanes_load(dy + at) : c;
-                at += t->full_stride;
-            } else {
-                real c_part[LANES] = {0}, u_part[LANES] = {0};
-                for (int64_t l = 0; l < t->width; ++l) {
-                    c_part[l] = (x[at + l] - centre->high[l]) - centre->low[l];
-                    u_part[l] = dy ? dy[at + l] : c_part[l];
+        const int64_t start = t->offset + outer * t->outer_stride;
+        for (int64_t row = 0; row < t->rows; row += block) {
+            const int64_t rows = t->rows - row < block ? t->rows - row : block;
+            for (int64_t l = 0; l < lanes_of(t); l += LANES) {
+                const lanes high = lanes_load(k->high + l);
+                lanes sum = lanes_load(k->sum + l), dot = lanes_load(k->dot + l);
+                for (int64_t r = row; r < row + rows; ++r) {
+                    const int64_t at = start + r * t->stride + l;
+                    const lanes c = lanes_subtract(lanes_load(x + at), high), u = dy ? lanes_load(dy + at) : c;
+                    sum = lanes_add(sum, u);
+                    dot = lanes_add(dot, lanes_multiply(u, c));
                 }
-                c = lanes_load(c_part);
-                u = lanes_load(u_part);
-                at += t->part_stride;
+                lanes_store(k->sum + l, sum);
+                lanes_store(k->dot + l, dot);
             }
-            u_lanes = lanes_add(u_lanes, u);
-            uc_lanes = lanes_add(uc_lanes, lanes_multiply(u, c));
-            if (++pending == GATHER_AFTER) {
-                gather(sum_u, &u_lanes);
-                gather(sum_uc, &uc_lanes);
+            pending += rows;
+            if (pending >= GATHER_AFTER) {
+                gather(t, k);
                 pending = 0;
             }
         }
+        const int64_t at = start + t->rows * t->stride;
+#pragma omp simd
+        for (int64_t l = 0; l < t->width; ++l) {
+            const real c = x[at + l] - k->high[l], u = dy ? dy[at + l] : c;
+            k->sum[l] += u;
+            k->dot[l] += u * c;
+        }
+        if (++pending >= GATHER_AFTER) {
+            gather(t, k);
+            pending = 0;
+        }
     }
-    gather(sum_u, &u_lanes);
-    gather(sum_uc, &uc_lanes);
-    for (int64_t half = LANES / 2; half >= t->period; half /= 2)
+    gather(t, k);
+    for (int64_t half = lanes_of(t) / 2; half >= t->channels; half /= 2)
         for (int64_t l = 0; l < half; ++l) {
-            sum_u[l] += sum_u[l + half];
-            sum_uc[l] += sum_uc[l + half];
+            k->total_sum[l] += k->total_sum[l + half];
+            k->total_dot[l] += k->total_dot[l + half];
         }
 }
 
-/* y = ((x - high) - low) a + b, and where dy is given: y = (dy - b - ((x - high) - low) q) a. */
-INLINE void tile_write(const struct tile *t, const real *dy, const real *x, real *y, const struct centre *centre,
-                       const real a[LANES], const real b[LANES], const real q[LANES])
+/* y = c a + b for c = x - high, and where dy is given y = dy a - c q + b. */
+INLINE void tile_write(const struct tile *t, const real *dy, const real *x, real *y, struct columns *k)
 {
-    const lanes high = lanes_load(centre->high), low = lanes_load(centre->low);
-    const lanes a_lanes = lanes_load(a), b_lanes = lanes_load(b), q_lanes = lanes_load(dy ? q : a);
+    const int64_t block = t->groups > 1 ? BLOCK : t->rows;
+    spread(t, k->a);
+    spread(t, k->b);
+    if (dy)
+        spread(t, k->q);
 
     for (int64_t outer = 0; outer < t->outer; ++outer) {
-        int64_t at = t->offset + outer * t->outer_stride;
-        for (int64_t row = 0; row < t->full; ++row, at += t->full_stride) {
-            const lanes c = lanes_subtract(lanes_subtract(lanes_load(x + at), high), low);
-            if (dy) {
-                const lanes d = lanes_subtract(lanes_load(dy + at), b_lanes);
-                lanes_store(y + at, lanes_multiply(lanes_subtract(d, lanes_multiply(c, q_lanes)), a_lanes));
-            } else {
-                lanes_store(y + at, lanes_add(lanes_multiply(c, a_lanes), b_lanes));
+        const int64_t start = t->offset + outer * t->outer_stride;
+        for (int64_t row = 0; row < t->rows; row += block) {
+            const int64_t rows = t->rows - row < block ? t->rows - row : block;
+            for (int64_t l = 0; l < lanes_of(t); l += LANES) {
+                const lanes high = lanes_load(k->high + l), a = lanes_load(k->a + l), b = lanes_load(k->b + l);
+                const lanes q = lanes_load(dy ? k->q + l : k->a + l);
+                for (int64_t r = row; r < row + rows; ++r) {
+                    const int64_t at = start + r * t->stride + l;
+                    const lanes c = lanes_subtract(lanes_load(x + at), high);
+                    lanes out = dy ? lanes_subtract(lanes_multiply(lanes_load(dy + at), a), lanes_multiply(c, q))
+                                   : lanes_multiply(c, a);
+                    lanes_store(y + at, lanes_add(out, b));
+                }
             }
         }
-        for (int64_t row = 0; row < t->part; ++row, at += t->part_stride)
+        const int64_t at = start + t->rows * t->stride;
 #pragma omp simd
-            for (int64_t l = 0; l < t->width; ++l) {
-                const real c = (x[at + l] - centre->high[l]) - centre->low[l];
-                y[at + l] = dy ? (dy[at + l] - b[l] - c * q[l]) * a[l] : c * a[l] + b[l];
-            }
+        for (int64_t l = 0; l < t->width; ++l) {
+            const real c = x[at + l] - k->high[l];
+            y[at + l] = (dy ? dy[at + l] * k->a[l] - c * k->q[l] : c * k->a[l]) + k->b[l];
+        }
     }
+}
+
+/* A value near the mean of a channel: that of eight elements from here and there. */
+static double pilot_mean(const real *x, int64_t outer, int64_t channels, int64_t inner, int64_t channel)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < 8; ++i)
+        sum += x[(i * outer / 8 * channels + channel) * inner + i * inner / 8];
+    return sum / 8;
 }
 
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar)
@@ -151,38 +191,43 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     if (count == 0)
         return;
 
-    for (int64_t fresh = 0; fresh < channels;) {
-        const struct tile t = tile_at(outer, channels, inner, fresh);
-        struct centre centre;
-        double sum[LANES], square_sum[LANES];
+    struct columns k;
+    struct tile t;
+    for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
+        t = tile_at(outer, channels, inner, fresh);
+        for (int64_t j = 0; j < t.channels; ++j)
+            k.high[j] = pilot_mean(x, outer, channels, inner, t.first + j);
+        /* Sums about a value within two standard deviations of the mean give the variance to nearly all digits.
+         * Where it is further away, they at least give the mean, about which sums are then taken. */
+        int again = 1;
+        for (int pass = 0; pass < 2 && again; ++pass) {
+            spread(&t, k.high);
+            tile_sums(&t, NULL, x, &k);
+            again = 0;
+            for (int64_t j = 0; j < t.channels; ++j)
+                again |= !(k.total_sum[j] * k.total_sum[j] / count <= 0.8 * k.total_dot[j]);
+            if (pass == 0 && again)
+                for (int64_t j = 0; j < t.channels; ++j)
+                    k.high[j] += k.total_sum[j] / count;
+        }
 
-        for (int l = 0; l < LANES; ++l) /* any value near the mean will do at first: the first one */
-            set_centre(&centre, l, x[channel_of(&t, l) * inner]);
-        tile_sums(&t, NULL, x, &centre, sum, square_sum);
-        for (int l = 0; l < LANES; ++l)
-            set_centre(&centre, l, centre.high[l] + sum[l % t.period] / count);
-        tile_sums(&t, NULL, x, &centre, sum, square_sum);
-
-        for (int64_t j = t.fresh - t.first; j < t.channels; ++j) {
+        for (int64_t j = 0; j < t.channels; ++j) {
             const int64_t channel = t.first + j;
-            const double square = square_sum[j] - sum[j] * sum[j] / count;
-            const double var = square < 0 ? 0 : square / count;
-            mean[channel] = (double)centre.high[j] + centre.low[j];
-            inv_std[channel] = 1 / sqrt(var + eps);
+            const double off = k.total_sum[j] / count; /* of the mean from high */
+            const double var = k.total_dot[j] / count - off * off, positive = var < 0 ? 0 : var;
+            const double inverse = 1 / sqrt(positive + eps), a = (scale ? scale[channel] : 1) * inverse;
+            k.a[j] = a;
+            k.b[j] = (shift ? shift[channel] : 0) - off * a;
+            if (channel < t.fresh)
+                continue;
+            mean[channel] = k.high[j] + off;
+            inv_std[channel] = inverse;
             if (running_mean) {
                 running_mean[channel] += new_weight * (mean[channel] - running_mean[channel]);
-                running_var[channel] += new_weight * (variance_factor * var - running_var[channel]);
+                running_var[channel] += new_weight * (variance_factor * positive - running_var[channel]);
             }
         }
-
-        real a[LANES], b[LANES];
-        for (int l = 0; l < LANES; ++l) {
-            const int64_t channel = channel_of(&t, l);
-            a[l] = (scale ? scale[channel] : 1) * inv_std[channel];
-            b[l] = shift ? shift[channel] : 0;
-        }
-        tile_write(&t, NULL, x, y, &centre, a, b, NULL);
-        fresh = t.first + t.channels;
+        tile_write(&t, NULL, x, y, &k);
     }
 }
 
@@ -195,18 +240,18 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     if (outer * inner == 0)
         return;
 
-    for (int64_t fresh = 0; fresh < channels;) {
-        const struct tile t = tile_at(outer, channels, inner, fresh);
-        struct centre centre;
-        real a[LANES], b[LANES];
-        for (int l = 0; l < LANES; ++l) {
-            const int64_t channel = channel_of(&t, l);
-            set_centre(&centre, l, mean[channel]);
-            a[l] = (scale ? scale[channel] : 1) / sqrt(var[channel] + eps);
-            b[l] = shift ? shift[channel] : 0;
+    struct columns k;
+    struct tile t;
+    for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
+        t = tile_at(outer, channels, inner, fresh);
+        for (int64_t j = 0; j < t.channels; ++j) {
+            const int64_t channel = t.first + j;
+            k.high[j] = mean[channel];
+            k.a[j] = (scale ? scale[channel] : 1) / sqrt(var[channel] + eps);
+            k.b[j] = shift ? shift[channel] : 0;
         }
-        tile_write(&t, NULL, x, y, &centre, a, b, NULL);
-        fresh = t.first + t.channels;
+        spread(&t, k.high);
+        tile_write(&t, NULL, x, y, &k);
     }
 }
 
@@ -221,27 +266,27 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
     if (count == 0)
         return;
 
-    for (int64_t fresh = 0; fresh < channels;) {
-        const struct tile t = tile_at(outer, channels, inner, fresh);
-        struct centre centre;
-        double sum[LANES], dot[LANES];
-        for (int l = 0; l < LANES; ++l)
-            set_centre(&centre, l, mean[channel_of(&t, l)]);
-        tile_sums(&t, dy, x, &centre, sum, dot);
+    struct columns k;
+    struct tile t;
+    for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
+        t = tile_at(outer, channels, inner, fresh);
+        for (int64_t j = 0; j < t.channels; ++j)
+            k.high[j] = mean[t.first + j];
+        spread(&t, k.high);
+        tile_sums(&t, dy, x, &k);
 
-        for (int64_t j = t.fresh - t.first; j < t.channels; ++j) {
-            dshift[t.first + j] = sum[j];
-            dscale[t.first + j] = dot[j] * inv_std[t.first + j];
+        for (int64_t j = 0; j < t.channels; ++j) {
+            const int64_t channel = t.first + j;
+            const double off = mean[channel] - k.high[j]; /* of the mean from high */
+            const double sum = k.total_sum[j], dot = k.total_dot[j] - off * sum;
+            const double a = (scale ? scale[channel] : 1) * inv_std[channel];
+            const double q = a * dot / count * inv_std[channel] * inv_std[channel];
+            k.a[j] = a;
+            k.q[j] = q;
+            k.b[j] = off * q - a * sum / count;
+            dshift[channel] = sum;
+            dscale[channel] = dot * inv_std[channel];
         }
-        real a[LANES], b[LANES], q[LANES];
-        for (int l = 0; l < LANES; ++l) {
-            const int64_t channel = channel_of(&t, l);
-            const int64_t j = channel - t.first;
-            a[l] = (scale ? scale[channel] : 1) * inv_std[channel];
-            b[l] = sum[j] / count;
-            q[l] = dot[j] / count * inv_std[channel] * inv_std[channel];
-        }
-        tile_write(&t, dy, x, dx, &centre, a, b, q);
-        fresh = t.first + t.channels;
+        tile_write(&t, dy, x, dx, &k);
     }
 }

@@ -42,8 +42,10 @@ static inline uint32_t kept(const uint32_t *bits, uint32_t threshold)
 INLINE void apply(const real *x, real *y, int n, uint32_t mask, real factor)
 {
 #pragma omp simd
-    for (int e = 0; e < n; ++e)
-        y[e] = mask & bit_of[e] ? x[e] * factor : 0;
+    for (int e = 0; e < n; ++e) {
+        const real scaled = x[e] * factor;
+        y[e] = mask & bit_of[e] ? scaled : 0;
+    }
 }
 
 /* Bytes are written one by one, so that neither the order of bytes in a word nor the end of the mask matters. */

@@ -18,6 +18,7 @@ enum { VECTOR_BYTES = 16 };
 
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+typedef word word_vector __attribute__((vector_size(VECTOR_BYTES)));
 enum { VECTORS = LANES * sizeof(real) / VECTOR_BYTES, PER_VECTOR = LANES / VECTORS };
 
 typedef struct {
@@ -68,6 +69,14 @@ INLINE lanes lanes_multiply(lanes a, lanes b)
 {
     EACH_VECTOR (k)
         a.v[k] *= b.v[k];
+    return a;
+}
+
+/* The lanes of a, or 0 where those of gate are <= 0. */
+INLINE lanes lanes_gate(lanes a, lanes gate)
+{
+    EACH_VECTOR (k)
+        a.v[k] = (vector)((word_vector)a.v[k] & ~(word_vector)(gate.v[k] <= 0));
     return a;
 }
 

@@ -28,9 +28,12 @@ static void max_pool_forward(void *const *array, const int64_t *size, const doub
                         const signed_word place = (signed_word)(ky * p->size_w + kx);
 #pragma omp simd
                         for (int64_t c = 0; c < p->c; ++c) {
-                            const int wins = candidate[c] > y[c] || (candidate[c] != candidate[c] && y[c] == y[c]);
-                            y[c] = wins ? candidate[c] : y[c];
-                            winner[c] = wins ? place : winner[c];
+                            const real best = y[c], next = candidate[c];
+                            const signed_word holder = winner[c];
+                            /* not above next, which NaN never is; but NaN once there stays */
+                            const int wins = !(best >= next) & (best == best);
+                            y[c] = wins ? next : best;
+                            winner[c] = wins ? place : holder;
                         }
                     }
             }
@@ -55,8 +58,10 @@ static void max_pool_backward(void *const *array, const int64_t *size, const dou
                         real *receiver = corner + (ky * p->w + kx) * p->c;
                         const signed_word place = (signed_word)(ky * p->size_w + kx);
 #pragma omp simd
-                        for (int64_t c = 0; c < p->c; ++c)
-                            receiver[c] += winner[c] == place ? dy[c] : 0;
+                        for (int64_t c = 0; c < p->c; ++c) {
+                            const real d = dy[c];
+                            receiver[c] += winner[c] == place ? d : 0;
+                        }
                     }
             }
 }

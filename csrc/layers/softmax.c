@@ -22,7 +22,7 @@ static void softmax_cross_entropy(void *const *array, const int64_t *size, const
     const int64_t *labels = array[1];
     real *losses = array[2], *dlogits = array[3];
     const int64_t rows = size[0], classes = size[1];
-    const double factor = scalar[0];
+    const real factor = scalar[0]; /* rounded once, so that what should cancel does */
     /* Rows go in blocks that stay in the first-level cache; exp runs over a whole block, however few the classes. */
     const int64_t block = classes < 4096 ? 4096 / classes : 1;
 

@@ -1,0 +1,27 @@
+/* The least that a step can do: one multiply-add per array that it updates, a <- factor a + x. How fast that runs
+ * over arrays in memory is what the benchmarks measure steps by. */
+
+static void stream(void *const *array, const int64_t *size, const double *scalar)
+{
+    const real *x = array[0], factor = scalar[0];
+    real *a = array[1], *b = array[2], *c = array[3];
+    const int64_t n = size[0];
+    if (c) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            a[i] = factor * a[i] + x[i];
+            b[i] = factor * b[i] + x[i];
+            c[i] = factor * c[i] + x[i];
+        }
+    } else if (b) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            a[i] = factor * a[i] + x[i];
+            b[i] = factor * b[i] + x[i];
+        }
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i)
+            a[i] = factor * a[i] + x[i];
+    }
+}

@@ -1,0 +1,193 @@
+"""The command: fastopt train | bench | info."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import fastopt
+from fastopt import _kernels
+from fastopt.optimizers import OPTIMIZERS, Optimizer
+
+if TYPE_CHECKING:
+    from fastopt.nn import Sequential
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    commands = parser.add_subparsers(required=True, metavar="train | bench | info")
+
+    command = commands.add_parser("train", help="train a network and measure it on held-out data")
+    command.set_defaults(run=train)
+    command.add_argument("--model", choices=["mlp", "cnn"], default="cnn", help="default: cnn")
+    command.add_argument(
+        "--data", default="digits", metavar="digits|PATH", help="a folder with MNIST's or CIFAR-10's files, or digits"
+    )
+    command.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adamw", help="default: adamw")
+    command.add_argument(
+        "--lr",
+        type=float,
+        help="learning rate at its peak, from which it falls as a cosine (default: three times the optimizer's own, "
+        "or 0.05 where it has none)",
+    )
+    command.add_argument("--epochs", type=int, default=30, help="default: 30")
+    command.add_argument("--batch-size", type=int, default=32, help="default: 32")
+    command.add_argument("--seed", type=int, default=0, help="of weights, masks and the order of samples (default: 0)")
+    command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+
+    command = commands.add_parser("bench", help="measure every kernel beside NumPy")
+    command.set_defaults(run=bench)
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--quick", action="store_true", help="few rounds and small sizes")
+    command.add_argument("--only", default="", metavar="TEXT", help="the rows whose name holds TEXT")
+
+    command = commands.add_parser("info", help="show version, instruction set, threads and BLAS")
+    command.set_defaults(run=info)
+
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed) or 0)
+    except (ValueError, OSError) as error:
+        print(f"fastopt: {error}", file=sys.stderr)
+        return 2
+
+
+# ---- train --------------------------------------------------------------------------------------------------
+
+
+def build(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> Sequential:
+    """The network of that name."""
+    from fastopt import nn
+
+    layers: list[nn.Layer] = []
+    if name == "cnn":
+        for filters, pool in ((32, False), (64, True), (128, True)):
+            layers += [nn.Conv2D(filters), nn.BatchNorm(), nn.ReLU()]
+            if pool:
+                layers += [nn.MaxPool2D(), nn.Dropout(0.25)]
+        layers += [nn.Flatten(), nn.Dense(128, activation="relu"), nn.Dropout(0.5)]
+    else:
+        layers += [nn.Flatten()]
+        for units in (256, 128):
+            layers += [nn.Dense(units), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3)]
+    return nn.Sequential([*layers, nn.Dense(classes)], input_shape, seed=seed)
+
+
+def peak_rate(optimizer: type[Optimizer]) -> float:
+    """The learning rate to begin with where none is given."""
+    default = inspect.signature(optimizer).parameters["lr"].default
+    return 0.05 if default is inspect.Parameter.empty else 3 * default
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train, measure on held-out data, and write model, history and curves."""
+    from fastopt import data, nn
+    from fastopt.schedules import cosine
+
+    x, y, x_test, y_test = data.load(arguments.data)
+    training, validation = data.stratified_split(y, 0.1, seed=0)
+    model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
+    optimizer = OPTIMIZERS[arguments.optimizer]
+    peak = peak_rate(optimizer) if arguments.lr is None else arguments.lr
+    bound = optimizer(model.params, lr=peak)  # type: ignore[call-arg]
+    print(model.summary())
+    print(
+        f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
+        f"seed {arguments.seed}, batches of {arguments.batch_size}, {bound!r}",
+        flush=True,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    history = model.fit(
+        x[training],
+        y[training],
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        optimizer=bound,
+        validation_data=(x[validation], y[validation]),
+        callbacks=[nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak)), nn.Lines()],
+    )
+    model.save(arguments.out / "model.npz")
+    history.save(arguments.out / "history.json")
+    written = ["model.npz", "history.json"]
+    try:
+        from fastopt.nn.monitor import plot
+
+        plot(history, arguments.out / "curves.png")
+        written.append("curves.png")
+    except ImportError:
+        print("no picture of the curves: matplotlib is not installed")
+    print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
+    print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
+
+
+# ---- bench and info -----------------------------------------------------------------------------------------
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    """Measure every kernel beside NumPy."""
+    from fastopt import bench
+
+    results = bench.run(quick=arguments.quick, only=arguments.only)
+    if arguments.json:
+        print(json.dumps({"environment": environment(), "results": results}, indent=1))
+    else:
+        print(describe_environment())
+        print(bench.table(results))
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Show what the numbers of this machine depend on."""
+    print(describe_environment())
+
+
+def environment() -> dict[str, str]:
+    """Version, instruction set, threads, and the BLAS that NumPy multiplies matrices with."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload]
+    return {
+        "fastopt": fastopt.__version__,
+        "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",
+        "kernel threads": "1",
+        "NumPy": np.__version__,
+        "BLAS": f"{blas['name']} {blas['version']}",
+        **_blas_runtime(),
+        "Python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _blas_runtime() -> dict[str, str]:
+    """Threads and core type of the OpenBLAS that NumPy has loaded; nothing where it is another library."""
+    import ctypes
+    import re
+
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = set(re.findall(r"\S*openblas\S*\.so\S*", maps.read()))
+    except OSError:
+        return {}
+    for path in sorted(paths):
+        library = ctypes.CDLL(path)
+        for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("", ""), ("scipy_", "")):
+            try:
+                threads = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
+                core = getattr(library, f"{prefix}openblas_get_corename{suffix}")
+            except AttributeError:
+                continue
+            core.restype = ctypes.c_char_p
+            return {"BLAS threads": str(threads()), "BLAS core type": core().decode()}
+    return {}
+
+
+def describe_environment() -> str:
+    """The environment, a line each."""
+    facts = environment()
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())

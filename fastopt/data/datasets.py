@@ -1,0 +1,168 @@
+"""Readers. Images come as float32 (n, h, w, c) in [0, 1], labels as int64 (n,)."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import checks
+
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+def digits() -> tuple[Images, Labels]:
+    """The UCI handwritten digits that come with the package.
+
+    Returns
+    -------
+    x : ndarray (1797, 8, 8, 1)
+        Each pixel is the share of set points in a 4×4 block of the scanned digit.
+    y : ndarray (1797,)
+        The digits 0 … 9.
+
+    References
+    ----------
+    .. [1] E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
+       1998, doi 10.24432/C50P49, licence CC BY 4.0: the part named ``optdigits.tes``.
+    """
+    with resources.files("fastopt.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
+        return _images(arrays["images"][..., None], 16), arrays["labels"].astype(np.int64)
+
+
+def _images(pixels: NDArray[np.uint8], white: int) -> Images:
+    return np.ascontiguousarray(pixels, np.float32) / np.float32(white)
+
+
+def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """An array from an IDX file, the format of MNIST and Fashion-MNIST, gzipped or not.
+
+    Parameters
+    ----------
+    path : path of a file such as ``train-images-idx3-ubyte.gz``
+
+    Returns
+    -------
+    ndarray
+        Of the file's shape and type (images: uint8 (n, 28, 28); labels: uint8 (n,)).
+
+    Raises
+    ------
+    ValueError
+        Where the file is not of that format, or is shorter or longer than it says.
+    """
+    raw = Path(path).read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        raw = gzip.decompress(raw)
+    types = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in types:
+        raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}, which begins with {raw[:4]!r}")
+    dtype, begin = np.dtype(types[raw[2]]), 4 + 4 * raw[3]
+    shape = tuple(int(length) for length in np.frombuffer(raw[4:begin], ">u4"))
+    wanted = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if len(shape) != raw[3] or len(raw) != wanted:
+        raise ValueError(f"{os.fspath(path)!r} must hold {wanted} bytes for shape {shape}, got {len(raw)}")
+    return np.frombuffer(raw, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images and labels from one file of CIFAR-10's binary version, such as ``data_batch_1.bin``.
+
+    Returns
+    -------
+    images : ndarray (n, 32, 32, 3), uint8
+    labels : ndarray (n,), uint8
+
+    Raises
+    ------
+    ValueError
+        Where the file is not a whole number of records of 3073 bytes, or a label is above 9.
+    """
+    raw = np.fromfile(path, np.uint8)
+    if raw.size == 0 or raw.size % 3073:
+        raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {raw.size} bytes")
+    records = raw.reshape(-1, 3073)
+    if records[:, 0].max() > 9:
+        raise ValueError(f"{os.fspath(path)!r} must hold labels in [0, 10), got {records[:, 0].max()}")
+    return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), records[:, 0].copy()
+
+
+def load(source: str | os.PathLike[str]) -> tuple[Images, Labels, Images, Labels]:
+    """Training and test data by name or from a folder of files.
+
+    Parameters
+    ----------
+    source : "digits" or path of a folder
+        ``"digits"``: `digits`, a fixed quarter of each class for the test. A folder with
+        MNIST's four IDX files (``train-images-idx3-ubyte`` …, gzipped or not), or with CIFAR-10's six binary files
+        (``data_batch_1.bin`` …).
+
+    Returns
+    -------
+    x_train, y_train, x_test, y_test : ndarray
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the folder has neither.
+    """
+    if source == "digits":
+        x, y = digits()
+        train, test = stratified_split(y, 0.25, seed=0)
+        return x[train], y[train], x[test], y[test]
+    folder = Path(source)
+    if any(folder.glob("train-images*idx3-ubyte*")):
+        parts = [_idx_pair(folder, "train"), _idx_pair(folder, "t10k")]
+    elif any(folder.glob("data_batch_*.bin")):
+        batches = [read_cifar10(file) for file in sorted(folder.glob("data_batch_*.bin"))]
+        parts = [tuple(map(np.concatenate, zip(*batches, strict=True))), read_cifar10(folder / "test_batch.bin")]
+    else:
+        raise FileNotFoundError(
+            f"data must be 'digits' or a folder with MNIST's IDX files or CIFAR-10's binary files, got {str(source)!r}"
+        )
+    (x_train, y_train), (x_test, y_test) = parts
+    return _images(x_train, 255), y_train.astype(np.int64), _images(x_test, 255), y_test.astype(np.int64)
+
+
+def _idx_pair(folder: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    arrays = []
+    for pattern in (f"{part}-images*idx3-ubyte*", f"{part}-labels*idx1-ubyte*"):
+        found = sorted(folder.glob(pattern))
+        if not found:
+            raise FileNotFoundError(f"no file {pattern} in {str(folder)!r}")
+        arrays.append(read_idx(found[0]))
+    images, labels = arrays
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(f"{part} must hold images (n, h, w) and labels (n,), got {images.shape} and {labels.shape}")
+    return images[..., None], labels
+
+
+def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, Labels]:
+    """Indices of two parts, the second with `fraction` of each class (rounded).
+
+    Parameters
+    ----------
+    y : integer ndarray (n,)
+        Labels.
+    fraction : float
+        In [0, 1].
+    seed : int
+
+    Returns
+    -------
+    first, second : ndarray of int
+        Each sorted.
+    """
+    fraction = checks.number("fraction", fraction, "[0, 1]")
+    rng = np.random.default_rng(checks.integer("seed", seed, 0))
+    second = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        members = np.flatnonzero(y == label)
+        second[rng.permutation(members)[: round(fraction * len(members))]] = True
+    return np.flatnonzero(~second), np.flatnonzero(second)

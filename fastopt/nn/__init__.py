@@ -1,0 +1,35 @@
+"""A NumPy trainer for MLPs and CNNs on the kernels of fastopt.
+
+>>> from fastopt import data, nn
+>>> x, y = data.digits()
+>>> model = nn.Sequential([nn.Flatten(), nn.Dense(64, activation="relu"), nn.Dense(10)], x.shape[1:])
+>>> history = model.fit(x, y, epochs=3)
+>>> model.evaluate(x, y)["accuracy"] > 0.9
+True
+"""
+
+from fastopt.nn.callbacks import Callback, LearningRateScheduler, Lines
+from fastopt.nn.layers import Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
+from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.model import Sequential, load
+from fastopt.nn.norms import BatchNorm
+from fastopt.nn.training import History
+
+__all__ = [
+    "BatchNorm",
+    "Callback",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "History",
+    "Layer",
+    "LearningRateScheduler",
+    "Lines",
+    "Loss",
+    "MaxPool2D",
+    "ReLU",
+    "Sequential",
+    "load",
+    "softmax_cross_entropy",
+]

@@ -1,0 +1,294 @@
+"""Layers. Nothing is hidden: what backward needs is in the cache that forward returns.
+
+    y, cache = layer.forward(x, training=True)
+    dx, grads = layer.backward(dy, cache)
+
+A layer may therefore stand in a model twice. Arrays are batch first and channels last: (n, d) or (n, h, w, c).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from fastopt import checks
+from fastopt import functional as F  # noqa: N812
+from fastopt.checks import Array
+from fastopt.nn import init as initial
+from fastopt.nn.init import Init
+
+Shape = tuple[int, ...]
+Grads = dict[str, Array]
+
+
+class Layer:
+    """What all layers share.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        What is learnt; empty until the layer is built.
+    state : dict of ndarray
+        What forward in training keeps up to date beside that, such as running means.
+    """
+
+    #: Every layer class by its name, for loading models.
+    classes: ClassVar[dict[str, type[Layer]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Layer.classes[cls.__name__] = cls
+
+    def __init__(self) -> None:
+        self.params: dict[str, Array] = {}
+        self.state: dict[str, Array] = {}
+        self.input_shape: Shape | None = None
+
+    def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
+        """Make the parameters for inputs of a shape (without the batch), once; return the shape of outputs."""
+        if self.input_shape is None:
+            self._build(input_shape, rng, np.dtype(dtype))
+            self.input_shape = input_shape
+        elif self.params and self.input_shape != input_shape:
+            raise ValueError(f"{self!r} was built for inputs of shape {self.input_shape}, got {input_shape}")
+        return self.output_shape(input_shape)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        pass
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of outputs for inputs of a shape, both without the batch."""
+        return input_shape
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        """The output, and the cache that `backward` takes.
+
+        `counter` tells calls apart: layers that draw random numbers draw others for another counter.
+        """
+        raise TypeError(f"{type(self).__name__} has no forward pass")
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        """The gradients with respect to the input and, by name, to the parameters."""
+        raise TypeError(f"{type(self).__name__} has no backward pass")
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make such a layer."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class _Affine(Layer):
+    """A weight and a bias with an optional ReLU, which is fused with the bias."""
+
+    def __init__(self, activation: Literal["relu"] | None, init: Init) -> None:
+        super().__init__()
+        if activation is not None:
+            checks.choice("activation", activation, ("relu",))
+        self.activation = activation
+        self.init = init
+
+    def _make(self, shape: Shape, fan_in: int, fan_out: int, rng: np.random.Generator, dtype: np.dtype) -> None:
+        self.params["weight"] = initial.weight(self.init, shape, fan_in, fan_out, rng, dtype)
+        self.params["bias"] = np.zeros(shape[-1], dtype)
+
+    def _finish(self, y: Array) -> Array:
+        """Add the bias to a fresh product, and activate, in place."""
+        if self.activation:
+            return F.bias_relu_forward(y, self.params["bias"], out=y)
+        y += self.params["bias"]
+        return y
+
+    def _begin(self, dy: Array, y: Array) -> tuple[Array, Array]:
+        """The gradients with respect to the product and the bias."""
+        if self.activation:
+            return F.bias_relu_backward(dy, y)
+        return dy, dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+
+
+class Dense(_Affine):
+    """A dense layer: ``y = x @ weight + bias``, with an optional ReLU.
+
+    Parameters
+    ----------
+    units : int
+        The number of outputs. `params`: ``weight`` (inputs, units), ``bias`` (units,).
+    activation : "relu" or None, default None
+        Fused with the bias.
+    init : {"he", "xavier"}, default "he"
+        See `fastopt.nn.init`. The bias begins at zero.
+    """
+
+    def __init__(self, units: int, activation: Literal["relu"] | None = None, init: Init = "he") -> None:
+        super().__init__(activation, init)
+        self.units = checks.integer("units", units, 1)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        if len(input_shape) != 1:
+            raise ValueError(f"Dense takes inputs of shape (n, d), got (n, {', '.join(map(str, input_shape))})")
+        self._make((input_shape[0], self.units), input_shape[0], self.units, rng, dtype)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (self.units,)
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y = self._finish(x @ self.params["weight"])
+        return y, (x, y)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        x, y = cache
+        dy, dbias = self._begin(dy, y)
+        return dy @ self.params["weight"].T, {"weight": x.T @ dy, "bias": dbias}
+
+
+class Conv2D(_Affine):
+    """A convolution of images (n, h, w, c), by im2col and one matrix product, with an optional ReLU.
+
+    Parameters
+    ----------
+    filters : int
+        The number of output channels.
+    size : int or (int, int), default 3
+        Height and width of the kernel. `params`: ``weight`` (height, width, channels, filters), ``bias`` (filters,).
+    stride : int or (int, int), default 1
+    padding : "same", "valid", int or (int, int), default "same"
+        Zeros on each side; ``"same"`` is ``size // 2``, which keeps the shape for odd sizes at stride 1.
+    activation : "relu" or None, default None
+        Fused with the bias.
+    init : {"he", "xavier"}, default "he"
+        See `fastopt.nn.init`. The bias begins at zero.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        size: F.Pair = 3,
+        stride: F.Pair = 1,
+        padding: Literal["same", "valid"] | F.Pair = "same",
+        activation: Literal["relu"] | None = None,
+        init: Init = "he",
+    ) -> None:
+        super().__init__(activation, init)
+        self.filters = checks.integer("filters", filters, 1)
+        self.size = checks.pair("size", size, 1)
+        self.stride = checks.pair("stride", stride, 1)
+        if isinstance(padding, str):
+            same = checks.choice("padding", padding, ("same", "valid")) == "same"
+            padding = (self.size[0] // 2, self.size[1] // 2) if same else 0
+        self.padding = checks.pair("padding", padding, 0)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self.output_shape(input_shape)
+        pixels = self.size[0] * self.size[1]
+        channels = input_shape[2]
+        self._make((*self.size, channels, self.filters), pixels * channels, pixels * self.filters, rng, dtype)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding)
+        return (*patches[1:3], self.filters)
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        columns = F.im2col(x, self.size, self.stride, self.padding)
+        n, out_h, out_w = columns.shape[:3]
+        rows = columns.reshape(n * out_h * out_w, -1)
+        y = self._finish(rows @ self.params["weight"].reshape(-1, self.filters))
+        return y.reshape(n, out_h, out_w, self.filters), (x.shape, columns, y)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        shape, columns, y = cache
+        dy, dbias = self._begin(dy.reshape(y.shape), y)
+        weight = self.params["weight"]
+        rows = columns.reshape(len(y), -1)
+        dcolumns = (dy @ weight.reshape(-1, self.filters).T).reshape(columns.shape)
+        dx = F.col2im(dcolumns, shape, self.size, self.stride, self.padding)
+        return dx, {"weight": (rows.T @ dy).reshape(weight.shape), "bias": dbias}
+
+
+class MaxPool2D(Layer):
+    """The maximum of each window of images (n, h, w, c).
+
+    Parameters
+    ----------
+    size : int or (int, int), default 2
+    stride : int or (int, int), optional
+        `size` where absent.
+    """
+
+    def __init__(self, size: F.Pair = 2, stride: F.Pair | None = None) -> None:
+        super().__init__()
+        self.size = checks.pair("size", size, 1)
+        self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y, winner = F.max_pool_forward(x, self.size, self.stride)
+        return y, (x.shape, winner)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        shape, winner = cache
+        return F.max_pool_backward(dy, winner, shape, self.size, self.stride), {}
+
+
+class Flatten(Layer):
+    """Everything but the batch in one dimension."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (int(np.prod(input_shape, dtype=np.int64)),)
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        return x.reshape(len(x), *self.output_shape(x.shape[1:])), x.shape
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        return dy.reshape(cache), {}
+
+
+class ReLU(Layer):
+    """``y = max(x, 0)``. Right after Dense or Conv2D, ``activation="relu"`` there is faster."""
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y = F.relu_forward(x)
+        return y, y
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        return F.relu_backward(dy, cache), {}
+
+
+class Dropout(Layer):
+    """Inverted dropout in training; nothing in inference.
+
+    Parameters
+    ----------
+    p : float
+        The probability of dropping, in [0, 1).
+    p_is : {"drop", "keep"}, default "drop"
+        ``"keep"`` makes `p` the probability of keeping, in (0, 1].
+
+    Notes
+    -----
+    The mask depends on the layer's seed, which is drawn when the model is built, and on the counter that the
+    model gives each call.
+    """
+
+    def __init__(self, p: float, p_is: F.PIs = "drop") -> None:
+        super().__init__()
+        self.p = checks.number("p", p, "(0, 1]" if checks.choice("p_is", p_is, ("drop", "keep")) == "keep" else "[0, 1)")
+        self.p_is = p_is
+        self.seed = 0
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self.seed = int(rng.integers(2**63))
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        if not training:
+            return x, None
+        return F.dropout(x, self.p, seed=self.seed, counter=counter, p_is=self.p_is)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        if cache is None:
+            return dy, {}
+        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is), {}

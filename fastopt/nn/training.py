@@ -1,0 +1,106 @@
+"""The training loop and its history."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import checks
+from fastopt.checks import Array
+from fastopt.nn.callbacks import Callback
+from fastopt.nn.losses import Loss
+from fastopt.optimizers import OPTIMIZERS, Optimizer
+
+if TYPE_CHECKING:
+    from fastopt.nn.model import Sequential
+
+
+class History(dict[str, list[float]]):
+    """What was measured, per epoch: ``loss``, ``accuracy`` (over the epoch's batches, as trained on),
+    ``val_loss``, ``val_accuracy`` (where there is validation data), ``samples_per_second``."""
+
+    def add(self, logs: dict[str, float]) -> None:
+        """Append the values of one epoch."""
+        for key, value in logs.items():
+            self.setdefault(key, []).append(value)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).write_text(json.dumps(self, indent=1) + "\n")
+
+
+def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Indices of all samples in random order, by batches. A lone last sample joins the batch before."""
+    order = rng.permutation(n)
+    start = 0
+    while start < n:
+        end = start + batch_size
+        if n - end == 1:
+            end = n
+        yield order[start:end]
+        start = end
+
+
+def accuracy(output: Array, y: Array) -> float:
+    """The share of rows whose largest output is at the label; 0.0 for none."""
+    return float((output.argmax(axis=1) == y).mean()) if len(y) else 0.0
+
+
+def fit(
+    model: Sequential,
+    x: Array,
+    y: Array,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer | str,
+    validation_data: tuple[Array, Array] | None,
+    loss: Loss,
+    seed: int | None,
+    callbacks: Sequence[Callback],
+) -> History:
+    """`Sequential.fit`."""
+    x, y = model.inputs("x", x), np.asarray(y)
+    if len(y) != len(x) or not len(x):
+        raise ValueError(f"x and y must have one entry per sample, and at least one, got {len(x)} and {len(y)}")
+    epochs, batch_size = checks.integer("epochs", epochs, 0), checks.integer("batch_size", batch_size, 1)
+    seed = model.seed if seed is None else checks.integer("seed", seed, 0)
+    if isinstance(optimizer, str):
+        optimizer = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
+    elif {id(a) for a in checks.named("param", optimizer.params).values()} != {id(a) for a in model.params.values()}:
+        raise ValueError("optimizer must be bound to model.params")
+    count = sum(1 for _ in batches(len(x), batch_size, np.random.default_rng(0)))
+    history = History()
+
+    for callback in callbacks:
+        callback.on_train_begin(model, optimizer, epochs, count)
+    for epoch in range(epochs):
+        for callback in callbacks:
+            callback.on_epoch_begin(epoch)
+        started, total, right = time.perf_counter(), 0.0, 0.0
+        for batch, chosen in enumerate(batches(len(x), batch_size, np.random.default_rng([seed, epoch]))):
+            targets = y[chosen]
+            output, caches = model.forward(x[chosen], training=True, counter=optimizer.t)
+            value, dy = loss(output, targets)
+            _, grads = model.backward(dy, caches)
+            optimizer.step(grads)
+            total += value * len(chosen)
+            right += accuracy(output, targets) * len(chosen)
+            for callback in callbacks:
+                callback.on_batch_end(batch, {"loss": value})
+        logs: dict[str, float] = {"loss": total / len(x), "accuracy": right / len(x)}
+        logs["samples_per_second"] = len(x) / (time.perf_counter() - started)
+        if validation_data is not None:
+            measured = model.evaluate(*validation_data, loss=loss)
+            logs |= {f"val_{key}": measured[key] for key in measured}
+        history.add(logs)
+        for callback in callbacks:
+            callback.on_epoch_end(epoch, logs)
+    for callback in callbacks:
+        callback.on_train_end()
+    return history

@@ -1,0 +1,514 @@
+"""What is refused: the message names the argument and the rule, and nothing at all has been changed."""
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import _kernels, checks, functional
+from fastopt.optimizers import OPTIMIZERS, Choice, Flag
+
+# ---- Numbers, words and integers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside"),
+    [
+        ("[0, 1)", [0, -0.0, 0.5, True, np.float32(0.25), np.int8(0)], [1, 1.0, -1, -5e-324, np.float64(1)]),
+        ("(0, 1]", [1, 5e-324, np.nextafter(1, 0)], [0, 0.0, -0.0, np.nextafter(1, 2)]),
+        ("[0, inf)", [0, 1e308, 10**300], [-1, -1e-300]),
+        ("(-inf, inf)", [0, -1e308], []),
+    ],
+)
+def test_number(bounds, inside, outside):
+    for value in inside:
+        result = checks.number("beta", value, bounds)
+        assert type(result) is float
+        assert result == value
+    for value in [*outside, np.nan, np.inf, -np.inf, np.float32("nan")]:
+        with pytest.raises(ValueError, match=re.escape(f"beta must be in {bounds}, got {value!r}")):
+            checks.number("beta", value, bounds)
+    for value in ["0.5", b"0.5", None, [0.5], {}, 0.5j, np.array([0.25, 0.5]), 10**400]:
+        with pytest.raises(TypeError, match=re.escape(f"beta must be a number in {bounds}, got {value!r}")):
+            checks.number("beta", value, bounds)
+
+
+def test_integer():
+    assert [checks.integer("t", value, 1, 9) for value in (1, np.int64(9), np.uint8(5))] == [1, 9, 5]
+    assert checks.integer("t", 10**30, 1) == 10**30
+    for value in (0, -1, 10):
+        with pytest.raises(ValueError, match=re.escape(f"t must be in [1, 9], got {value}")):
+            checks.integer("t", value, 1, 9)
+    with pytest.raises(ValueError, match="^t must be at least 1, got 0"):
+        checks.integer("t", 0, 1)
+    for value in (1.0, "1", None, np.float64(1), np.array([1, 2])):
+        with pytest.raises(TypeError, match=r"^t must be an integer, got |only integer"):
+            checks.integer("t", value, 1)
+
+
+def test_flag_choice_and_pair():
+    assert checks.flag("nesterov", np.True_) is True
+    for value in (1, 0.0, "True", None):
+        with pytest.raises(TypeError, match="^nesterov must be True or False, got "):
+            checks.flag("nesterov", value)
+    assert checks.choice("p_is", "keep", ("drop", "keep")) == "keep"
+    for value in ("Keep", "", None, 1, ["keep"]):
+        with pytest.raises(ValueError, match="^p_is must be one of 'drop', 'keep'; got "):
+            checks.choice("p_is", value, ("drop", "keep"))
+    assert checks.pair("size", 3, 1) == (3, 3)
+    assert checks.pair("size", [3, 4], 1) == (3, 4)
+    for value in ((1, 2, 3), (), 0, (1, 0), 1.0, (1, 2.0), "ab", None):
+        with pytest.raises((TypeError, ValueError), match="^size must be "):
+            checks.pair("size", value, 1)
+
+
+# ---- Arrays -----------------------------------------------------------------------------------------
+
+
+def unaligned(a):
+    return np.concatenate([np.zeros(1, np.uint8), np.frombuffer(a.tobytes(), np.uint8)])[1:].view(a.dtype).reshape(a.shape)
+
+
+def every_other(a):
+    return np.repeat(a, 2, axis=-1)[..., ::2]
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def other_real(a):
+    return a.astype(np.float32 if a.dtype == np.float64 else np.float64)
+
+
+# How an array can be wrong: what it becomes, and what is said of it.
+WRONG = {
+    "list": (lambda a: a.tolist(), "must "),
+    "int": (lambda a: a.astype(np.int32), "must be "),
+    "bool": (lambda a: a > 0, "must be "),
+    "float16": (lambda a: a.astype(np.float16), "must be "),
+    "complex": (lambda a: a.astype(complex), "must be "),
+    "object": (lambda a: a.astype(object), "must be "),
+    "text": (lambda a: a.astype(str), "must be "),
+    "byte-swapped": (lambda a: a.astype(a.dtype.newbyteorder()), r"must be in native byte order, got .*\.astype\("),
+    "gaps": (every_other, r"must be C-contiguous, got strides .*np\.ascontiguousarray\("),
+    "unaligned": (unaligned, "must be aligned to its element size"),
+}
+# Wrong beside another argument that sets type and shape; and wrong where it is written to.
+WRONG_BESIDE = {
+    "other type": (other_real, "must be float32, got float64"),
+    "longer": (lambda a: np.concatenate([a, a]), "must have shape "),
+    "one axis more": (lambda a: a[None], "must have shape "),
+}
+WRONG_TO_WRITE = {"read-only": (read_only, "must be writable, got a read-only array")}
+
+
+def test_a_transposed_matrix_is_not_contiguous():
+    with pytest.raises(ValueError, match=r"make it so with np.ascontiguousarray\(w\)"):
+        checks.array("w", np.ones((2, 3)).T)
+
+
+class Call(NamedTuple):
+    """A function of float32 arrays by name, with arrays that fit, of which it writes to some."""
+
+    function: Callable
+    arrays: dict[str, np.ndarray]
+    written: tuple[str, ...] = ("out",)
+
+    def refuses_array(self, refuses, wrong: dict[str, object], message: str) -> None:
+        arrays = self.arrays | wrong
+        refuses(lambda: self.function(**arrays), message, *(a for a in arrays.values() if isinstance(a, np.ndarray)))
+
+
+def optimizer_call(name: str) -> Call:
+    states = _kernels.STEPS[OPTIMIZERS[name].kernel][0]
+    counter = {"t": 1} if OPTIMIZERS[name].counts_steps else {}
+
+    def step(**arrays):
+        getattr(functional, name)(**arrays, lr=0.1, **counter)
+
+    return Call(step, {key: ramp(6, 4) for key in ("param", "grad", *states)}, ("param", *states))
+
+
+def ramp(*shape: int) -> np.ndarray:
+    return np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+
+
+MASK = np.arange(24) % 3 > 0
+CACHE = functional.batch_norm_forward(ramp(6, 4), np.ones(4, np.float32))[1]
+WINNER = functional.max_pool_forward(ramp(1, 4, 3, 2), 2)[1]
+ROWS = {"out": ramp(6, 4)}
+VECTORS = {name: ramp(4) for name in ("scale", "shift", "running_mean", "running_var")}
+IMAGE, POOLED, COLUMNS = ramp(1, 4, 3, 2), ramp(1, 2, 1, 2), ramp(1, 3, 2, 2, 2, 2)
+
+CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
+    "relu_forward": Call(functional.relu_forward, {"x": ramp(6, 4)} | ROWS),
+    "relu_backward": Call(functional.relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),
+    "bias_relu_forward": Call(functional.bias_relu_forward, {"x": ramp(6, 4), "bias": ramp(4)} | ROWS),
+    "bias_relu_backward": Call(functional.bias_relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),
+    "softmax_cross_entropy": Call(
+        lambda **arrays: functional.softmax_cross_entropy(labels=np.arange(6) % 4, **arrays),
+        {"logits": ramp(6, 4)} | ROWS,
+    ),
+    "dropout": Call(
+        lambda **arrays: functional.dropout(p=0.5, seed=1, counter=1, **arrays), {"x": ramp(24), "out": ramp(24)}
+    ),
+    "dropout_apply": Call(
+        lambda **arrays: functional.dropout_apply(mask=MASK, p=0.5, **arrays), {"x": ramp(24), "out": ramp(24)}
+    ),
+    "dropout_backward": Call(
+        lambda **arrays: functional.dropout_backward(mask=MASK, p=0.5, **arrays), {"dy": ramp(24), "out": ramp(24)}
+    ),
+    "batch_norm_forward": Call(
+        functional.batch_norm_forward,
+        {"x": ramp(6, 4)} | VECTORS | ROWS,
+        ("running_mean", "running_var", "out"),
+    ),
+    "batch_norm_inference": Call(
+        lambda **arrays: functional.batch_norm_forward(training=False, **arrays), {"x": ramp(6, 4)} | VECTORS | ROWS
+    ),
+    "batch_norm_backward": Call(
+        lambda **arrays: functional.batch_norm_backward(cache=CACHE, **arrays), {"dy": ramp(6, 4)} | ROWS
+    ),
+    "max_pool_forward": Call(
+        lambda **arrays: functional.max_pool_forward(size=2, **arrays), {"x": IMAGE, "out": POOLED}
+    ),
+    "max_pool_backward": Call(
+        lambda **arrays: functional.max_pool_backward(winner=WINNER, shape=IMAGE.shape, size=2, **arrays),
+        {"dy": POOLED, "out": IMAGE},
+    ),
+    "im2col": Call(lambda **arrays: functional.im2col(size=2, **arrays), {"x": IMAGE, "out": COLUMNS}),
+    "col2im": Call(
+        lambda **arrays: functional.col2im(shape=IMAGE.shape, size=2, **arrays), {"columns": COLUMNS, "out": IMAGE}
+    ),
+}
+
+
+def test_every_function_is_in_the_table_above():
+    functions = {name for name in functional.__all__ if not isinstance(getattr(functional, name), type)}
+    assert functions - {"patches_shape"} <= set(CALLS)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_what_fits_is_taken(call):
+    arrays = {key: a.copy() for key, a in call.arrays.items()}
+    call.function(**arrays)
+    assert any(arrays[key].tobytes() != call.arrays[key].tobytes() for key in call.written)
+
+
+def wrong_arrays():
+    for name, call in CALLS.items():
+        for place, key in enumerate(call.arrays):
+            ways = WRONG | (WRONG_BESIDE if place else {}) | (WRONG_TO_WRITE if key in call.written else {})
+            for way, (spoil, message) in ways.items():
+                yield pytest.param(call, key, spoil, message, id=f"{name}-{key}-{way}")
+
+
+@pytest.mark.parametrize(("call", "key", "spoil", "message"), wrong_arrays())
+def test_a_wrong_array(call, key, spoil, message, refuses):
+    # A gradient that is no array at all has the wrong structure: those are called grads.
+    call.refuses_array(refuses, {key: spoil(call.arrays[key])}, f"{key}s? {message}")
+
+
+def overlaps():
+    for name, call in CALLS.items():
+        for one, other in itertools.combinations(call.arrays, 2):
+            if {one, other} & set(call.written):
+                yield pytest.param(call, one, other, id=f"{name}-{one}-{other}")
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+@pytest.mark.parametrize(("call", "one", "other"), overlaps())
+def test_overlapping_arrays(call, one, other, shift, refuses):
+    a, b = call.arrays[one], call.arrays[other]
+    memory = np.zeros(a.size + b.size + 2, a.dtype)
+    over = {
+        one: memory[1 : 1 + a.size].reshape(a.shape),
+        other: memory[1 + shift : 1 + shift + b.size].reshape(b.shape),
+    }
+    message = f"({one} and {other}|{other} and {one}) must not overlap in memory; copy one of them"
+    call.refuses_array(refuses, over, message)
+
+
+@pytest.mark.parametrize("name", ["batch_norm_forward", "batch_norm_inference", "batch_norm_backward"])
+def test_batch_norm_is_not_done_in_place(name, refuses):
+    call = CALLS[name]
+    key = next(iter(call.arrays))
+    x = call.arrays[key].copy()
+    call.refuses_array(refuses, {key: x, "out": x}, f"({key} and out|out and {key}) must not overlap")
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - set(OPTIMIZERS)))
+def test_out_is_returned(name):
+    call = CALLS[name]
+    arrays = {key: a.copy() for key, a in call.arrays.items()}
+    result = call.function(**arrays)
+    results = result if isinstance(result, tuple) else (result,)
+    assert any(array is arrays["out"] for array in results)
+
+
+# ---- Arguments of the layer functions ---------------------------------------------------------------
+
+F = functional
+X, X1 = ramp(6, 4), ramp(24)
+LABELS = np.arange(6) % 4
+WRONG_ARGUMENTS = {  # what each message begins with: calls that should raise it, writing to an array out
+    "labels must be in \\[0, 4\\), got 4": [lambda out: F.softmax_cross_entropy(X, LABELS + 1, out)],
+    "labels must be in \\[0, 4\\), got -1": [lambda out: F.softmax_cross_entropy(X, LABELS - 1, out)],
+    "labels must be in \\[0, 0\\), got 0": [lambda out: F.softmax_cross_entropy(X[:, :0], LABELS * 0)],
+    "labels must have shape \\(6,\\)": [
+        lambda out: F.softmax_cross_entropy(X, LABELS[:5], out),
+        lambda out: F.softmax_cross_entropy(X, LABELS[:, None], out),
+    ],
+    "labels must be an array of integers": [
+        lambda out: F.softmax_cross_entropy(X, LABELS.astype(float), out),
+        lambda out: F.softmax_cross_entropy(X, LABELS > 0, out),
+        lambda out: F.softmax_cross_entropy(X, LABELS.tolist(), out),
+        lambda out: F.softmax_cross_entropy(X, None, out),
+    ],
+    "logits must have 2 dimensions": [lambda out: F.softmax_cross_entropy(X1, LABELS)],
+    "x must have at least one dimension": [lambda out: F.bias_relu_forward(np.array(1.0), X1)],
+    "p must be ": [
+        lambda out, p=p: f(p, out)
+        for p in (1, 1.5, -0.1, np.nan, np.inf, "0.5", None, [0.5])
+        for f in (
+            lambda p, out: F.dropout(X, p, seed=0, counter=0, out=out),
+            lambda p, out: F.dropout_apply(X, X > 0, p, out=out),
+            lambda p, out: F.dropout_backward(X, X > 0, p, out=out),
+        )
+    ],
+    "p must be in \\(0, 1\\], got 0": [lambda out: F.dropout(X, 0, seed=0, counter=0, p_is="keep", out=out)],
+    "p_is must be one of 'drop', 'keep'": [lambda out: F.dropout(X, 0.5, seed=0, counter=0, p_is="drops", out=out)],
+    "mask_format must be one of 'bits', 'bytes'": [
+        lambda out: F.dropout(X, 0.5, seed=0, counter=0, mask_format=bool, out=out)
+    ],
+    "seed must be ": [
+        lambda out, seed=seed: F.dropout(X, 0.5, seed=seed, counter=0, out=out) for seed in (-1, 2**64, 1.0, None, "1")
+    ],
+    "counter must be ": [
+        lambda out, counter=counter: F.dropout(X, 0.5, seed=0, counter=counter, out=out)
+        for counter in (-1, 2**64, 1.0, None, "1")
+    ],
+    "mask must be uint8 bits of shape \\(3,\\), or bool of shape \\(6, 4\\)": [
+        lambda out, mask=mask: F.dropout_backward(X, mask, 0.5, out=out)
+        for mask in (X > 0).tolist() + [None, X, X.T > 0, X1 > 0, np.zeros(4, np.uint8), np.zeros(3, np.int8)]
+    ],
+    "x must have shape \\(n, c\\) or \\(n, c, …\\)": [lambda out: F.batch_norm_forward(X1)],
+    "eps must be ": [
+        lambda out, eps=eps: F.batch_norm_forward(X, eps=eps, out=out) for eps in (-1e-5, np.nan, np.inf, "1e-5", None)
+    ],
+    "momentum must be ": [
+        lambda out, momentum=momentum: F.batch_norm_forward(X, momentum=momentum, out=out)
+        for momentum in (-0.1, 1.1, np.nan, np.inf, "0.1", None)
+    ],
+    "momentum_of must be one of 'new', 'old'": [lambda out: F.batch_norm_forward(X, momentum_of="mean", out=out)],
+    "unbiased must be True or False": [lambda out: F.batch_norm_forward(X, unbiased=1, out=out)],
+    "training must be True or False": [lambda out: F.batch_norm_forward(X, training="no", out=out)],
+    "running_mean and running_var must be given both or not at all": [
+        lambda out: F.batch_norm_forward(X, running_mean=X[0].copy(), out=out),
+        lambda out: F.batch_norm_forward(X, running_var=X[0].copy(), out=out),
+        lambda out: F.batch_norm_forward(X, running_var=X[0].copy(), out=out, training=False),
+    ],
+    "running_mean and running_var must be given for training=False": [
+        lambda out: F.batch_norm_forward(X, out=out, training=False)
+    ],
+    "x must have at least 2 values per channel for an unbiased variance": [
+        lambda out: F.batch_norm_forward(X[:1], None, None, X[1].copy(), X[2].copy(), out=out[:1])
+    ],
+    "cache must come from batch_norm_forward in training": [
+        lambda out: F.batch_norm_backward(X, None, out=out),
+        lambda out: F.batch_norm_backward(X, (X, None, X[0], X[0]), out=out),
+    ],
+    "x must have 4 dimensions": [lambda out: F.im2col(X, 2), lambda out: F.max_pool_forward(X, 2)],
+    "size must be ": [
+        lambda out, size=size: f(size)
+        for size in (0, (2, 0), (1, 2, 3), 1.5, None, "2", 5, (4, 4))
+        for f in (
+            lambda size: F.im2col(IMAGE, size),
+            lambda size: F.max_pool_forward(IMAGE, size),
+            lambda size: F.col2im(COLUMNS, IMAGE.shape, size),
+            lambda size: F.max_pool_backward(POOLED, WINNER, IMAGE.shape, size),
+        )
+    ],
+    "stride must be ": [lambda out: F.im2col(IMAGE, 2, 0), lambda out: F.max_pool_forward(IMAGE, 2, -1)],
+    "padding must be ": [lambda out: F.im2col(IMAGE, 2, 1, -1), lambda out: F.col2im(COLUMNS, IMAGE.shape, 2, 1, 0.5)],
+    "shape must be ": [
+        lambda out, shape=shape: f(shape)
+        for shape in (None, 4, (), (1, 4, 3), (1, 4, 3, -2), (1, 4.0, 3, 2))
+        for f in (
+            lambda shape: F.col2im(COLUMNS, shape, 2),
+            lambda shape: F.max_pool_backward(POOLED, WINNER, shape, 2),
+            lambda shape: F.patches_shape(shape, 2),
+        )
+    ],
+    "columns must have shape ": [lambda out: F.col2im(COLUMNS[:, 1:], IMAGE.shape, 2)],
+    "winner must ": [
+        lambda out, winner=winner: F.max_pool_backward(POOLED, winner, IMAGE.shape, 2)
+        for winner in (None, WINNER.astype(np.int64), WINNER[:, :1], WINNER[..., ::-1], WINNER.tolist())
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "call"), [(message, call) for message, wrong in WRONG_ARGUMENTS.items() for call in wrong]
+)
+def test_a_wrong_argument(message, call, refuses):
+    out = np.full_like(X, 7)
+    refuses(lambda: call(out), message, out)
+
+
+# ---- Optimizers -------------------------------------------------------------------------------------
+
+
+def bad_values(declared):
+    """Values that break the rule of a hyperparameter."""
+    match declared:
+        case Flag():
+            return [0, 1, None, "True", np.nan]
+        case Choice():
+            return ["", "hats", None, 0, True]
+    low, high = declared.bounds[1:-1].split(",")
+    ends = [float(low)] * (declared.bounds[0] == "(") + [float(high)] * (declared.bounds[-1] == ")")
+    beyond = [float(low) - 1, float(high) + 1]
+    return [np.nan, np.inf, -np.inf, *ends, *beyond, "0.5", None, [0.1], 0.1j]
+
+
+def bad_hypers():
+    for name, cls in OPTIMIZERS.items():
+        for key in cls.hyper_names():
+            for value in bad_values(getattr(cls, key)):
+                yield pytest.param(name, key, value, id=f"{name}-{key}={value}")
+
+
+@pytest.mark.parametrize(("name", "key", "value"), bad_hypers())
+def test_a_bad_hyperparameter(name, key, value, refuses):
+    cls, call = OPTIMIZERS[name], optimizer_call(name)
+    arrays = call.arrays
+    counter = {"t": 1} if cls.counts_steps else {}
+    hyper = {"lr": 0.5} | {key: value}
+    message = f"{key} must be "
+    # Values that are equal must not stand in for each other: 1 is not True.
+    getattr(functional, name)(**{k: a.copy() for k, a in arrays.items()}, lr=0.5, **counter)
+    refuses(lambda: getattr(functional, name)(**arrays, **hyper, **counter), message, *arrays.values())
+    refuses(lambda: cls(arrays["param"], **hyper), message, arrays["param"])
+
+    optimizer = cls(arrays["param"], lr=0.5)
+    before = optimizer.state_dict()["hyper"]
+    refuses(lambda: setattr(optimizer, key, value), message)
+    assert optimizer.state_dict()["hyper"] == before
+
+
+@pytest.mark.parametrize("t", [0, -1, 1.0, 1.5, np.nan, "1", None])
+@pytest.mark.parametrize("name", [name for name, cls in OPTIMIZERS.items() if cls.counts_steps])
+def test_a_bad_step_number(name, t, refuses):
+    arrays = optimizer_call(name).arrays
+    refuses(lambda: getattr(functional, name)(**arrays, t=t), "t must be ", *arrays.values())
+
+
+@pytest.mark.parametrize("grad_scale", [np.nan, np.inf, -np.inf, "1", None, np.ones(3), [1.0]], ids=str)
+def test_a_bad_grad_scale(any_rule, grad_scale, refuses):
+    arrays = optimizer_call(any_rule.name).arrays
+    refuses(lambda: any_rule.step(*arrays.values(), t=1, grad_scale=grad_scale), "grad_scale must be ", *arrays.values())
+    refuses_step(any_rule.make(arrays["param"]), arrays["grad"], "grad_scale must be ", refuses, grad_scale=grad_scale)
+
+
+def refuses_step(optimizer, grads, message, refuses, **more):
+    """Asserts that a step is refused with parameters, gradients, state and counter what they were."""
+    arrays = [a for a in checks.labelled(checks.named("param", optimizer.params), optimizer.state).values()]
+    t = optimizer.t
+    refuses(lambda: optimizer.step(grads, **more), message, *arrays)
+    assert optimizer.t == t
+
+
+STRUCTURES = {  # two arrays in each structure, and what the second is called as a parameter and as a gradient
+    "list": (lambda a, b: [a, b], r"params\[1\]", r"grads\[1\]"),
+    "tuple": (lambda a, b: (a, b), r"params\[1\]", r"grads\[1\]"),
+    "dict": (lambda a, b: {"w": a, "b": b}, r"params\[b\]", r"grads\[b\]"),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("way", WRONG | WRONG_BESIDE | WRONG_TO_WRITE)
+def test_a_wrong_array_among_several(any_rule, structure, way, refuses, same_bits):
+    """The last array is the wrong one: nothing has been written when it is found."""
+    of, param_label, grad_label = STRUCTURES[structure]
+    first, second, grad = ramp(5), ramp(6, 4), ramp(6, 4)
+    spoil, message = (WRONG | WRONG_BESIDE | WRONG_TO_WRITE)[way]
+    if way not in ("longer", "one axis more"):
+        refuses(lambda: any_rule.make(of(first, spoil(second))), f"{param_label} {message}", first, second)
+    optimizer = any_rule.make(of(first, second))
+    if way in WRONG_TO_WRITE:
+        optimizer.step(of(-first, spoil(grad)))  # which is only read
+    else:
+        refuses_step(optimizer, of(-first, spoil(grad)), f"{grad_label} {message}", refuses)
+        optimizer.step(of(-first, grad))
+    assert optimizer.t == 1
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_overlaps_among_several(any_rule, structure, refuses):
+    of, param_label, grad_label = STRUCTURES[structure]
+    memory = ramp(20)
+    apart_, over = memory[:8], memory[7:15]
+    refuses(lambda: any_rule.make(of(apart_, over)), rf"params\[.*\] and {param_label} must not overlap", memory)
+    optimizer = any_rule.make(of(memory[:8], memory[8:16]))
+    grad = ramp(8)
+    arrays = [memory[1:9], memory[12:20], *optimizer.state.get("0", optimizer.state.get("w")).values()]
+    for wrong in arrays:
+        refuses_step(optimizer, of(grad, wrong), f".*{grad_label}.* must not overlap", refuses)
+
+
+@pytest.mark.parametrize(
+    ("params", "grads", "message"),
+    [
+        (ramp(3), [ramp(3)], "grads must have the structure of params, ndarray, got list"),
+        (ramp(3), {"param": ramp(3)}, "grads must have the structure of params, ndarray, got dict"),
+        (ramp(3), None, "grads must have the structure of params, ndarray, got NoneType"),
+        ([ramp(3)], ramp(3), "grads must have the structure of params, list, got ndarray"),
+        ([ramp(3)], {"0": ramp(3)}, "grads must have the structure of params, list, got dict"),
+        ([ramp(3)], None, "grads must be an array, or a list or a dict of arrays, got NoneType"),
+        ([ramp(3)], "a", "grads must be an array, or a list or a dict of arrays, got str"),
+        ({"a": ramp(3)}, [ramp(3)], "grads must have the structure of params, dict, got list"),
+        ([ramp(3), ramp(3)], [ramp(3)], "grads must hold one array per parameter, but lacks 1"),
+        ([ramp(3)], [ramp(3), ramp(3)], "grads must hold one array per parameter, but also has 1"),
+        ([], [ramp(3)], "grads must hold one array per parameter, but also has 0"),
+        ({"a": ramp(3)}, {}, "grads must hold one array per parameter, but lacks a"),
+        ({"a": ramp(3)}, {"b": ramp(3)}, "grads must hold one array per parameter, but lacks a"),
+        ({"a": ramp(3)}, {"a": ramp(3), "b": ramp(3)}, "grads must hold one array per parameter, but also has b"),
+    ],
+)
+def test_gradients_in_another_structure(params, grads, message, any_rule, refuses):
+    refuses_step(any_rule.make(params), grads, message, refuses)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (None, "param must be an array, or a list or a dict of arrays, got NoneType"),
+        ("w", "param must be an array, or a list or a dict of arrays, got str"),
+        (1.0, "param must be an array, or a list or a dict of arrays, got float"),
+        ([[1.0, 2.0]], r"params\[0\] must be a NumPy array, got list"),
+        ([ramp(3), None], r"params\[1\] must be a NumPy array, got NoneType"),
+        ({"a": [ramp(3)]}, r"params\[a\] must be a NumPy array, got list"),
+        ({1: ramp(3), "1": ramp(3)}, "param must have keys that differ as text"),
+    ],
+)
+def test_parameters_that_are_no_arrays(params, message, any_rule, refuses):
+    refuses(lambda: any_rule.make(params), message)
+
+
+def test_the_functional_form_takes_one_array(any_rule, refuses):
+    for several in ([ramp(3), ramp(3)], {"a": ramp(3), "b": ramp(3)}):
+        states = [ramp(3) for _ in any_rule.states]
+        refuses(lambda: any_rule.step(several, several, *states, t=1), "param must be a NumPy array", *states)
+
+
+def test_an_unknown_keyword_is_refused(any_rule):
+    with pytest.raises(TypeError, match="learning_rate"):
+        any_rule.cls(ramp(3), lr=0.1, learning_rate=0.1)

@@ -1,0 +1,231 @@
+"""The same bits on every instruction set, whatever the values; how a set is chosen; what a call leaves."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import _kernels, functional
+
+# How to run the kernel of each row of LAYERS, given a function x(*shape) that makes hostile values.
+SHAPE, WINDOW = (2, 9, 11, 5), {"size": (3, 2), "stride": (2, 1)}
+COLUMNS = functional.patches_shape(SHAPE, (3, 2), (2, 1), (1, 2))
+POOLED = (*functional.patches_shape(SHAPE, (3, 2), (2, 1))[:3], SHAPE[3])
+BATCHES = [(9, 1), (45, 2), (70, 3), (70, 16), (7, 32), (9, 45), (5, 3, 31), (3, 2, 32), (4, 3, 7, 29)]
+
+
+def batch_norm_backward(x, shape):
+    _, cache = functional.batch_norm_forward(x(*shape), x(shape[1]))
+    return functional.batch_norm_backward(x(*shape), cache)
+
+
+RUN = {
+    "relu_forward": lambda x: [functional.relu_forward(x(n)) for n in (1, 33, 1000)],
+    "relu_backward": lambda x: [functional.relu_backward(x(n), x(n)) for n in (1, 33, 1000)],
+    "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(7, n), x(n)) for n in (1, 31, 45, 100)],
+    "bias_relu_backward": lambda x: [
+        out for n in (1, 31, 45, 100) for out in functional.bias_relu_backward(x(201, n), x(201, n))
+    ],
+    "random_bits": lambda x: [random_bits(blocks=37, seed=2**63 + 1, counter=2**64 - 1, first=2**64 - 5)],
+    "dropout_forward": lambda x: [
+        out for n in (1, 8, 31, 65, 1000) for out in functional.dropout(x(n), 0.3, seed=n, counter=3)
+    ],
+    "dropout_apply": lambda x: [
+        functional.dropout_apply(x(n), np.arange(n) % 3 > 0, 0.3) for n in (1, 31, 65, 1000)
+    ],
+    "batch_norm_forward": lambda x: [
+        out
+        for shape in BATCHES
+        for running in [(x(shape[1]), x(shape[1]))]
+        for y, cache in [functional.batch_norm_forward(x(*shape), x(shape[1]), x(shape[1]), *running)]
+        for out in (y, cache.mean, cache.inv_std, *running)
+    ],
+    "batch_norm_inference": lambda x: [
+        functional.batch_norm_forward(x(*shape), *(x(shape[1]) for _ in range(4)), training=False)[0]
+        for shape in BATCHES
+    ],
+    "batch_norm_backward": lambda x: [out for shape in BATCHES for out in batch_norm_backward(x, shape)],
+    "softmax_cross_entropy": lambda x: [
+        np.asarray(out, dlogits.dtype)
+        for n in (1, 2, 10, 33, 5000)
+        for loss, dlogits in [functional.softmax_cross_entropy(x(13, n), np.arange(13) % n)]
+        for out in (loss, dlogits)
+    ],
+    "max_pool_forward": lambda x: functional.max_pool_forward(x(*SHAPE), **WINDOW),
+    "max_pool_backward": lambda x: [
+        functional.max_pool_backward(
+            x(*POOLED), functional.max_pool_forward(x(*SHAPE), **WINDOW)[1], SHAPE, **WINDOW
+        )
+    ],
+    "im2col": lambda x: [functional.im2col(x(*SHAPE), **WINDOW, padding=(1, 2))],
+    "stream": lambda x: stream(x(1001)),
+    "col2im": lambda x: [functional.col2im(x(*COLUMNS), SHAPE, **WINDOW, padding=(1, 2))],
+}
+
+
+def stream(x):
+    out = [x[::-1].copy() for _ in range(3)]
+    _kernels.Layer("stream")((x, *out), (x.size,), (0.5,))
+    return out
+
+
+def random_bits(blocks, seed, counter, first):
+    bits = np.empty((blocks, 4), np.uint32)
+    _kernels.Layer("random_bits")((bits,), (blocks, seed, counter, first))
+    return bits
+
+
+@pytest.fixture(params=RUN)
+def kernel(request):
+    return request.param
+
+
+def test_every_layer_kernel_is_in_the_table_above():
+    assert set(RUN) == set(_kernels.LAYERS)
+
+
+@pytest.mark.parametrize("kernel", sorted(set(RUN) - {"random_bits", "stream"}))
+def test_the_table_runs_the_kernel_that_it_names(kernel, hostile, monkeypatch):
+    real, calls = getattr(functional, f"_{kernel}"), []
+    monkeypatch.setattr(functional, f"_{kernel}", lambda *arguments: calls.append(kernel) or real(*arguments))
+    RUN[kernel](hostile(np.float64))
+    assert calls
+
+
+@pytest.mark.parametrize("share", [0, 0.003, 0.1], ids="hostile={}".format)
+def test_layers_have_the_same_bits_on_every_isa(kernel, dtype, share, hostile, on_each_isa, same_bits):
+    first, *others = on_each_isa(lambda: RUN[kernel](hostile(dtype, share)))
+    assert any(np.isfinite(result).any() for result in first)
+    for results in others:
+        for actual, expected in zip(results, first, strict=True):
+            same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("share", [0, 0.1], ids="hostile={}".format)
+def test_steps_have_the_same_bits_on_every_isa(rule, dtype, share, hostile, on_each_isa, same_bits):
+    def steps():
+        x = hostile(dtype, share)
+        results = []
+        for n in (1, 7, 31, 33, 1000):
+            arrays = [x(n) for _ in ("param", *rule.states)]
+            for t in (1, 2, 3):
+                rule.step(arrays[0], x(n), *arrays[1:], t=t)
+            results += arrays
+        return results
+
+    first, *others = on_each_isa(steps)
+    for results in others:
+        for actual, expected in zip(results, first, strict=True):
+            same_bits(actual, expected)
+
+
+# ---- Denormals -----------------------------------------------------------------------------------
+
+
+def denormals_work() -> bool:
+    return all(np.finfo(t).tiny.astype(t) / t(2) > 0 for t in (np.float32, np.float64))
+
+
+def test_a_layer_leaves_the_float_mode_alone(kernel, isa, hostile):
+    RUN[kernel](hostile(np.float32))
+    assert denormals_work()
+
+
+def test_a_step_leaves_the_float_mode_alone(any_rule, isa, dtype):
+    any_rule.step(*np.ones((2 + len(any_rule.states), 40), dtype), t=2)
+    assert denormals_work()
+
+
+def test_denormals_are_zero_within_a_kernel(isa, dtype):
+    x = np.full(40, np.finfo(dtype).tiny / 4, dtype)
+    functional.sgd(x, np.zeros_like(x), lr=0.5)
+    assert not x.any()
+
+
+# ---- The choice ----------------------------------------------------------------------------------
+
+
+def python(code, **environment):
+    """Run code in a new process."""
+    clean = {key: value for key, value in os.environ.items() if key != "FASTOPT_ISA"}
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_strongest_set_is_the_default():
+    assert python("import fastopt; print(fastopt.isa())").stdout.split() == [fastopt.isas()[0]]
+
+
+@pytest.mark.parametrize("name", _kernels.isas())
+def test_the_environment_chooses(name):
+    assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA=name).stdout.split() == [name]
+
+
+def test_baseline_is_a_name_everywhere():
+    assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA="baseline").stdout.split() == [
+        fastopt.isas()[-1]
+    ]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", *({"avx512", "avx2", "neon"} - set(_kernels.isas()))])
+def test_the_environment_names_no_such_set(name):
+    result = python("import fastopt", FASTOPT_ISA=name)
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith(
+        "ImportError: FASTOPT_ISA: the instruction set must be one that this machine supports"
+    )
+    assert message.endswith(f"{', '.join(_kernels.isas())}; got {name!r}")
+
+
+def test_an_unknown_set_is_refused_and_the_old_one_kept(isa):
+    with pytest.raises(ValueError, match="nonsense"):
+        _kernels.use_isa("nonsense")
+    assert fastopt.isa() == isa
+
+
+# ---- Import and threads --------------------------------------------------------------------------
+
+
+def test_import_brings_in_numpy_and_nothing_else():
+    code = """
+import sys
+before = set(sys.modules)
+import fastopt
+new = [name for name in set(sys.modules) - before if getattr(sys.modules[name], "__spec__", None)]
+print(*sorted({name.split(".")[0] for name in new} - sys.stdlib_module_names))
+print(*sorted(name for name in new if name.startswith("fastopt.")))
+"""
+    top, own = python(code).stdout.splitlines()
+    assert top.split() == ["fastopt", "numpy"]
+    modules = "_kernels checks functional optimizers schedules"
+    assert set(own.split()) <= {f"fastopt.{name}" for name in modules.split()}
+
+
+def test_two_threads_step_two_optimizers(any_rule, rng, same_bits):
+    n, steps = 30_000, 30  # large enough that a step gives up the GIL
+    start, grads = rng.standard_normal((2, n)), rng.standard_normal((steps, n))
+
+    def train(param):
+        optimizer = any_rule.make(param)
+        for grad in grads:
+            optimizer.step(grad)
+
+    alone, together = start.copy(), start.copy()
+    for param in alone:
+        train(param)
+    threads = [threading.Thread(target=train, args=(param,)) for param in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    same_bits(together, alone)

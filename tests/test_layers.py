@@ -1,0 +1,559 @@
+"""Every layer kernel against its formula in `fastopt.reference`, finite differences and known answers."""
+
+import numpy as np
+import pytest
+
+from fastopt import _kernels, functional, reference
+
+# ---- Activations ------------------------------------------------------------------------------------
+
+
+def normal(rng, shape, dtype):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def test_relu(isa, dtype, size, rng, guarded, same_bits):
+    x, dy = (normal(rng, size, dtype) for _ in range(2))
+    y = functional.relu_forward(guarded(x, 1), out=guarded(x, 3))
+    same_bits(y, reference.relu_forward(x))
+    dx = functional.relu_backward(guarded(dy, 1), guarded(y, 2), out=guarded(x, 3))
+    same_bits(dx, reference.relu_backward(dy, y))
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 31, 32, 33, 100])
+@pytest.mark.parametrize("rows", [0, 1, 3, 63, 64, 65, 1000])
+def test_bias_relu(isa, dtype, rows, columns, rng, guarded, close, same_bits):
+    x, dy, bias = (
+        normal(rng, (rows, columns), dtype),
+        normal(rng, (rows, columns), dtype),
+        normal(rng, columns, dtype),
+    )
+    y = functional.bias_relu_forward(guarded(x, 1), guarded(bias, 2), out=guarded(x, 3))
+    same_bits(y, reference.bias_relu_forward(x, bias))
+    dx, dbias = functional.bias_relu_backward(guarded(dy, 1), guarded(y, 2), out=guarded(x, 3))
+    wanted, wanted_bias = reference.bias_relu_backward(dy.astype(np.float64), y)
+    np.testing.assert_array_equal(dx, wanted)
+    close(dbias, wanted_bias)
+
+
+def test_bias_of_images(rng, same_bits):
+    x, bias = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal(5)
+    same_bits(functional.bias_relu_forward(x, bias), reference.bias_relu_forward(x, bias))
+
+
+def test_a_bias_gradient_of_many_rows_keeps_its_digits():
+    ones = np.ones((2**22, 3), np.float32)
+    ones[:, 1] = 0.1
+    _, dbias = functional.bias_relu_backward(ones, np.ones_like(ones))
+    np.testing.assert_allclose(dbias, ones.sum(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+def test_relu_of_special_values(isa, dtype):
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)
+    np.testing.assert_array_equal(functional.relu_forward(x), [np.nan, np.inf, 0, 0, 0])
+    np.testing.assert_array_equal(
+        functional.bias_relu_forward(x[:, None], np.ones(1, dtype))[:, 0], [np.nan, np.inf, 0, 1, 1]
+    )
+    dy = np.array([1, np.nan, np.nan, np.inf, -np.inf], dtype)
+    np.testing.assert_array_equal(
+        functional.relu_backward(dy, np.array([1, 1, 0, 0, 0], dtype)), [1, np.nan, 0, 0, 0]
+    )
+
+
+# Functions that may write onto their first argument.
+IN_PLACE = {
+    "relu_forward": lambda x, out: functional.relu_forward(x, out=out),
+    "relu_backward": lambda x, out: functional.relu_backward(x, np.arange(-3.0, 4, 1 / 11)[:70], out=out),
+    "bias_relu_forward": lambda x, out: functional.bias_relu_forward(x, np.linspace(-1, 1, 70), out=out),
+    "bias_relu_backward": lambda x, out: functional.bias_relu_backward(
+        x, np.arange(-3.0, 4, 1 / 11)[:70], out=out
+    )[0],
+    "dropout": lambda x, out: functional.dropout(x, 0.4, seed=1, counter=2, out=out)[0],
+    "dropout_apply": lambda x, out: functional.dropout_apply(x, np.arange(70) % 3 == 0, 0.4, out=out),
+    "dropout_backward": lambda x, out: functional.dropout_backward(x, np.arange(70) % 3 == 0, 0.4, out=out),
+    "softmax_cross_entropy": lambda x, out: functional.softmax_cross_entropy(
+        x.reshape(7, 10), np.arange(7), out=None if out is None else out.reshape(7, 10)
+    )[1].reshape(70),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_is_the_same(name, isa, rng, guarded, same_bits):
+    x = guarded(rng.standard_normal(70), 1)
+    expected = IN_PLACE[name](x, None)
+    assert not np.shares_memory(expected, x)
+    assert np.shares_memory(IN_PLACE[name](x, x), x)
+    same_bits(x, expected)
+
+
+# ---- Softmax cross-entropy --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [1, 30, 1e4])
+@pytest.mark.parametrize(
+    ("rows", "classes"), [(1, 1), (5, 1), (1, 2), (64, 10), (3, 33), (500, 17), (2, 4096), (3, 9001)]
+)
+def test_softmax_cross_entropy(isa, dtype, rows, classes, spread, rng, guarded, close):
+    logits = (spread * rng.uniform(-1, 1, (rows, classes))).astype(dtype)
+    labels = rng.integers(classes, size=rows)
+    given = guarded(logits, 1)
+    loss, dlogits = functional.softmax_cross_entropy(given, guarded(labels), out=guarded(logits, 2))
+    expected_loss, expected = reference.softmax_cross_entropy(logits.astype(np.float64), labels)
+    assert type(loss) is float
+    tolerance = (
+        1e-12 if dtype == np.float64 else 5e-6
+    )  # of a loss and of a probability: log p and p - 1 cancel
+    assert loss == pytest.approx(expected_loss, rel=tolerance, abs=tolerance)
+    np.testing.assert_allclose(dlogits, expected, rtol=0, atol=tolerance / rows)
+    np.testing.assert_array_equal(given, logits)
+
+
+@pytest.mark.parametrize("labels", ["int8", "uint8", "int32", "uint64", ">i4"])
+def test_labels_of_any_integer_type(labels, rng):
+    logits, wanted = rng.standard_normal((6, 5)), np.arange(6) % 5
+    expected = functional.softmax_cross_entropy(logits, wanted)
+    actual = functional.softmax_cross_entropy(logits, wanted.astype(labels))
+    assert actual[0] == expected[0]
+    np.testing.assert_array_equal(actual[1], expected[1])
+
+
+def test_loss_of_equal_logits_is_the_log_of_the_classes(dtype):
+    for classes in (1, 2, 10, 1000):
+        loss, _ = functional.softmax_cross_entropy(np.full((4, classes), 7, dtype), np.zeros(4, int))
+        assert loss == pytest.approx(np.log(classes), rel=1e-6)
+
+
+def test_opposite_logits(isa, dtype):
+    """Where all the others vanish beside one logit, the loss is the distance to it."""
+    logits = np.array([[1e4, -1e4], [-1e4, 1e4]], dtype)
+    loss, dlogits = functional.softmax_cross_entropy(logits, np.zeros(2, int))
+    assert loss == 1e4
+    np.testing.assert_array_equal(dlogits, [[0, 0], [-0.5, 0.5]])
+
+
+def test_exp_and_log_of_the_kernels(isa, dtype):
+    """Two classes a distance apart: its softmax is 1 / (1 + exp(distance)), its loss the log of that."""
+    distance = np.linspace(0, 70 if dtype == np.float32 else 690, 20_001)
+    logits = np.stack([np.zeros_like(distance), -distance], axis=1).astype(dtype)
+    distance = -logits[:, 1].astype(np.float64)
+    _, dlogits = functional.softmax_cross_entropy(logits, np.zeros(len(distance), int))
+    softmax = dlogits[:, 1].astype(np.float64) * len(distance)
+    np.testing.assert_allclose(
+        softmax, np.exp(-distance) / (1 + np.exp(-distance)), rtol=8 * np.finfo(dtype).eps
+    )
+    losses = [functional.softmax_cross_entropy(row[None], np.array([1]))[0] for row in logits[:50]]
+    np.testing.assert_allclose(losses, np.logaddexp(0, distance[:50]), rtol=8 * np.finfo(dtype).eps)
+
+
+def test_a_nan_logit_spoils_its_row_alone(isa, dtype, rng):
+    logits = normal(rng, (9, 40), dtype)
+    expected = functional.softmax_cross_entropy(logits, np.zeros(9, int))[1]
+    logits[4, 17] = np.nan
+    loss, dlogits = functional.softmax_cross_entropy(logits, np.zeros(9, int))
+    assert np.isnan(loss)
+    assert np.isnan(dlogits[4]).all()
+    np.testing.assert_array_equal(np.delete(dlogits, 4, 0), np.delete(expected, 4, 0))
+
+
+# ---- Random bits ------------------------------------------------------------------------------------
+
+ALL = 2**64 - 1
+# The known answers of Random123 for philox4x32-10, (block, counter, seed): words.
+PHILOX = {
+    (0, 0, 0): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    (ALL, ALL, ALL): "408f276d 41c83b0e a20bc7c6 6d5451fd",
+    (0x85A308D3_243F6A88, 0x03707344_13198A2E, 0x299F31D0_A4093822): "d16cfe09 94fdcceb 5001e420 24126ea1",
+}
+
+
+@pytest.mark.parametrize(("where", "words"), PHILOX.items(), ids=str)
+def test_philox_gives_the_known_answers(where, words, isa, guarded):
+    block, counter, seed = where
+    bits = guarded(np.zeros(4, np.int32)).view(np.uint32)
+    _kernels.Layer("random_bits")((bits,), (1, seed, counter, block))
+    of_reference = reference.philox(np.array([block], np.uint64), seed, counter)[0]
+    for answer in (bits, of_reference):
+        assert " ".join(f"{word:08x}" for word in answer) == words
+
+
+def test_philox_beyond_one_call_of_lanes(isa):
+    bits = np.empty((50, 4), np.uint32)
+    _kernels.Layer("random_bits")((bits,), (50, 12345, 678, 2**32 - 20))
+    np.testing.assert_array_equal(bits, reference.philox(np.arange(2**32 - 20, 2**32 + 30), 12345, 678))
+
+
+# ---- Dropout ----------------------------------------------------------------------------------------
+
+MASK_SIZES = (0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 95, 97, 128, 1000, 100003)
+
+
+@pytest.mark.parametrize("size", MASK_SIZES)
+def test_dropout(isa, dtype, size, rng, guarded, close, same_bits):
+    x, dy = normal(rng, size, dtype), normal(rng, size, dtype)
+    seed, counter = 2**64 - size - 1, size
+    expected, kept = reference.dropout(x.astype(np.float64), 0.3, seed=seed, counter=counter)
+    y, bits = functional.dropout(guarded(x, 1), 0.3, seed=seed, counter=counter, out=guarded(x, 2))
+    close(y, expected)
+    np.testing.assert_array_equal(bits, np.packbits(kept, bitorder="little"))
+    same_bits(y == 0, ~kept)
+
+    again, mask = functional.dropout(x, 0.3, seed=seed, counter=counter, mask_format="bytes")
+    assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask, kept)
+    same_bits(again, y)
+
+    dx = functional.dropout_backward(guarded(dy, 1), bits, 0.3, out=guarded(x, 3))
+    close(dx, reference.dropout_backward(dy.astype(np.float64), kept, 0.3))
+    for own in (mask, mask.astype(np.uint8), mask.astype(np.int64)):
+        same_bits(functional.dropout_backward(dy, own, 0.3), dx)
+        same_bits(functional.dropout_apply(x, own, 0.3), y)
+
+
+def test_dropout_keeps_the_shape(rng):
+    x = rng.standard_normal((3, 5, 7))
+    y, mask = functional.dropout(x, 0.5, seed=1, counter=1, mask_format="bytes")
+    flat, bits = functional.dropout(x.ravel(), 0.5, seed=1, counter=1)
+    assert y.shape == mask.shape == x.shape
+    assert bits.shape == (14,)
+    np.testing.assert_array_equal(y.ravel(), flat)
+    np.testing.assert_array_equal(
+        functional.dropout_backward(x, bits, 0.5), functional.dropout_backward(x, mask, 0.5)
+    )
+
+
+@pytest.mark.parametrize("p", [0, 0.1, 0.5, 0.75, 1 - 2**-32])
+def test_dropout_by_the_share_kept(p, rng, same_bits):
+    x = rng.standard_normal(1000)
+    y, mask = functional.dropout(x, p, seed=5, counter=6)
+    other, other_mask = functional.dropout(x, 1 - p, seed=5, counter=6, p_is="keep")
+    same_bits(other_mask, mask)
+    same_bits(other, y)
+    same_bits(
+        functional.dropout_backward(x, mask, 1 - p, p_is="keep"), functional.dropout_backward(x, mask, p)
+    )
+
+
+def test_dropout_of_nothing_changes_nothing(dtype, rng, same_bits):
+    x = normal(rng, 77, dtype)
+    for p, p_is in ((0, "drop"), (1, "keep")):
+        y, mask = functional.dropout(x, p, seed=0, counter=0, p_is=p_is, mask_format="bytes")
+        same_bits(y, x)
+        assert mask.all()
+
+
+def test_dropout_that_keeps_next_to_nothing():
+    y, mask = functional.dropout(np.ones(1000), 1e-300, seed=0, counter=0, p_is="keep", mask_format="bytes")
+    assert not y.any()
+    assert not mask.any()
+
+
+def test_dropped_is_zero_whatever_it_was(isa, dtype):
+    x = np.full(200, np.nan, dtype)
+    y, mask = functional.dropout(x, 0.5, seed=0, counter=0, mask_format="bytes")
+    np.testing.assert_array_equal(y, np.where(mask, np.nan, 0))
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share(p):
+    """Within 5 standard deviations, in every eighth of the elements and at every place in a byte."""
+    n = 2**20
+    _, mask = functional.dropout(np.ones(n, np.float32), p, seed=3, counter=0, mask_format="bytes")
+    dropped = ~mask
+    for groups in (dropped.reshape(8, -1).mean(axis=1), dropped.reshape(-1, 8).mean(axis=0)):
+        np.testing.assert_array_less(np.abs(groups - p), 5 * np.sqrt(p * (1 - p) / (n / 8)))
+
+
+def test_masks_of_other_seeds_and_counters_are_independent():
+    n = 2**18
+    where = [(0, 0), (1, 0), (0, 1), (1, 1), (2**32, 0), (0, 2**32)]
+    masks = [
+        functional.dropout(np.ones(n), 0.5, seed=seed, counter=counter, mask_format="bytes")[1]
+        for seed, counter in where
+    ]
+    correlation = np.corrcoef(masks) - np.eye(len(masks))
+    assert abs(correlation).max() < 5 / np.sqrt(n)
+    shifted = np.corrcoef(masks[0][64:], masks[0][:-64])[0, 1]
+    assert abs(shifted) < 5 / np.sqrt(n)
+
+
+# ---- Batch norm -------------------------------------------------------------------------------------
+
+CHANNELS = (1, 2, 3, 10, 16, 20, 31, 32, 33, 40, 64, 100)
+INNER = ((2,), (31,), (32,), (33,), (7, 7), (32, 32), (5, 1, 13), (1,), (1, 1))
+SHAPES = [(n, c) for n in (2, 37, 500) for c in CHANNELS]
+SHAPES += [(3, c, *inner) for c in (1, 2, 3, 33) for inner in INNER]
+SHAPES += [(1, 4, 33), (200, 2, 3), (2, 2, 9001), (9001, 3), (50_000, 1)]
+
+
+def batch(rng, shape, dtype):
+    """x, dy; scale, shift, running mean and variance."""
+    c = shape[1]
+    x = rng.normal(rng.normal(size=(c, *[1] * (len(shape) - 2))), rng.uniform(0.5, 2), shape)
+    vectors = [rng.normal(size=c), rng.normal(size=c), rng.normal(size=c), rng.uniform(0.5, 2, c)]
+    return x.astype(dtype), normal(rng, shape, dtype), [v.astype(dtype) for v in vectors]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_batch_norm(isa, dtype, shape, rng, guarded, close):
+    x, dy, vectors = batch(rng, shape, dtype)
+    wide = [v.astype(np.float64) for v in vectors]
+    placed = [guarded(v, i + 1) for i, v in enumerate(vectors)]
+    given = guarded(x, 2)
+    y, cache = functional.batch_norm_forward(given, *placed, out=guarded(x, 3))
+    expected, expected_cache, *running = reference.batch_norm_forward(x.astype(np.float64), *wide)
+    np.testing.assert_array_equal(given, x)
+    close(y, expected)
+    for array, wanted in zip(placed, [*wide[:2], *running], strict=True):
+        close(array, wanted)
+
+    dx, *dvectors = functional.batch_norm_backward(guarded(dy, 1), cache, out=guarded(x, 2))
+    wanted, *wanted_vectors = reference.batch_norm_backward(dy.astype(np.float64), expected_cache)
+    tolerance = 1e-12 if dtype == np.float64 else 5e-6
+    a = np.abs(expected_cache[1] * expected_cache[2]).max()  # dx = a (dy - …) may cancel to next to nothing
+    np.testing.assert_allclose(dx, wanted, rtol=tolerance, atol=tolerance * a * np.abs(dy).max())
+    for array, right in zip(dvectors, wanted_vectors, strict=True):
+        np.testing.assert_allclose(array, right, rtol=tolerance, atol=tolerance * np.sqrt(x.size))
+
+    y, cache = functional.batch_norm_forward(given, *placed, training=False, out=guarded(x, 1))
+    assert cache is None
+    close(y, reference.batch_norm_forward(x.astype(np.float64), *wide[:2], *running, training=False)[0])
+
+
+@pytest.mark.parametrize("absent", [(0,), (1,), (0, 1), (2, 3), (0, 1, 2, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 40), (9, 5), (4, 3, 35)], ids=str)
+def test_batch_norm_without_some_of_its_vectors(shape, absent, rng, close):
+    x, dy, vectors = batch(rng, shape, np.float64)
+    vectors = [None if i in absent else v for i, v in enumerate(vectors)]
+    stand_ins = [default if v is None else v for v, default in zip(vectors[:2], (1.0, 0.0), strict=True)]
+    expected, expected_cache, *running = reference.batch_norm_forward(x, *stand_ins, *vectors[2:])
+    y, cache = functional.batch_norm_forward(x, *vectors)
+    close(y, expected)
+    for gradient, wanted in zip(
+        functional.batch_norm_backward(dy, cache),
+        reference.batch_norm_backward(dy, expected_cache),
+        strict=True,
+    ):
+        close(gradient, wanted)
+    if vectors[2] is not None:
+        close(vectors[2], running[0])
+        close(vectors[3], running[1])
+        y, _ = functional.batch_norm_forward(x, *vectors, training=False)
+        close(y, reference.batch_norm_forward(x, *stand_ins, *vectors[2:], training=False)[0])
+
+
+@pytest.mark.parametrize("eps", [0, 1e-5, 10])
+@pytest.mark.parametrize("momentum_of", ["new", "old"])
+@pytest.mark.parametrize("momentum", [0, 0.1, 0.99, 1])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_batch_norm_options(eps, momentum, momentum_of, unbiased, rng, close):
+    options = {"eps": eps, "momentum": momentum, "momentum_of": momentum_of, "unbiased": unbiased}
+    x, _, vectors = batch(rng, (5, 3), np.float64)
+    expected, _, *running = reference.batch_norm_forward(x, *vectors, **options)
+    y, _ = functional.batch_norm_forward(x, *vectors, **options)
+    for array, wanted in zip((y, *vectors[2:]), (expected, *running), strict=True):
+        close(array, wanted)
+
+
+def test_batch_norm_of_one_value_per_channel(rng):
+    """Its variance is 0, so nothing is left but the shift; the biased running variance takes the 0 in."""
+    x, _, (scale, shift, mean, var) = batch(rng, (1, 5), np.float64)
+    np.testing.assert_array_equal(functional.batch_norm_forward(x, scale, shift)[0], shift[None])
+    before = var.copy()
+    functional.batch_norm_forward(x, scale, shift, mean, var, unbiased=False)
+    np.testing.assert_allclose(var, 0.9 * before)
+
+
+HARD = {  # what stands in the way of a sum in float32
+    "offset": lambda rng, shape, noise: 1e4 + noise * rng.standard_normal(shape),
+    "negative offset": lambda rng, shape, noise: -1e4 + noise * rng.standard_normal(shape),
+    "first is an outlier": lambda rng, shape, noise: outlier(1e4 + noise * rng.standard_normal(shape), 2e4),
+    "first is far off": lambda rng, shape, noise: outlier(0.1 + noise * rng.standard_normal(shape), -1e4),
+}
+
+
+def outlier(x, value):
+    x.reshape(*x.shape[:2], -1)[0, :, 0] = value
+    return x
+
+
+@pytest.mark.parametrize("shape", [(300, 5), (1000, 33), (100_000, 2), (4, 3, 57), (2, 2, 100_003)], ids=str)
+@pytest.mark.parametrize("noise", [0.01, 1, 100])
+@pytest.mark.parametrize("kind", HARD)
+def test_batch_norm_loses_no_digits(isa, kind, noise, shape, rng):
+    x = HARD[kind](rng, shape, noise).astype(np.float32)
+    dy = normal(rng, shape, np.float32)
+    running = np.zeros(shape[1], np.float32), np.ones(shape[1], np.float32)
+    y, cache = functional.batch_norm_forward(x, None, None, *running, momentum=1)
+    expected, expected_cache, *expected_running = reference.batch_norm_forward(
+        x.astype(np.float64), 1.0, 0.0, *(r.astype(np.float64) for r in running), momentum=1
+    )
+    gradients = functional.batch_norm_backward(dy, cache)
+    wanted = reference.batch_norm_backward(dy.astype(np.float64), expected_cache)
+    for actual, right in zip(
+        (y, running[1], *gradients), (expected, expected_running[1], *wanted), strict=True
+    ):
+        np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4 * np.sqrt(np.mean(right**2)))
+    np.testing.assert_allclose(running[0], expected_running[0], rtol=1e-6, atol=1e-4 * x.std())
+
+
+def test_batch_norm_of_a_constant_is_the_shift(isa, dtype):
+    for value in (0.1, 1e4 + 0.1, -3e7):
+        x = np.full((1000, 7), value, dtype)
+        y, _ = functional.batch_norm_forward(x, np.ones(7, dtype), np.full(7, 0.25, dtype))
+        np.testing.assert_allclose(y, 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (3, 2, 3), (2, 33), (2, 1, 2, 2)], ids=str)
+def test_batch_norm_backward_by_finite_differences(shape, rng):
+    x, dy, (scale, shift, *_) = batch(rng, shape, np.float64)
+    _, cache = functional.batch_norm_forward(x, scale, shift)
+    gradients = functional.batch_norm_backward(dy, cache)
+
+    def loss():
+        return np.vdot(dy, functional.batch_norm_forward(x, scale, shift)[0])
+
+    for array, gradient in zip((x, scale, shift), gradients, strict=True):
+        np.testing.assert_allclose(gradient, differences(loss, array), rtol=1e-6, atol=1e-7)
+
+
+def differences(loss, array, h=1e-6):
+    """The gradient of a loss with respect to an array that it reads, by central differences."""
+    gradient = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        kept = array[index]
+        array[index] = kept + h
+        above = loss()
+        array[index] = kept - h
+        gradient[index] = (above - loss()) / (2 * h)
+        array[index] = kept
+    return gradient
+
+
+def test_a_nan_spoils_its_channel_alone(isa, dtype, rng):
+    for shape, clean in (
+        ((50, 40), (slice(None), np.arange(40) != 7)),
+        ((5, 4, 45), (slice(None), np.arange(4) != 2)),
+    ):
+        x = normal(rng, shape, dtype)
+        expected = functional.batch_norm_forward(x)[0]
+        x[1, ~clean[1]] = np.nan
+        y = functional.batch_norm_forward(x)[0]
+        assert np.isnan(y[:, ~clean[1]]).all()
+        np.testing.assert_array_equal(y[clean], expected[clean])
+
+
+def test_softmax_and_bias_backward_by_finite_differences(rng):
+    logits, labels = rng.standard_normal((4, 5)), np.array([0, 4, 2, 2])
+    dlogits = functional.softmax_cross_entropy(logits, labels)[1]
+    np.testing.assert_allclose(
+        dlogits, differences(lambda: functional.softmax_cross_entropy(logits, labels)[0], logits), atol=1e-8
+    )
+    x, bias, dy = rng.standard_normal((4, 5)), rng.standard_normal(5), rng.standard_normal((4, 5))
+    dx, dbias = functional.bias_relu_backward(dy, functional.bias_relu_forward(x, bias))
+    for array, gradient in ((x, dx), (bias, dbias)):
+        by_differences = differences(lambda: np.vdot(dy, functional.bias_relu_forward(x, bias)), array)
+        np.testing.assert_allclose(gradient, by_differences, atol=1e-8)
+
+
+# ---- Images -----------------------------------------------------------------------------------------
+
+IMAGES = [(1, 1, 1, 1), (2, 5, 7, 3), (1, 8, 8, 16), (3, 9, 4, 33), (2, 6, 6, 1)]
+WINDOWS = [
+    ((1, 1), (1, 1)),
+    ((2, 2), (2, 2)),
+    ((3, 3), (1, 1)),
+    ((3, 2), (2, 1)),
+    ((2, 3), (3, 4)),
+    ((1, 4), (1, 2)),
+]
+FITTING = [
+    (shape, size, stride)
+    for shape in IMAGES
+    for size, stride in WINDOWS
+    if size[0] <= shape[1] and size[1] <= shape[2]
+]
+
+
+@pytest.mark.parametrize(("shape", "size", "stride"), FITTING, ids=str)
+def test_max_pool(isa, dtype, shape, size, stride, rng, guarded, same_bits):
+    x = rng.integers(-3, 3, shape).astype(dtype)  # with many ties
+    expected, expected_winner = reference.max_pool_forward(x, size, stride)
+    y, winner = functional.max_pool_forward(guarded(x, 1), size, stride, out=guarded(expected * 0, 2))
+    same_bits(y, expected)
+    np.testing.assert_array_equal(winner, expected_winner)
+    dy = rng.integers(-9, 9, y.shape).astype(dtype)  # whole numbers, so that no sum is rounded
+    dx = functional.max_pool_backward(guarded(dy, 1), winner, shape, size, stride, out=guarded(x, 3))
+    np.testing.assert_array_equal(dx, reference.max_pool_backward(dy, winner, shape, size, stride))
+
+
+def test_max_pool_of_nan(isa, dtype, rng):
+    x = normal(rng, (2, 9, 9, 5), dtype)
+    x[rng.random(x.shape) < 0.2] = np.nan
+    x[rng.random(x.shape) < 0.2] = -np.inf
+    expected, expected_winner = reference.max_pool_forward(x, (3, 3), (2, 2))
+    y, winner = functional.max_pool_forward(x, 3, 2)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(winner, expected_winner)
+
+
+def test_one_number_stands_for_height_and_width_and_the_stride_is_the_size(rng):
+    x = rng.standard_normal((2, 7, 7, 3))
+    expected = functional.max_pool_forward(x, (2, 2), (2, 2))
+    for actual, wanted in zip(functional.max_pool_forward(x, 2), expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    np.testing.assert_array_equal(functional.im2col(x, 3, 2, 1), functional.im2col(x, (3, 3), (2, 2), (1, 1)))
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 0), (0, 3)], ids=str)
+@pytest.mark.parametrize(("shape", "size", "stride"), FITTING, ids=str)
+def test_im2col_and_its_transpose(isa, dtype, shape, size, stride, padding, rng, guarded, same_bits):
+    x = rng.integers(-9, 9, shape).astype(dtype)
+    expected = reference.im2col(x, size, stride, padding)
+    columns = functional.im2col(guarded(x, 1), size, stride, padding, out=guarded(expected * 0, 2))
+    same_bits(columns, expected)
+    assert columns.shape == functional.patches_shape(shape, size, stride, padding)
+
+    y = rng.integers(-9, 9, columns.shape).astype(dtype)
+    back = functional.col2im(guarded(y, 1), shape, size, stride, padding, out=guarded(x, 3))
+    np.testing.assert_array_equal(back, reference.col2im(y, shape, size, stride, padding))
+    assert np.vdot(columns, y) == np.vdot(x, back)
+
+
+# ---- Empty arrays -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 3, 4), (2, 3, 0)], ids=str)
+def test_batch_norm_of_nothing(shape):
+    c = shape[1]
+    running = np.zeros(c), np.ones(c)
+    y, cache = functional.batch_norm_forward(np.empty(shape), np.ones(c), np.ones(c), *running)
+    dx, dscale, dshift = functional.batch_norm_backward(y, cache)
+    assert y.shape == dx.shape == shape
+    for zero in (dscale, dshift, running[0], running[1] - 1):
+        np.testing.assert_array_equal(zero, np.zeros(c))
+
+
+def test_softmax_of_nothing():
+    loss, dlogits = functional.softmax_cross_entropy(np.empty((0, 3)), np.empty(0, int))
+    assert loss == 0.0
+    assert dlogits.shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 4, 4, 0)], ids=str)
+def test_images_of_nothing(shape):
+    y, winner = functional.max_pool_forward(np.empty(shape), 2)
+    assert functional.max_pool_backward(y, winner, shape, 2).shape == shape
+    columns = functional.im2col(np.empty(shape), 3, 1, 1)
+    assert functional.col2im(columns, shape, 3, 1, 1).shape == shape
+
+
+# ---- The yardstick of the benchmarks ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arrays", [1, 2, 3])
+def test_stream(isa, dtype, arrays, rng, guarded, same_bits):
+    x, *values = (normal(rng, 1001, dtype) for _ in range(1 + arrays))
+    placed = [guarded(a, i) for i, a in enumerate(values)]
+    _kernels.Layer("stream")((x, *placed, *[None] * (3 - arrays)), (x.size,), (0.5,))
+    for array, a in zip(placed, values, strict=True):
+        same_bits(array, (dtype.type(0.5) * a + x))

@@ -1,0 +1,109 @@
+"""Every optimizer step against its textbook formula in `fastopt.reference`."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastopt import _kernels, functional, reference
+from fastopt.optimizers import OPTIMIZERS
+
+STEPS_TAKEN = 3
+CSRC = Path(__file__).parents[1] / "csrc"
+
+
+def draw(rng, shape, rule, dtype):
+    """A parameter, a state as it is after one step, and the gradients of the steps to come."""
+    param, *grads = (rng.standard_normal(shape).astype(dtype) for _ in range(1 + STEPS_TAKEN))
+    states = [
+        a.astype(dtype) for a in rule.expected(param, -param, *[0 * param for _ in rule.states], t=1)[1:]
+    ]
+    return param, states, grads
+
+
+def check_steps(rule, place, close, param, states, grads, **more):
+    """Take steps in place, and beside them those of the reference in float64."""
+    expected = [a.astype(np.float64) for a in (param, *states)]
+    actual = [place(a, offset=i + 1) for i, a in enumerate((param, *states))]
+    for t, grad in enumerate(grads, start=2):
+        expected = rule.expected(expected[0], grad.astype(np.float64), *expected[1:], t=t, **more)
+        given = place(grad, offset=t)
+        assert rule.step(actual[0], given, *actual[1:], t=t, **more) is None
+        np.testing.assert_array_equal(given, grad, "the gradient has changed")
+    for array, wanted in zip(actual, expected, strict=True):
+        close(array, wanted)
+
+
+def test_every_size_on_every_isa(any_rule, isa, dtype, size, rng, guarded, close):
+    check_steps(any_rule, guarded, close, *draw(rng, size, any_rule, dtype))
+
+
+def test_every_option(rule, dtype, rng, guarded, close):
+    check_steps(rule, guarded, close, *draw(rng, 67, rule, dtype))
+
+
+@pytest.mark.parametrize("grad_scale", [0.125, -3.0, 0])
+def test_grad_scale(any_rule, dtype, grad_scale, rng, guarded, close):
+    check_steps(any_rule, guarded, close, *draw(rng, 67, any_rule, dtype), grad_scale=grad_scale)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 0, 2), (2, 3, 5, 7)], ids=str)
+def test_every_shape(any_rule, shape, rng, guarded, close):
+    check_steps(any_rule, guarded, close, *draw(rng, shape, any_rule, np.float64))
+
+
+def test_every_alignment(any_rule, isa, dtype, rng, same_bits):
+    param, states, grads = draw(rng, 45, any_rule, dtype)
+    results = []
+    for offset in range(64 // dtype.itemsize):
+        arrays = []
+        for i, a in enumerate((param, grads[0], *states)):
+            buffer = np.zeros(200, dtype)
+            start = (offset * (i + 1)) % 64
+            arrays.append(buffer[start : start + a.size])
+            arrays[-1][...] = a
+        any_rule.step(*arrays, t=2)
+        results.append(arrays)
+    for arrays in results[1:]:
+        for array, first in zip(arrays, results[0], strict=True):
+            same_bits(array, first)
+
+
+def test_late_steps(any_rule, close):
+    """At a large t, bias corrections are 1 and must not have lost their digits on the way."""
+    for t in (10, 1000, 10**9):
+        param, grad, states = np.array([1.5]), np.array([0.5]), [np.array([0.25]) for _ in any_rule.states]
+        expected = any_rule.expected(param, grad, *states, t=t)
+        any_rule.step(param, grad, *states, t=t)
+        close(np.concatenate([param, *states]), np.concatenate(expected))
+
+
+# ---- One name, four places -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS, *_kernels.STEPS}))
+def test_an_optimizer_is_in_all_its_places(name):
+    kernels = {cls.kernel for cls in OPTIMIZERS.values()}
+    assert name in OPTIMIZERS or name in kernels, f"no class in optimizers.py drives the row {name}"
+    assert hasattr(reference, name), f"reference.py lacks the function {name}"
+    assert name not in OPTIMIZERS or OPTIMIZERS[name].kernel in _kernels.STEPS
+    assert name not in OPTIMIZERS or name in functional.__all__
+
+
+@pytest.mark.skipif(not CSRC.is_dir(), reason="the C sources are not here")
+def test_every_step_has_a_file_of_its_name():
+    assert {file.stem for file in (CSRC / "steps").glob("*.c")} == set(_kernels.STEPS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_class_function_and_reference_have_the_same_defaults(name):
+    def defaults(function):
+        keywords = inspect.signature(function).parameters.values()
+        return {p.name: p.default for p in keywords if p.kind != p.VAR_KEYWORD and p.name != "params"}
+
+    of_class, of_function = defaults(OPTIMIZERS[name]), defaults(getattr(functional, name))
+    arrays = ("param", "grad", *_kernels.STEPS[OPTIMIZERS[name].kernel][0])
+    assert tuple(of_function)[: len(arrays)] == arrays
+    assert {key: of_class[key] for key in OPTIMIZERS[name].hyper_names()}.items() <= of_function.items()
+    assert defaults(getattr(reference, name)).items() <= of_function.items()
