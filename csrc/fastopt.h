@@ -46,7 +46,7 @@ enum fastopt_real { FASTOPT_FLOAT, FASTOPT_DOUBLE };
 
 struct fastopt_variant {
     const char *name;
-    int (*supported)(void); /* by this CPU and its operating system */
+    int (*supported)(void);                   /* by this CPU and its operating system */
     const struct fastopt_kernels *kernels[2]; /* by enum fastopt_real */
 };
 

@@ -6,6 +6,7 @@ is written, apart from the others) or the call refuses with `Misfit`, nothing wr
 """
 import os
 
+cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
@@ -188,6 +189,8 @@ cdef struct span:
     uintptr_t start, end
 
 
+@cython.auto_pickle(False)
+@cython.final
 cdef class Plan:
     """Parameters and state arrays of one optimizer, bound to a step kernel once and for all steps to come.
 
@@ -355,6 +358,8 @@ cdef class Plan:
 
 # ---- Everything else -----------------------------------------------------------------------------------------------
 
+@cython.auto_pickle(False)
+@cython.final
 cdef class Layer:
     """A kernel that is no optimizer step, by its name in `LAYERS`.
 

@@ -11,7 +11,7 @@ import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ class Contest:
     #: What the work is done on; each contender makes its own copies.
     arrays: dict[str, Array]
     contenders: dict[str, Contender] = field(default_factory=dict)
+    #: Where a contender leaves its result, if it does not return it.
+    results: dict[str, Array] = field(default_factory=dict)
 
 
 # ---- Contests -----------------------------------------------------------------------------------------------
@@ -65,21 +67,24 @@ def step_contest(name: str, n: int) -> Contest:
     states = _kernels.STEPS[optimizer.kernel][0]
     contest = Contest(name, f"{n:,}", 4 * n * (3 + 2 * len(states)), {"param": param, "grad": grad})
     contest.contenders["fastopt"] = lambda: optimizer.step(grad)
+    contest.results["fastopt"] = optimizer.params  # type: ignore[assignment]
 
     fused = getattr(inplace, name, None)
     if fused is not None:
         arrays = [param.copy(), grad, *(np.zeros_like(param) for _ in states)]
         a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
         contest.contenders["NumPy in place"] = lambda: fused(*arrays, t=next(t), a=a, b=b)
+        contest.results["NumPy in place"] = arrays[0]
 
     textbook = getattr(reference, "momentum" if name == "nesterov" else name)
     hyper: dict[str, Any] = {"lr": inplace.LR} | ({"nesterov": True} if name == "nesterov" else {})
     held, number = [param.copy(), *(np.zeros_like(param) for _ in states)], itertools.count(1)
 
-    def step() -> None:
+    def step() -> Array:
         if optimizer.counts_steps:
             hyper["t"] = next(number)
         held[:] = textbook(held[0], grad, *held[1:], **hyper)
+        return held[0]
 
     contest.contenders["NumPy textbook"] = step
 
@@ -96,7 +101,7 @@ def relu_forward(n: int) -> Contest:
         "NumPy in place": lambda: inplace.relu_forward(x, y),
         "NumPy textbook": lambda: reference.relu_forward(x),
         COPY: lambda: np.copyto(y, x),
-    })  # fmt: skip
+    }, {"NumPy in place": y})  # fmt: skip
 
 
 def relu_backward(n: int) -> Contest:
@@ -106,7 +111,7 @@ def relu_backward(n: int) -> Contest:
         "NumPy in place": lambda: inplace.relu_backward(dy, y, dx),
         "NumPy textbook": lambda: reference.relu_backward(dy, y),
         COPY: lambda: np.copyto(dx, dy),
-    })  # fmt: skip
+    }, {"NumPy in place": dx})  # fmt: skip
 
 
 def dropout(n: int, p: float = 0.5) -> Contest:
@@ -117,19 +122,19 @@ def dropout(n: int, p: float = 0.5) -> Contest:
         "NumPy in place": lambda: inplace.dropout(x, p, generator, y),
         "NumPy textbook": lambda: np.where(generator.random(n) >= p, x / (1 - p), 0),
         COPY: lambda: np.copyto(y, x),
-    })  # fmt: skip
+    }, {"NumPy in place": y})  # fmt: skip
 
 
 def dropout_backward(n: int, p: float = 0.5) -> Contest:
     dy, dx = _normal(n), np.empty(n, np.float32)
     _, bits = F.dropout(dy, p, seed=0, counter=0)
-    _, mask = F.dropout(dy, p, seed=0, counter=0, mask_format="bytes")
+    mask = reference.dropout_mask(n, p, seed=0, counter=0)
     return Contest("dropout_backward", f"{n:,}", 8 * n + n // 8, {"dy": dy, "mask": mask}, {
         "fastopt": lambda: F.dropout_backward(dy, bits, p, out=dx),
         "NumPy in place": lambda: inplace.dropout_backward(dy, mask, p, dx),
         "NumPy textbook": lambda: reference.dropout_backward(dy, mask, p),
         COPY: lambda: np.copyto(dx, dy),
-    })  # fmt: skip
+    }, {"NumPy in place": dx})  # fmt: skip
 
 
 def bias_relu_forward(rows: int, columns: int) -> Contest:
@@ -138,7 +143,7 @@ def bias_relu_forward(rows: int, columns: int) -> Contest:
         "fastopt": lambda: F.bias_relu_forward(x, bias, out=y),
         "NumPy in place": lambda: inplace.bias_relu_forward(x, bias, y),
         "NumPy textbook": lambda: reference.bias_relu_forward(x, bias),
-    })  # fmt: skip
+    }, {"NumPy in place": y})  # fmt: skip
 
 
 def bias_relu_backward(rows: int, columns: int) -> Contest:
@@ -148,7 +153,7 @@ def bias_relu_backward(rows: int, columns: int) -> Contest:
         "fastopt": lambda: F.bias_relu_backward(dy, y, out=dx),
         "NumPy in place": lambda: inplace.bias_relu_backward(dy, y, dx),
         "NumPy textbook": lambda: reference.bias_relu_backward(dy, y),
-    })  # fmt: skip
+    }, {"NumPy in place": dx})  # fmt: skip
 
 
 def batch_norm_forward(*shape: int) -> Contest:
@@ -160,7 +165,7 @@ def batch_norm_forward(*shape: int) -> Contest:
         "NumPy in place": lambda: inplace.batch_norm_forward(x.reshape(flat), scale, shift, y.reshape(flat)),
         "NumPy textbook": lambda: reference.batch_norm_forward(x, scale, shift, *running),
         COPY: lambda: np.copyto(y, x),
-    })  # fmt: skip
+    }, {"NumPy in place": y})  # fmt: skip
 
 
 def batch_norm_backward(*shape: int) -> Contest:
@@ -175,7 +180,7 @@ def batch_norm_backward(*shape: int) -> Contest:
         "NumPy in place": lambda: inplace.batch_norm_backward(dy3, x3, scale, mean, inv_std, dx3),
         "NumPy textbook": lambda: reference.batch_norm_backward(dy, textbook),
         COPY: lambda: np.copyto(dx, x),
-    })  # fmt: skip
+    }, {"NumPy in place": dx})  # fmt: skip
 
 
 def softmax_cross_entropy(n: int, classes: int) -> Contest:
@@ -185,7 +190,7 @@ def softmax_cross_entropy(n: int, classes: int) -> Contest:
         "fastopt": lambda: F.softmax_cross_entropy(x, labels, out=d),
         "NumPy in place": lambda: inplace.softmax_cross_entropy(x, labels, d),
         "NumPy textbook": lambda: reference.softmax_cross_entropy(x, labels),
-    })  # fmt: skip
+    }, {"NumPy in place": d})  # fmt: skip
 
 
 def max_pool_forward(*shape: int) -> Contest:
@@ -195,7 +200,7 @@ def max_pool_forward(*shape: int) -> Contest:
         "fastopt": lambda: F.max_pool_forward(x, 2, out=y),
         "NumPy in place": lambda: inplace.max_pool_forward(x, y),
         "NumPy textbook": lambda: reference.max_pool_forward(x, (2, 2), (2, 2)),
-    })  # fmt: skip
+    }, {"NumPy in place": y})  # fmt: skip
 
 
 def max_pool_backward(*shape: int) -> Contest:
@@ -206,7 +211,7 @@ def max_pool_backward(*shape: int) -> Contest:
         "fastopt": lambda: F.max_pool_backward(dy, winner, shape, 2, out=dx),  # type: ignore[arg-type]
         "NumPy in place": lambda: inplace.max_pool_backward(dy, x, y, dx),
         "NumPy textbook": lambda: reference.max_pool_backward(dy, winner, shape, (2, 2), (2, 2)),
-    })  # fmt: skip
+    }, {"NumPy in place": dx})  # fmt: skip
 
 
 def im2col(n: int, h: int, w: int, c: int) -> Contest:
@@ -216,14 +221,14 @@ def im2col(n: int, h: int, w: int, c: int) -> Contest:
         "fastopt": lambda: F.im2col(x, 3, padding=1, out=columns),
         "NumPy in place": lambda: inplace.im2col(x, padded, columns),
         "NumPy textbook": lambda: np.ascontiguousarray(reference.im2col(x, (3, 3), (1, 1), (1, 1))),
-    })  # fmt: skip
+    }, {"NumPy in place": columns})  # fmt: skip
 
 
 def col2im(n: int, h: int, w: int, c: int) -> Contest:
     x, padded = np.empty((n, h, w, c), np.float32), np.zeros((n, h + 2, w + 2, c), np.float32)
     columns = _normal(n, h, w, 3, 3, c)
     return Contest("col2im", str(x.shape), x.nbytes + columns.nbytes, {"columns": columns}, {
-        "fastopt": lambda: F.col2im(columns, x.shape, 3, padding=1, out=x),  # type: ignore[arg-type]
+        "fastopt": lambda: F.col2im(columns, x.shape, 3, padding=1, out=x),
         "NumPy in place": lambda: inplace.col2im(columns, padded),
         "NumPy textbook": lambda: reference.col2im(columns, x.shape, (3, 3), (1, 1), (1, 1)),
     })  # fmt: skip
@@ -235,7 +240,7 @@ _NORM = [(64, 512), (256, 1024), (4096, 1024), (128, 16, 32, 32), (64, 64, 28, 2
 _IMAGES = [(64, 28, 28, 16), (64, 14, 14, 32)]
 
 #: Layer kernels, on shapes of MLPs and CNNs.
-LAYERS: dict[Callable[..., Contest], list[tuple[int, ...]]] = {
+LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     relu_forward: _FLAT,
     relu_backward: _FLAT,
     dropout: _FLAT,
@@ -281,7 +286,8 @@ def race(contenders: dict[str, Contender], *, rounds: int = 15, batch: float = 2
     Returns
     -------
     dict of list of float
-        A round in which the contenders took over 1.2 × their medians together is dropped from all.
+        A round in which the contenders took over 1.2 × their medians together is dropped from all,
+        but never more than half of the rounds.
     """
     numbers = {}
     for name, call in contenders.items():
@@ -296,7 +302,8 @@ def race(contenders: dict[str, Contender], *, rounds: int = 15, batch: float = 2
             times[name].append(_time(call, numbers[name]) / numbers[name])
     medians = {name: statistics.median(values) for name, values in times.items()}
     slowness = [statistics.mean(times[name][i] / medians[name] for name in contenders) for i in range(rounds)]
-    kept = [i for i in range(rounds) if slowness[i] <= 1.2]
+    limit = max(1.2, statistics.median(slowness))
+    kept = [i for i in range(rounds) if slowness[i] <= limit]
     return {name: [values[i] for i in kept] for name, values in times.items()}
 
 
@@ -335,7 +342,7 @@ def run(*, quick: bool = False, only: str = "") -> list[dict[str, Any]]:
     return [measure(make(), rounds=7 if quick else 15) for make in chosen]
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]], *, markdown: bool = False) -> str:
     """Results as text: the time of fastopt, its rate, and how many times the others take."""
     others: dict[str, None] = {}
     for result in results:
@@ -349,10 +356,17 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{result['bytes_per_second'] / 1e9:.1f}",
             *(f"{ratios[name]:.2f}" if name in ratios else "–" for name in others),
         ])  # fmt: skip
+    if markdown:
+        rows.insert(1, ["---" if i < 2 else "---:" for i in range(len(header))])
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))) for row in rows]
+    lines = [
+        (" | " if markdown else "  ").join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))
+        )
+        for row in rows
+    ]
     note = f"× name: how many times as long as fastopt it takes. {STREAM}: one multiply-add over the same arrays."
-    return "\n".join([*lines, note])
+    return "\n".join([*lines, "", note])
 
 
 def duration(seconds: float) -> str:

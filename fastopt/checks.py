@@ -37,7 +37,7 @@ def number(name: str, value: Any, bounds: str = "(-inf, inf)") -> float:
     below = x <= high if bounds[-1] == "]" else x < high
     if not (above and below and math.isfinite(x)):
         raise ValueError(f"{name} must be in {bounds}, got {value!r}")
-    return x
+    return float(x)
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """An integer of at least `low`, and at most `high` where that is given."""
     try:
         x = value.__index__()
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not (low <= x and (high is None or x <= high)):
         limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
@@ -107,9 +107,9 @@ def array(
     elif value.dtype.newbyteorder("=") != np.dtype(dtype):
         raise TypeError(f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
     if not value.dtype.isnative:
-        native = value.dtype.newbyteorder("=")
+        native = value.dtype.newbyteorder("=").str
         raise TypeError(
-            f"{name} must be in native byte order, got {value.dtype.str!r}; convert it with {name}.astype({native.str!r})"
+            f"{name} must be in native byte order, got {value.dtype.str!r}; convert it with {name}.astype({native!r})"
         )
     if shape is not None and value.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
@@ -148,7 +148,7 @@ def output(
             same = other == in_place and address(value) == address(out) and value.nbytes == out.nbytes
             if not same:
                 apart({name: out, other: value})
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def apart(arrays: Mapping[str, Array]) -> None:
@@ -166,7 +166,7 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
         raise TypeError(f"{name} must be an array of integers, got {got}")
     if value.shape != (rows,):
         raise ValueError(f"{name} must have shape {(rows,)}, got {value.shape}")
-    if rows and not (0 <= value.min() and value.max() < classes):
+    if rows and not (value.min() >= 0 and value.max() < classes):
         wrong = value[(value < 0) | (value >= classes)][0]
         raise ValueError(f"{name} must be in [0, {classes}), got {wrong}")
     return np.ascontiguousarray(value, np.int64)
@@ -179,12 +179,12 @@ def named(name: str, value: Arrays) -> dict[str, Array]:
     """The arrays of a structure under the names that state dicts use; a lone array is called `name`."""
     if isinstance(value, np.ndarray):
         return {name: value}
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         by_name = {str(key): item for key, item in value.items()}
         if len(by_name) < len(value):
             raise ValueError(f"{name} must have keys that differ as text, got {list(value)}")
         return by_name
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+    if isinstance(value, (list, tuple)):
         return {str(i): item for i, item in enumerate(value)}
     raise TypeError(f"{name} must be an array, or a list or a dict of arrays, got {type(value).__name__}")
 
@@ -217,12 +217,8 @@ def state_label(name: str, key: str) -> str:
 
 def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array]) -> None:
     """Gradients of the same structure, type and shapes as the parameters, apart from all `bound` arrays."""
-    if isinstance(params, np.ndarray) != isinstance(grads, np.ndarray) or isinstance(params, Mapping) != isinstance(
-        grads, Mapping
-    ):
-        raise TypeError(
-            f"grads must have the structure of params, {type(params).__name__}, got {type(grads).__name__}"
-        )
+    if not any(isinstance(params, kind) and isinstance(grads, kind) for kind in (np.ndarray, dict, (list, tuple))):
+        raise TypeError(f"grads must have the structure of params, {type(params).__name__}, got {type(grads).__name__}")
     wanted, given = named("grad", params), named("grad", grads)
     _same_names(wanted, given)
     for name, param in wanted.items():

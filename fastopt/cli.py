@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="train | bench | info")
 
     command = commands.add_parser("train", help="train a network and measure it on held-out data")
@@ -97,7 +97,7 @@ def train(arguments: argparse.Namespace) -> None:
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
     peak = peak_rate(optimizer) if arguments.lr is None else arguments.lr
-    bound = optimizer(model.params, lr=peak)  # type: ignore[call-arg]
+    bound = optimizer(model.params, lr=peak)
     print(model.summary())
     print(
         f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
@@ -150,7 +150,7 @@ def info(arguments: argparse.Namespace) -> None:
 
 def environment() -> dict[str, str]:
     """Version, instruction set, threads, and the BLAS that NumPy multiplies matrices with."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload]
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "fastopt": fastopt.__version__,
         "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",

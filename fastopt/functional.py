@@ -105,7 +105,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
         f"The keywords are those of the class. State arrays are like the parameter, and begin at zero.\n\n"
         f"{inspect.getdoc(optimizer)}\n"
     )
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _has_default(parameter: inspect.Parameter) -> bool:
@@ -149,7 +149,7 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
 
 
 def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
-    """The gradient of `relu_forward`: ``dx = dy`` where ``y > 0``, else 0.
+    """The gradient of `relu_forward`: ``dx = 0`` where ``y <= 0``, else ``dy``.
 
     Parameters
     ----------
@@ -488,9 +488,7 @@ def batch_norm_forward(
     return y, BatchNormCache(x, scale, mean, inv_std)
 
 
-def batch_norm_backward(
-    dy: Array, cache: BatchNormCache, out: Array | None = None
-) -> tuple[Array, Array, Array]:
+def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = None) -> tuple[Array, Array, Array]:
     """The gradients of `batch_norm_forward` in training.
 
     Parameters
@@ -603,9 +601,7 @@ def max_pool_backward(
     return dx
 
 
-def im2col(
-    x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None
-) -> Array:
+def im2col(x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None) -> Array:
     """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
 
     Parameters
@@ -687,4 +683,11 @@ def _patches(shape: Any, size: Pair, stride: Pair, padding: Pair) -> tuple[tuple
     ph, pw = checks.pair("padding", padding, 0)
     if h + 2 * ph < kh or w + 2 * pw < kw:
         raise ValueError(f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}, got {(kh, kw)}")
-    return (n, h, w, c, kh, kw, sh, sw, ph, pw), (n, (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1, kh, kw, c)
+    return (n, h, w, c, kh, kw, sh, sw, ph, pw), (
+        n,
+        (h + 2 * ph - kh) // sh + 1,
+        (w + 2 * pw - kw) // sw + 1,
+        kh,
+        kw,
+        c,
+    )

@@ -175,9 +175,10 @@ def im2col(x: Array, padded: Array, columns: Array) -> None:
 
 def col2im(columns: Array, padded: Array) -> Array:
     """Windows of 3 × 3, padding 1."""
-    n, h, w = columns.shape[:3]
+    _, h, w = columns.shape[:3]
     padded[...] = 0
     for ky in range(3):
         for kx in range(3):
             padded[:, ky : ky + h, kx : kx + w] += columns[:, :, :, ky, kx]
-    return padded[:, 1:-1, 1:-1]
+    image: Array = padded[:, 1:-1, 1:-1]
+    return image

@@ -41,7 +41,7 @@ class _Declared(Generic[T]):
 
     def __get__(self, optimizer: Optimizer, owner: type[Optimizer]) -> T:
         if optimizer is None:
-            return self  # type: ignore[unreachable]
+            return self
         return self.decode(optimizer._plan.get_hyper(owner._place[self.name]))
 
     def __set__(self, optimizer: Optimizer, value: T) -> None:
@@ -446,9 +446,7 @@ class Adam(Optimizer):
         eps_mode: AdamEpsMode = "outside",
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(
-            params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay
-        )
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
 
 
 class AdamW(Adam):
@@ -479,9 +477,7 @@ class AdamW(Adam):
         eps_mode: AdamEpsMode = "outside",
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(
-            params, lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay
-        )
+        super().__init__(params, lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
 
 
 #: Every optimizer by its name in lower case, which is that of its functional form.

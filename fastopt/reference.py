@@ -23,15 +23,16 @@ def _seen(param: Array, grad: Array, grad_scale: float, weight_decay: float) -> 
 
 
 def _root(x: Array, eps: float, eps_mode: str) -> Array:
-    return np.sqrt(x + eps) if eps_mode == "inside" else np.sqrt(x) + eps
+    root: Array = np.sqrt(x + eps) if eps_mode == "inside" else np.sqrt(x) + eps
+    return root
 
 
-def sgd(param, grad, *, lr, weight_decay=0.0, grad_scale=1.0):  # type: ignore[no-untyped-def]
+def sgd(param, grad, *, lr, weight_decay=0.0, grad_scale=1.0):
     g = _seen(param, grad, grad_scale, weight_decay)
     return (param - lr * g,)
 
 
-def momentum(  # type: ignore[no-untyped-def]
+def momentum(
     param, grad, velocity, *, lr, momentum=0.9, dampening=0.0, nesterov=False, lr_in_velocity=False,
     weight_decay=0.0, grad_scale=1.0,
 ):  # fmt: skip
@@ -44,7 +45,7 @@ def momentum(  # type: ignore[no-untyped-def]
     return param - lr * (g + momentum * velocity if nesterov else velocity), velocity
 
 
-def rmsprop(  # type: ignore[no-untyped-def]
+def rmsprop(
     param, grad, square_avg, *, lr=1e-3, decay=0.99, eps=1e-8, eps_mode="outside", weight_decay=0.0, grad_scale=1.0
 ):
     g = _seen(param, grad, grad_scale, weight_decay)
@@ -52,15 +53,13 @@ def rmsprop(  # type: ignore[no-untyped-def]
     return param - lr * g / _root(square_avg, eps, eps_mode), square_avg
 
 
-def adagrad(  # type: ignore[no-untyped-def]
-    param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside", weight_decay=0.0, grad_scale=1.0
-):
+def adagrad(param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside", weight_decay=0.0, grad_scale=1.0):
     g = _seen(param, grad, grad_scale, weight_decay)
     square_sum = square_sum + g**2
     return param - lr * g / _root(square_sum, eps, eps_mode), square_sum
 
 
-def adam(  # type: ignore[no-untyped-def]
+def adam(
     param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside", weight_decay=0.0,
     grad_scale=1.0,
 ):  # fmt: skip
@@ -73,9 +72,8 @@ def adam(  # type: ignore[no-untyped-def]
     return param - lr * m_hat / _root(v_hat, eps, eps_mode), m, v
 
 
-def adamw(param, grad, m, v, *, t, lr=1e-3, weight_decay=0.01, **hyper):  # type: ignore[no-untyped-def]
-    stepped, m, v = adam(param, grad, m, v, t=t, lr=lr, **hyper)
-    return stepped - lr * weight_decay * param, m, v
+def adamw(param, grad, m, v, *, t, lr=1e-3, weight_decay=0.01, **hyper):
+    return adam((1 - lr * weight_decay) * param, grad, m, v, t=t, lr=lr, **hyper)
 
 
 # ---- Activations and losses ---------------------------------------------------------------------------------
@@ -86,7 +84,7 @@ def relu_forward(x: Array) -> Array:
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    return np.where(y > 0, dy, 0)
+    return np.where(y <= 0, 0, dy)
 
 
 def bias_relu_forward(x: Array, bias: Array) -> Array:
@@ -94,7 +92,7 @@ def bias_relu_forward(x: Array, bias: Array) -> Array:
 
 
 def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
-    dx = np.where(y > 0, dy, 0)
+    dx = np.where(y <= 0, 0, dy)
     return dx, dx.sum(axis=tuple(range(dx.ndim - 1)))
 
 
@@ -158,7 +156,7 @@ def _per_channel(a: Array, ndim: int) -> Array:
     return a.reshape(1, -1, *[1] * (ndim - 2))
 
 
-def batch_norm_forward(  # type: ignore[no-untyped-def]
+def batch_norm_forward(
     x, scale=1.0, shift=0.0, running_mean=None, running_var=None, *, training=True, eps=1e-5, momentum=0.1,
     momentum_of="new", unbiased=True,
 ):  # fmt: skip
@@ -215,7 +213,7 @@ def col2im(
 def max_pool_forward(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
     columns = im2col(x, size, stride)
     n, out_h, out_w, _, _, c = columns.shape
-    windows = columns.reshape(n, out_h, out_w, -1, c)
+    windows = columns.reshape(n, out_h, out_w, size[0] * size[1], c)
     return windows.max(axis=3), windows.argmax(axis=3)
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-import fastopt
 from fastopt import _kernels, checks, functional
 from fastopt.optimizers import OPTIMIZERS, Choice, Flag
 
@@ -18,9 +17,13 @@ from fastopt.optimizers import OPTIMIZERS, Choice, Flag
 @pytest.mark.parametrize(
     ("bounds", "inside", "outside"),
     [
-        ("[0, 1)", [0, -0.0, 0.5, True, np.float32(0.25), np.int8(0)], [1, 1.0, -1, -5e-324, np.float64(1)]),
+        (
+            "[0, 1)",
+            [0, -0.0, 0.5, False, np.float32(0.25), np.int8(0)],
+            [1, 1.0, True, -1, -5e-324, np.float64(1)],
+        ),
         ("(0, 1]", [1, 5e-324, np.nextafter(1, 0)], [0, 0.0, -0.0, np.nextafter(1, 2)]),
-        ("[0, inf)", [0, 1e308, 10**300], [-1, -1e-300]),
+        ("[0, inf)", [0, 1e308, 10**15], [-1, -1e-300]),
         ("(-inf, inf)", [0, -1e308], []),
     ],
 )
@@ -43,26 +46,26 @@ def test_integer():
     for value in (0, -1, 10):
         with pytest.raises(ValueError, match=re.escape(f"t must be in [1, 9], got {value}")):
             checks.integer("t", value, 1, 9)
-    with pytest.raises(ValueError, match="^t must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^t must be at least 1, got 0"):
         checks.integer("t", 0, 1)
     for value in (1.0, "1", None, np.float64(1), np.array([1, 2])):
-        with pytest.raises(TypeError, match=r"^t must be an integer, got |only integer"):
+        with pytest.raises(TypeError, match=r"^t must be an integer, got "):
             checks.integer("t", value, 1)
 
 
 def test_flag_choice_and_pair():
     assert checks.flag("nesterov", np.True_) is True
     for value in (1, 0.0, "True", None):
-        with pytest.raises(TypeError, match="^nesterov must be True or False, got "):
+        with pytest.raises(TypeError, match=r"^nesterov must be True or False, got "):
             checks.flag("nesterov", value)
     assert checks.choice("p_is", "keep", ("drop", "keep")) == "keep"
     for value in ("Keep", "", None, 1, ["keep"]):
-        with pytest.raises(ValueError, match="^p_is must be one of 'drop', 'keep'; got "):
+        with pytest.raises(ValueError, match=r"^p_is must be one of 'drop', 'keep'; got "):
             checks.choice("p_is", value, ("drop", "keep"))
     assert checks.pair("size", 3, 1) == (3, 3)
     assert checks.pair("size", [3, 4], 1) == (3, 4)
     for value in ((1, 2, 3), (), 0, (1, 0), 1.0, (1, 2.0), "ab", None):
-        with pytest.raises((TypeError, ValueError), match="^size must be "):
+        with pytest.raises((TypeError, ValueError), match=r"^size must be "):
             checks.pair("size", value, 1)
 
 
@@ -70,7 +73,9 @@ def test_flag_choice_and_pair():
 
 
 def unaligned(a):
-    return np.concatenate([np.zeros(1, np.uint8), np.frombuffer(a.tobytes(), np.uint8)])[1:].view(a.dtype).reshape(a.shape)
+    return (
+        np.concatenate([np.zeros(1, np.uint8), np.frombuffer(a.tobytes(), np.uint8)])[1:].view(a.dtype).reshape(a.shape)
+    )
 
 
 def every_other(a):
@@ -96,7 +101,10 @@ WRONG = {
     "complex": (lambda a: a.astype(complex), "must be "),
     "object": (lambda a: a.astype(object), "must be "),
     "text": (lambda a: a.astype(str), "must be "),
-    "byte-swapped": (lambda a: a.astype(a.dtype.newbyteorder()), r"must be in native byte order, got .*\.astype\("),
+    "byte-swapped": (
+        lambda a: a.astype(a.dtype.newbyteorder()),
+        r"must be in native byte order, got .*\.astype\(",
+    ),
     "gaps": (every_other, r"must be C-contiguous, got strides .*np\.ascontiguousarray\("),
     "unaligned": (unaligned, "must be aligned to its element size"),
 }
@@ -123,7 +131,11 @@ class Call(NamedTuple):
 
     def refuses_array(self, refuses, wrong: dict[str, object], message: str) -> None:
         arrays = self.arrays | wrong
-        refuses(lambda: self.function(**arrays), message, *(a for a in arrays.values() if isinstance(a, np.ndarray)))
+        refuses(
+            lambda: self.function(**arrays),
+            message,
+            *(a for a in arrays.values() if isinstance(a, np.ndarray)),
+        )
 
 
 def optimizer_call(name: str) -> Call:
@@ -157,13 +169,16 @@ CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
         {"logits": ramp(6, 4)} | ROWS,
     ),
     "dropout": Call(
-        lambda **arrays: functional.dropout(p=0.5, seed=1, counter=1, **arrays), {"x": ramp(24), "out": ramp(24)}
+        lambda **arrays: functional.dropout(p=0.5, seed=1, counter=1, **arrays),
+        {"x": ramp(24), "out": ramp(24)},
     ),
     "dropout_apply": Call(
-        lambda **arrays: functional.dropout_apply(mask=MASK, p=0.5, **arrays), {"x": ramp(24), "out": ramp(24)}
+        lambda **arrays: functional.dropout_apply(mask=MASK, p=0.5, **arrays),
+        {"x": ramp(24), "out": ramp(24)},
     ),
     "dropout_backward": Call(
-        lambda **arrays: functional.dropout_backward(mask=MASK, p=0.5, **arrays), {"dy": ramp(24), "out": ramp(24)}
+        lambda **arrays: functional.dropout_backward(mask=MASK, p=0.5, **arrays),
+        {"dy": ramp(24), "out": ramp(24)},
     ),
     "batch_norm_forward": Call(
         functional.batch_norm_forward,
@@ -171,7 +186,8 @@ CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
         ("running_mean", "running_var", "out"),
     ),
     "batch_norm_inference": Call(
-        lambda **arrays: functional.batch_norm_forward(training=False, **arrays), {"x": ramp(6, 4)} | VECTORS | ROWS
+        lambda **arrays: functional.batch_norm_forward(training=False, **arrays),
+        {"x": ramp(6, 4)} | VECTORS | ROWS,
     ),
     "batch_norm_backward": Call(
         lambda **arrays: functional.batch_norm_backward(cache=CACHE, **arrays), {"dy": ramp(6, 4)} | ROWS
@@ -185,7 +201,8 @@ CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
     ),
     "im2col": Call(lambda **arrays: functional.im2col(size=2, **arrays), {"x": IMAGE, "out": COLUMNS}),
     "col2im": Call(
-        lambda **arrays: functional.col2im(shape=IMAGE.shape, size=2, **arrays), {"columns": COLUMNS, "out": IMAGE}
+        lambda **arrays: functional.col2im(shape=IMAGE.shape, size=2, **arrays),
+        {"columns": COLUMNS, "out": IMAGE},
     ),
 }
 
@@ -210,7 +227,7 @@ def wrong_arrays():
                 yield pytest.param(call, key, spoil, message, id=f"{name}-{key}-{way}")
 
 
-@pytest.mark.parametrize(("call", "key", "spoil", "message"), wrong_arrays())
+@pytest.mark.parametrize(("call", "key", "spoil", "message"), list(wrong_arrays()))
 def test_a_wrong_array(call, key, spoil, message, refuses):
     # A gradient that is no array at all has the wrong structure: those are called grads.
     call.refuses_array(refuses, {key: spoil(call.arrays[key])}, f"{key}s? {message}")
@@ -224,7 +241,7 @@ def overlaps():
 
 
 @pytest.mark.parametrize("shift", [1, -1])
-@pytest.mark.parametrize(("call", "one", "other"), overlaps())
+@pytest.mark.parametrize(("call", "one", "other"), list(overlaps()))
 def test_overlapping_arrays(call, one, other, shift, refuses):
     a, b = call.arrays[one], call.arrays[other]
     memory = np.zeros(a.size + b.size + 2, a.dtype)
@@ -255,112 +272,89 @@ def test_out_is_returned(name):
 
 # ---- Arguments of the layer functions ---------------------------------------------------------------
 
+X, LABELS = ramp(6, 4), np.arange(6) % 4
+OUT = {"out": np.full_like(X, 7)}
 F = functional
-X, X1 = ramp(6, 4), ramp(24)
-LABELS = np.arange(6) % 4
-WRONG_ARGUMENTS = {  # what each message begins with: calls that should raise it, writing to an array out
-    "labels must be in \\[0, 4\\), got 4": [lambda out: F.softmax_cross_entropy(X, LABELS + 1, out)],
-    "labels must be in \\[0, 4\\), got -1": [lambda out: F.softmax_cross_entropy(X, LABELS - 1, out)],
-    "labels must be in \\[0, 0\\), got 0": [lambda out: F.softmax_cross_entropy(X[:, :0], LABELS * 0)],
-    "labels must have shape \\(6,\\)": [
-        lambda out: F.softmax_cross_entropy(X, LABELS[:5], out),
-        lambda out: F.softmax_cross_entropy(X, LABELS[:, None], out),
-    ],
-    "labels must be an array of integers": [
-        lambda out: F.softmax_cross_entropy(X, LABELS.astype(float), out),
-        lambda out: F.softmax_cross_entropy(X, LABELS > 0, out),
-        lambda out: F.softmax_cross_entropy(X, LABELS.tolist(), out),
-        lambda out: F.softmax_cross_entropy(X, None, out),
-    ],
-    "logits must have 2 dimensions": [lambda out: F.softmax_cross_entropy(X1, LABELS)],
-    "x must have at least one dimension": [lambda out: F.bias_relu_forward(np.array(1.0), X1)],
-    "p must be ": [
-        lambda out, p=p: f(p, out)
-        for p in (1, 1.5, -0.1, np.nan, np.inf, "0.5", None, [0.5])
-        for f in (
-            lambda p, out: F.dropout(X, p, seed=0, counter=0, out=out),
-            lambda p, out: F.dropout_apply(X, X > 0, p, out=out),
-            lambda p, out: F.dropout_backward(X, X > 0, p, out=out),
-        )
-    ],
-    "p must be in \\(0, 1\\], got 0": [lambda out: F.dropout(X, 0, seed=0, counter=0, p_is="keep", out=out)],
-    "p_is must be one of 'drop', 'keep'": [lambda out: F.dropout(X, 0.5, seed=0, counter=0, p_is="drops", out=out)],
-    "mask_format must be one of 'bits', 'bytes'": [
-        lambda out: F.dropout(X, 0.5, seed=0, counter=0, mask_format=bool, out=out)
-    ],
-    "seed must be ": [
-        lambda out, seed=seed: F.dropout(X, 0.5, seed=seed, counter=0, out=out) for seed in (-1, 2**64, 1.0, None, "1")
-    ],
-    "counter must be ": [
-        lambda out, counter=counter: F.dropout(X, 0.5, seed=0, counter=counter, out=out)
-        for counter in (-1, 2**64, 1.0, None, "1")
-    ],
-    "mask must be uint8 bits of shape \\(3,\\), or bool of shape \\(6, 4\\)": [
-        lambda out, mask=mask: F.dropout_backward(X, mask, 0.5, out=out)
-        for mask in (X > 0).tolist() + [None, X, X.T > 0, X1 > 0, np.zeros(4, np.uint8), np.zeros(3, np.int8)]
-    ],
-    "x must have shape \\(n, c\\) or \\(n, c, …\\)": [lambda out: F.batch_norm_forward(X1)],
-    "eps must be ": [
-        lambda out, eps=eps: F.batch_norm_forward(X, eps=eps, out=out) for eps in (-1e-5, np.nan, np.inf, "1e-5", None)
-    ],
-    "momentum must be ": [
-        lambda out, momentum=momentum: F.batch_norm_forward(X, momentum=momentum, out=out)
-        for momentum in (-0.1, 1.1, np.nan, np.inf, "0.1", None)
-    ],
-    "momentum_of must be one of 'new', 'old'": [lambda out: F.batch_norm_forward(X, momentum_of="mean", out=out)],
-    "unbiased must be True or False": [lambda out: F.batch_norm_forward(X, unbiased=1, out=out)],
-    "training must be True or False": [lambda out: F.batch_norm_forward(X, training="no", out=out)],
-    "running_mean and running_var must be given both or not at all": [
-        lambda out: F.batch_norm_forward(X, running_mean=X[0].copy(), out=out),
-        lambda out: F.batch_norm_forward(X, running_var=X[0].copy(), out=out),
-        lambda out: F.batch_norm_forward(X, running_var=X[0].copy(), out=out, training=False),
-    ],
-    "running_mean and running_var must be given for training=False": [
-        lambda out: F.batch_norm_forward(X, out=out, training=False)
-    ],
-    "x must have at least 2 values per channel for an unbiased variance": [
-        lambda out: F.batch_norm_forward(X[:1], None, None, X[1].copy(), X[2].copy(), out=out[:1])
-    ],
-    "cache must come from batch_norm_forward in training": [
-        lambda out: F.batch_norm_backward(X, None, out=out),
-        lambda out: F.batch_norm_backward(X, (X, None, X[0], X[0]), out=out),
-    ],
-    "x must have 4 dimensions": [lambda out: F.im2col(X, 2), lambda out: F.max_pool_forward(X, 2)],
-    "size must be ": [
-        lambda out, size=size: f(size)
-        for size in (0, (2, 0), (1, 2, 3), 1.5, None, "2", 5, (4, 4))
-        for f in (
-            lambda size: F.im2col(IMAGE, size),
-            lambda size: F.max_pool_forward(IMAGE, size),
-            lambda size: F.col2im(COLUMNS, IMAGE.shape, size),
-            lambda size: F.max_pool_backward(POOLED, WINNER, IMAGE.shape, size),
-        )
-    ],
-    "stride must be ": [lambda out: F.im2col(IMAGE, 2, 0), lambda out: F.max_pool_forward(IMAGE, 2, -1)],
-    "padding must be ": [lambda out: F.im2col(IMAGE, 2, 1, -1), lambda out: F.col2im(COLUMNS, IMAGE.shape, 2, 1, 0.5)],
-    "shape must be ": [
-        lambda out, shape=shape: f(shape)
-        for shape in (None, 4, (), (1, 4, 3), (1, 4, 3, -2), (1, 4.0, 3, 2))
-        for f in (
-            lambda shape: F.col2im(COLUMNS, shape, 2),
-            lambda shape: F.max_pool_backward(POOLED, WINNER, shape, 2),
-            lambda shape: F.patches_shape(shape, 2),
-        )
-    ],
-    "columns must have shape ": [lambda out: F.col2im(COLUMNS[:, 1:], IMAGE.shape, 2)],
-    "winner must ": [
-        lambda out, winner=winner: F.max_pool_backward(POOLED, winner, IMAGE.shape, 2)
-        for winner in (None, WINNER.astype(np.int64), WINNER[:, :1], WINNER[..., ::-1], WINNER.tolist())
-    ],
-}
+ENTROPY = F.softmax_cross_entropy, {"logits": X, "labels": LABELS} | OUT
+DROPOUT = F.dropout, {"x": X, "p": 0.5, "seed": 1, "counter": 1} | OUT
+KEEP = F.dropout, DROPOUT[1] | {"p_is": "keep"}
+APPLY = F.dropout_apply, {"x": X, "mask": X > 0, "p": 0.5} | OUT
+BACKWARD = F.dropout_backward, {"dy": X, "mask": X > 0, "p": 0.5} | OUT
+NORM = F.batch_norm_forward, {"x": X} | OUT
+RUNNING = F.batch_norm_forward, {"x": X, "running_mean": ramp(4), "running_var": ramp(4)} | OUT
+NORM_BACKWARD = F.batch_norm_backward, {"dy": X, "cache": CACHE} | OUT
+TO_COLUMNS = F.im2col, {"x": IMAGE, "size": 2, "stride": 1, "padding": 0, "out": COLUMNS.copy()}
+TO_IMAGE = F.col2im, {"columns": COLUMNS, "shape": IMAGE.shape, "size": 2, "out": IMAGE.copy()}
+POOL = F.max_pool_forward, {"x": IMAGE, "size": 2, "out": POOLED.copy()}
+UNPOOL = (
+    F.max_pool_backward,
+    {"dy": POOLED, "winner": WINNER, "shape": (1, 4, 3, 2), "size": 2, "out": IMAGE * 1},
+)
+
+NO_NUMBER = [np.nan, np.inf, -np.inf, "0.5", None, [0.5]]
+NO_SIZE = [0, -1, (2, 0), (1, 2, 3), (), 1.5, None, "2"]
+NO_SHAPE = [None, 4, (), (1, 4, 3), (1, 4, 3, -2), (1, 4.0, 3, 2)]
+NO_INTEGER = [-1, 2**64, 1.0, None, "1"]
+NO_MASK = [None, X, X.T > 0, X[:5] > 0, (X > 0).tolist(), np.zeros(4, np.uint8), np.zeros(3, np.int8)]
+
+BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said of them
+    (ENTROPY, "labels", [LABELS + 1, LABELS - 1], r"labels must be in \[0, 4\), got (4|-1)"),
+    (ENTROPY, "labels", [LABELS[:5], LABELS[:, None]], r"labels must have shape \(6,\)"),
+    (ENTROPY, "labels", [LABELS / 2, LABELS > 0, [1] * 6, None], "labels must be an array of integers"),
+    (ENTROPY, "logits", [ramp(24), ramp(6, 2, 2)], "logits must have 2 dimensions"),
+    (ENTROPY, "logits", [ramp(6, 0)], r"labels must be in \[0, 0\)"),
+    *((call, "p", [1, 1.5, -0.1, *NO_NUMBER], "p must be ") for call in (DROPOUT, APPLY, BACKWARD)),
+    (KEEP, "p", [0, 1.5, -0.1, *NO_NUMBER], "p must be "),
+    *((call, "p_is", ["drops", None, 1], "p_is must be one of") for call in (DROPOUT, APPLY, BACKWARD)),
+    *((call, "mask", NO_MASK, r"mask must be uint8 bits of shape \(3,\)") for call in (APPLY, BACKWARD)),
+    (DROPOUT, "mask_format", ["bit", None, bool], "mask_format must be one of 'bits', 'bytes'"),
+    (DROPOUT, "seed", NO_INTEGER, "seed must be "),
+    (DROPOUT, "counter", NO_INTEGER, "counter must be "),
+    (NORM, "x", [ramp(24), np.array(1.0)], "x must have shape"),
+    (NORM, "eps", [-1e-5, *NO_NUMBER], "eps must be "),
+    (NORM, "momentum", [-0.1, 1.1, *NO_NUMBER], "momentum must be "),
+    (NORM, "momentum_of", ["mean", None], "momentum_of must be one of 'new', 'old'"),
+    (NORM, "unbiased", [1, None], "unbiased must be True or False"),
+    (NORM, "training", [1, None, "no"], "training must be True or False"),
+    (NORM, "training", [False], "running_mean and running_var must be given for training=False"),
+    (RUNNING, "running_var", [None], "running_mean and running_var must be given both or not at all"),
+    (RUNNING, "running_mean", [None], "running_mean and running_var must be given both or not at all"),
+    (NORM_BACKWARD, "cache", [None, tuple(CACHE), X], "cache must come from batch_norm_forward in training"),
+    *((call, "x", [X, IMAGE[0], IMAGE[None]], "x must have 4 dimensions") for call in (TO_COLUMNS, POOL)),
+    *((f, "size", [5, (4, 4), *NO_SIZE], "size must be ") for f in (TO_COLUMNS, TO_IMAGE, POOL, UNPOOL)),
+    (TO_COLUMNS, "stride", NO_SIZE, "stride must be "),
+    *((call, "padding", [-1, 0.5, (1, -1), None], "padding must be ") for call in (TO_COLUMNS, TO_IMAGE)),
+    *((call, "shape", NO_SHAPE, "shape must be ") for call in (TO_IMAGE, UNPOOL)),
+    (TO_IMAGE, "columns", [COLUMNS[:, 1:], X], "columns must have shape"),
+    (UNPOOL, "dy", [POOLED[:, 1:], X], "dy must have shape"),
+    (UNPOOL, "winner", [None, WINNER.tolist(), WINNER.astype(np.int64), WINNER / 2], "winner must be "),
+    (UNPOOL, "winner", [WINNER[:, :1]], "winner must have shape"),
+]
 
 
 @pytest.mark.parametrize(
-    ("message", "call"), [(message, call) for message, wrong in WRONG_ARGUMENTS.items() for call in wrong]
+    ("call", "key", "value", "message"),
+    [
+        pytest.param(call, key, value, message, id=f"{call[0].__name__}-{key}-{i}")
+        for call, key, values, message in BAD_ARGUMENTS
+        for i, value in enumerate(values)
+    ],
 )
-def test_a_wrong_argument(message, call, refuses):
-    out = np.full_like(X, 7)
-    refuses(lambda: call(out), message, out)
+def test_a_bad_argument(call, key, value, message, refuses):
+    function, arguments = call
+    arguments = arguments | {key: value}
+    refuses(lambda: function(**arguments), message, arguments["out"])
+
+
+def test_bias_relu_needs_columns(refuses):
+    refuses(lambda: F.bias_relu_forward(np.array(1.0), np.ones(1)), "x must have at least one dimension")
+    refuses(lambda: F.bias_relu_backward(np.array(1.0), np.array(1.0)), "dy must have at least one dimension")
+
+
+def test_one_value_per_channel_has_no_unbiased_variance(refuses):
+    running = ramp(4), ramp(4)
+    message = "x must have at least 2 values per channel for an unbiased variance, got 1"
+    refuses(lambda: F.batch_norm_forward(ramp(1, 4), None, None, *running), message, *running)
 
 
 # ---- Optimizers -------------------------------------------------------------------------------------
@@ -386,7 +380,7 @@ def bad_hypers():
                 yield pytest.param(name, key, value, id=f"{name}-{key}={value}")
 
 
-@pytest.mark.parametrize(("name", "key", "value"), bad_hypers())
+@pytest.mark.parametrize(("name", "key", "value"), list(bad_hypers()))
 def test_a_bad_hyperparameter(name, key, value, refuses):
     cls, call = OPTIMIZERS[name], optimizer_call(name)
     arrays = call.arrays
@@ -414,13 +408,17 @@ def test_a_bad_step_number(name, t, refuses):
 @pytest.mark.parametrize("grad_scale", [np.nan, np.inf, -np.inf, "1", None, np.ones(3), [1.0]], ids=str)
 def test_a_bad_grad_scale(any_rule, grad_scale, refuses):
     arrays = optimizer_call(any_rule.name).arrays
-    refuses(lambda: any_rule.step(*arrays.values(), t=1, grad_scale=grad_scale), "grad_scale must be ", *arrays.values())
+    refuses(
+        lambda: any_rule.step(*arrays.values(), t=1, grad_scale=grad_scale),
+        "grad_scale must be ",
+        *arrays.values(),
+    )
     refuses_step(any_rule.make(arrays["param"]), arrays["grad"], "grad_scale must be ", refuses, grad_scale=grad_scale)
 
 
 def refuses_step(optimizer, grads, message, refuses, **more):
     """Asserts that a step is refused with parameters, gradients, state and counter what they were."""
-    arrays = [a for a in checks.labelled(checks.named("param", optimizer.params), optimizer.state).values()]
+    arrays = checks.labelled(checks.named("param", optimizer.params), optimizer.state).values()
     t = optimizer.t
     refuses(lambda: optimizer.step(grads, **more), message, *arrays)
     assert optimizer.t == t
@@ -472,15 +470,19 @@ def test_overlaps_among_several(any_rule, structure, refuses):
         (ramp(3), None, "grads must have the structure of params, ndarray, got NoneType"),
         ([ramp(3)], ramp(3), "grads must have the structure of params, list, got ndarray"),
         ([ramp(3)], {"0": ramp(3)}, "grads must have the structure of params, list, got dict"),
-        ([ramp(3)], None, "grads must be an array, or a list or a dict of arrays, got NoneType"),
-        ([ramp(3)], "a", "grads must be an array, or a list or a dict of arrays, got str"),
+        ([ramp(3)], None, "grads must have the structure of params, list, got NoneType"),
+        ([ramp(3)], "a", "grads must have the structure of params, list, got str"),
         ({"a": ramp(3)}, [ramp(3)], "grads must have the structure of params, dict, got list"),
         ([ramp(3), ramp(3)], [ramp(3)], "grads must hold one array per parameter, but lacks 1"),
         ([ramp(3)], [ramp(3), ramp(3)], "grads must hold one array per parameter, but also has 1"),
         ([], [ramp(3)], "grads must hold one array per parameter, but also has 0"),
         ({"a": ramp(3)}, {}, "grads must hold one array per parameter, but lacks a"),
         ({"a": ramp(3)}, {"b": ramp(3)}, "grads must hold one array per parameter, but lacks a"),
-        ({"a": ramp(3)}, {"a": ramp(3), "b": ramp(3)}, "grads must hold one array per parameter, but also has b"),
+        (
+            {"a": ramp(3)},
+            {"a": ramp(3), "b": ramp(3)},
+            "grads must hold one array per parameter, but also has b",
+        ),
     ],
 )
 def test_gradients_in_another_structure(params, grads, message, any_rule, refuses):
@@ -503,10 +505,10 @@ def test_parameters_that_are_no_arrays(params, message, any_rule, refuses):
     refuses(lambda: any_rule.make(params), message)
 
 
-def test_the_functional_form_takes_one_array(any_rule, refuses):
-    for several in ([ramp(3), ramp(3)], {"a": ramp(3), "b": ramp(3)}):
-        states = [ramp(3) for _ in any_rule.states]
-        refuses(lambda: any_rule.step(several, several, *states, t=1), "param must be a NumPy array", *states)
+@pytest.mark.parametrize("several", [[ramp(3), ramp(3)], {"a": ramp(3), "b": ramp(3)}], ids=["list", "dict"])
+def test_the_functional_form_takes_one_array(any_rule, several, refuses):
+    states = [ramp(3) for _ in any_rule.states]
+    refuses(lambda: any_rule.step(several, several, *states, t=1), "param must be a NumPy array", *states)
 
 
 def test_an_unknown_keyword_is_refused(any_rule):

@@ -20,7 +20,7 @@ def test_relu(isa, dtype, size, rng, guarded, same_bits):
     same_bits(dx, reference.relu_backward(dy, y))
 
 
-@pytest.mark.parametrize("columns", [0, 1, 2, 31, 32, 33, 100])
+@pytest.mark.parametrize("columns", [0, 1, 2, 31, 32, 33, 100, 1061])
 @pytest.mark.parametrize("rows", [0, 1, 3, 63, 64, 65, 1000])
 def test_bias_relu(isa, dtype, rows, columns, rng, guarded, close, same_bits):
     x, dy, bias = (
@@ -54,10 +54,8 @@ def test_relu_of_special_values(isa, dtype):
     np.testing.assert_array_equal(
         functional.bias_relu_forward(x[:, None], np.ones(1, dtype))[:, 0], [np.nan, np.inf, 0, 1, 1]
     )
-    dy = np.array([1, np.nan, np.nan, np.inf, -np.inf], dtype)
-    np.testing.assert_array_equal(
-        functional.relu_backward(dy, np.array([1, 1, 0, 0, 0], dtype)), [1, np.nan, 0, 0, 0]
-    )
+    dy, y = np.array([[1, np.nan, np.nan, np.inf, 2], [1, 1, 0, 0, np.nan]], dtype)
+    np.testing.assert_array_equal(functional.relu_backward(dy, y), [1, np.nan, 0, 0, 2])
 
 
 # Functions that may write onto their first argument.
@@ -65,9 +63,7 @@ IN_PLACE = {
     "relu_forward": lambda x, out: functional.relu_forward(x, out=out),
     "relu_backward": lambda x, out: functional.relu_backward(x, np.arange(-3.0, 4, 1 / 11)[:70], out=out),
     "bias_relu_forward": lambda x, out: functional.bias_relu_forward(x, np.linspace(-1, 1, 70), out=out),
-    "bias_relu_backward": lambda x, out: functional.bias_relu_backward(
-        x, np.arange(-3.0, 4, 1 / 11)[:70], out=out
-    )[0],
+    "bias_relu_backward": lambda x, out: functional.bias_relu_backward(x, np.arange(-3.0, 4, 1 / 11)[:70], out=out)[0],
     "dropout": lambda x, out: functional.dropout(x, 0.4, seed=1, counter=2, out=out)[0],
     "dropout_apply": lambda x, out: functional.dropout_apply(x, np.arange(70) % 3 == 0, 0.4, out=out),
     "dropout_backward": lambda x, out: functional.dropout_backward(x, np.arange(70) % 3 == 0, 0.4, out=out),
@@ -100,9 +96,7 @@ def test_softmax_cross_entropy(isa, dtype, rows, classes, spread, rng, guarded, 
     loss, dlogits = functional.softmax_cross_entropy(given, guarded(labels), out=guarded(logits, 2))
     expected_loss, expected = reference.softmax_cross_entropy(logits.astype(np.float64), labels)
     assert type(loss) is float
-    tolerance = (
-        1e-12 if dtype == np.float64 else 5e-6
-    )  # of a loss and of a probability: log p and p - 1 cancel
+    tolerance = 1e-12 if dtype == np.float64 else 5e-6  # of a loss and of a probability: log p and p - 1 cancel
     assert loss == pytest.approx(expected_loss, rel=tolerance, abs=tolerance)
     np.testing.assert_allclose(dlogits, expected, rtol=0, atol=tolerance / rows)
     np.testing.assert_array_equal(given, logits)
@@ -138,9 +132,7 @@ def test_exp_and_log_of_the_kernels(isa, dtype):
     distance = -logits[:, 1].astype(np.float64)
     _, dlogits = functional.softmax_cross_entropy(logits, np.zeros(len(distance), int))
     softmax = dlogits[:, 1].astype(np.float64) * len(distance)
-    np.testing.assert_allclose(
-        softmax, np.exp(-distance) / (1 + np.exp(-distance)), rtol=8 * np.finfo(dtype).eps
-    )
+    np.testing.assert_allclose(softmax, np.exp(-distance) / (1 + np.exp(-distance)), rtol=8 * np.finfo(dtype).eps)
     losses = [functional.softmax_cross_entropy(row[None], np.array([1]))[0] for row in logits[:50]]
     np.testing.assert_allclose(losses, np.logaddexp(0, distance[:50]), rtol=8 * np.finfo(dtype).eps)
 
@@ -216,9 +208,7 @@ def test_dropout_keeps_the_shape(rng):
     assert y.shape == mask.shape == x.shape
     assert bits.shape == (14,)
     np.testing.assert_array_equal(y.ravel(), flat)
-    np.testing.assert_array_equal(
-        functional.dropout_backward(x, bits, 0.5), functional.dropout_backward(x, mask, 0.5)
-    )
+    np.testing.assert_array_equal(functional.dropout_backward(x, bits, 0.5), functional.dropout_backward(x, mask, 0.5))
 
 
 @pytest.mark.parametrize("p", [0, 0.1, 0.5, 0.75, 1 - 2**-32])
@@ -228,9 +218,7 @@ def test_dropout_by_the_share_kept(p, rng, same_bits):
     other, other_mask = functional.dropout(x, 1 - p, seed=5, counter=6, p_is="keep")
     same_bits(other_mask, mask)
     same_bits(other, y)
-    same_bits(
-        functional.dropout_backward(x, mask, 1 - p, p_is="keep"), functional.dropout_backward(x, mask, p)
-    )
+    same_bits(functional.dropout_backward(x, mask, 1 - p, p_is="keep"), functional.dropout_backward(x, mask, p))
 
 
 def test_dropout_of_nothing_changes_nothing(dtype, rng, same_bits):
@@ -282,7 +270,7 @@ CHANNELS = (1, 2, 3, 10, 16, 20, 31, 32, 33, 40, 64, 100)
 INNER = ((2,), (31,), (32,), (33,), (7, 7), (32, 32), (5, 1, 13), (1,), (1, 1))
 SHAPES = [(n, c) for n in (2, 37, 500) for c in CHANNELS]
 SHAPES += [(3, c, *inner) for c in (1, 2, 3, 33) for inner in INNER]
-SHAPES += [(1, 4, 33), (200, 2, 3), (2, 2, 9001), (9001, 3), (50_000, 1)]
+SHAPES += [(5, 300), (70, 1061), (3, 2100), (1, 4, 33), (200, 2, 3), (2, 2, 9001), (9001, 3), (50_000, 1)]
 
 
 def batch(rng, shape, dtype):
@@ -389,9 +377,7 @@ def test_batch_norm_loses_no_digits(isa, kind, noise, shape, rng):
     )
     gradients = functional.batch_norm_backward(dy, cache)
     wanted = reference.batch_norm_backward(dy.astype(np.float64), expected_cache)
-    for actual, right in zip(
-        (y, running[1], *gradients), (expected, expected_running[1], *wanted), strict=True
-    ):
+    for actual, right in zip((y, running[1], *gradients), (expected, expected_running[1], *wanted), strict=True):
         np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4 * np.sqrt(np.mean(right**2)))
     np.testing.assert_allclose(running[0], expected_running[0], rtol=1e-6, atol=1e-4 * x.std())
 
@@ -439,7 +425,7 @@ def test_a_nan_spoils_its_channel_alone(isa, dtype, rng):
         x[1, ~clean[1]] = np.nan
         y = functional.batch_norm_forward(x)[0]
         assert np.isnan(y[:, ~clean[1]]).all()
-        np.testing.assert_array_equal(y[clean], expected[clean])
+        np.testing.assert_allclose(y[clean], expected[clean], atol=4 * np.finfo(dtype).eps)
 
 
 def test_softmax_and_bias_backward_by_finite_differences(rng):
@@ -467,10 +453,7 @@ WINDOWS = [
     ((1, 4), (1, 2)),
 ]
 FITTING = [
-    (shape, size, stride)
-    for shape in IMAGES
-    for size, stride in WINDOWS
-    if size[0] <= shape[1] and size[1] <= shape[2]
+    (shape, size, stride) for shape in IMAGES for size, stride in WINDOWS if size[0] <= shape[1] and size[1] <= shape[2]
 ]
 
 

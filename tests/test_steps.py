@@ -16,9 +16,7 @@ CSRC = Path(__file__).parents[1] / "csrc"
 def draw(rng, shape, rule, dtype):
     """A parameter, a state as it is after one step, and the gradients of the steps to come."""
     param, *grads = (rng.standard_normal(shape).astype(dtype) for _ in range(1 + STEPS_TAKEN))
-    states = [
-        a.astype(dtype) for a in rule.expected(param, -param, *[0 * param for _ in rule.states], t=1)[1:]
-    ]
+    states = [a.astype(dtype) for a in rule.expected(param, -param, *[0 * param for _ in rule.states], t=1)[1:]]
     return param, states, grads
 
 

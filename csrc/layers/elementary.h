@@ -19,9 +19,9 @@ INLINE real exp_of_negative(real x)
     enum { DEGREE = 13 };
     const real lowest = -708.39641853226408, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
 #endif
-    static const real inverse_factorial[] = {1.0,           1.0,          1.0 / 2,       1.0 / 6,        1.0 / 24,
-                                             1.0 / 120,     1.0 / 720,    1.0 / 5040,    1.0 / 40320,    1.0 / 362880,
-                                             1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
+    static const real inverse_factorial[] = {
+        1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+        1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
     const real rounder = (real)1.5 * ((word)1 << MANTISSA_BITS);
     const real shifted = x * (real)1.4426950408889634 + rounder, k = shifted - rounder;
     const real r = (x - k * ln2_high) - k * ln2_low;

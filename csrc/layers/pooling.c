@@ -3,9 +3,39 @@
  *
  * winner is the place of the maximum in its window, row by row; NaN wins, and the first of equals. */
 
+enum { CHANNELS = 16 };
+
 struct pooling {
     int64_t n, h, w, c, size_h, size_w, stride_h, stride_w;
 };
+
+/* The maxima of one window for `width` neighbouring channels. */
+INLINE void window_maxima(const struct pooling *p, const real *corner, real *y, signed_word *winner, int64_t width)
+{
+    real best[CHANNELS];
+    signed_word place[CHANNELS];
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) {
+        best[c] = corner[c];
+        place[c] = 0;
+    }
+    signed_word number = 0;
+    for (int64_t ky = 0; ky < p->size_h; ++ky)
+        for (int64_t kx = 0; kx < p->size_w; ++kx, ++number) {
+            const real *candidate = corner + (ky * p->w + kx) * p->c;
+#pragma omp simd
+            for (int64_t c = 0; c < width; ++c) {
+                const real old = best[c], next = candidate[c];
+                const signed_word holder = place[c];
+                /* not above next, which NaN never is; but NaN once there stays */
+                const int wins = !(old >= next) & (old == old);
+                best[c] = wins ? next : old;
+                place[c] = wins ? number : holder;
+            }
+        }
+    memcpy(y, best, width * sizeof(real));
+    memcpy(winner, place, width * sizeof *winner);
+}
 
 static void max_pool_forward(void *const *array, const int64_t *size, const double *scalar)
 {
@@ -20,22 +50,11 @@ static void max_pool_forward(void *const *array, const int64_t *size, const doub
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox, y += p->c, winner += p->c) {
                 const real *corner = x + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;
-                memcpy(y, corner, p->c * sizeof(real));
-                memset(winner, 0, p->c * sizeof *winner);
-                for (int64_t ky = 0; ky < p->size_h; ++ky)
-                    for (int64_t kx = 0; kx < p->size_w; ++kx) {
-                        const real *candidate = corner + (ky * p->w + kx) * p->c;
-                        const signed_word place = (signed_word)(ky * p->size_w + kx);
-#pragma omp simd
-                        for (int64_t c = 0; c < p->c; ++c) {
-                            const real best = y[c], next = candidate[c];
-                            const signed_word holder = winner[c];
-                            /* not above next, which NaN never is; but NaN once there stays */
-                            const int wins = !(best >= next) & (best == best);
-                            y[c] = wins ? next : best;
-                            winner[c] = wins ? place : holder;
-                        }
-                    }
+                int64_t c = 0;
+                for (; c + CHANNELS <= p->c; c += CHANNELS) /* a constant number: no loop is left */
+                    window_maxima(p, corner + c, y + c, winner + c, CHANNELS);
+                if (c < p->c)
+                    window_maxima(p, corner + c, y + c, winner + c, p->c - c);
             }
 }
 

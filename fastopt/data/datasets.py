@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -59,14 +61,17 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     raw = Path(path).read_bytes()
     if raw[:2] == b"\x1f\x8b":
-        raw = gzip.decompress(raw)
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}: {error}") from error
     types = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in types:
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in types or len(raw) < 4 + 4 * raw[3]:
         raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}, which begins with {raw[:4]!r}")
     dtype, begin = np.dtype(types[raw[2]]), 4 + 4 * raw[3]
     shape = tuple(int(length) for length in np.frombuffer(raw[4:begin], ">u4"))
-    wanted = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(shape) != raw[3] or len(raw) != wanted:
+    wanted = begin + math.prod(shape) * dtype.itemsize
+    if len(raw) != wanted:
         raise ValueError(f"{os.fspath(path)!r} must hold {wanted} bytes for shape {shape}, got {len(raw)}")
     return np.frombuffer(raw, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -117,11 +122,13 @@ def load(source: str | os.PathLike[str]) -> tuple[Images, Labels, Images, Labels
         train, test = stratified_split(y, 0.25, seed=0)
         return x[train], y[train], x[test], y[test]
     folder = Path(source)
+    parts: list[tuple[NDArray[Any], NDArray[Any]]]
     if any(folder.glob("train-images*idx3-ubyte*")):
         parts = [_idx_pair(folder, "train"), _idx_pair(folder, "t10k")]
     elif any(folder.glob("data_batch_*.bin")):
         batches = [read_cifar10(file) for file in sorted(folder.glob("data_batch_*.bin"))]
-        parts = [tuple(map(np.concatenate, zip(*batches, strict=True))), read_cifar10(folder / "test_batch.bin")]
+        images, labels = zip(*batches, strict=True)
+        parts = [(np.concatenate(images), np.concatenate(labels)), read_cifar10(folder / "test_batch.bin")]
     else:
         raise FileNotFoundError(
             f"data must be 'digits' or a folder with MNIST's IDX files or CIFAR-10's binary files, got {str(source)!r}"

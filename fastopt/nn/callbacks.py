@@ -78,7 +78,9 @@ class Lines(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if self._bar is not None:
             self._bar.close()
-        print(f"epoch {epoch + 1:>{len(str(self._epochs))}}/{self._epochs}  {describe(logs)}", file=self.file, flush=True)
+        print(
+            f"epoch {epoch + 1:>{len(str(self._epochs))}}/{self._epochs}  {describe(logs)}", file=self.file, flush=True
+        )
 
 
 def _progress_bar(total: int, label: str, file: TextIO) -> Any:

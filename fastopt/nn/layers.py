@@ -52,6 +52,9 @@ class Layer:
             self.input_shape = input_shape
         elif self.params and self.input_shape != input_shape:
             raise ValueError(f"{self!r} was built for inputs of shape {self.input_shape}, got {input_shape}")
+        for param in self.params.values():
+            if param.dtype != dtype:
+                raise ValueError(f"{self!r} was built for {param.dtype}, got {np.dtype(dtype)}")
         return self.output_shape(input_shape)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
@@ -276,7 +279,9 @@ class Dropout(Layer):
 
     def __init__(self, p: float, p_is: F.PIs = "drop") -> None:
         super().__init__()
-        self.p = checks.number("p", p, "(0, 1]" if checks.choice("p_is", p_is, ("drop", "keep")) == "keep" else "[0, 1)")
+        self.p = checks.number(
+            "p", p, "(0, 1]" if checks.choice("p_is", p_is, ("drop", "keep")) == "keep" else "[0, 1)"
+        )
         self.p_is = p_is
         self.seed = 0
 

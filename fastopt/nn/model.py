@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,7 @@ class Sequential:
         Likewise what else a trained model holds (running means and variances).
     """
 
-    def __init__(
-        self, layers: Sequence[Layer], input_shape: Shape, *, seed: int = 0, dtype: Any = np.float32
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], input_shape: Shape, *, seed: int = 0, dtype: Any = np.float32) -> None:
         self.layers = list(layers)
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
@@ -139,12 +137,13 @@ class Sequential:
     def evaluate(
         self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
     ) -> dict[str, float]:
-        """``{"loss": …, "accuracy": …}`` in inference, the accuracy being the share of right labels."""
+        """``{"loss": …, "accuracy": …}`` in inference, the accuracy (the share of right labels) where `y` are labels."""
+        x, y = loop.samples(self, x, y, loss)
         output = self.predict(x, batch_size=batch_size)
-        y = np.asarray(y)
-        if len(y) != len(output):
-            raise ValueError(f"y must have one target per input, {len(output)}, got {len(y)}")
-        return {"loss": loss(output, y)[0], "accuracy": loop.accuracy(output, y)}
+        measured = {"loss": loss(output, y)[0]}
+        if loop.are_labels(y):
+            measured["accuracy"] = loop.accuracy(output, y)
+        return measured
 
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
         """The outputs in inference (for a classifier the logits, whose ``argmax(axis=1)`` is the class)."""
@@ -191,14 +190,14 @@ class Sequential:
         arrays = {f"params/{name}": a for name, a in self.params.items()}
         arrays |= {f"state/{name}": a for name, a in self.state.items()}
         path = Path(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            try:
-                np.savez(file, config=json.dumps(config), **arrays)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, config=json.dumps(config), **arrays)  # type: ignore[arg-type]
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -211,20 +210,27 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     ValueError
         Where the file is no such file, or its arrays do not fit its layers.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "config" not in file:
-            raise ValueError(f"path must name a model that Sequential.save wrote, got {os.fspath(path)!r}")
-        config = json.loads(str(file["config"]))
-        layers: list[Layer] = []
-        for entry in config["layers"]:
-            if isinstance(entry, int):
-                layers.append(layers[entry])
-            else:
-                name = checks.choice("class of a layer", entry.pop("class"), tuple(Layer.classes))
-                layers.append(Layer.classes[name](**entry))
-        model = Sequential(layers, config["input_shape"], seed=config["seed"], dtype=config["dtype"])
-        for kind, own in (("params", model.params), ("state", model.state)):
-            for name, array in own.items():
-                given = file[f"{kind}/{name}"]
-                array[...] = checks.array(f"{kind}/{name}", given, dtype=array.dtype, shape=array.shape)
+    try:
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
+            return _read(entries)
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"path must name a model that Sequential.save wrote, got {os.fspath(path)!r}: {error}"
+        ) from error
+
+
+def _read(file: Mapping[str, Array]) -> Sequential:
+    config = json.loads(str(file["config"]))
+    layers: list[Layer] = []
+    for entry in config["layers"]:
+        if isinstance(entry, int):
+            layers.append(layers[entry])
+        else:
+            name = checks.choice("class of a layer", entry.pop("class"), tuple(Layer.classes))
+            layers.append(Layer.classes[name](**entry))
+    model = Sequential(layers, config["input_shape"], seed=config["seed"], dtype=config["dtype"])
+    for kind, own in (("params", model.params), ("state", model.state)):
+        for name, array in own.items():
+            given = file[f"{kind}/{name}"]
+            array[...] = checks.array(f"{kind}/{name}", given, dtype=array.dtype, shape=array.shape)
     return model

@@ -32,7 +32,8 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
         axes.set(xlabel="epoch", title=key)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
         if key == "loss":
             axes.set_yscale("log")
     figure.savefig(path, dpi=120)

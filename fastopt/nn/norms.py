@@ -32,6 +32,7 @@ class BatchNorm(Layer):
         super().__init__()
         self.eps = checks.number("eps", eps, "[0, inf)")
         self.momentum = checks.number("momentum", momentum, "[0, 1]")
+        checks.choice("momentum_of", momentum_of, ("new", "old"))
         self.momentum_of = momentum_of
         self.unbiased = checks.flag("unbiased", unbiased)
 

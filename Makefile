@@ -1,0 +1,63 @@
+# The verbs of the day. All work in .venv, which `make dev` makes.
+PYTHON = .venv/bin/python
+C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h')
+
+.PHONY: dev build test fast bench check format vec neon sanitize wheel clean
+
+dev:  ## a virtual environment with everything for work on fastopt
+	python3 -m venv .venv
+	.venv/bin/pip install -q -e '.[dev,train,peers]'
+
+build:  ## compile again what has changed in C or Cython
+	.venv/bin/pip install -q -e .
+
+test:  ## all tests
+	$(PYTHON) -m pytest -q
+
+fast: build  ## rebuild, and the quick tests
+	$(PYTHON) -m pytest -q -x tests/test_steps.py tests/test_layers.py tests/test_checks.py
+
+bench:  ## every kernel beside NumPy and every peer that is installed
+	$(PYTHON) benchmarks/compare.py
+
+check:  ## style, types, stubs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/cython-lint fastopt/_kernels.pyx
+	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
+	.venv/bin/mypy
+	$(PYTHON) -m mypy.stubtest fastopt._kernels --mypy-config-file pyproject.toml
+
+format:  ## put Python and C into shape
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+	.venv/bin/clang-format -i $(C_FILES)
+
+# The flags that setup.py compiles an instruction set with.
+flags = $$(python3 -c "import runpy, setuptools; setuptools.setup = lambda **k: None; \
+  s = runpy.run_path('setup.py'); print(*s['CFLAGS'] + s['ISA_FLAGS']['$(1)'])")
+
+vec:  ## which loops the compiler made vector loops of, and with how wide vectors
+	@for real in float double; do $(foreach isa,baseline avx2 avx512,echo "== $(isa) $$real"; \
+	  $(CC) $(call flags,$(isa)) -Icsrc -fopt-info-vec-optimized -c -o /dev/null csrc/isa/$(isa)_$$real.c 2>&1 \
+	    | grep optimized | sort -u;) done
+
+NEON_CC = aarch64-linux-gnu-gcc
+neon:  ## compile the kernels for aarch64 (needs a cross compiler: NEON_CC)
+	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c; do \
+	  $(NEON_CC) $(call flags,baseline) -Werror -Icsrc -c -o /dev/null $$file || exit 1; done
+
+sanitize:  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/sanitize && python3 -m venv build/sanitize
+	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" LDFLAGS="-fsanitize=address,undefined" \
+	  build/sanitize/bin/pip install -q '.[test]'
+	cp -r tests build/sanitize/tests
+	cd build/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 bin/python -m pytest -q -x -c ../../pyproject.toml --rootdir . \
+	  tests/test_steps.py tests/test_layers.py tests/test_checks.py
+
+wheel:  ## source distribution, and the wheel made from it
+	rm -rf dist && $(PYTHON) -m build -q
+
+clean:
+	rm -rf build dist .venv *.egg-info fastopt/*.so fastopt/_kernels.c

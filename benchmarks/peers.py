@@ -1,0 +1,100 @@
+"""What fastopt is measured beside: the same work in numba, PyTorch and thinc.
+
+`add` enters into a contest what each installed library can do of it, and `agree` makes sure that all contenders
+compute the same numbers. Import this module before NumPy: libraries read their number of threads when they load.
+"""
+
+import importlib
+import os
+
+for _library in ("OMP", "OPENBLAS", "MKL", "BLIS"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
+
+import numpy as np
+
+from fastopt.bench import COPY, STREAM, Contest
+
+#: The version of each peer; None where it is not installed.
+PEERS: dict[str, str | None] = {}
+_modules = []
+
+for _name in ("numba", "torch", "thinc"):
+    try:
+        _modules.append(importlib.import_module(f"{_name}_peer"))
+    except ModuleNotFoundError as _error:
+        if _error.name != _name:
+            raise
+        PEERS[_name] = None
+    else:
+        PEERS[_name] = _modules[-1].VERSION
+
+
+def describe() -> str:
+    """The peers, a line each."""
+    return "\n".join(f"{name:<7} {version or 'not installed'}" for name, version in PEERS.items())
+
+
+def add(contest: Contest) -> Contest:
+    """Enter every peer; a peer writes to memory of its own, and shares what it only reads."""
+    for module in _modules:
+        for name, (call, result) in module.contenders(contest).items():
+            contest.contenders[name] = call
+            if result is not None:
+                contest.results[name] = result
+    return contest
+
+
+# ---- Agreement ----------------------------------------------------------------------------------------------
+
+#: What the gradient is multiplied by from step to step; at the end it is what it was.
+_FACTORS = (1, -0.5, -4, 0.5)
+
+
+def agree(contest: Contest) -> Contest:
+    """Raise an AssertionError where contenders of a new contest do not compute the same numbers."""
+    names = [name for name in contest.contenders if name not in (STREAM, COPY)]
+    if "param" in contest.arrays:
+        start = contest.arrays["param"]
+        for factor in _FACTORS:
+            contest.arrays["grad"] *= factor
+            results = {name: _result(contest, name) for name in names}
+        ours = results["fastopt"]
+        allowed = 3e-6 + 1e-3 * np.abs(ours - start)  # the rounding of four steps, and some of how far they go
+    else:
+        results = {}
+        for name in names:
+            if name in contest.results:
+                contest.results[name].fill(np.nan)  # lest it be another contender's
+            results[name] = _result(contest, name).copy()
+        if contest.name == "dropout":
+            results = {name: _without_chance(contest.arrays["x"], y) for name, y in results.items()}
+        ours = results["fastopt"]
+        allowed = 2e-6 * np.abs(ours).max(initial=0) + 1e-3 * np.abs(ours)
+    for name, theirs in results.items():
+        label = f"{contest.name} {contest.size}: {name}"
+        assert theirs.shape == ours.shape, f"{label} has shape {theirs.shape}, fastopt {ours.shape}"
+        wrong = ~(np.abs(theirs - ours) <= allowed)
+        assert not wrong.any(), (
+            f"{label} is another result in {wrong.sum()} of {wrong.size} places, such as "
+            f"{theirs[wrong][0]} for {ours[wrong][0]}"
+        )
+    return contest
+
+
+def _result(contest: Contest, name: str) -> np.ndarray:
+    inputs = {key: array.copy() for key, array in contest.arrays.items()}
+    returned = contest.contenders[name]()
+    for key, array in inputs.items():
+        same = np.array_equal(contest.arrays[key], array)
+        assert same, f"{contest.name} {contest.size}: {name} changes {key}, which the others read"
+    if name in contest.results:
+        return contest.results[name]
+    values = returned if isinstance(returned, tuple) else (returned,)
+    return next(np.asarray(value) for value in values if getattr(value, "ndim", 0))
+
+
+def _without_chance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Dropout at 1/2 as all must agree on it: the dropped are as many as they should be, and here as if kept."""
+    dropped = y == 0
+    assert abs(dropped.mean() - 0.5) < 3 / np.sqrt(x.size), f"{dropped.mean()} of the elements are dropped"
+    return np.where(dropped, 2 * x, y)

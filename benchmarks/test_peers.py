@@ -1,0 +1,55 @@
+"""All contenders of a contest compute the same numbers, else a race between them says nothing."""
+
+import math
+
+import peers
+import pytest
+
+from fastopt import bench
+
+#: What fits into memory and patience.
+CONTESTS = {
+    name: make
+    for name, make in bench.catalogue().items()
+    if math.prod(argument for argument in make.args if isinstance(argument, int)) <= 5_000_000
+}
+
+
+@pytest.mark.parametrize("name", CONTESTS)
+def test_agree(name):
+    peers.agree(peers.add(CONTESTS[name]()))
+
+
+def test_agree_finds_another_step():
+    contest, other = bench.step_contest("momentum", 100), bench.step_contest("nesterov", 100)
+    contest.contenders["other"], contest.results["other"] = other.contenders["fastopt"], other.results["fastopt"]
+    with pytest.raises(AssertionError, match="momentum 100: other is another result in"):
+        peers.agree(contest)
+
+
+def test_agree_finds_another_layer():
+    contest = bench.relu_forward(100)
+    contest.contenders["other"] = lambda: abs(contest.arrays["x"])
+    with pytest.raises(AssertionError, match="relu_forward 100: other is another result in"):
+        peers.agree(contest)
+
+
+def test_agree_finds_that_inputs_change():
+    contest = bench.step_contest("sgd", 100)
+    step = contest.contenders["fastopt"]
+
+    def other():
+        step()
+        contest.arrays["grad"] *= 2
+
+    contest.contenders["fastopt"] = other
+    with pytest.raises(AssertionError, match="sgd 100: fastopt changes grad"):
+        peers.agree(contest)
+
+
+def test_every_kernel_has_a_peer_of_each_library():
+    """What numba and PyTorch can do, they do; thinc has little."""
+    for name, make in CONTESTS.items():
+        contest = peers.add(make())
+        for library, contender in (("numba", "numba"), ("torch", "PyTorch")):
+            assert peers.PEERS[library] is None or contender in contest.contenders, name

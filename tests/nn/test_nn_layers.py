@@ -1,0 +1,179 @@
+"""Every layer of fastopt.nn by itself: gradients, shapes, configurations, caches."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from finite_differences import check_gradients
+
+from fastopt import nn
+
+#: Layers, and the shape of an input to each.
+CASES = [
+    (nn.Dense(5), (7,)),
+    (nn.Dense(5, activation="relu", init="xavier"), (7,)),
+    (nn.Conv2D(4), (5, 6, 3)),
+    (nn.Conv2D(3, size=(2, 3), stride=(2, 1), padding=(1, 0), activation="relu"), (5, 4, 2)),
+    (nn.Conv2D(2, size=1, stride=3, padding="valid", init="xavier"), (4, 7, 2)),
+    (nn.Conv2D(2, size=(4, 2), activation="relu"), (3, 5, 1)),
+    (nn.MaxPool2D(), (5, 4, 3)),
+    (nn.MaxPool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
+    (nn.MaxPool2D(2, stride=3), (6, 7, 2)),
+    (nn.Flatten(), (3, 4, 2)),
+    (nn.Flatten(), (6,)),
+    (nn.ReLU(), (9,)),
+    (nn.ReLU(), (3, 2, 4)),
+    (nn.Dropout(0.4), (70,)),
+    (nn.Dropout(0.4, p_is="keep"), (3, 5, 5)),
+    (nn.BatchNorm(), (6,)),
+    (nn.BatchNorm(eps=0.01, momentum=0.9, momentum_of="old", unbiased=False), (3, 4, 2)),
+]
+N = 4
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]!r}-{case[1]}")
+def case(request, rng):
+    """A layer, built in float64 with no parameter at a special value, and its input shape."""
+    layer, shape = copy.deepcopy(request.param)
+    layer.build(shape, rng, np.dtype(np.float64))
+    for param in layer.params.values():
+        param[...] = rng.normal(size=param.shape)
+    return layer, shape
+
+
+def test_every_layer_class_has_a_case():
+    ours = {name for name, cls in nn.Layer.classes.items() if cls.__module__.startswith("fastopt.")}
+    assert {name for name in ours if name[0] != "_"} == {type(layer).__name__ for layer, _ in CASES}
+
+
+def test_gradients(case, rng):
+    layer, shape = case
+    x = rng.normal(size=(N, *shape))
+    weights = rng.normal(size=(N, *layer.output_shape(shape)))
+
+    def loss():
+        return float((layer.forward(x, training=True, counter=3)[0] * weights).sum())
+
+    dx, grads = layer.backward(weights, layer.forward(x, training=True, counter=3)[1])
+    check_gradients(loss, {"x": x, **layer.params}, {"x": dx, **grads})
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_output_shape_is_that_of_forward(case, training, rng):
+    layer, shape = case
+    y, _ = layer.forward(rng.normal(size=(N, *shape)), training=training)
+    assert y.shape == (N, *layer.output_shape(shape))
+
+
+def test_caches_are_independent(case, rng, same_bits):
+    """Two passes may be under way at once; inputs and gradients are left as they are."""
+    layer, shape = case
+    xs = [rng.normal(size=(N, *shape)) for _ in range(2)]
+    dys = [rng.normal(size=(N, *layer.output_shape(shape))) for _ in range(2)]
+    given = copy.deepcopy((xs, dys))
+
+    def forward(i):
+        return layer.forward(xs[i], training=True, counter=i)[1]
+
+    alone = [layer.backward(dys[i], forward(i)) for i in range(2)]
+    for order in ([0, 1], [1, 0]):
+        caches = [forward(0), forward(1)]
+        for i in order:
+            dx, grads = layer.backward(dys[i], caches[i])
+            same_bits(dx, alone[i][0])
+            assert set(grads) == set(layer.params)
+            for name, grad in grads.items():
+                same_bits(grad, alone[i][1][name])
+    for now, before in zip(xs + dys, sum(given, []), strict=True):
+        same_bits(now, before)
+
+
+def test_configuration_makes_the_same_layer(case):
+    layer, shape = case
+    for twin in (type(layer)(**json.loads(json.dumps(layer.config()))), eval(repr(layer), vars(nn))):
+        assert type(twin) is type(layer)
+        assert twin.config() == layer.config()
+        assert twin.output_shape(shape) == layer.output_shape(shape)
+
+
+def test_initial_weights_have_the_declared_variance(rng):
+    for init, fans in (("he", lambda i, o: 2 / i), ("xavier", lambda i, o: 2 / (i + o))):
+        for layer, shape, fan_in, fan_out in (
+            (nn.Dense(300, init=init), (200,), 200, 300),
+            (nn.Conv2D(64, 3, init=init), (8, 8, 32), 288, 576),
+        ):
+            layer.build(shape, rng, np.dtype(np.float32))
+            assert layer.params["weight"].var() == pytest.approx(fans(fan_in, fan_out), rel=0.05)
+            assert abs(layer.params["weight"].mean()) < 0.01
+            assert not layer.params["bias"].any()
+
+
+def test_same_padding_keeps_the_shape_of_odd_kernels():
+    assert nn.Conv2D(7, (3, 5)).output_shape((6, 9, 2)) == (6, 9, 7)
+
+
+def test_a_layer_is_built_once(rng):
+    layer = nn.Dense(3)
+    layer.build((4,), rng, np.dtype(np.float32))
+    weight = layer.params["weight"]
+    layer.build((4,), rng, np.dtype(np.float32))
+    assert layer.params["weight"] is weight
+    with pytest.raises(ValueError, match=r"built for inputs of shape \(4,\), got \(5,\)"):
+        layer.build((5,), rng, np.dtype(np.float32))
+    with pytest.raises(ValueError, match="built for float32, got float64"):
+        layer.build((4,), rng, np.dtype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Dense(0), "units must be at least 1, got 0"),
+        (lambda: nn.Dense(2.5), "units must be an integer"),
+        (lambda: nn.Dense(2, activation="tanh"), "activation must be one of 'relu'"),
+        (lambda: nn.Conv2D(2, size=(3, 3, 3)), "size must be one integer or a pair"),
+        (lambda: nn.Conv2D(2, padding="full"), "padding must be one of 'same', 'valid'"),
+        (lambda: nn.Conv2D(2, stride=0), "stride must be at least 1"),
+        (lambda: nn.MaxPool2D(0), "size must be at least 1"),
+        (lambda: nn.Dropout(1.0), r"p must be in \[0, 1\), got 1.0"),
+        (lambda: nn.Dropout(0.0, p_is="keep"), r"p must be in \(0, 1\], got 0.0"),
+        (lambda: nn.BatchNorm(eps=-1), "eps must be in"),
+        (lambda: nn.BatchNorm(momentum=float("nan")), "momentum must be in"),
+        (lambda: nn.BatchNorm(momentum_of="both"), "momentum_of must be one of"),
+        (lambda: nn.Sequential([nn.Dense(2)], (3, 4)), r"Dense takes inputs of shape \(n, d\), got \(n, 3, 4\)"),
+        (lambda: nn.Sequential([nn.Dense(2, init="zero")], (3,)), "init must be one of"),
+        (lambda: nn.Sequential([nn.Conv2D(2)], (3,)), r"shape must be \(n, h, w, c\)"),
+        (lambda: nn.Sequential([nn.MaxPool2D(4)], (3, 3, 1)), "size must be at most that of the padded image"),
+    ],
+)  # fmt: skip
+def test_refusals(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_dropout_counts(rng, same_bits):
+    layer = nn.Dropout(0.25)
+    layer.build((1000,), rng, np.dtype(np.float64))
+    x = np.ones((2, 1000))
+    first, again, other = (layer.forward(x, training=True, counter=counter)[0] for counter in (0, 0, 1))
+    same_bits(first, again)
+    assert (first != other).any()
+    assert set(np.unique(first)) == {0.0, 1 / 0.75}
+    assert 0.7 < (first != 0).mean() < 0.8
+    y, cache = layer.forward(x)
+    same_bits(y, x)
+    same_bits(layer.backward(x, cache)[0], x)
+
+
+def test_batch_norm_in_inference_uses_the_running_statistics(rng, close):
+    layer = nn.BatchNorm(momentum=0.5)
+    layer.build((3,), rng, np.dtype(np.float64))
+    x = rng.normal(2, 3, (50, 3))
+    layer.forward(x, training=True)
+    mean, var = 0.5 * x.mean(axis=0), 0.5 + 0.5 * x.var(axis=0, ddof=1)
+    close(layer.state["running_mean"], mean)
+    close(layer.state["running_var"], var)
+    y, cache = layer.forward(x)
+    close(y, (x - mean) / np.sqrt(var + 1e-5))
+    with pytest.raises(ValueError, match="needs the cache of"):
+        layer.backward(y, cache)

@@ -1,0 +1,330 @@
+"""Training: the loop, its history, its callbacks."""
+
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import cli, data, nn
+from fastopt.nn.training import batches
+from fastopt.optimizers import OPTIMIZERS
+
+
+def mlp(seed=0, dtype=np.float32):
+    layers = [nn.Dense(16), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.2), nn.Dense(3)]
+    return nn.Sequential(layers, (5,), seed=seed, dtype=dtype)
+
+
+@pytest.fixture
+def samples(rng):
+    """Labelled points of three classes."""
+    y = np.arange(65) % 3
+    return rng.normal(size=(65, 5)) + 1.5 * y[:, None], y
+
+
+def bits(model):
+    return {name: a.tobytes() for name, a in (model.params | model.state).items()}
+
+
+# ---- The same bits, or others ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "fit", "alike"),
+    [
+        ({}, {}, True),
+        ({}, {"seed": 0}, True),
+        ({}, {"seed": 1}, False),
+        ({"seed": 1}, {"seed": 0}, False),
+        ({}, {"batch_size": 16}, False),
+        ({}, {"optimizer": "adamw"}, False),
+    ],
+)
+def test_the_seed_decides_the_run(samples, build, fit, alike):
+    first, second = mlp(), mlp(**build)
+    history = first.fit(*samples, epochs=2)
+    again = second.fit(*samples, epochs=2, **fit)
+    assert (bits(first) == bits(second)) == alike
+    assert (history["loss"] == again["loss"]) == alike
+
+
+def test_each_epoch_has_an_order_of_its_own(samples, monkeypatch):
+    x, y = samples
+    seen = []
+    forward = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x, **o: seen.append(x[:, 0]) or forward(self, x, **o))
+    mlp().fit(x, y, epochs=2)
+    one, two = np.concatenate(seen[:2]), np.concatenate(seen[2:])
+    assert (one != two).any()
+    for epoch in (one, two):
+        np.testing.assert_array_equal(np.sort(epoch), np.sort(x[:, 0].astype(np.float32)))
+
+
+def test_a_bound_optimizer_goes_on(samples):
+    """Two runs with one optimizer draw other masks in the second, as one longer run would."""
+    model = mlp()
+    optimizer = fastopt.Adam(model.params)
+    model.fit(*samples, optimizer=optimizer)
+    assert optimizer.t == 2
+    twin = mlp()
+    twin.fit(*samples)
+    assert bits(model) == bits(twin)
+    model.fit(*samples, optimizer=optimizer)
+    assert optimizer.t == 4
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "wanted"),
+    [
+        (64, 32, [32, 32]),
+        (65, 32, [32, 33]),
+        (66, 32, [32, 32, 2]),
+        (33, 32, [33]),
+        (1, 32, [1]),
+        (5, 2, [2, 3]),
+        (7, 100, [7]),
+    ],
+)
+def test_a_lone_last_sample_joins_the_batch_before(n, size, wanted, rng):
+    parts = list(batches(n, size, rng))
+    assert [len(part) for part in parts] == wanted
+    assert sorted(np.concatenate(parts)) == list(range(n))
+
+
+# ---- What fit returns and takes -------------------------------------------------------------------------
+
+
+def test_history(samples, tmp_path):
+    model = mlp()
+    untrained = model.evaluate(*samples)
+    history = model.fit(*samples, epochs=3, optimizer=fastopt.SGD(model.params, lr=0.0), validation_data=samples)
+    assert list(history) == ["loss", "accuracy", "samples_per_second", "val_loss", "val_accuracy"]
+    assert {len(values) for values in history.values()} == {3}
+    assert min(history["samples_per_second"]) > 0
+    assert model.evaluate(*samples)["accuracy"] == history["val_accuracy"][-1]
+    assert history["val_loss"][-1] == model.evaluate(*samples)["loss"] != untrained["loss"]  # by running statistics
+    history.save(tmp_path / "history.json")
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    assert list(model.fit(*samples)) == ["loss", "accuracy", "samples_per_second"]
+    assert model.fit(*samples, epochs=0) == {}
+
+
+def test_loss_and_accuracy_are_means_over_samples(samples):
+    """Without dropout, batch norm and learning, they are those of the whole."""
+    model = nn.Sequential([nn.Dense(3)], (5,), dtype=np.float64)
+    history = model.fit(*samples, batch_size=20, optimizer=fastopt.SGD(model.params, lr=0.0))
+    wanted = model.evaluate(*samples)
+    assert history["loss"] == [pytest.approx(wanted["loss"])]
+    assert history["accuracy"] == [pytest.approx(wanted["accuracy"])]
+
+
+def test_inputs_stay_as_they_are(samples):
+    x, y = samples[0].astype(np.float32), samples[1]
+    before = x.tobytes(), y.tobytes()
+    mlp().fit(x, y)
+    assert (x.tobytes(), y.tobytes()) == before
+
+
+def test_a_loss_of_your_own(rng):
+    x = rng.normal(size=(64, 4))
+    y = x @ rng.normal(size=(4, 2))
+
+    def mean_square(output, targets):
+        error = output - targets
+        return float((error**2).mean()), 2 * error / error.size
+
+    model = nn.Sequential([nn.Dense(2)], (4,), dtype=np.float64)
+    history = model.fit(
+        x, y, epochs=50, loss=mean_square, optimizer=fastopt.Adam(model.params, lr=0.1), validation_data=(x, y)
+    )
+    assert list(history) == ["loss", "samples_per_second", "val_loss"]  # there are no labels to be right about
+    assert history["val_loss"][-1] < 1e-3 < history["loss"][0]
+    assert model.evaluate(x, y, loss=mean_square) == {"loss": history["val_loss"][-1]}
+
+
+def swapped(model):
+    """The same arrays, two of one shape under each other's names."""
+    return model.params | {"1.scale": model.params["1.shift"], "1.shift": model.params["1.scale"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, x, y: {"x": x[:0], "y": y[:0]}, "x must hold at least one sample"),
+        (lambda m, x, y: {"y": y[1:]}, r"one target per input, 65, got shape \(64,\)"),
+        (lambda m, x, y: {"y": y[:, None]}, r"y must have shape \(65,\), got \(65, 1\)"),
+        (lambda m, x, y: {"y": y + 0.0}, "y must be an array of integers, got float64"),
+        (lambda m, x, y: {"y": np.where(np.arange(65) == 64, 3, y)}, r"y must be in \[0, 3\), got 3"),
+        (lambda m, x, y: {"epochs": -1}, "epochs must be at least 0, got -1"),
+        (lambda m, x, y: {"epochs": 1.5}, "epochs must be an integer"),
+        (lambda m, x, y: {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (lambda m, x, y: {"seed": -1}, "seed must be at least 0"),
+        (lambda m, x, y: {"optimizer": "lion"}, "optimizer must be one of 'sgd'"),
+        (lambda m, x, y: {"optimizer": "sgd"}, "lr"),
+        (lambda m, x, y: {"optimizer": fastopt.Adam(mlp().params)}, "must be bound to model.params"),
+        (lambda m, x, y: {"optimizer": fastopt.Adam(list(m.params.values()))}, "must be bound to model.params"),
+        (lambda m, x, y: {"optimizer": fastopt.Adam({"0.bias": m.params["0.bias"]})}, "must be bound to model.params"),
+        (lambda m, x, y: {"optimizer": fastopt.Adam(swapped(m))}, "must be bound to model.params"),
+        (lambda m, x, y: {"validation_data": (x[:, 1:], y)}, r"x must have shape \(n, 5\), got \(65, 4\)"),
+        (lambda m, x, y: {"validation_data": (x, y[1:])}, r"one target per input, 65, got shape \(64,\)"),
+        (lambda m, x, y: {"validation_data": (x, y - 1)}, r"must be in \[0, 3\), got -1"),
+    ],
+)
+def test_refuses_before_anything_is_changed(samples, change, message):
+    model = mlp()
+    before = bits(model)
+    x, y = samples
+    with pytest.raises((TypeError, ValueError), match=message):
+        model.fit(**({"x": x, "y": y, "batch_size": 8} | change(model, x, y)))
+    assert bits(model) == before
+
+
+# ---- Callbacks ------------------------------------------------------------------------------------------
+
+
+class Recorder(nn.Callback):
+    def __init__(self):
+        self.calls = []
+
+    def on_train_begin(self, model, optimizer, epochs, batches):
+        self.calls.append(("train begins", model, optimizer, epochs, batches))
+
+    def on_epoch_begin(self, epoch):
+        self.calls.append(("epoch begins", epoch))
+
+    def on_batch_end(self, batch, logs):
+        self.calls.append(("batch ends", batch, list(logs)))
+        self.loss = logs["loss"]
+
+    def on_epoch_end(self, epoch, logs):
+        self.calls.append(("epoch ends", epoch, list(logs)))
+        self.logs = logs
+
+    def on_train_end(self):
+        self.calls.append(("train ends",))
+
+
+def test_callbacks_are_called_in_order(samples):
+    model, recorder = mlp(), Recorder()
+    optimizer = fastopt.Adam(model.params)
+    history = model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.Callback(), recorder])
+    keys = ["loss", "accuracy", "samples_per_second"]
+    assert recorder.calls == [
+        ("train begins", model, optimizer, 2, 2),
+        *(
+            call
+            for epoch in range(2)
+            for call in (
+                ("epoch begins", epoch),
+                ("batch ends", 0, ["loss"]),
+                ("batch ends", 1, ["loss"]),
+                ("epoch ends", epoch, keys),
+            )
+        ),
+        ("train ends",),
+    ]
+    assert recorder.logs == {key: history[key][-1] for key in keys}
+    assert recorder.loss > 0
+
+
+def test_learning_rate_scheduler(samples):
+    model = mlp()
+    optimizer = fastopt.SGD(model.params, lr=9.0)
+    asked, used = [], []
+
+    class Watch(nn.Callback):
+        def on_epoch_begin(self, epoch):
+            used.append(optimizer.lr)
+
+    def schedule(step, steps):
+        asked.append((step, steps))
+        return 1 / (1 + step)
+
+    model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(schedule), Watch()])
+    assert asked == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert used == [1, 1 / 3]
+    assert optimizer.lr == 1 / 5
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_without_a_terminal(samples):
+    text = io.StringIO()
+    mlp().fit(*samples, epochs=10, callbacks=[nn.Lines(text)])
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 10
+    for epoch, line in enumerate(lines, start=1):
+        shown = rf"epoch {epoch:>2}/10  loss \d\.\d{{4}}  accuracy \d\.\d{{4}}  samples per second [\d,]+"
+        assert re.fullmatch(shown, line)
+
+
+def test_a_bar_in_a_terminal(samples):
+    pytest.importorskip("tqdm")
+    text = Terminal()
+    mlp().fit(*samples, epochs=2, callbacks=[nn.Lines(text)])
+    assert "\r" in text.getvalue()
+    assert "epoch 2/2: " in text.getvalue()
+    assert "epoch 2/2  loss" in text.getvalue()
+
+
+def test_no_bar_without_tqdm(samples, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    text = Terminal()
+    mlp().fit(*samples, epochs=2, callbacks=[nn.Lines(text)])
+    assert "\r" not in text.getvalue()
+    assert len(text.getvalue().splitlines()) == 2
+
+
+def test_curves(samples, tmp_path):
+    pytest.importorskip("matplotlib")
+    from fastopt.nn.monitor import plot
+
+    history = mlp().fit(*samples, epochs=2, validation_data=samples)
+    for name, some in (("a.png", history), ("b.svg", {"loss": [1.0]}), ("c.pdf", {})):
+        plot(some, tmp_path / name)
+    beginnings = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
+    assert beginnings == {"a.png": b"\x89PNG", "b.svg": b"<?xm", "c.pdf": b"%PDF"}
+
+
+# ---- Learning -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_training_lowers_the_loss(samples, dtype):
+    model = mlp(dtype=dtype)
+    before = model.evaluate(*samples)["loss"]
+    history = model.fit(*samples, epochs=50)
+    assert model.evaluate(*samples)["loss"] < 0.6 * before
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+
+
+def test_the_first_loss_is_that_of_guessing():
+    x, y = data.digits()
+    model = nn.Sequential([nn.Flatten(), nn.Dense(10, init="xavier")], x.shape[1:])
+    model.params["1.weight"] *= 1e-3
+    assert model.evaluate(x, y)["loss"] == pytest.approx(np.log(10), rel=1e-3)
+
+
+def test_a_model_memorises_a_few_samples(rng):
+    x, y = rng.normal(size=(20, 6, 6, 1)), rng.integers(10, size=20)
+    layers = [nn.Conv2D(8, activation="relu"), nn.MaxPool2D(), nn.Flatten(), nn.Dense(10)]
+    model = nn.Sequential(layers, (6, 6, 1))
+    model.fit(x, y, epochs=60, batch_size=20, optimizer=fastopt.Adam(model.params, lr=0.03))
+    assert model.evaluate(x, y)["accuracy"] == 1.0
+    assert model.evaluate(x, y)["loss"] < 0.05
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns_digits(name):
+    x, y, x_test, y_test = data.load("digits")
+    model = nn.Sequential([nn.Flatten(), nn.Dense(32, activation="relu"), nn.Dense(10)], x.shape[1:])
+    optimizer = OPTIMIZERS[name]
+    model.fit(x, y, epochs=8, optimizer=optimizer(model.params, lr=cli.peak_rate(optimizer)))
+    assert model.evaluate(x_test, y_test)["accuracy"] > 0.9

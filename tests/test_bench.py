@@ -1,0 +1,157 @@
+"""The micro-benchmarks: every kernel is measured, and against opponents that do the same work."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fastopt import _kernels, bench, inplace, reference
+from fastopt.optimizers import OPTIMIZERS
+
+QUICK = bench.catalogue(quick=True)
+
+
+# ---- Contests -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_kernel_has_a_contest(quick):
+    names = {key.split(" ")[0] for key in bench.catalogue(quick=quick)}
+    makers = bench.steps()
+    assert names >= set(OPTIMIZERS)
+    assert {makers[name](np.zeros(1)).kernel for name in names & set(makers)} == set(_kernels.STEPS)
+    # The contests of dropout go by the functions' names.
+    measured = {"dropout": "dropout_forward", "dropout_backward": "dropout_apply"}
+    covered = {measured.get(name, name) for name in names - set(makers)}
+    assert covered == set(_kernels.LAYERS) - {"stream", "random_bits", "batch_norm_inference"}
+
+
+def test_keys_say_which_contest():
+    for key, make in QUICK.items():
+        contest = make()
+        assert f"{contest.name} {contest.size}" == key
+        assert "fastopt" in contest.contenders
+        assert "NumPy in place" in contest.contenders
+        assert set(contest.results) <= set(contest.contenders)
+
+
+def test_the_bytes_of_a_step():
+    """What must cross memory: parameter, gradient and state read, parameter and state written."""
+    per_parameter = {name: bench.step_contest(name, 50).floor / 50 for name in bench.steps()}
+    assert per_parameter == {
+        "sgd": 12, "momentum": 20, "nesterov": 20, "rmsprop": 20, "adagrad": 20, "adam": 28, "adamw": 28,
+    }  # fmt: skip
+
+
+def outcome(contest, name):
+    """What a contender computes: arrays, and numbers such as a loss."""
+    returned = contest.contenders[name]()
+    left = [contest.results[name]] if name in contest.results else []
+    values = left + list(returned if isinstance(returned, tuple) else (returned,))
+    arrays = [value.copy() for value in values if isinstance(value, np.ndarray)]
+    return arrays, [value for value in values if isinstance(value, float)]
+
+
+@pytest.mark.parametrize("key", QUICK)
+def test_contenders_do_the_same_work(key, close):
+    contest = QUICK[key]()
+    is_step = contest.name in bench.steps()
+    before = {name: array.copy() for name, array in contest.arrays.items()}
+    for name in contest.contenders.keys() - {"fastopt", "NumPy in place", "NumPy textbook"}:
+        contest.contenders[name]()  # a yardstick
+    wanted, wanted_numbers = [outcome(contest, "fastopt") for _ in range(3 if is_step else 1)][-1]
+    if contest.name.endswith("_forward"):
+        del wanted[1:]  # beside the result, each keeps what it likes for its way back
+    for name in ("NumPy in place", "NumPy textbook"):
+        if not is_step and name in contest.results:
+            contest.results[name].fill(np.nan)  # it may be where fastopt wrote
+        arrays, numbers = [outcome(contest, name) for _ in range(3 if is_step else 1)][-1]
+        if contest.name == "dropout":  # of other random numbers
+            dropped = arrays[0] == 0
+            assert 0.48 < dropped.mean() < 0.52
+            np.testing.assert_array_equal(arrays[0], np.where(dropped, 0, 2 * contest.arrays["x"]))
+            continue
+        assert len(arrays) >= len(wanted)
+        for array, other in zip(arrays, wanted, strict=False):
+            close(array.reshape(other.shape), other, 1e-5)
+        assert numbers == pytest.approx(wanted_numbers, rel=1e-5)
+    for name, array in contest.arrays.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("name", bench.steps())
+def test_steps_in_place_are_those_of_the_reference(name, rng, close):
+    """To the accuracy of float64, in which no constant can differ unseen."""
+    formula = getattr(reference, "momentum" if name == "nesterov" else name)
+    hyper = {"lr": inplace.LR} | ({"nesterov": True} if name == "nesterov" else {})
+    kernel = bench.steps()[name](np.zeros(1))
+    states = [np.zeros(50) for _ in _kernels.STEPS[kernel.kernel][0]]
+    arrays = [rng.normal(size=50), *states]
+    wanted = [a.copy() for a in arrays]
+    a, b = np.empty((2, 50))
+    for t in range(1, 6):
+        grad = rng.normal(size=50) * 1e-4  # so that eps counts
+        getattr(inplace, name)(arrays[0], grad, *arrays[1:], t=t, a=a, b=b)
+        wanted = formula(wanted[0], grad, *wanted[1:], **hyper, **({"t": t} if kernel.counts_steps else {}))
+        for array, other in zip(arrays, wanted, strict=True):
+            close(array, other, 1e-13)
+
+
+# ---- Races and tables -----------------------------------------------------------------------------------
+
+
+def race(monkeypatch, seconds):
+    """A race of contenders whose calls take the given seconds, the first to find out how many calls to make."""
+    scripts = {name: itertools.chain([1e-3], values) for name, values in seconds.items()}
+    monkeypatch.setattr(bench, "_time", lambda call, number: number * next(scripts[call()]))
+    return bench.race({name: lambda name=name: name for name in seconds}, rounds=len(next(iter(seconds.values()))))
+
+
+def test_a_disturbed_round_is_dropped_from_all(monkeypatch):
+    times = race(monkeypatch, {"a": [1, 1.1, 9, 1, 1], "b": [3, 3, 3, 3.3, 3]})
+    assert times == {"a": pytest.approx([1, 1.1, 1, 1]), "b": pytest.approx([3, 3, 3.3, 3])}
+
+
+def test_half_of_the_rounds_stay_whatever_happens(monkeypatch):
+    times = race(monkeypatch, {"a": [5, 1, 1, 1], "b": [1, 5, 1, 1], "c": [1, 1, 5, 9]})
+    assert len(times["a"]) == len(times["b"]) == len(times["c"]) >= 2
+
+
+def test_slow_and_quick_calls_get_equal_time(monkeypatch):
+    calls = []
+    monkeypatch.setattr(bench, "_time", lambda call, number: calls.append((call(), number)) or number * call())
+    bench.race({"slow": lambda: 1e-2, "quick": lambda: 1e-6}, rounds=3)
+    assert [number for seconds, number in calls[-6:] if seconds == 1e-2] == [1] * 3
+    assert [number for seconds, number in calls[-6:] if seconds == 1e-6] == [2000] * 3
+
+
+def test_results_and_table(monkeypatch):
+    seconds = {"fastopt": 2e-6, "NumPy in place": 8e-6, bench.STREAM: 1e-6}
+    monkeypatch.setattr(bench, "race", lambda contenders, rounds: {name: [seconds[name]] * 7 for name in contenders})
+    contest = bench.Contest("adam", "1,000", 28_000, {}, dict.fromkeys(seconds, lambda: None))
+    plain = bench.Contest("relu", "(2, 3)", 4_000, {}, {"fastopt": lambda: None})
+    result = bench.measure(contest)
+    assert result == {
+        "name": "adam",
+        "size": "1,000",
+        "rounds": 7,
+        "seconds": {name: dict.fromkeys(("q1", "median", "q3"), pytest.approx(s)) for name, s in seconds.items()},
+        "bytes_per_second": pytest.approx(14e9),
+        "times_faster": {"NumPy in place": pytest.approx(4), bench.STREAM: pytest.approx(0.5)},
+        "share_of_streaming": pytest.approx(0.5),
+    }
+    lines = bench.table([result, bench.measure(plain)]).splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["kernel", "size", "fastopt", "GB/s", "×", "NumPy", "in", "place", "×", "streaming"],
+        ["adam", "1,000", "2", "µs", "14.0", "4.00", "0.50"],
+        ["relu", "(2,", "3)", "2", "µs", "2.0", "–", "–"],
+    ]
+    assert len({len(line) for line in lines[:3]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [(2.5, "2.5 s"), (0.0125, "12.5 ms"), (1e-3, "1 ms"), (3.456e-6, "3.46 µs"), (7.89e-8, "78.9 ns"), (0.0, "0 ns")],
+)
+def test_duration(seconds, wanted):
+    assert bench.duration(seconds) == wanted

@@ -1,0 +1,186 @@
+"""The command, as one calls it."""
+
+import gzip
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from idx_files import write_mnist
+
+import fastopt
+from fastopt import _kernels, data, nn
+from fastopt.cli import main
+from fastopt.optimizers import OPTIMIZERS
+
+CURVES = {"curves.png"} if importlib.util.find_spec("matplotlib") else set()
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command, which must succeed, and returns its lines."""
+
+    def call(*arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.splitlines()
+
+    return call
+
+
+def arrays_of(folder):
+    with np.load(folder / "model.npz", allow_pickle=False) as file:
+        return {name: file[name].tobytes() for name in file}
+
+
+def accuracy_of(lines) -> float:
+    return float(re.fullmatch(r"test accuracy: ([01]\.\d{4})", lines[-1])[1])
+
+
+# ---- train ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_train(run, model, tmp_path):
+    lines = run("train", "--model", model, "--epochs", 2, "--out", tmp_path / "a" / "b")
+    folder = tmp_path / "a" / "b"
+    assert accuracy_of(lines) > 0.85
+    assert {path.name for path in folder.iterdir()} == {"model.npz", "history.json"} | CURVES
+    assert lines[-2].startswith(f"wrote {folder / 'model.npz'}, {folder / 'history.json'}")
+    assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert "data digits: 1212 to train on, 135 to validate, 450 held out" in lines
+    assert any(line.startswith("seed 0, batches of 32, AdamW(lr=0.003,") for line in lines)
+
+    history = json.loads((folder / "history.json").read_text())
+    assert {key: len(values) for key, values in history.items()} == dict.fromkeys(
+        ["loss", "accuracy", "samples_per_second", "val_loss", "val_accuracy"], 2
+    )
+    _, _, x, y = data.load("digits")
+    assert round(nn.load(folder / "model.npz").evaluate(x, y)["accuracy"], 4) == accuracy_of(lines)
+
+
+def test_the_default_training_is_good(run, tmp_path):
+    assert accuracy_of(run("train", "--out", tmp_path)) >= 0.98
+
+
+def test_the_seed_decides(run, tmp_path):
+    for name, seed in (("one", 3), ("twin", 3), ("other", 4)):
+        run("train", "--model", "mlp", "--epochs", 1, "--seed", seed, "--out", tmp_path / name)
+    one, twin, other = (arrays_of(tmp_path / name) for name in ("one", "twin", "other"))
+    assert one == twin
+    assert one.keys() == other.keys()
+    assert all(one[name] != other[name] for name in one if name.endswith("weight"))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_train_with_every_optimizer(run, name, tmp_path):
+    lines = run("train", "--model", "mlp", "--epochs", 2, "--optimizer", name, "--out", tmp_path)
+    assert any(OPTIMIZERS[name].__name__ + "(lr=" in line for line in lines)
+    assert accuracy_of(lines) > 0.8
+
+
+def test_options_are_taken(run, tmp_path):
+    lines = run(
+        "train", "--model=mlp", "--epochs=1", "--batch-size=100", "--lr=0.25", "--optimizer=sgd", "--out", tmp_path
+    )
+    assert "seed 0, batches of 100, SGD(lr=0.25, weight_decay=0.0, t=0)" in lines
+
+
+def test_no_epochs(run, tmp_path):
+    assert accuracy_of(run("train", "--model", "mlp", "--epochs", 0, "--out", tmp_path)) < 0.5
+
+
+def test_without_matplotlib(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    lines = run("train", "--model", "mlp", "--epochs", 1, "--out", tmp_path)
+    assert "no picture of the curves: matplotlib is not installed" in lines
+    assert {path.name for path in tmp_path.iterdir()} == {"model.npz", "history.json"}
+    accuracy_of(lines)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_train_on_files_of_your_own(run, model, tmp_path):
+    write_mnist(tmp_path, gzip.compress, ".gz", n=120, n_test=31)
+    lines = run("train", "--model", model, "--data", tmp_path, "--epochs", 3, "--out", tmp_path / "out")
+    assert f"data {tmp_path}: 108 to train on, 12 to validate, 31 held out" in lines
+    assert accuracy_of(lines) > 0.5
+    assert nn.load(tmp_path / "out" / "model.npz").shapes[-1] == (3,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "data must be 'digits' or a folder .* got 'nowhere'"),
+        (["--lr", "nan"], r"lr must be in \[0, inf\), got nan"),
+        (["--lr", "-1"], r"lr must be in \[0, inf\), got -1.0"),
+        (["--epochs", "-1"], "epochs must be at least 0, got -1"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--out", __file__], "File exists"),
+    ],
+)
+def test_wrong_values_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--model", "mlp", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastopt: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["train", "--model", "rnn"], ["train", "--lr", "fast"], ["train", "digits"], ["info", "-x"]],
+)
+def test_wrong_words(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert re.match("fastopt.*: error: ", capsys.readouterr().err.splitlines()[-1])
+
+
+# ---- info and bench -------------------------------------------------------------------------------------
+
+
+def test_info(run):
+    facts = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in run("info"))
+    assert facts["fastopt"] == fastopt.__version__
+    assert facts["NumPy"] == np.__version__
+    assert facts["instruction set"] == f"{_kernels.isa()} (of {', '.join(_kernels.isas())})"
+    assert facts["BLAS"]
+
+
+def test_bench_table(run):
+    lines = run("bench", "--quick", "--only", "adam")
+    start = next(i for i, line in enumerate(lines) if line.startswith("kernel "))
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start : start + 7]]
+    assert rows[0][:4] == ["kernel", "size", "fastopt", "GB/s"]
+    assert [row[:2] for row in rows[1:]] == [[n, s] for n in ("adam", "adamw") for s in ("100", "10,000", "1,000,000")]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert any(line.startswith("instruction set") for line in lines[:start])
+
+
+def test_bench_json(run):
+    printed = json.loads("\n".join(run("bench", "--quick", "--json", "--only", "adam 10")))
+    assert printed["environment"]["fastopt"] == fastopt.__version__
+    assert [(result["name"], result["size"]) for result in printed["results"]] == [("adam", "100"), ("adam", "10,000")]
+    for result in printed["results"]:
+        assert set(result["seconds"]) == {"fastopt", "NumPy in place", "NumPy textbook", "streaming"}
+        assert set(result["times_faster"]) == set(result["seconds"]) - {"fastopt"}
+        for times in result["seconds"].values():
+            assert 0 < times["q1"] <= times["median"] <= times["q3"] < math.inf
+
+
+def test_the_script():
+    script = Path(sys.executable).with_name("fastopt")
+    if not script.exists():
+        pytest.skip("the script is not beside the interpreter")
+    ran = subprocess.run([script, "info"], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[0].split() == ["fastopt", fastopt.__version__]
+    assert ran.stderr == ""

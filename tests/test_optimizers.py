@@ -1,0 +1,341 @@
+"""The classes: the same bits as the functions in every structure, and state that can be saved and taken up again."""
+
+import copy
+import gc
+import io
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import optimizers
+
+SHAPES = [(3, 4), (), (17,), (0, 5), (2, 3, 4), (1,), (40_000,)]
+
+
+def arrays_of(rng, dtype=np.float64):
+    return [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+
+
+def gradients_of(rng, steps=3, dtype=np.float64):
+    return [arrays_of(rng, dtype) for _ in range(steps)]
+
+
+def saved(optimizer):
+    """All that an optimizer holds, to the byte."""
+    arrays = [a.tobytes() for state in optimizer.state.values() for a in state.values()]
+    return optimizer.t, optimizer.state_dict()["hyper"], arrays
+
+
+def test_the_registry_has_every_public_class():
+    classes = {cls for cls in vars(optimizers).values() if isinstance(cls, type) and issubclass(cls, fastopt.Optimizer)}
+    assert set(optimizers.OPTIMIZERS.values()) == classes - {fastopt.Optimizer}
+    assert all(getattr(fastopt, cls.__name__) is cls for cls in classes)
+
+
+def test_class_and_function_have_the_same_bits(rule, isa, dtype, rng, same_bits):
+    """From the second step on, as only the class knows which step is the first."""
+    params, (first, *grads) = arrays_of(rng, dtype), gradients_of(rng, dtype=dtype)
+    optimizer = rule.make(params)
+    optimizer.step(first)
+    by_function = [[a.copy(), *map(np.copy, optimizer.state[str(i)].values())] for i, a in enumerate(params)]
+    for t, grad in enumerate(grads, start=2):
+        optimizer.step(grad, grad_scale=0.5)
+        for i, arrays in enumerate(by_function):
+            rule.step(arrays[0], grad[i], *arrays[1:], t=t, grad_scale=0.5)
+    for i, arrays in enumerate(by_function):
+        for array, expected in zip([params[i], *optimizer.state[str(i)].values()], arrays, strict=True):
+            same_bits(array, expected)
+
+
+def test_the_first_step_by_the_reference(rule, rng, close):
+    param, grad = rng.standard_normal((2, 33))
+    undampened = {"dampening": 0.0} if "dampening" in rule.hyper else {}  # as its docstring says
+    first = type(rule)(rule.name, rule.hyper | undampened)
+    expected = first.expected(param, grad, *(np.zeros(33) for _ in rule.states), t=1)
+    optimizer = rule.make(param)
+    optimizer.step(grad)
+    for array, wanted in zip([param, *optimizer.state["param"].values()], expected, strict=True):
+        close(array, wanted)
+
+
+STRUCTURES = {
+    "list": lambda arrays: arrays,
+    "tuple": tuple,
+    "dict": lambda arrays: {f"w{i}": a for i, a in enumerate(arrays)},
+    "dict in another order": lambda arrays: {f"w{i}": arrays[i] for i in reversed(range(len(arrays)))},
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_structure_does_not_matter(any_rule, structure, rng, same_bits):
+    params, grads = arrays_of(rng), gradients_of(rng)
+    alone = [p.copy() for p in params]
+    for i, param in enumerate(alone):
+        optimizer = any_rule.make(param)
+        for grad in grads:
+            optimizer.step(grad[i])
+    optimizer = any_rule.make(STRUCTURES[structure](params))
+    for grad in grads:
+        optimizer.step(STRUCTURES["dict"](grad) if "dict" in structure else grad)
+    for together, expected in zip(params, alone, strict=True):
+        same_bits(together, expected)
+
+
+def test_many_tensors(any_rule, rng, same_bits):
+    memory = rng.standard_normal(6000)
+    params = [memory[3 * i : 3 * i + 1 + i % 3] for i in rng.permutation(2000)]
+    expected = [p.copy() for p in params]
+    optimizer, grad = any_rule.make(params), rng.standard_normal(3)
+    optimizer.step([grad[: p.size] for p in params])
+    for array, alone in zip(params, expected, strict=True):
+        any_rule.make(alone).step(grad[: alone.size])
+        same_bits(array, alone)
+
+
+def test_nothing_to_optimize(any_rule):
+    for empty in ([], {}, (), np.empty(0), [np.empty((3, 0))]):
+        optimizer = any_rule.make(empty)
+        optimizer.step(empty if not isinstance(empty, np.ndarray) else empty.copy())
+        assert optimizer.t == 1
+
+
+def test_gradients_may_move_from_step_to_step(any_rule, rng, same_bits):
+    """The buffer of the last gradient is kept: another array in its place must be seen, and may then be freed."""
+    param, grads = rng.standard_normal(50), rng.standard_normal((6, 50))
+    fixed, kept = param.copy(), np.empty(50)
+    moving, standing = any_rule.make(param), any_rule.make(fixed)
+    for grad in grads:
+        moving.step(grad.copy())
+        gc.collect()
+        kept[...] = grad
+        standing.step(kept)
+    same_bits(param, fixed)
+
+
+def test_parameters_and_gradients_of_views(any_rule, rng, same_bits):
+    """Views of larger arrays are updated in place, and nothing beside them."""
+    memory = rng.standard_normal((6, 10))
+    before, grads = memory.copy(), rng.standard_normal((6, 10))
+    any_rule.make([memory[1], memory[3:5]]).step([grads[0], grads[2:4]])
+    same_bits(memory[[0, 2, 5]], before[[0, 2, 5]])
+    assert (memory[[1, 3, 4]] != before[[1, 3, 4]]).all()
+
+
+def test_arrays_stay_alive_with_the_optimizer(any_rule):
+    optimizer = any_rule.make([np.ones(1000) for _ in range(3)])
+    gc.collect()
+    optimizer.step([np.ones(1000) for _ in range(3)])
+    gc.collect()
+    assert np.isfinite(optimizer.params).all()
+
+
+def test_state_is_named_live_and_like_the_parameters(any_rule, dtype, rng):
+    optimizer = any_rule.make({"w": np.ones((2, 3), dtype), "b": np.ones(4, dtype)})
+    assert list(optimizer.state) == ["w", "b"]
+    for name, shape in (("w", (2, 3)), ("b", (4,))):
+        assert tuple(optimizer.state[name]) == any_rule.states
+        for a in optimizer.state[name].values():
+            assert (a.dtype, a.shape) == (dtype, shape)
+    kept = [a for state in optimizer.state.values() for a in state.values()]
+    before = [a.copy() for a in kept]
+    optimizer.step({"w": np.ones((2, 3), dtype), "b": np.ones(4, dtype)})
+    assert all((a != b).all() for a, b in zip(kept, before, strict=True))
+
+
+def test_a_plan_is_freed_with_its_buffers(any_rule):
+    param = np.ones(10)
+    any_rule.make(param).step(np.ones(10))
+    gc.collect()
+    param.resize(20)  # which NumPy refuses while a buffer is held
+    assert param.size == 20
+
+
+def test_a_held_array_cannot_be_resized(any_rule):
+    param = np.ones(10)
+    optimizer = any_rule.make(param)
+    with pytest.raises(ValueError, match="resize"):
+        param.resize(20)
+    assert optimizer.params.size == 10
+
+
+# ---- Hyperparameters --------------------------------------------------------------------------------
+
+
+def test_a_new_hyperparameter_acts_at_the_next_step(rule, rng, same_bits):
+    """An optimizer whose attributes are set one by one goes on like one that was made so."""
+    param, (first, second) = rng.standard_normal(20), rng.standard_normal((2, 20))
+    changed, made = param.copy(), param.copy()
+    optimizer, other = rule.cls(changed, lr=0.7), rule.make(made)
+    for key, value in rule.hyper.items():
+        setattr(optimizer, key, value)
+        assert getattr(optimizer, key) == value
+    assert optimizer.state_dict()["hyper"] == rule.hyper
+    for grad in (first, second):
+        optimizer.step(grad)
+        other.step(grad)
+    same_bits(changed, made)
+
+
+def test_a_learning_rate_of_zero_stands_still(any_rule, rng, same_bits):
+    param, *grads = rng.standard_normal((4, 20))
+    before = param.copy()
+    optimizer = any_rule.make(param)
+    optimizer.lr = 0
+    for grad in grads:
+        optimizer.step(grad)
+    same_bits(param, before)
+
+
+def test_the_counter_is_read_only(any_rule):
+    optimizer = any_rule.make(np.ones(3))
+    with pytest.raises(AttributeError):
+        optimizer.t = 5
+    for t in range(1, 4):
+        optimizer.step(np.ones(3))
+        assert optimizer.t == t
+
+
+def test_repr_is_the_call_that_makes_it(rule):
+    optimizer = rule.make(np.ones(3))
+    optimizer.step(np.ones(3))
+    text = repr(optimizer)
+    assert text.startswith(rule.cls.__name__ + "(")
+    assert text.endswith(", t=1)")
+    arguments = eval(f"dict{text.removeprefix(rule.cls.__name__)}")
+    assert arguments == rule.hyper | {"t": 1}
+
+
+def test_adagrad_begins_where_it_is_told(close, refuses):
+    param = np.ones(3)
+    optimizer = fastopt.Adagrad(param, lr=0.5, eps=0, initial_accumulator_value=3)
+    np.testing.assert_array_equal(optimizer.state["param"]["square_sum"], [3, 3, 3])
+    optimizer.step(np.ones(3))
+    close(param, np.full(3, 1 - 0.5 / 2))
+    for value in (-1, np.nan, None):
+        refuses(
+            lambda value=value: fastopt.Adagrad(param, initial_accumulator_value=value),
+            "initial_accumulator_value must ",
+        )
+
+
+def test_the_minimum_is_found(any_rule):
+    """Each rule, at the defaults of its class, goes down the slopes of a bowl."""
+    target = np.linspace(-1, 1, 9)
+    param = np.zeros(9)
+    optimizer = any_rule.cls(param, lr=0.05)
+    losses = []
+    for _ in range(300):
+        losses.append(np.square(param - target).sum())
+        optimizer.step(2 * (param - target))
+    assert losses[-1] < 0.05 * losses[0]
+
+
+# ---- Saving and taking up again ---------------------------------------------------------------------
+
+
+def test_resume_has_the_same_bits(rule, dtype, rng, same_bits):
+    params, grads = arrays_of(rng, dtype), gradients_of(rng, 5, dtype)
+    straight = rule.make(params)
+    for grad in grads[:2]:
+        straight.step(grad)
+    file = io.BytesIO(pickle.dumps(straight.state_dict()))
+    resumed_params = [p.copy() for p in params]
+    resumed = rule.cls(resumed_params, lr=0.123)
+    resumed.load_state_dict(pickle.load(file))
+    for grad in grads[2:]:
+        straight.step(grad)
+        resumed.step(grad)
+    for array, expected in zip(resumed_params, params, strict=True):
+        same_bits(array, expected)
+    assert saved(resumed) == saved(straight)
+
+
+def test_a_state_dict_is_a_copy(any_rule):
+    optimizer = any_rule.make({"w": np.ones(5)})
+    optimizer.step({"w": np.ones(5)})
+    state_dict = optimizer.state_dict()
+    assert list(state_dict) == ["t", "hyper", "state"]
+    before = copy.deepcopy(state_dict)
+    optimizer.step({"w": np.ones(5)})
+    np.testing.assert_equal(state_dict, before)
+    optimizer.load_state_dict(state_dict)
+    optimizer.step({"w": np.ones(5)})
+    np.testing.assert_equal(state_dict, before)
+
+
+def without(key):
+    def change(state_dict):
+        del state_dict[key]
+
+    return change
+
+
+def put(*path, value):
+    def change(state_dict):
+        for key in path[:-1]:
+            state_dict = state_dict[key]
+        state_dict[path[-1]] = value
+
+    return change
+
+
+BAD_STATE = {
+    "no t": (without("t"), "'t'"),
+    "no hyper": (without("hyper"), "'hyper'"),
+    "no state": (without("state"), "'state'"),
+    "negative t": (put("t", value=-1), "t must be in "),
+    "fractional t": (put("t", value=1.5), "t must be an integer, got 1.5"),
+    "t beyond the integers of a double": (put("t", value=10**400), "t must be in "),
+    "bad lr": (put("hyper", "lr", value=np.nan), "lr must be in "),
+    "no hyperparameters": (put("hyper", value={}), "hyper must have the keys "),
+    "one too many": (put("hyper", "gamma", value=1.0), "hyper must have the keys "),
+    "no parameters": (put("state", value={}), r"state must have the keys \['b', 'w'\], got \[\]"),
+    "another parameter": (put("state", "c", value={}), r"state must have the keys \['b', 'w'\]"),
+    "another state": (put("state", "b", "extra", value=np.ones(4)), r"state\['b'\] must have the keys "),
+}
+BAD_STATE_ARRAY = {
+    "list": (lambda a: a.tolist(), "must be a NumPy array"),
+    "type": (lambda a: a.astype(np.float32), "must be float64, got float32"),
+    "shape": (lambda a: a[:-1], r"must have shape \(4,\)"),
+    "gaps": (lambda a: np.repeat(a, 2)[::2], "must be C-contiguous"),
+}
+
+
+def stepped(rule):
+    optimizer = rule.make({"w": np.ones((2, 3)), "b": np.ones(4)})
+    optimizer.step({"w": np.ones((2, 3)), "b": np.ones(4)})
+    return optimizer
+
+
+@pytest.mark.parametrize("bad", BAD_STATE)
+def test_a_bad_state_dict(any_rule, bad):
+    other, optimizer = stepped(any_rule), stepped(any_rule)
+    other.step({"w": np.ones((2, 3)), "b": np.ones(4)})
+    change, message = BAD_STATE[bad]
+    state_dict = other.state_dict()
+    change(state_dict)
+    before = saved(optimizer)
+    with pytest.raises((KeyError, TypeError, ValueError), match=f"^{message}"):
+        optimizer.load_state_dict(state_dict)
+    assert saved(optimizer) == before
+
+
+@pytest.mark.parametrize("bad", BAD_STATE_ARRAY)
+def test_a_bad_array_in_a_state_dict(any_rule, bad):
+    """It is the very last array that is wrong: those before it must not have been taken over."""
+    other, optimizer = stepped(any_rule), stepped(any_rule)
+    other.step({"w": np.ones((2, 3)), "b": np.ones(4)})
+    spoil, message = BAD_STATE_ARRAY[bad]
+    state_dict = other.state_dict()
+    for key, a in list(state_dict["state"]["b"].items())[-1:]:
+        state_dict["state"]["b"][key] = spoil(a)
+        before = saved(optimizer)
+        with pytest.raises((TypeError, ValueError), match=rf"^state\['b'\]\['{re.escape(key)}'\] {message}"):
+            optimizer.load_state_dict(state_dict)
+        assert saved(optimizer) == before
+    if not any_rule.states:
+        optimizer.load_state_dict(state_dict)
+        assert saved(optimizer) == saved(other)

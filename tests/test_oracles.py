@@ -1,0 +1,247 @@
+"""Our numbers against other libraries: PyTorch, scikit-learn, autograd. Each is looked for, and may be absent."""
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import functional
+
+# ---- PyTorch ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+SHAPES = [(7, 5), (33,), (2, 3, 4)]
+# Ours with its options, and the name and options of PyTorch's.
+TORCH_OPTIMIZERS = [
+    (fastopt.SGD, {"lr": 0.1}, "SGD", {"lr": 0.1}),
+    (fastopt.SGD, {"lr": 0.1, "weight_decay": 0.03}, "SGD", {"lr": 0.1, "weight_decay": 0.03}),
+    *(
+        (fastopt.Momentum, options, "SGD", options)
+        for options in (
+            {"lr": 0.05, "momentum": 0.9},
+            {"lr": 0.05, "momentum": 0.7, "weight_decay": 0.03},
+            {"lr": 0.05, "momentum": 0.9, "dampening": 0.4},
+            {"lr": 0.05, "momentum": 0.9, "dampening": 0.4, "weight_decay": 0.03},
+            {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+            {"lr": 0.05, "momentum": 0.5, "nesterov": True, "weight_decay": 0.03},
+        )
+    ),
+    *(
+        (fastopt.RMSProp, {"decay": decay} | options, "RMSprop", {"alpha": decay} | options)
+        for decay in (0.9, 0.99)
+        for options in ({"lr": 0.01}, {"lr": 0.02, "eps": 1e-3}, {"lr": 0.01, "weight_decay": 0.03})
+    ),
+    *(
+        (fastopt.Adagrad, options, "Adagrad", options)
+        for options in (
+            {"lr": 0.1},
+            {"lr": 0.1, "eps": 1e-3},
+            {"lr": 0.1, "initial_accumulator_value": 0.1, "weight_decay": 0.03},
+        )
+    ),
+    *(
+        (getattr(fastopt, name), options | {"beta1": beta1, "beta2": beta2}, name, options | {"betas": (beta1, beta2)})
+        for name in ("Adam", "AdamW")
+        for beta1, beta2 in ((0.9, 0.999), (0.5, 0.9), (0.0, 0.99))
+        for options in ({"lr": 0.01}, {"lr": 0.02, "eps": 1e-3}, {"lr": 0.01, "weight_decay": 0.03})
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("ours", "options", "name", "torch_options"),
+    TORCH_OPTIMIZERS,
+    ids=[f"{ours.__name__}-{options}" for ours, options, *_ in TORCH_OPTIMIZERS],
+)
+def test_optimizers_of_pytorch(dtype, ours, options, name, torch_options, torch, rng):
+    """200 steps down noisy quadratics; both are given the same gradients, those of our parameters."""
+    start = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    target = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    params = [a.copy() for a in start]
+    theirs = [torch.nn.Parameter(torch.tensor(a)) for a in start]
+    optimizer, their_optimizer = ours(params, **options), getattr(torch.optim, name)(theirs, **torch_options)
+    for _ in range(200):
+        grads = [
+            (p - t + 0.1 * rng.standard_normal(p.shape)).astype(dtype) for p, t in zip(params, target, strict=True)
+        ]
+        for tensor, grad in zip(theirs, grads, strict=True):
+            tensor.grad = torch.tensor(grad)
+        optimizer.step(grads)
+        their_optimizer.step()
+    tolerance = 1e-10 if dtype == np.float64 else 1e-5
+    for param, tensor, begin in zip(params, theirs, start, strict=True):
+        assert np.linalg.norm(param - begin) > 0.1 * np.linalg.norm(begin)
+        assert_near(param, tensor, tolerance)
+
+
+def assert_near(actual, expected, tolerance):
+    """The relative error of the whole array, and of each element beside the largest."""
+    expected = expected.detach().numpy() if hasattr(expected, "detach") else np.asarray(expected)
+    assert actual.shape == expected.shape
+    assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max(initial=0))
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (64, 40), (5, 7, 6), (4, 3, 5, 7), (2, 33, 8, 8)], ids=str)
+@pytest.mark.parametrize("momentum", [0.1, 0.7])
+def test_batch_norm_of_pytorch(dtype, shape, momentum, torch, rng):
+    x, dy = rng.standard_normal((2, *shape)).astype(dtype)
+    scale, shift, mean, var = rng.uniform(0.5, 2, (4, shape[1])).astype(dtype)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, scale, shift)]
+    running = [torch.tensor(a) for a in (mean, var)]
+
+    def theirs(training):
+        return torch.nn.functional.batch_norm(
+            tensors[0], *running, *tensors[1:], training=training, momentum=momentum, eps=1e-4
+        )
+
+    tolerance = 1e-10 if dtype == np.float64 else 1e-5
+    y, cache = functional.batch_norm_forward(x, scale, shift, mean, var, momentum=momentum, eps=1e-4)
+    expected = theirs(training=True)
+    expected.backward(torch.tensor(dy))
+    assert_near(y, expected, tolerance)
+    for ours, tensor in zip((mean, var), running, strict=True):
+        assert_near(ours, tensor, tolerance)
+    for gradient, tensor in zip(functional.batch_norm_backward(dy, cache), tensors, strict=True):
+        assert_near(gradient, tensor.grad, tolerance)
+    y, _ = functional.batch_norm_forward(x, scale, shift, mean, var, training=False, eps=1e-4)
+    assert_near(y, theirs(training=False), tolerance)
+
+
+@pytest.mark.parametrize(("rows", "classes", "spread"), [(1, 2, 1), (64, 10, 3), (7, 1000, 20), (50, 33, 100)])
+def test_cross_entropy_of_pytorch(dtype, rows, classes, spread, torch, rng):
+    logits = (spread * rng.standard_normal((rows, classes))).astype(dtype)
+    labels = rng.integers(classes, size=rows)
+    tensor = torch.tensor(logits, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(tensor, torch.tensor(labels))
+    expected.backward()
+    loss, dlogits = functional.softmax_cross_entropy(logits, labels)
+    tolerance = 1e-10 if dtype == np.float64 else 1e-5
+    assert loss == pytest.approx(expected.item(), rel=tolerance)
+    assert_near(dlogits, tensor.grad, tolerance)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((3, 2), (1, 2)), ((2, 2), (3, 3))])
+def test_max_pool_of_pytorch(dtype, size, stride, torch, rng):
+    x = rng.standard_normal((2, 9, 11, 5)).astype(dtype)
+    tensor = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    expected = torch.nn.functional.max_pool2d(tensor, size, stride)
+    y, winner = functional.max_pool_forward(x, size, stride)
+    np.testing.assert_array_equal(y.transpose(0, 3, 1, 2), expected.detach())
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    expected.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
+    dx = functional.max_pool_backward(dy, winner, x.shape, size, stride)
+    assert_near(dx.transpose(0, 3, 1, 2), tensor.grad, 1e-10 if dtype == np.float64 else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [((3, 3), (1, 1), (1, 1)), ((3, 2), (2, 1), (0, 2)), ((1, 1), (1, 1), (0, 0))]
+)
+def test_im2col_of_pytorch(dtype, size, stride, padding, torch, rng):
+    x = rng.standard_normal((2, 9, 7, 5)).astype(dtype)
+    columns = functional.im2col(x, size, stride, padding)
+    n, out_h, out_w, _, _, c = columns.shape
+
+    def as_unfolded(a):  # n, (c, kh, kw), (oh, ow)
+        return a.transpose(0, 5, 3, 4, 1, 2).reshape(n, c * size[0] * size[1], out_h * out_w)
+
+    unfolded = torch.nn.functional.unfold(torch.tensor(x.transpose(0, 3, 1, 2)), size, stride=stride, padding=padding)
+    np.testing.assert_array_equal(as_unfolded(columns), unfolded)
+
+    dy = rng.standard_normal(columns.shape).astype(dtype)
+    folded = torch.nn.functional.fold(torch.tensor(as_unfolded(dy)), x.shape[1:3], size, stride=stride, padding=padding)
+    image = functional.col2im(dy, x.shape, size, stride, padding)
+    assert_near(image.transpose(0, 3, 1, 2), folded, 1e-10 if dtype == np.float64 else 1e-6)
+
+
+def test_relu_of_pytorch(dtype, torch, rng):
+    x, dy = rng.standard_normal((2, 1000)).astype(dtype)
+    x[:3] = 0, -0.0, np.nan
+    tensor = torch.tensor(x, requires_grad=True)
+    expected = torch.relu(tensor)
+    expected.backward(torch.tensor(dy))
+    y = functional.relu_forward(x)
+    np.testing.assert_array_equal(y, expected.detach())
+    np.testing.assert_array_equal(functional.relu_backward(dy, y), tensor.grad)
+
+
+# ---- scikit-learn -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "options", "name", "their_options"),
+    [
+        (
+            fastopt.Adam,
+            {"lr": 0.01, "eps_mode": "hat", "eps": 1e-4, "beta1": 0.8},
+            "AdamOptimizer",
+            {"learning_rate_init": 0.01, "epsilon": 1e-4, "beta_1": 0.8},
+        ),
+        *(
+            (
+                fastopt.Momentum,
+                {"lr": 0.01, "momentum": 0.8, "nesterov": nesterov, "lr_in_velocity": True},
+                "SGDOptimizer",
+                {"learning_rate_init": 0.01, "momentum": 0.8, "nesterov": nesterov},
+            )
+            for nesterov in (False, True)
+        ),
+    ],
+    ids=["adam", "momentum", "nesterov"],
+)
+def test_optimizers_of_scikit_learn(ours, options, name, their_options, rng):
+    stochastic = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
+    params = [rng.standard_normal(shape) for shape in SHAPES]
+    theirs = [p.copy() for p in params]
+    optimizer, their_optimizer = ours(params, **options), getattr(stochastic, name)(theirs, **their_options)
+    for _ in range(200):
+        grads = [p + rng.standard_normal(p.shape) for p in params]
+        optimizer.step(grads)
+        their_optimizer.update_params(theirs, grads)
+    for param, expected in zip(params, theirs, strict=True):
+        assert_near(param, expected, 1e-10)
+
+
+# ---- autograd ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def autograd():
+    return pytest.importorskip("autograd")
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (20, 40), (4, 3, 5, 5)], ids=str)
+def test_batch_norm_by_autograd(shape, autograd, rng):
+    numpy = autograd.numpy
+    axes, per_channel = (0, *range(2, len(shape))), (1, -1, *[1] * (len(shape) - 2))
+    x, dy = rng.standard_normal((2, *shape))
+    scale, shift = rng.standard_normal((2, shape[1]))
+
+    def formula(x, scale, shift):
+        mean = numpy.mean(x, axis=axes, keepdims=True)
+        var = numpy.mean((x - mean) ** 2, axis=axes, keepdims=True)
+        y = (x - mean) / numpy.sqrt(var + 1e-5)
+        return numpy.sum(dy * (y * scale.reshape(per_channel) + shift.reshape(per_channel)))
+
+    _, cache = functional.batch_norm_forward(x, scale, shift)
+    wanted = autograd.grad(formula, (0, 1, 2))(x, scale, shift)
+    for gradient, expected in zip(functional.batch_norm_backward(dy, cache), wanted, strict=True):
+        assert_near(gradient, expected, 1e-10)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (13, 10), (3, 100)])
+def test_softmax_cross_entropy_by_autograd(rows, classes, autograd, rng):
+    numpy = autograd.numpy
+    logits, labels = rng.standard_normal((rows, classes)), rng.integers(classes, size=rows)
+
+    def formula(logits):
+        log_sum = numpy.log(numpy.sum(numpy.exp(logits), axis=1))
+        return numpy.mean(log_sum - logits[np.arange(rows), labels])
+
+    loss, dlogits = functional.softmax_cross_entropy(logits, labels)
+    assert loss == pytest.approx(formula(logits), rel=1e-12)
+    assert_near(dlogits, autograd.grad(formula)(logits), 1e-10)
