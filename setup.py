@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 
 # No contraction to FMA and no fast-math: results are the same bits on every instruction set.
 # The two -fno- flags give up errno and floating-point traps, which no kernel uses, so that loops vectorise.
-CFLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+CFLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
 CFLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror=unused-function"]  # a kernel without a row
 
 ISA_FLAGS = {"baseline": []}
@@ -37,7 +37,7 @@ setup(
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-g0"],
             py_limited_api=True,
         )
     ],

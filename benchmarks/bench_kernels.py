@@ -40,7 +40,7 @@ def contest(name: str) -> bench.Contest:
     return peers.agree(peers.add(CATALOGUE[name]()))
 
 
-@pytest.mark.parametrize(("name", "contender"), rows())
+@pytest.mark.parametrize(("name", "contender"), list(rows()))
 def test_bench(benchmark, name, contender):
     entered = contest(name)
     benchmark.group = name

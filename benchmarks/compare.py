@@ -30,18 +30,17 @@ IMPORT_MS, PACKAGE_MB = 30, 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", default="", metavar="TEXT", help="the rows whose name holds TEXT")
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="the rows of arrays of N elements")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="default: 15; 3 or more")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything that was measured")
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown")
     parser.add_argument("--check", action="store_true", help="compare the numbers, measure nothing")
     arguments = parser.parse_args()
 
-    print(f"{cli.describe_environment()}\n\n{peers.describe()}\n", flush=True)
+    fence = "```\n" if arguments.markdown else ""
+    print(f"{fence}{cli.describe_environment()}\n\n{peers.describe()}\n{fence}", flush=True)
     endings = tuple(f" {n:,}" for n in arguments.sizes or ())
     results = []
     for name, make in bench.catalogue().items():
@@ -50,11 +49,11 @@ def main() -> None:
             if arguments.check:
                 print(f"{name}: the same from {', '.join(contest.contenders)}", flush=True)
                 continue
-            print(f"\r{name:<44}", end="", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"\r{name:<44}\r", end="", file=sys.stderr, flush=True)
             results.append(bench.measure(contest, rounds=arguments.rounds))
     if arguments.check:
         return
-    print("\r", end="", file=sys.stderr)
     shown = must_show(results)
     print(bench.table(results, markdown=arguments.markdown))
     print(f"\nMust show\n\n{format_shown(shown, markdown=arguments.markdown)}")
@@ -94,7 +93,7 @@ def must_show(results: list[dict]) -> list[dict]:
 
 
 def format_shown(shown: list[dict], *, markdown: bool) -> str:
-    rows = [["demand", "measured", "demanded", ""], *(["---"] * 4 for _ in range(markdown))]
+    rows = [["demand", "measured", "demanded", "verdict"], *(["---"] * 4 for _ in range(markdown))]
     for row in shown:
         measured = "not installed" if row["value"] is None else f"{row['value']:.3g} {row['unit']}"
         verdict = {True: "holds", False: "MISSED", None: "–"}[row["holds"]]

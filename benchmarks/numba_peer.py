@@ -19,8 +19,9 @@ f32 = np.float32
 
 def contenders(contest):
     """What numba enters into a contest: a function, and the array that it leaves its result in."""
-    make = _step if "param" in contest.arrays else _layer
-    return {"numba": make(contest.name, **contest.arrays)}
+    if "param" in contest.arrays:
+        return {"numba": _step(contest.name, contest.arrays["param"], contest.arrays["grad"])}
+    return {"numba": _layer(contest.name, **contest.arrays)}
 
 
 # ---- Optimizer steps ----------------------------------------------------------------------------------------
@@ -116,10 +117,12 @@ def relu_backward(dy, y, dx):
 
 
 @jit
-def dropout(x, p, mask, y):
+def dropout(x, p, generator, mask, y):
+    """Of the ways to draw in numba the fastest by far: all at once, in float32, by SFC64."""
     scale = f32(1 / (1 - p))
+    draws = generator.random(x.size, np.float32)
     for i in range(x.size):
-        mask[i] = np.random.random() >= p
+        mask[i] = draws[i] >= p
         y[i] = scale * x[i] if mask[i] else f32(0)
 
 
@@ -324,7 +327,8 @@ def _layer(name, **arrays):
         case "relu_backward":
             call = functools.partial(relu_backward, first, *others, out)
         case "dropout":
-            call = functools.partial(dropout, first, 0.5, np.empty(first.shape, np.bool_), out)
+            generator = np.random.Generator(np.random.SFC64(0))
+            call = functools.partial(dropout, first, 0.5, generator, np.empty(first.shape, np.bool_), out)
         case "dropout_backward":
             call = functools.partial(dropout_backward, first, *others, 0.5, out)
         case "bias_relu_forward":

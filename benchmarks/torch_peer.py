@@ -5,7 +5,7 @@ fastest layout: channels-last for pooling, channels second for batch norm, unfol
 """
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F  # noqa: N812
 
 VERSION = torch.__version__
 torch.set_num_threads(1)
@@ -26,16 +26,19 @@ aten = torch.ops.aten
 
 def contenders(contest):
     """What PyTorch enters into a contest, by name: a function, and the array that it leaves its result in."""
-    if "param" not in contest.arrays:
-        call, result = _layer(contest.name, **{name: torch.from_numpy(a) for name, a in contest.arrays.items()})
+    # In memory of PyTorch, which is aligned to cache lines.
+    tensors = {name: torch.from_numpy(array).clone() for name, array in contest.arrays.items()}
+    if "param" not in tensors:
+        call, result = _layer(contest.name, **tensors)
         return {"PyTorch": (call, None if result is None else result.numpy())}
     optimizer, hyper = STEPS[contest.name]
+    contest.arrays["grad of PyTorch"] = tensors["grad"].numpy()
     entered = {}
     for name, form in FORMS.items():
         if "fused" in form and optimizer is torch.optim.RMSprop:
             continue  # has none
-        param = torch.from_numpy(contest.arrays["param"].copy()).requires_grad_()
-        param.grad = torch.from_numpy(contest.arrays["grad"])
+        param = tensors["param"].clone().requires_grad_()
+        param.grad = tensors["grad"]
         step = optimizer([param], lr=LR, **hyper, **form).step
         if name == "PyTorch foreach" and contest.name == "nesterov":
             step = _refilled(step, param)

@@ -116,7 +116,7 @@ def relu_backward(n: int) -> Contest:
 
 def dropout(n: int, p: float = 0.5) -> Contest:
     x, y = _normal(n), np.empty(n, np.float32)
-    generator, counter = np.random.default_rng(0), itertools.count()
+    generator, counter = np.random.Generator(np.random.SFC64(0)), itertools.count()
     return Contest("dropout", f"{n:,}", 8 * n + n // 8, {"x": x}, {
         "fastopt": lambda: F.dropout(x, p, seed=0, counter=next(counter), out=y),
         "NumPy in place": lambda: inplace.dropout(x, p, generator, y),

@@ -683,11 +683,5 @@ def _patches(shape: Any, size: Pair, stride: Pair, padding: Pair) -> tuple[tuple
     ph, pw = checks.pair("padding", padding, 0)
     if h + 2 * ph < kh or w + 2 * pw < kw:
         raise ValueError(f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}, got {(kh, kw)}")
-    return (n, h, w, c, kh, kw, sh, sw, ph, pw), (
-        n,
-        (h + 2 * ph - kh) // sh + 1,
-        (w + 2 * pw - kw) // sw + 1,
-        kh,
-        kw,
-        c,
-    )
+    out_h, out_w = (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1
+    return (n, h, w, c, kh, kw, sh, sw, ph, pw), (n, out_h, out_w, kh, kw, c)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import fastopt
 from fastopt import _kernels, checks, functional
 from fastopt.optimizers import OPTIMIZERS, Choice, Flag
 
@@ -396,6 +397,12 @@ def test_a_bad_hyperparameter(name, key, value, refuses):
     before = optimizer.state_dict()["hyper"]
     refuses(lambda: setattr(optimizer, key, value), message)
     assert optimizer.state_dict()["hyper"] == before
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+def test_a_moment_that_never_forgets_is_refused(name, refuses):
+    """Its bias correction would divide by zero. (What the other tests refuse, they take from the declarations.)"""
+    refuses(lambda: fastopt.Adam(ramp(3), **{name: 1.0}), rf"{name} must be in \[0, 1\), got 1\.0")
 
 
 @pytest.mark.parametrize("t", [0, -1, 1.0, 1.5, np.nan, "1", None])

@@ -241,6 +241,15 @@ def test_dropped_is_zero_whatever_it_was(isa, dtype):
     np.testing.assert_array_equal(y, np.where(mask, np.nan, 0))
 
 
+def test_dropped_is_what_lies_below_p(isa, dtype):
+    """Random words are multiples of 2**-32, and so are probabilities; a word that equals p is kept."""
+    words = reference.philox(np.arange(16), 7, 8).T.ravel()
+    for place, word in enumerate(words.tolist()):
+        for p, kept in ((word / 2**32, True), ((word + 1) / 2**32, False)):
+            _, mask = functional.dropout(np.ones(64, dtype), p, seed=7, counter=8, mask_format="bytes")
+            assert mask[place] == kept
+
+
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
 def test_dropout_drops_its_share(p):
     """Within 5 standard deviations, in every eighth of the elements and at every place in a byte."""

@@ -78,9 +78,8 @@ class Lines(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if self._bar is not None:
             self._bar.close()
-        print(
-            f"epoch {epoch + 1:>{len(str(self._epochs))}}/{self._epochs}  {describe(logs)}", file=self.file, flush=True
-        )
+        number = str(epoch + 1).rjust(len(str(self._epochs)))
+        print(f"epoch {number}/{self._epochs}  {describe(logs)}", file=self.file, flush=True)
 
 
 def _progress_bar(total: int, label: str, file: TextIO) -> Any:

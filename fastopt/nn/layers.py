@@ -279,10 +279,8 @@ class Dropout(Layer):
 
     def __init__(self, p: float, p_is: F.PIs = "drop") -> None:
         super().__init__()
-        self.p = checks.number(
-            "p", p, "(0, 1]" if checks.choice("p_is", p_is, ("drop", "keep")) == "keep" else "[0, 1)"
-        )
-        self.p_is = p_is
+        checks.choice("p_is", p_is, ("drop", "keep"))
+        self.p, self.p_is = checks.number("p", p, "(0, 1]" if p_is == "keep" else "[0, 1)"), p_is
         self.seed = 0
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:

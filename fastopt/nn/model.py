@@ -137,7 +137,7 @@ class Sequential:
     def evaluate(
         self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
     ) -> dict[str, float]:
-        """``{"loss": …, "accuracy": …}`` in inference, the accuracy (the share of right labels) where `y` are labels."""
+        """``{"loss": …, "accuracy": …}`` in inference; accuracy, the share of right labels, where `y` are labels."""
         x, y = loop.samples(self, x, y, loss)
         output = self.predict(x, batch_size=batch_size)
         measured = {"loss": loss(output, y)[0]}

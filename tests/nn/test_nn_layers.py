@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from finite_differences import check_gradients
 
-from fastopt import nn
+from fastopt import nn, reference
 
 #: Layers, and the shape of an input to each.
 CASES = [
@@ -85,7 +85,7 @@ def test_caches_are_independent(case, rng, same_bits):
             assert set(grads) == set(layer.params)
             for name, grad in grads.items():
                 same_bits(grad, alone[i][1][name])
-    for now, before in zip(xs + dys, sum(given, []), strict=True):
+    for now, before in zip([*xs, *dys], [*given[0], *given[1]], strict=True):
         same_bits(now, before)
 
 
@@ -165,15 +165,19 @@ def test_dropout_counts(rng, same_bits):
     same_bits(layer.backward(x, cache)[0], x)
 
 
-def test_batch_norm_in_inference_uses_the_running_statistics(rng, close):
-    layer = nn.BatchNorm(momentum=0.5)
-    layer.build((3,), rng, np.dtype(np.float64))
-    x = rng.normal(2, 3, (50, 3))
-    layer.forward(x, training=True)
-    mean, var = 0.5 * x.mean(axis=0), 0.5 + 0.5 * x.var(axis=0, ddof=1)
+@pytest.mark.parametrize("options", [{}, {"eps": 0.5, "momentum": 0.8, "momentum_of": "old", "unbiased": False}])
+def test_batch_norm_keeps_running_statistics(options, rng, close):
+    layer = nn.BatchNorm(**options)
+    layer.build((2, 4, 3), rng, np.dtype(np.float64))
+    x = rng.normal(2, 3, (5, 2, 4, 3))
+    rows = x.reshape(-1, 3)
+    wanted, _, mean, var = reference.batch_norm_forward(
+        rows, running_mean=np.zeros(3), running_var=np.ones(3), **options
+    )
+    close(layer.forward(x, training=True)[0].reshape(-1, 3), wanted)
     close(layer.state["running_mean"], mean)
     close(layer.state["running_var"], var)
     y, cache = layer.forward(x)
-    close(y, (x - mean) / np.sqrt(var + 1e-5))
+    close(y, (x - mean) / np.sqrt(var + layer.eps))
     with pytest.raises(ValueError, match="needs the cache of"):
         layer.backward(y, cache)

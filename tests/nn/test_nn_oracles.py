@@ -23,7 +23,12 @@ def agree():
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch")
+    """PyTorch on one thread: more are no faster on arrays this small, and slow where others use the cores."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -46,18 +51,18 @@ def tensors(torch, model):
 
 def torch_forward(torch, x, p, state, training):
     """The network of `cnn`. Arrays are laid out as ours are, so that gradients are too."""
-    F = torch.nn.functional
+    functions = torch.nn.functional
 
     def batch_norm(x, i):
         running = state[f"{i}.running_mean"], state[f"{i}.running_var"]
-        return F.batch_norm(x, *running, p[f"{i}.scale"], p[f"{i}.shift"], training=training)
+        return functions.batch_norm(x, *running, p[f"{i}.scale"], p[f"{i}.shift"], training=training)
 
     def conv(x, i, **options):
-        return F.conv2d(x, p[f"{i}.weight"].permute(3, 2, 0, 1), p[f"{i}.bias"], **options)
+        return functions.conv2d(x, p[f"{i}.weight"].permute(3, 2, 0, 1), p[f"{i}.bias"], **options)
 
     x = conv(x.permute(0, 3, 1, 2), 0, stride=(1, 2), padding=(1, 2))
-    x = F.max_pool2d(F.relu(batch_norm(x, 1)), 3, stride=2)
-    x = F.relu(conv(x, 4)).permute(0, 2, 3, 1).flatten(1)
+    x = functions.max_pool2d(functions.relu(batch_norm(x, 1)), 3, stride=2)
+    x = functions.relu(conv(x, 4)).permute(0, 2, 3, 1).flatten(1)
     x = batch_norm(x @ p["6.weight"] + p["6.bias"], 7)
     return x @ p["8.weight"] + p["8.bias"]
 

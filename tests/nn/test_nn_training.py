@@ -64,8 +64,13 @@ def test_each_epoch_has_an_order_of_its_own(samples, monkeypatch):
         np.testing.assert_array_equal(np.sort(epoch), np.sort(x[:, 0].astype(np.float32)))
 
 
-def test_a_bound_optimizer_goes_on(samples):
+def test_a_bound_optimizer_goes_on(samples, monkeypatch):
     """Two runs with one optimizer draw other masks in the second, as one longer run would."""
+    counters = []
+    forward = nn.Dropout.forward
+    monkeypatch.setattr(
+        nn.Dropout, "forward", lambda self, x, **o: counters.append(o["counter"]) or forward(self, x, **o)
+    )
     model = mlp()
     optimizer = fastopt.Adam(model.params)
     model.fit(*samples, optimizer=optimizer)
@@ -75,6 +80,8 @@ def test_a_bound_optimizer_goes_on(samples):
     assert bits(model) == bits(twin)
     model.fit(*samples, optimizer=optimizer)
     assert optimizer.t == 4
+    assert counters[:2] == counters[2:4]
+    assert len({*counters}) == 4
 
 
 @pytest.mark.parametrize(
@@ -265,13 +272,17 @@ def test_lines_without_a_terminal(samples):
         assert re.fullmatch(shown, line)
 
 
-def test_a_bar_in_a_terminal(samples):
-    pytest.importorskip("tqdm")
-    text = Terminal()
+def test_a_bar_in_a_terminal(samples, monkeypatch):
+    tqdm = pytest.importorskip("tqdm").tqdm
+    text, moves = Terminal(), []
+    update = tqdm.update
+    monkeypatch.setattr(tqdm, "update", lambda bar: moves.append((bar.desc, bar.total, bar.postfix)) or update(bar))
     mlp().fit(*samples, epochs=2, callbacks=[nn.Lines(text)])
-    assert "\r" in text.getvalue()
-    assert "epoch 2/2: " in text.getvalue()
-    assert "epoch 2/2  loss" in text.getvalue()
+    assert [move[:2] for move in moves] == [(f"epoch {epoch}/2", 2) for epoch in (1, 1, 2, 2)]
+    assert all(re.fullmatch(r"loss=\d\.\d{4}", loss) for _, _, loss in moves)
+    for epoch in (1, 2):
+        assert f"\repoch {epoch}/2: " in text.getvalue()
+        assert f"\repoch {epoch}/2  loss" in text.getvalue()  # where the bar was
 
 
 def test_no_bar_without_tqdm(samples, monkeypatch):
