@@ -135,11 +135,43 @@ static void restore(float_mode old)
 }
 #endif
 
+enum { LINE = 64 /* bytes of a cache line */, SPLIT_FROM = 8192 /* bytes of a parameter */, PIECES = 64 };
+
+/* A tensor's n elements from `start` on. */
+static struct fastopt_tensor piece(const struct fastopt_tensor *tensor, size_t start, size_t n, size_t real_size)
+{
+    struct fastopt_tensor part = {
+        n, (char *)tensor->param + start * real_size, (const char *)tensor->grad + start * real_size, {0}};
+    for (int k = 0; k < FASTOPT_MAX_STATES && tensor->state[k]; ++k)
+        part.state[k] = (char *)tensor->state[k] + start * real_size;
+    return part;
+}
+
+/* The elements of a large tensor before the first cache line; NumPy puts arrays at any multiple of 16 bytes, and wide
+ * vectors that straddle lines run at half the speed. Arrays that disagree with the parameter straddle all the same. */
+static size_t before_line(const struct fastopt_tensor *tensor, size_t real_size)
+{
+    const size_t beyond = (uintptr_t)tensor->param % LINE;
+    return beyond && tensor->n * real_size >= SPLIT_FROM ? (LINE - beyond) / real_size : 0;
+}
+
 void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
                       const double *hyper)
 {
+    fastopt_step_fn *const step = active->kernels[real]->steps[row];
+    const size_t real_size = real == FASTOPT_FLOAT ? sizeof(float) : sizeof(double);
     const float_mode old = flush_denormals();
-    active->kernels[real]->steps[row](tensors, count, hyper);
+    for (size_t i = 0; i < count;) {
+        struct fastopt_tensor pieces[PIECES];
+        size_t filled = 0;
+        for (; i < count && filled + 2 <= PIECES; ++i) {
+            const size_t head = before_line(&tensors[i], real_size);
+            if (head)
+                pieces[filled++] = piece(&tensors[i], 0, head, real_size);
+            pieces[filled++] = piece(&tensors[i], head, tensors[i].n - head, real_size);
+        }
+        step(pieces, filled, hyper);
+    }
     restore(old);
 }
 

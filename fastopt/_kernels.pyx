@@ -8,6 +8,7 @@ import os
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 
@@ -323,9 +324,11 @@ cdef class Plan:
         self.tensors[i].grad = view.buf
         return 0
 
-    def step(self, grads, double grad_scale=1.0):
+    def step(self, grads, grad_scale=1.0):
         """Raise the step counter and update all parameters, or raise Misfit with nothing changed."""
         cdef Py_ssize_t i
+        if type(grad_scale) is not float or not isfinite(<double>grad_scale):
+            raise Misfit("scale")
         if self.single:
             self.bind(0, grads)
         else:
@@ -340,7 +343,7 @@ cdef class Plan:
                     raise Misfit("structure") from None
                 self.bind(i, grad)
         self.hyper[0] += 1
-        self.hyper[1] = grad_scale
+        self.hyper[1] = <double>grad_scale
         if self.count == 0:
             return
         if self.bytes < KEEP_GIL_BELOW:

@@ -339,6 +339,8 @@ def measure(contest: Contest, *, rounds: int = 15) -> dict[str, Any]:
 def run(*, quick: bool = False, only: str = "") -> list[dict[str, Any]]:
     """Measure every contest whose name holds the text `only`."""
     chosen = [make for name, make in catalogue(quick=quick).items() if only in name]
+    if not chosen:
+        raise ValueError(f"only must be part of a contest's name, such as {next(iter(catalogue()))!r}, got {only!r}")
     return [measure(make(), rounds=7 if quick else 15) for make in chosen]
 
 

@@ -150,15 +150,15 @@ class Optimizer:
             checks.array(checks.param_label(name), param, writable=True)
         self.params = params
         self.state: dict[str, dict[str, Array]] = {
-            name: {key: self._initial_state(key, param) for key in _kernels.STEPS[self.kernel][0]}
+            name: {key: _beside(param, self._initial_value(key)) for key in _kernels.STEPS[self.kernel][0]}
             for name, param in by_name.items()
         }
         checks.step_arrays(by_name, self.state)
         states = [tuple(arrays.values()) for arrays in self.state.values()]
         self._plan = _kernels.Plan(self.kernel, params, states, (0, 1, *encoded))
 
-    def _initial_state(self, key: str, param: Array) -> Array:
-        return np.zeros_like(param)
+    def _initial_value(self, key: str) -> float:
+        return 0.0
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
         """Update all parameters in place, in one call.
@@ -175,11 +175,12 @@ class Optimizer:
         TypeError, ValueError
             Where a gradient does not fit; then parameters, state and ``t`` are what they were.
         """
-        if not (type(grad_scale) is float and grad_scale == 1.0):
-            grad_scale = checks.number("grad_scale", grad_scale)
         try:
             self._plan.step(grads, grad_scale)
         except _kernels.Misfit:
+            scale = checks.number("grad_scale", grad_scale)
+            if scale is not grad_scale:  # a number, but not a float
+                return self.step(grads, grad_scale=scale)
             bound = checks.labelled(checks.named("param", self.params), self.state)
             checks.gradients(self.params, grads, bound)
             raise
@@ -228,6 +229,19 @@ class Optimizer:
     def __repr__(self) -> str:
         hyper = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyper_names())
         return f"{type(self).__name__}({hyper}, t={self.t})"
+
+
+def _beside(param: Array, value: float) -> Array:
+    """An array like a parameter, filled, and placed in its cache lines as the parameter is.
+
+    Kernels can then step through both by whole cache lines.
+    """
+    line = 64
+    memory = np.empty(param.nbytes + line, np.uint8)
+    start = (_kernels.address(param) - _kernels.address(memory)) % line
+    state = memory[start : start + param.nbytes].view(param.dtype).reshape(param.shape)
+    state.fill(value)
+    return state
 
 
 def _same_keys(name: str, wanted: Iterable[str], given: Iterable[str]) -> None:
@@ -396,8 +410,8 @@ class Adagrad(Optimizer):
         self._initial = checks.number("initial_accumulator_value", initial_accumulator_value, "[0, inf)")
         super().__init__(params, lr=lr, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
 
-    def _initial_state(self, key: str, param: Array) -> Array:
-        return np.full_like(param, self._initial)
+    def _initial_value(self, key: str) -> float:
+        return self._initial
 
 
 class Adam(Optimizer):

@@ -31,16 +31,14 @@ def test_keys_say_which_contest():
         contest = make()
         assert f"{contest.name} {contest.size}" == key
         assert "fastopt" in contest.contenders
-        assert "NumPy in place" in contest.contenders
+        assert "NumPy textbook" in contest.contenders
         assert set(contest.results) <= set(contest.contenders)
 
 
 def test_the_bytes_of_a_step():
     """What must cross memory: parameter, gradient and state read, parameter and state written."""
-    per_parameter = {name: bench.step_contest(name, 50).floor / 50 for name in bench.steps()}
-    assert per_parameter == {
-        "sgd": 12, "momentum": 20, "nesterov": 20, "rmsprop": 20, "adagrad": 20, "adam": 28, "adamw": 28,
-    }  # fmt: skip
+    per_parameter = {"sgd": 12, "momentum": 20, "nesterov": 20, "rmsprop": 20, "adagrad": 20, "adam": 28, "adamw": 28}
+    assert {name: bench.step_contest(name, 50).floor / 50 for name in per_parameter} == per_parameter
 
 
 def outcome(contest, name):
@@ -62,7 +60,7 @@ def test_contenders_do_the_same_work(key, close):
     wanted, wanted_numbers = [outcome(contest, "fastopt") for _ in range(3 if is_step else 1)][-1]
     if contest.name.endswith("_forward"):
         del wanted[1:]  # beside the result, each keeps what it likes for its way back
-    for name in ("NumPy in place", "NumPy textbook"):
+    for name in contest.contenders.keys() & {"NumPy in place", "NumPy textbook"}:
         if not is_step and name in contest.results:
             contest.results[name].fill(np.nan)  # it may be where fastopt wrote
         arrays, numbers = [outcome(contest, name) for _ in range(3 if is_step else 1)][-1]
@@ -79,7 +77,7 @@ def test_contenders_do_the_same_work(key, close):
         np.testing.assert_array_equal(array, before[name])
 
 
-@pytest.mark.parametrize("name", bench.steps())
+@pytest.mark.parametrize("name", [name for name in bench.steps() if hasattr(inplace, name)])
 def test_steps_in_place_are_those_of_the_reference(name, rng, close):
     """To the accuracy of float64, in which no constant can differ unseen."""
     formula = getattr(reference, "momentum" if name == "nesterov" else name)

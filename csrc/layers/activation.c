@@ -42,47 +42,44 @@ static void bias_relu_forward(void *const *array, const int64_t *size, const dou
         }
 }
 
-/* dx as in relu_backward, and dbias = the sum of dx over the rows, added up in order by blocks of rows, and these in
- * double. */
+/* dx as in relu_backward, and dbias = the sum of dx over the rows: in order by blocks of rows, and these in double. */
 static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar)
 {
-    enum { BLOCK_ROWS = 64, BLOCK_COLUMNS = 32 * LANES };
-    const real *dy = array[0], *y = array[1];
-    real *dx = array[2], *dbias = array[3];
+    enum { ROWS = 64, TOGETHER = 8 /* rows that share one load of the sums */, COLUMNS = 32 * LANES };
     const int64_t rows = size[0], columns = size[1];
     (void)scalar;
-    for (int64_t first = 0; first < columns; first += BLOCK_COLUMNS) {
-        const int64_t width = columns - first < BLOCK_COLUMNS ? columns - first : BLOCK_COLUMNS;
-        const int64_t whole = width - width % LANES;
-        double total[BLOCK_COLUMNS];
+    for (int64_t first = 0; first < columns; first += COLUMNS) {
+        const int64_t width = columns - first < COLUMNS ? columns - first : COLUMNS, whole = width - width % LANES;
+        const real *dy = (const real *)array[0] + first, *y = (const real *)array[1] + first;
+        real *dx = (real *)array[2] + first, *dbias = (real *)array[3] + first;
+        real sum[COLUMNS];
+        double total[COLUMNS];
         memset(total, 0, width * sizeof *total);
-        for (int64_t row = 0; row < rows; row += BLOCK_ROWS) {
-            const int64_t start = row * columns + first;
-            const int64_t end = (row + BLOCK_ROWS < rows ? row + BLOCK_ROWS : rows) * columns;
-            real sum[LANES];
+        for (int64_t row = 0, end; row < rows; row = end) {
+            end = row + TOGETHER < rows ? row + TOGETHER : rows;
+            if (row % ROWS == 0)
+                memset(sum, 0, width * sizeof *sum);
             for (int64_t j = 0; j < whole; j += LANES) {
-                lanes sums = lanes_all(0);
-                for (int64_t at = start + j; at < end; at += columns) {
+                lanes sums = lanes_load(sum + j);
+                for (int64_t at = row * columns + j; at < end * columns; at += columns) {
                     const lanes d = lanes_gate(lanes_load(dy + at), lanes_load(y + at));
                     lanes_store(dx + at, d);
                     sums = lanes_add(sums, d);
                 }
-                lanes_store(sum, sums);
-                for (int64_t l = 0; l < LANES; ++l)
-                    total[j + l] += sum[l];
+                lanes_store(sum + j, sums);
             }
-            memset(sum, 0, sizeof sum);
-            for (int64_t at = start + whole; at < end; at += columns)
+            for (int64_t at = row * columns; at < end * columns; at += columns)
 #pragma omp simd
-                for (int64_t l = 0; l < width - whole; ++l) {
-                    const real d = dy[at + l], seen = y[at + l] <= 0 ? 0 : d;
-                    dx[at + l] = seen;
-                    sum[l] += seen;
+                for (int64_t j = whole; j < width; ++j) {
+                    const real d = dy[at + j], seen = y[at + j] <= 0 ? 0 : d;
+                    dx[at + j] = seen;
+                    sum[j] += seen;
                 }
-            for (int64_t l = 0; l < width - whole; ++l)
-                total[whole + l] += sum[l];
+            if (end % ROWS == 0 || end == rows)
+                for (int64_t j = 0; j < width; ++j)
+                    total[j] += sum[j];
         }
         for (int64_t j = 0; j < width; ++j)
-            dbias[first + j] = total[j];
+            dbias[j] = total[j];
     }
 }

@@ -48,9 +48,20 @@ INLINE void apply(const real *x, real *y, int n, uint32_t mask, real factor)
     }
 }
 
-/* Bytes are written one by one, so that neither the order of bytes in a word nor the end of the mask matters. */
-static inline void store_mask(uint8_t *out, int n, uint32_t mask)
+/* Bytes are read and written one by one, so that neither the order of bytes in a word nor the end of the mask matters;
+ * where n is 32, the compiler makes one load or store of it. */
+INLINE uint32_t load_mask(const uint8_t *in, int n)
 {
+    uint32_t mask = 0;
+#pragma GCC unroll 4
+    for (int byte = 0; 8 * byte < n; ++byte)
+        mask |= (uint32_t)in[byte] << 8 * byte;
+    return mask;
+}
+
+INLINE void store_mask(uint8_t *out, int n, uint32_t mask)
+{
+#pragma GCC unroll 4
     for (int byte = 0; 8 * byte < n; ++byte)
         out[byte] = (uint8_t)(mask >> 8 * byte);
 }
@@ -88,14 +99,9 @@ static void dropout_apply(void *const *array, const int64_t *size, const double 
     real *y = array[2];
     const int64_t n = size[0];
 
-    for (int64_t i = 0; i < n; i += 32) {
-        const int left = n - i < 32 ? (int)(n - i) : 32;
-        uint32_t m = 0;
-        for (int byte = 0; 8 * byte < left; ++byte)
-            m |= (uint32_t)mask[i / 8 + byte] << 8 * byte;
-        if (left == 32)
-            apply(x + i, y + i, 32, m, factor);
-        else
-            apply(x + i, y + i, left, m, factor);
-    }
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        apply(x + i, y + i, 32, load_mask(mask + i / 8, 32), factor);
+    if (i < n)
+        apply(x + i, y + i, (int)(n - i), load_mask(mask + i / 8, (int)(n - i)), factor);
 }
