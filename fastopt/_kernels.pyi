@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import Any, final
 
 from fastopt.checks import Array, Arrays
 
@@ -17,8 +17,15 @@ def address(array: Array) -> int: ...
 
 @final
 class Plan:
-    def __new__(cls, step: str, params: Arrays, states: Sequence[Sequence[Array]], hyper: Sequence[float]) -> Plan: ...
-    def step(self, grads: Arrays, grad_scale: float = 1.0) -> None: ...
+    def __new__(
+        cls,
+        step: str,
+        params: Arrays,
+        states: Sequence[Sequence[Array]],
+        hyper: Sequence[float],
+        explain: Callable[[Plan, Any, Any], None] | None = None,
+    ) -> Plan: ...
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None: ...
     def get_hyper(self, i: int) -> float: ...
     def set_hyper(self, i: int, value: float) -> None: ...
 

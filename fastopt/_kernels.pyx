@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: binding=False
 """The only bridge to C: buffers become pointers, and kernels run without the GIL.
 
 No arithmetic and no policy. An array either fits exactly (its format, shape, order in memory, writable where it
@@ -23,8 +24,9 @@ cdef extern from "Python.h":
         int ndim
         Py_ssize_t *shape
     int PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE
-    int PyObject_GetBuffer(object exporter, buffer *view, int flags) except -1
+    int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
+    void PyErr_Clear()
 
 cdef extern from "fastopt.h" nogil:
     enum:
@@ -149,12 +151,18 @@ cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 
 # ---- Buffers -------------------------------------------------------------------------------------------------------
 
+cdef inline bint get(object array, buffer *view, bint writable) noexcept:
+    """Get the buffer of an array, or return False where it is not C-contiguous, or not writable where it must be."""
+    if PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)) < 0:
+        PyErr_Clear()
+        return False
+    return True
+
+
 cdef int take(object array, buffer *view, bint writable) except -1:
-    """Get the C-contiguous buffer of an array, or raise Misfit."""
-    try:
-        PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
-    except Exception as error:
-        raise Misfit(str(error)) from None
+    """Get the buffer of an array, or raise Misfit."""
+    if not get(array, view, writable):
+        raise Misfit("buffer")
     return 0
 
 
@@ -209,11 +217,13 @@ cdef class Plan:
         For each parameter, its state arrays in the order of the table.
     hyper : sequence of float
         Hyperparameters in the order of the table, ``t`` and ``grad_scale`` in front.
+    explain : callable, optional
+        Called with the plan and the arguments of a `step` that do not fit.
     """
     cdef size_t row
     cdef int real
     cdef Py_ssize_t count, width, bytes
-    cdef object keys
+    cdef object keys, explain
     cdef bint single
     cdef fastopt_tensor *tensors
     cdef buffer *bound
@@ -221,11 +231,12 @@ cdef class Plan:
     cdef span *spans
     cdef double hyper[FASTOPT_MAX_HYPERS]
 
-    def __cinit__(self, step, params, list states, hyper):
+    def __cinit__(self, step, params, list states, hyper, explain=None):
         cdef Py_ssize_t i, k
         cdef buffer *param
         cdef buffer *view
         self.row = STEP_NUMBER[step]
+        self.explain = explain
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
@@ -300,48 +311,49 @@ cdef class Plan:
             low -= 1
         return low > 0 and self.spans[low - 1].end > new.start
 
-    cdef object gradient_of(self, object grads, Py_ssize_t i):
-        if self.single:
-            return grads
-        if self.keys is not None:
-            return grads[self.keys[i]]
-        return grads[i]
-
-    cdef int bind(self, Py_ssize_t i, object grad) except -1:
-        """Take the buffer of a gradient, unless it is held already."""
+    cdef bint bind(self, Py_ssize_t i, object grad) noexcept:
+        """Take the buffer of a gradient, unless it is held already; return whether it fits."""
         cdef buffer *held = &self.grads[i]
         cdef buffer view
         if held.obj == <void *>grad:
-            return 0
-        take(grad, &view, False)
+            return True
+        if not get(grad, &view, False):
+            return False
         if (real_of(&view) != self.real or not same_shape(&view, &self.bound[i * self.width])
                 or self.overlaps(self.count * self.width,
                                  span(<uintptr_t>view.buf, <uintptr_t>view.buf + view.len))):
             PyBuffer_Release(&view)
-            raise Misfit("gradient")
+            return False
         PyBuffer_Release(held)
         held[0] = view
         self.tensors[i].grad = view.buf
-        return 0
+        return True
 
-    def step(self, grads, grad_scale=1.0):
-        """Raise the step counter and update all parameters, or raise Misfit with nothing changed."""
+    cdef bint bind_all(self, object grads):
+        """Take the buffers of all gradients; return whether they fit."""
         cdef Py_ssize_t i
-        if type(grad_scale) is not float or not isfinite(<double>grad_scale):
-            raise Misfit("scale")
         if self.single:
-            self.bind(0, grads)
-        else:
-            if (not isinstance(grads, dict) if self.keys is not None else not isinstance(grads, (list, tuple))):
-                raise Misfit("structure")
-            if len(grads) != self.count:
-                raise Misfit("structure")
+            return self.bind(0, grads)
+        if self.keys is not None:
+            if not isinstance(grads, dict) or len(grads) != self.count:
+                return False
             for i in range(self.count):
-                try:
-                    grad = self.gradient_of(grads, i)
-                except KeyError:
-                    raise Misfit("structure") from None
-                self.bind(i, grad)
+                if not self.bind(i, (<dict>grads).get(self.keys[i])):
+                    return False
+        else:
+            if not isinstance(grads, (list, tuple)) or len(grads) != self.count:
+                return False
+            for i in range(self.count):
+                if not self.bind(i, grads[i]):
+                    return False
+        return True
+
+    def step(self, grads, *, grad_scale=1.0):
+        """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
+        if type(grad_scale) is not float or not isfinite(<double>grad_scale) or not self.bind_all(grads):
+            if self.explain is None:
+                raise Misfit("step")
+            return self.explain(self, grads, grad_scale)
         self.hyper[0] += 1
         self.hyper[1] = <double>grad_scale
         if self.count == 0:

@@ -77,7 +77,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
         except TypeError:  # an unhashable value: let its check say so
             encoded = encode.__wrapped__(*values)
         try:
-            _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale)
+            _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale=grad_scale)
         except _kernels.Misfit:
             named = dict(zip(states, state, strict=True))
             checks.step_arrays({"param": param}, {"param": named})

@@ -15,6 +15,7 @@ True
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -155,7 +156,11 @@ class Optimizer:
         }
         checks.step_arrays(by_name, self.state)
         states = [tuple(arrays.values()) for arrays in self.state.values()]
-        self._plan = _kernels.Plan(self.kernel, params, states, (0, 1, *encoded))
+        explain = functools.partial(_explain, params, self.state)
+        self._plan = _kernels.Plan(self.kernel, params, states, (0, 1, *encoded), explain)
+        if type(self).step is Optimizer.step:
+            # The plan's own method goes before the one below: that call would be a quarter of a small step.
+            vars(self)["step"] = self._plan.step
 
     def _initial_value(self, key: str) -> float:
         return 0.0
@@ -175,15 +180,7 @@ class Optimizer:
         TypeError, ValueError
             Where a gradient does not fit; then parameters, state and ``t`` are what they were.
         """
-        try:
-            self._plan.step(grads, grad_scale)
-        except _kernels.Misfit:
-            scale = checks.number("grad_scale", grad_scale)
-            if scale is not grad_scale:  # a number, but not a float
-                return self.step(grads, grad_scale=scale)
-            bound = checks.labelled(checks.named("param", self.params), self.state)
-            checks.gradients(self.params, grads, bound)
-            raise
+        self._plan.step(grads, grad_scale=grad_scale)
 
     @property
     def t(self) -> int:
@@ -229,6 +226,17 @@ class Optimizer:
     def __repr__(self) -> str:
         hyper = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyper_names())
         return f"{type(self).__name__}({hyper}, t={self.t})"
+
+
+def _explain(
+    params: Arrays, state: dict[str, dict[str, Array]], plan: _kernels.Plan, grads: Any, grad_scale: Any
+) -> None:
+    """Say why a step was refused; or take it, where only `grad_scale` was a number of another type."""
+    scale = checks.number("grad_scale", grad_scale)
+    if scale is not grad_scale:
+        return plan.step(grads, grad_scale=scale)
+    checks.gradients(params, grads, checks.labelled(checks.named("param", params), state))
+    raise AssertionError("a step was refused for no reason known")
 
 
 def _beside(param: Array, value: float) -> Array:

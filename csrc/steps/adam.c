@@ -26,9 +26,10 @@ static void adam(const struct fastopt_tensor *tensors, size_t count, const doubl
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {
             const real g = seen_gradient(grad[i], param[i], scale, l2);
-            m[i] = beta1 * m[i] + new_weight1 * g;
-            v[i] = beta2 * v[i] + new_weight2 * (g * g);
-            param[i] = keep * param[i] - step * m[i] / (sqrt(v[i] + eps_in_root) + eps);
+            const real m_new = beta1 * m[i] + new_weight1 * g, v_new = beta2 * v[i] + new_weight2 * (g * g);
+            m[i] = m_new;
+            v[i] = v_new;
+            param[i] = keep * param[i] - step * m_new / (sqrt(v_new + eps_in_root) + eps);
         }
     }
 }
