@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import _kernels, inplace, reference
+from fastopt import _kernels, arena, inplace, reference
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.optimizers import OPTIMIZERS, Momentum, Optimizer
@@ -89,8 +89,11 @@ def step_contest(name: str, n: int) -> Contest:
     contest.contenders["NumPy textbook"] = step
 
     stream = _kernels.Layer("stream")
-    updated = (np.zeros_like(param), *(np.zeros_like(param) for _ in states), None, None)[:3]
-    contest.contenders[STREAM] = lambda: stream((grad, *updated), (n,), (0.5,))
+    streamed = [arena.empty((n,), np.float32) for _ in ("x", "param", *states)]
+    for array in streamed:
+        array[:] = grad
+    absent = [None] * (4 - len(streamed))
+    contest.contenders[STREAM] = lambda: stream((*streamed, *absent), (n,), (0.5,))
     return contest
 
 

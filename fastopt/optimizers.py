@@ -19,9 +19,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-import numpy as np
-
-from fastopt import _kernels, checks
+from fastopt import _kernels, arena, checks
 from fastopt.checks import Array, Arrays
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "Optimizer", "RMSProp"]
@@ -151,7 +149,7 @@ class Optimizer:
             checks.array(checks.param_label(name), param, writable=True)
         self.params = params
         self.state: dict[str, dict[str, Array]] = {
-            name: {key: _beside(param, self._initial_value(key)) for key in _kernels.STEPS[self.kernel][0]}
+            name: {key: arena.beside(param, self._initial_value(key)) for key in _kernels.STEPS[self.kernel][0]}
             for name, param in by_name.items()
         }
         checks.step_arrays(by_name, self.state)
@@ -237,19 +235,6 @@ def _explain(
         return plan.step(grads, grad_scale=scale)
     checks.gradients(params, grads, checks.labelled(checks.named("param", params), state))
     raise AssertionError("a step was refused for no reason known")
-
-
-def _beside(param: Array, value: float) -> Array:
-    """An array like a parameter, filled, and placed in its cache lines as the parameter is.
-
-    Kernels can then step through both by whole cache lines.
-    """
-    line = 64
-    memory = np.empty(param.nbytes + line, np.uint8)
-    start = (_kernels.address(param) - _kernels.address(memory)) % line
-    state = memory[start : start + param.nbytes].view(param.dtype).reshape(param.shape)
-    state.fill(value)
-    return state
 
 
 def _same_keys(name: str, wanted: Iterable[str], given: Iterable[str]) -> None:
