@@ -171,13 +171,33 @@ INLINE void tile_write(const struct tile *t, const real *dy, const real *x, real
     }
 }
 
-/* A value near the mean of a channel: that of eight elements from here and there. */
-static double pilot_mean(const real *x, int64_t outer, int64_t channels, int64_t inner, int64_t channel)
+/* Fills high with values near the means of the channels: of eight elements each, from here and there. */
+static void pilot_means(const struct tile *t, const real *x, int64_t outer, int64_t channels, int64_t inner,
+                        struct columns *k)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < 8; ++i)
-        sum += x[(i * outer / 8 * channels + channel) * inner + i * inner / 8];
-    return sum / 8;
+    for (int64_t j = 0; j < t->channels; ++j)
+        k->high[j] = 0;
+    for (int64_t i = 0; i < 8; ++i) {
+        const real *some = x + (i * outer / 8 * channels + t->first) * inner + i * inner / 8;
+        if (inner == 1)
+            for (int64_t j = 0; j < t->channels; ++j)
+                k->high[j] += some[j] * (real)0.125;
+        else
+            k->high[0] += some[0] * (real)0.125;
+    }
+}
+
+/* Gives a and b the learnt scale and shift, where there are any. */
+static void set_affine(const struct tile *t, const real *scale, const real *shift, struct columns *k)
+{
+    for (int64_t j = 0; j < t->channels; ++j)
+        k->a[j] = 1;
+    for (int64_t j = 0; scale && j < t->channels; ++j)
+        k->a[j] = scale[t->first + j];
+    for (int64_t j = 0; j < t->channels; ++j)
+        k->b[j] = 0;
+    for (int64_t j = 0; shift && j < t->channels; ++j)
+        k->b[j] = shift[t->first + j];
 }
 
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar)
@@ -195,8 +215,7 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     struct tile t;
     for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
         t = tile_at(outer, channels, inner, fresh);
-        for (int64_t j = 0; j < t.channels; ++j)
-            k.high[j] = pilot_mean(x, outer, channels, inner, t.first + j);
+        pilot_means(&t, x, outer, channels, inner, &k);
         /* Sums about a value within two standard deviations of the mean give the variance to nearly all digits.
          * Where it is further away, they at least give the mean, about which sums are then taken. */
         int again = 1;
@@ -205,27 +224,29 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
             tile_sums(&t, NULL, x, &k);
             again = 0;
             for (int64_t j = 0; j < t.channels; ++j)
-                again |= !(k.total_sum[j] * k.total_sum[j] / count <= 0.8 * k.total_dot[j]);
+                again |= !(k.total_sum[j] * k.total_sum[j] <= 0.8 * count * k.total_dot[j]);
             if (pass == 0 && again)
                 for (int64_t j = 0; j < t.channels; ++j)
                     k.high[j] += k.total_sum[j] / count;
         }
 
+        set_affine(&t, scale, shift, &k);
+        double var[MAX_LANES];
+#pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
-            const int64_t channel = t.first + j;
             const double off = k.total_sum[j] / count; /* of the mean from high */
-            const double var = k.total_dot[j] / count - off * off, positive = var < 0 ? 0 : var;
-            const double inverse = 1 / sqrt(positive + eps), a = (scale ? scale[channel] : 1) * inverse;
+            const double rounded = k.total_dot[j] / count - off * off;
+            var[j] = rounded < 0 ? 0 : rounded;
+            const double inverse = 1 / sqrt(var[j] + eps), a = k.a[j] * inverse;
             k.a[j] = a;
-            k.b[j] = (shift ? shift[channel] : 0) - off * a;
-            if (channel < t.fresh)
-                continue;
-            mean[channel] = k.high[j] + off;
-            inv_std[channel] = inverse;
-            if (running_mean) {
-                running_mean[channel] += new_weight * (mean[channel] - running_mean[channel]);
-                running_var[channel] += new_weight * (variance_factor * positive - running_var[channel]);
-            }
+            k.b[j] = k.b[j] - off * a;
+            mean[t.first + j] = k.high[j] + off;
+            inv_std[t.first + j] = inverse;
+        }
+        for (int64_t j = t.fresh - t.first; running_mean && j < t.channels; ++j) {
+            const int64_t channel = t.first + j;
+            running_mean[channel] += new_weight * (mean[channel] - running_mean[channel]);
+            running_var[channel] += new_weight * (variance_factor * var[j] - running_var[channel]);
         }
         tile_write(&t, NULL, x, y, &k);
     }
@@ -244,11 +265,10 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     struct tile t;
     for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
         t = tile_at(outer, channels, inner, fresh);
+        set_affine(&t, scale, shift, &k);
         for (int64_t j = 0; j < t.channels; ++j) {
-            const int64_t channel = t.first + j;
-            k.high[j] = mean[channel];
-            k.a[j] = (scale ? scale[channel] : 1) / sqrt(var[channel] + eps);
-            k.b[j] = shift ? shift[channel] : 0;
+            k.high[j] = mean[t.first + j];
+            k.a[j] = k.a[j] / sqrt(var[t.first + j] + eps);
         }
         spread(&t, k.high);
         tile_write(&t, NULL, x, y, &k);
@@ -275,11 +295,12 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
         spread(&t, k.high);
         tile_sums(&t, dy, x, &k);
 
+        set_affine(&t, scale, NULL, &k);
+#pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
             const int64_t channel = t.first + j;
             const double off = mean[channel] - k.high[j]; /* of the mean from high */
-            const double sum = k.total_sum[j], dot = k.total_dot[j] - off * sum;
-            const double a = (scale ? scale[channel] : 1) * inv_std[channel];
+            const double sum = k.total_sum[j], dot = k.total_dot[j] - off * sum, a = k.a[j] * inv_std[channel];
             const double q = a * dot / count * inv_std[channel] * inv_std[channel];
             k.a[j] = a;
             k.q[j] = q;
