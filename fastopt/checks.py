@@ -166,10 +166,11 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
         raise TypeError(f"{name} must be an array of integers, got {got}")
     if value.shape != (rows,):
         raise ValueError(f"{name} must have shape {(rows,)}, got {value.shape}")
-    if rows and not (value.min() >= 0 and value.max() < classes):
+    result = np.ascontiguousarray(value, np.int64)
+    if rows and not result.view(np.uint64).max() < classes:  # as which a negative number is a large one
         wrong = value[(value < 0) | (value >= classes)][0]
         raise ValueError(f"{name} must be in [0, {classes}), got {wrong}")
-    return np.ascontiguousarray(value, np.int64)
+    return result
 
 
 # ---- The arrays of an optimizer ------------------------------------------------------------------------------

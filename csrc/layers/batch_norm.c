@@ -87,6 +87,16 @@ static void gather(const struct tile *t, struct columns *k)
     }
 }
 
+/* Asks for what is read after the next jump in memory, which the CPU does not foresee: the channel's next piece, or the
+ * next block of rows. */
+INLINE void prefetch(const struct tile *t, const real *dy, const real *x)
+{
+    const int64_t ahead = t->outer > 1 ? t->outer_stride : BLOCK * t->stride;
+    lanes_prefetch(x, ahead);
+    if (dy)
+        lanes_prefetch(dy, ahead);
+}
+
 /* Per channel, total_sum = sum of u and total_dot = sum of u c, for c = x - high and u = dy, or c where dy is null. */
 INLINE void tile_sums(const struct tile *t, const real *dy, const real *x, struct columns *k)
 {
@@ -104,6 +114,7 @@ INLINE void tile_sums(const struct tile *t, const real *dy, const real *x, struc
                 lanes sum = lanes_load(k->sum + l), dot = lanes_load(k->dot + l);
                 for (int64_t r = row; r < row + rows; ++r) {
                     const int64_t at = start + r * t->stride + l;
+                    prefetch(t, dy ? dy + at : NULL, x + at);
                     const lanes c = lanes_subtract(lanes_load(x + at), high), u = dy ? lanes_load(dy + at) : c;
                     sum = lanes_add(sum, u);
                     dot = lanes_add(dot, lanes_multiply(u, c));
@@ -155,6 +166,7 @@ INLINE void tile_write(const struct tile *t, const real *dy, const real *x, real
                 const lanes q = lanes_load(dy ? k->q + l : k->a + l);
                 for (int64_t r = row; r < row + rows; ++r) {
                     const int64_t at = start + r * t->stride + l;
+                    prefetch(t, dy ? dy + at : NULL, x + at);
                     const lanes c = lanes_subtract(lanes_load(x + at), high);
                     lanes out = dy ? lanes_subtract(lanes_multiply(lanes_load(dy + at), a), lanes_multiply(c, q))
                                    : lanes_multiply(c, a);
