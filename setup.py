@@ -1,7 +1,6 @@
 """The C kernels, one library per instruction set, and the one Cython module. All else is in pyproject.toml."""
 
 import platform
-import sys
 from glob import glob
 
 from setuptools import Extension, setup
@@ -39,7 +38,6 @@ setup(
             include_dirs=["csrc"],
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
             extra_compile_args=["-O3", "-g0"],
-            extra_link_args=[] if sys.platform == "win32" else ["-lm"],  # last, or the oldest, slower pow is taken
             py_limited_api=True,
         )
     ],

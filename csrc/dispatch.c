@@ -22,7 +22,7 @@ static int always(void)
     return 1;
 }
 
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -92,7 +92,7 @@ const char *fastopt_use(const char *name)
 
 /* A denormal number costs a hundred cycles on many CPUs, and moments decay into that range: while a kernel
  * runs, denormals are read and written as zero. Only the calling thread is touched, and then put back. */
-#if defined(__x86_64__) || (defined(__i386__) && defined(__SSE2__))
+#if defined(__x86_64__)
 typedef unsigned float_mode;
 
 static float_mode flush_denormals(void)

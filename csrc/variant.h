@@ -31,6 +31,11 @@ enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 #include "kernels.def"
 #undef STEP
 
+#define STEP(name, states, hypers)                                                                                     \
+    _Static_assert(sizeof(struct name##_hyper) <= FASTOPT_MAX_HYPERS * sizeof(double), #name);
+#include "kernels.def"
+#undef STEP
+
 #define FILES
 #include "kernels.def"
 #undef FILES

@@ -7,9 +7,12 @@ is written, apart from the others) or the call refuses with `Misfit`, nothing wr
 """
 import os
 
+import numpy
+
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.math cimport isfinite
+from libc.float cimport FLT_MAX
+from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 
@@ -62,6 +65,9 @@ cdef extern from "fastopt.h" nogil:
     void fastopt_run_layer(size_t row, fastopt_real real, void **array, const int64_t *size, const double *scalar)
 
 
+cdef object ndarray = numpy.ndarray
+
+
 class Misfit(TypeError):
     """An array that a kernel cannot take as it is."""
 
@@ -108,7 +114,7 @@ def use_isa(name):
 
 
 try:
-    use_isa(os.environ.get("FASTOPT_ISA"))
+    use_isa(os.environ.get("FASTOPT_ISA") or None)
 except ValueError as error:
     raise ImportError(f"FASTOPT_ISA: {error}") from None
 
@@ -153,6 +159,8 @@ cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 
 cdef inline bint get(object array, buffer *view, bint writable) noexcept:
     """Get the buffer of an array, or return False where it is not C-contiguous, or not writable where it must be."""
+    if type(array) is not ndarray and hasattr(array, "mask"):  # which would be passed over
+        return False
     if PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)) < 0:
         PyErr_Clear()
         return False
@@ -204,7 +212,8 @@ cdef class Plan:
     """Parameters and state arrays of one optimizer, bound to a step kernel once and for all steps to come.
 
     It holds the buffers of all arrays, so they can neither be freed nor resized meanwhile (but for
-    ``ndarray.resize(refcheck=False)``, which asks for trouble). Those of the gradients are kept until another
+    ``ndarray.resize(refcheck=False)``, which asks for trouble), and does not look at an array twice: one whose type or
+    flags are changed after it was bound is used as it was. Those of the gradients are kept until another
     array takes their place.
 
     Parameters
@@ -224,7 +233,7 @@ cdef class Plan:
     cdef int real
     cdef Py_ssize_t count, width, bytes
     cdef object keys, explain
-    cdef bint single
+    cdef bint single, busy
     cdef fastopt_tensor *tensors
     cdef buffer *bound
     cdef buffer *grads
@@ -242,7 +251,7 @@ cdef class Plan:
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
         self.count = len(arrays)
         self.width = 1 + len(STEPS[step][0])
-        if len(states) != self.count:
+        if len(states) != self.count or len(hyper) != len(STEPS[step][1]) or self.width > 1 + FASTOPT_MAX_STATES:
             raise Misfit("structure")
         self.real = -1
         for i in range(len(hyper)):
@@ -350,7 +359,9 @@ cdef class Plan:
 
     def step(self, grads, *, grad_scale=1.0):
         """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
-        if type(grad_scale) is not float or not isfinite(<double>grad_scale) or not self.bind_all(grads):
+        if self.busy:
+            raise RuntimeError("one optimizer cannot take two steps at once: another thread is in the middle of one")
+        if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
                 raise Misfit("step")
             return self.explain(self, grads, grad_scale)
@@ -361,8 +372,10 @@ cdef class Plan:
         if self.bytes < KEEP_GIL_BELOW:
             fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
         else:
+            self.busy = True
             with nogil:
                 fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
+            self.busy = False
 
     def get_hyper(self, int i):
         return self.hyper[i]

@@ -20,6 +20,7 @@ Array = NDArray[Any]
 #: What an optimizer takes: one array, a list or a dict of arrays.
 Arrays = Array | Sequence[Array] | Mapping[str, Array]
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _REAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -37,6 +38,8 @@ def number(name: str, value: Any, bounds: str = "(-inf, inf)") -> float:
     below = x <= high if bounds[-1] == "]" else x < high
     if not (above and below and math.isfinite(x)):
         raise ValueError(f"{name} must be in {bounds}, got {value!r}")
+    if abs(x) > _FLOAT32_MAX:  # kernels for float32 would make it infinite
+        raise ValueError(f"{name} must be at most {_FLOAT32_MAX:.3g} in size, got {value!r}")
     return float(x)
 
 
@@ -101,6 +104,8 @@ def array(
             return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked one; pass {name}.filled(0), say")
     if dtype is None:
         if value.dtype.newbyteorder("=") not in _REAL:
             raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
@@ -141,7 +146,7 @@ def output(
     Elementwise functions name the one input that may itself be the output: `in_place`.
     """
     if out is None:
-        return np.empty_like(like, shape=shape)
+        return np.empty_like(like, shape=shape, subok=False)
     array(name, out, dtype=like.dtype, shape=like.shape if shape is None else shape, writable=True)
     for other, value in apart_from.items():
         if np.may_share_memory(out, value):  # exact for contiguous arrays
@@ -166,7 +171,7 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
         raise TypeError(f"{name} must be an array of integers, got {got}")
     if value.shape != (rows,):
         raise ValueError(f"{name} must have shape {(rows,)}, got {value.shape}")
-    result = np.ascontiguousarray(value, np.int64)
+    result = np.array(value, np.int64, order="C")  # a copy, which nothing changes between this check and its use
     if rows and not result.view(np.uint64).max() < classes:  # as which a negative number is a large one
         wrong = value[(value < 0) | (value >= classes)][0]
         raise ValueError(f"{name} must be in [0, {classes}), got {wrong}")
@@ -220,6 +225,8 @@ def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array]) -> None:
     """Gradients of the same structure, type and shapes as the parameters, apart from all `bound` arrays."""
     if not any(isinstance(params, kind) and isinstance(grads, kind) for kind in (np.ndarray, dict, (list, tuple))):
         raise TypeError(f"grads must have the structure of params, {type(params).__name__}, got {type(grads).__name__}")
+    if isinstance(params, dict):
+        _same_names(params, grads)
     wanted, given = named("grad", params), named("grad", grads)
     _same_names(wanted, given)
     for name, param in wanted.items():
@@ -229,10 +236,10 @@ def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array]) -> None:
             apart({label: grad, other: value})
 
 
-def _same_names(wanted: Iterable[str], given: Iterable[str]) -> None:
+def _same_names(wanted: Iterable[Any], given: Iterable[Any]) -> None:
     missing = [name for name in wanted if name not in set(given)]
     extra = [name for name in given if name not in set(wanted)]
     if missing:
-        raise ValueError(f"grads must hold one array per parameter, but lacks {', '.join(missing)}")
+        raise ValueError(f"grads must hold one array per parameter, but lacks {', '.join(map(str, missing))}")
     if extra:
-        raise ValueError(f"grads must hold one array per parameter, but also has {', '.join(extra)}")
+        raise ValueError(f"grads must hold one array per parameter, but also has {', '.join(map(str, extra))}")

@@ -7,6 +7,9 @@ the class's name in lower case, its keywords and its defaults::
 
 State arrays begin at zero, and `t` counts steps from 1. `help(fastopt.functional.adam)` shows the whole.
 
+Every function checks all of its arguments before it writes anything, and raises TypeError or ValueError with the
+argument's name, the rule, and the value.
+
 **Layer kernels** return new arrays, or fill the `out` that they are given. All arrays are float32 or float64, of one
 type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only batch norm takes channels second.
 """
@@ -17,6 +20,7 @@ import functools
 import inspect
 import linecache
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -68,8 +72,10 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
     def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
+        if not isinstance(param, np.ndarray):
+            checks.array("param", param)
         if optimizer.counts_steps:
-            t = checks.integer("t", t, 1)
+            t = checks.integer("t", t, 1, 2**53)
         if not (type(grad_scale) is float and grad_scale == 1.0):
             grad_scale = checks.number("grad_scale", grad_scale)
         try:
@@ -100,12 +106,34 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     exec(compile(text, filename, "exec"), namespace)
     function: Any = namespace[name]
     function.__module__ = __name__
-    function.__doc__ = (
-        f"One step of `fastopt.{optimizer.__name__}`, in place on {arrays.replace('grad, ', '')}.\n\n"
-        f"The keywords are those of the class. State arrays are like the parameter, and begin at zero.\n\n"
-        f"{inspect.getdoc(optimizer)}\n"
-    )
+    function.__doc__ = _step_doc(optimizer, states)
     return function
+
+
+def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
+    """The docstring of a class, with the arrays of the functional form for the parameters of the class."""
+    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
+    body, _, references = rest.partition("\n\nReferences\n")
+    hyper = set(optimizer.hyper_names())
+    entries = ["param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place."]
+    entries.append("grad : ndarray like `param`\n    The gradient.")
+    if states:
+        entries.append(
+            f"{', '.join(states)} : ndarray like `param`\n    The state, of zeros at first. Updated in place."
+        )
+    if optimizer.counts_steps:
+        entries.append("t : int\n    The number of this step, counted from 1.")
+    for entry in re.split(r"\n(?=\S)", body):
+        if hyper & set(re.split(", | : ", entry.split("\n")[0])):
+            entries.append(entry.removeprefix("params, "))
+    entries.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
+    entries.append(
+        "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
+    )
+    if references:
+        entries.append(f"\nReferences\n{references}")
+    first = f"One step of `fastopt.{optimizer.__name__}`, in place."
+    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *entries]) + "\n"
 
 
 def _has_default(parameter: inspect.Parameter) -> bool:
@@ -251,11 +279,11 @@ def softmax_cross_entropy(
     """
     checks.array("logits", logits, ndim=2)
     n, classes = logits.shape
-    labels = checks.labels("labels", labels, n, classes)
-    dlogits = checks.output("out", out, logits, apart_from={"logits": logits}, in_place="logits")
+    own_labels = checks.labels("labels", labels, n, classes)
+    dlogits = checks.output("out", out, logits, apart_from={"logits": logits, "labels": labels}, in_place="logits")
     losses = np.empty(n, logits.dtype)
     if n:
-        _softmax_cross_entropy((logits, labels, losses, dlogits), (n, classes), (1 / n,))
+        _softmax_cross_entropy((logits, own_labels, losses, dlogits), (n, classes), (1 / n,))
     return (float(losses.mean(dtype=np.float64)) if n else 0.0), dlogits
 
 
@@ -508,10 +536,14 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
     x, scale, mean, inv_std = cache
+    outer, channels, inner = _channels("cache.x", x)
     checks.array("dy", dy, dtype=x.dtype, shape=x.shape)
-    inputs = {"dy": dy, "x": x} if scale is None else {"dy": dy, "x": x, "scale": scale}
+    inputs = {"dy": dy, "cache.x": x, "cache.mean": mean, "cache.inv_std": inv_std}
+    checks.array("cache.mean", mean, dtype=np.float64, shape=(channels,))
+    checks.array("cache.inv_std", inv_std, dtype=np.float64, shape=(channels,))
+    if scale is not None:
+        inputs["cache.scale"] = checks.array("cache.scale", scale, dtype=x.dtype, shape=(channels,))
     dx = checks.output("out", out, dy, apart_from=inputs)
-    outer, channels, inner = _channels("x", x)
     dscale, dshift = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
     _batch_norm_backward((dy, x, scale, mean, inv_std, dx, dscale, dshift), (outer, channels, inner))
     return dx, dscale, dshift

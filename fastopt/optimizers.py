@@ -1,7 +1,7 @@
 """Optimizers: one class each, with its names, defaults and constraints.
 
-A class says which kernel it drives (a row of csrc/kernels.def), and declares each hyperparameter twice over, for
-its two readers: the constraint as a class attribute, the default in the signature. Everything else (the functional
+A class says which kernel it drives (a row of csrc/kernels.def), the constraint of each hyperparameter in a class
+attribute, and its default in the signature. Everything else (the functional
 form, tests, benchmarks, the command line) is derived from that.
 
 >>> import numpy as np, fastopt
@@ -15,9 +15,13 @@ True
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
 
 from fastopt import _kernels, arena, checks
 from fastopt.checks import Array, Arrays
@@ -95,8 +99,9 @@ class Optimizer:
     Parameters
     ----------
     params : ndarray, list or dict of ndarray
-        The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. They are
-        updated in place, and stay bound until the optimizer is gone: do not resize them.
+        The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. These very
+        arrays are updated in place, and stay bound until the optimizer is gone: do not resize them, and give them new
+        values by ``params["w"][...] = …``, since after ``params["w"] = …`` the old array is still the bound one.
     **hyper
         The hyperparameters of the kernel. Each is an attribute that may be changed between steps.
 
@@ -104,9 +109,9 @@ class Optimizer:
     ----------
     params : ndarray, list or dict of ndarray
         As given.
-    state : dict of dict of ndarray
-        The live state arrays by parameter and by name, such as ``state["W1"]["m"]``. Parameters in a list are
-        named ``"0"``, ``"1"``, …; a lone array is named ``"param"``.
+    state : mapping of mapping of ndarray
+        The live state arrays by parameter and by name, such as ``state["W1"]["m"]``; change their values in place.
+        Parameters in a list are named ``"0"``, ``"1"``, …; a lone array is named ``"param"``.
     t : int
         The number of steps taken.
 
@@ -143,25 +148,39 @@ class Optimizer:
         return [name for name in list(cls._place)[2:] if name not in cls.fixed]
 
     def __init__(self, params: Arrays, **hyper: Any) -> None:
+        if type(self) is Optimizer:
+            raise TypeError("Optimizer is what all optimizers share; use one of them, such as fastopt.Adam")
         encoded = self.encode(hyper)
         by_name = checks.named("param", params)
         for name, param in by_name.items():
             checks.array(checks.param_label(name), param, writable=True)
-        self.params = params
-        self.state: dict[str, dict[str, Array]] = {
+        state = {
             name: {key: arena.beside(param, self._initial_value(key)) for key in _kernels.STEPS[self.kernel][0]}
             for name, param in by_name.items()
         }
-        checks.step_arrays(by_name, self.state)
-        states = [tuple(arrays.values()) for arrays in self.state.values()]
-        explain = functools.partial(_explain, params, self.state)
-        self._plan = _kernels.Plan(self.kernel, params, states, (0, 1, *encoded), explain)
+        checks.step_arrays(by_name, state)
+        self._params = params
+        self._state = MappingProxyType({name: MappingProxyType(arrays) for name, arrays in state.items()})
+        bound = params if isinstance(params, np.ndarray) else copy.copy(params)
+        states = [tuple(arrays.values()) for arrays in state.values()]
+        explain = functools.partial(_explain, bound, checks.labelled(by_name, state))
+        self._plan = _kernels.Plan(self.kernel, bound, states, (0, 1, *encoded), explain)
         if type(self).step is Optimizer.step:
             # The plan's own method goes before the one below: that call would be a quarter of a small step.
             vars(self)["step"] = self._plan.step
 
     def _initial_value(self, key: str) -> float:
         return 0.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name.startswith("_") or hasattr(type(self), name)):
+            raise AttributeError(
+                f"{type(self).__name__} has no hyperparameter {name!r}; it has {', '.join(self.hyper_names())}"
+            )
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an optimizer is bound to arrays and cannot be copied or pickled; use its state_dict()")
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
         """Update all parameters in place, in one call.
@@ -181,6 +200,14 @@ class Optimizer:
         self._plan.step(grads, grad_scale=grad_scale)
 
     @property
+    def params(self) -> Arrays:
+        return self._params
+
+    @property
+    def state(self) -> Mapping[str, Mapping[str, Array]]:
+        return self._state
+
+    @property
     def t(self) -> int:
         return int(self._plan.get_hyper(0))
 
@@ -190,9 +217,11 @@ class Optimizer:
         Returns
         -------
         dict
-            ``t``; ``hyper``, a dict of hyperparameters; ``state``, a dict of dicts of arrays as in the attribute.
+            ``optimizer``, the name of the class; ``t``; ``hyper``, a dict of hyperparameters; ``state``, a dict of
+            dicts of arrays as in the attribute.
         """
         return {
+            "optimizer": type(self).__name__,
             "t": self.t,
             "hyper": {name: getattr(self, name) for name in self.hyper_names()},
             "state": {name: {k: a.copy() for k, a in arrays.items()} for name, arrays in self.state.items()},
@@ -206,6 +235,7 @@ class Optimizer:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
+        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
         t = checks.integer("t", state_dict["t"], 0, 2**53)
         _same_keys("hyper", self.hyper_names(), state_dict["hyper"])
         encoded = self.encode(state_dict["hyper"])
@@ -226,14 +256,12 @@ class Optimizer:
         return f"{type(self).__name__}({hyper}, t={self.t})"
 
 
-def _explain(
-    params: Arrays, state: dict[str, dict[str, Array]], plan: _kernels.Plan, grads: Any, grad_scale: Any
-) -> None:
+def _explain(params: Arrays, bound: dict[str, Array], plan: _kernels.Plan, grads: Any, grad_scale: Any) -> None:
     """Say why a step was refused; or take it, where only `grad_scale` was a number of another type."""
     scale = checks.number("grad_scale", grad_scale)
     if scale is not grad_scale:
         return plan.step(grads, grad_scale=scale)
-    checks.gradients(params, grads, checks.labelled(checks.named("param", params), state))
+    checks.gradients(params, grads, bound)
     raise AssertionError("a step was refused for no reason known")
 
 

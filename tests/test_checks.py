@@ -24,8 +24,8 @@ from fastopt.optimizers import OPTIMIZERS, Choice, Flag
             [1, 1.0, True, -1, -5e-324, np.float64(1)],
         ),
         ("(0, 1]", [1, 5e-324, np.nextafter(1, 0)], [0, 0.0, -0.0, np.nextafter(1, 2)]),
-        ("[0, inf)", [0, 1e308, 10**15], [-1, -1e-300]),
-        ("(-inf, inf)", [0, -1e308], []),
+        ("[0, inf)", [0, 3.4e38, 10**15], [-1, -1e-300]),
+        ("(-inf, inf)", [0, -3.4e38], []),
     ],
 )
 def test_number(bounds, inside, outside):
@@ -36,6 +36,9 @@ def test_number(bounds, inside, outside):
     for value in [*outside, np.nan, np.inf, -np.inf, np.float32("nan")]:
         with pytest.raises(ValueError, match=re.escape(f"beta must be in {bounds}, got {value!r}")):
             checks.number("beta", value, bounds)
+    if "inf" in bounds:
+        with pytest.raises(ValueError, match=re.escape("beta must be at most 3.4e+38 in size, got 1e+39")):
+            checks.number("beta", 1e39, bounds)
     for value in ["0.5", b"0.5", None, [0.5], {}, 0.5j, np.array([0.25, 0.5]), 10**400]:
         with pytest.raises(TypeError, match=re.escape(f"beta must be a number in {bounds}, got {value!r}")):
             checks.number("beta", value, bounds)
@@ -521,3 +524,42 @@ def test_the_functional_form_takes_one_array(any_rule, several, refuses):
 def test_an_unknown_keyword_is_refused(any_rule):
     with pytest.raises(TypeError, match="learning_rate"):
         any_rule.cls(ramp(3), lr=0.1, learning_rate=0.1)
+
+
+# ---- What is no plain array ----------------------------------------------------------------------------------
+
+
+def test_masked_arrays_are_refused():
+    param, masked = np.ones(3), np.ma.masked_array(np.ones(3), [1, 0, 0])
+    optimizer = fastopt.SGD(param, lr=1.0)
+    for call in (lambda: optimizer.step(masked), lambda: F.sgd(param, masked, lr=1.0), lambda: F.relu_forward(masked)):
+        with pytest.raises(TypeError, match="must be a plain array, got a masked one"):
+            call()
+    np.testing.assert_array_equal(param, 1)
+
+
+def test_a_lone_array_in_a_list_is_no_parameter():
+    with pytest.raises(TypeError, match="param must be a NumPy array, got list"):
+        F.sgd([np.ones(3)], [np.ones(3)], lr=1.0)
+
+
+def test_the_output_of_a_loss_apart_from_its_labels():
+    memory = np.zeros((2, 4))
+    labels = memory.view(np.int64)[0, :2]
+    with pytest.raises(ValueError, match="labels and out must not overlap"):
+        F.softmax_cross_entropy(np.ones((2, 4)), labels, out=memory)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": np.zeros(1)}, r"cache\.mean must have shape \(3,\)"),
+        ({"inv_std": np.zeros(3, np.float32)}, r"cache\.inv_std must be float64"),
+        ({"scale": np.ones(2)}, r"cache\.scale must have shape \(3,\)"),
+        ({"x": np.ones((3, 4)).T}, r"cache\.x must be C-contiguous"),
+    ],
+)
+def test_a_wrong_cache(change, message):
+    _, cache = F.batch_norm_forward(np.arange(12.0).reshape(4, 3), np.ones(3))
+    with pytest.raises((TypeError, ValueError), match=message):
+        F.batch_norm_backward(np.ones((4, 3)), cache._replace(**change))

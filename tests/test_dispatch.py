@@ -170,7 +170,11 @@ def test_baseline_is_a_name_everywhere():
     assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA="baseline").stdout.split() == [fastopt.isas()[-1]]
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", *({"avx512", "avx2", "neon"} - set(_kernels.isas()))])
+def test_an_empty_name_is_none():
+    assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA="").stdout.split() == [fastopt.isas()[0]]
+
+
+@pytest.mark.parametrize("name", ["nonsense", *({"avx512", "avx2", "neon"} - set(_kernels.isas()))])
 def test_the_environment_names_no_such_set(name):
     result = python("import fastopt", FASTOPT_ISA=name)
     assert result.returncode == 1
@@ -222,3 +226,28 @@ def test_two_threads_step_two_optimizers(any_rule, rng, same_bits):
     for thread in threads:
         thread.join()
     same_bits(together, alone)
+
+
+def test_two_threads_cannot_step_one_optimizer():
+    """Each step is either taken whole or refused."""
+    params = [np.zeros(20_000) for _ in range(50)]
+    optimizer = fastopt.SGD(params, lr=1.0)
+    refused = []
+
+    def train():
+        grads = [np.ones_like(param) for param in params]
+        for _ in range(50):
+            try:
+                optimizer.step(grads)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert optimizer.t == 100 - len(refused)
+    assert all("another thread" in message for message in refused)
+    for param in params:
+        np.testing.assert_array_equal(param, -float(optimizer.t))

@@ -253,11 +253,52 @@ def test_resume_has_the_same_bits(rule, dtype, rng, same_bits):
     assert saved(resumed) == saved(straight)
 
 
+def test_a_state_of_another_optimizer_is_refused():
+    adam, adamw = fastopt.Adam(np.ones(3)), fastopt.AdamW(np.ones(3))
+    with pytest.raises(ValueError, match="optimizer must be one of 'Adam'; got 'AdamW'"):
+        adam.load_state_dict(adamw.state_dict())
+
+
+def test_what_an_optimizer_does_not_let_you_do():
+    optimizer = fastopt.Momentum({"w": np.ones(3)}, lr=0.1)
+    with pytest.raises(AttributeError, match="no hyperparameter 'learning_rate'; it has lr, "):
+        optimizer.learning_rate = 1.0
+    with pytest.raises(AttributeError):
+        optimizer.params = {}
+    with pytest.raises(TypeError):
+        optimizer.state["w"]["velocity"] = np.zeros(3)
+    with pytest.raises(TypeError, match="state_dict"):
+        copy.copy(optimizer)
+    with pytest.raises(TypeError, match=r"fastopt\.Adam"):
+        fastopt.Optimizer(np.ones(3))
+
+
+def test_gradients_fit_the_arrays_that_were_bound():
+    """Whatever became of the user's dict or list since."""
+    params = {"w": np.zeros(3), 1: np.zeros(2)}
+    bound = dict(params)
+    optimizer = fastopt.SGD(params, lr=1.0)
+    params["w"] = np.zeros(5)
+    with pytest.raises(ValueError, match=r"grads\[w\] must have shape \(3,\)"):
+        optimizer.step({"w": np.ones(5), 1: np.ones(2)})
+    with pytest.raises(ValueError, match="lacks 1"):
+        optimizer.step({"w": np.ones(3), "1": np.ones(2)})
+    assert optimizer.t == 0
+    optimizer.step({"w": np.ones(3), 1: np.ones(2)})
+    np.testing.assert_array_equal(bound["w"], -1)
+
+    params = [np.zeros(3)]
+    optimizer = fastopt.SGD(params, lr=1.0)
+    params.append(np.zeros(2))
+    with pytest.raises(ValueError, match="also has 1"):
+        optimizer.step([np.ones(3), np.ones(2)])
+
+
 def test_a_state_dict_is_a_copy(any_rule):
     optimizer = any_rule.make({"w": np.ones(5)})
     optimizer.step({"w": np.ones(5)})
     state_dict = optimizer.state_dict()
-    assert list(state_dict) == ["t", "hyper", "state"]
+    assert list(state_dict) == ["optimizer", "t", "hyper", "state"]
     before = copy.deepcopy(state_dict)
     optimizer.step({"w": np.ones(5)})
     np.testing.assert_equal(state_dict, before)

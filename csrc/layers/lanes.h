@@ -88,7 +88,7 @@ INLINE lanes lanes_gate(lanes a, lanes gate)
     return a;
 }
 
-/* The sum of the lanes, in double. */
+/* The sum of the lanes, by halves. */
 static inline double lanes_sum(lanes a)
 {
     real x[LANES];

@@ -9,4 +9,14 @@ static inline real seen_gradient(real grad, real param, real scale, real l2)
     return l2 != 0 ? scale * grad + l2 * param : scale * grad;
 }
 
+/* base^t for the number t of a step, by squaring: alike on every machine, as the pow of a C library is not. */
+static inline double power(double base, double t)
+{
+    double result = 1;
+    for (uint64_t n = (uint64_t)t; n; n >>= 1, base *= base)
+        if (n & 1)
+            result *= base;
+    return result;
+}
+
 #endif

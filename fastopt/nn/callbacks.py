@@ -49,7 +49,8 @@ class LearningRateScheduler(Callback):
 
     def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self._step += 1
-        self._optimizer.lr = self.schedule(self._step, self._steps)
+        if self._step < self._steps:
+            self._optimizer.lr = self.schedule(self._step, self._steps)
 
 
 class Lines(Callback):

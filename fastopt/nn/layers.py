@@ -84,6 +84,12 @@ class Layer:
         return f"{type(self).__name__}({arguments})"
 
 
+def _check_images(layer: Layer, input_shape: Shape) -> None:
+    if len(input_shape) != 3:
+        shape = ", ".join(map(str, ("n", *input_shape)))
+        raise ValueError(f"{type(layer).__name__} takes inputs of shape (n, h, w, c), got ({shape})")
+
+
 class _Affine(Layer):
     """A weight and a bias with an optional ReLU, which is fused with the bias."""
 
@@ -190,6 +196,7 @@ class Conv2D(_Affine):
         self._make((*self.size, channels, self.filters), pixels * channels, pixels * self.filters, rng, dtype)
 
     def output_shape(self, input_shape: Shape) -> Shape:
+        _check_images(self, input_shape)
         patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding)
         return (*patches[1:3], self.filters)
 
@@ -226,6 +233,7 @@ class MaxPool2D(Layer):
         self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
 
     def output_shape(self, input_shape: Shape) -> Shape:
+        _check_images(self, input_shape)
         return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
 
     def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:

@@ -118,7 +118,8 @@ class Sequential:
         batch_size : int, default 32
             Samples are drawn anew each epoch. A lone last sample joins the batch before, for batch norm's sake.
         optimizer : Optimizer or str, default "adam"
-            One that is bound to ``model.params``, or the name of one to use with its defaults.
+            One that is bound to ``model.params``, with which a further `fit` goes on where this one ends; or the
+            name of one to begin with, with its defaults.
         validation_data : (ndarray, ndarray), optional
             Inputs and labels to evaluate on after each epoch.
         loss : callable, default softmax_cross_entropy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,8 +33,9 @@ class History(dict[str, list[float]]):
             self.setdefault(key, []).append(value)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_text(json.dumps(self, indent=1) + "\n")
+        """Write it as JSON, in which NaN and infinity become null."""
+        finite = {key: [v if math.isfinite(v) else None for v in values] for key, values in self.items()}
+        Path(path).write_text(json.dumps(finite, indent=1) + "\n")
 
 
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -106,7 +108,7 @@ def fit(
         for callback in callbacks:
             callback.on_epoch_begin(epoch)
         started, total, right = time.perf_counter(), 0.0, 0.0
-        for batch, chosen in enumerate(batches(len(x), batch_size, np.random.default_rng([seed, epoch]))):
+        for batch, chosen in enumerate(batches(len(x), batch_size, np.random.default_rng([seed, optimizer.t]))):
             targets = y[chosen]
             output, caches = model.forward(x[chosen], training=True, counter=optimizer.t)
             value, dy = loss(output, targets)

@@ -142,7 +142,7 @@ def test_a_layer_is_built_once(rng):
         (lambda: nn.BatchNorm(momentum_of="both"), "momentum_of must be one of"),
         (lambda: nn.Sequential([nn.Dense(2)], (3, 4)), r"Dense takes inputs of shape \(n, d\), got \(n, 3, 4\)"),
         (lambda: nn.Sequential([nn.Dense(2, init="zero")], (3,)), "init must be one of"),
-        (lambda: nn.Sequential([nn.Conv2D(2)], (3,)), r"shape must be \(n, h, w, c\)"),
+        (lambda: nn.Sequential([nn.Conv2D(2)], (3,)), r"Conv2D takes inputs of shape \(n, h, w, c\), got \(n, 3\)"),
         (lambda: nn.Sequential([nn.MaxPool2D(4)], (3, 3, 1)), "size must be at most that of the padded image"),
     ],
 )  # fmt: skip

@@ -252,9 +252,20 @@ def test_learning_rate_scheduler(samples):
         return 1 / (1 + step)
 
     model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(schedule), Watch()])
-    assert asked == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert asked == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert used == [1, 1 / 3]
-    assert optimizer.lr == 1 / 5
+    assert optimizer.lr == 1 / 4  # that of the last step, not of one that never comes
+
+
+def test_fit_goes_on_with_its_optimizer(samples):
+    """Two runs of one epoch with the same optimizer are one run of two."""
+    models = mlp(), mlp()
+    models[0].fit(*samples, epochs=2, optimizer=fastopt.Adam(models[0].params))
+    optimizer = fastopt.Adam(models[1].params)
+    for _ in range(2):
+        models[1].fit(*samples, epochs=1, optimizer=optimizer)
+    for name, param in models[0].params.items():
+        np.testing.assert_array_equal(models[1].params[name], param)
 
 
 class Terminal(io.StringIO):
