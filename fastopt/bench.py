@@ -370,7 +370,7 @@ def table(results: list[dict[str, Any]], *, markdown: bool = False) -> str:
         )
         for row in rows
     ]
-    note = f"× name: how many times as long as fastopt it takes. {STREAM}: one multiply-add over the same arrays."
+    note = f"× name: how many times as long as fastopt it takes. {STREAM}: one multiply-add per array."
     return "\n".join([*lines, "", note])
 
 
