@@ -11,7 +11,9 @@
 static void adam(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adam_hyper *h = (const void *)hyper;
-    const double c1 = 1 - power(h->beta1, h->t), c2 = 1 - power(h->beta2, h->t);
+    double beta1_t = h->beta1, beta2_t = h->beta2;
+    powers(&beta1_t, &beta2_t, h->t);
+    const double c1 = 1 - beta1_t, c2 = 1 - beta2_t;
     const real scale = h->grad_scale, l2 = h->decoupled ? 0 : h->weight_decay;
     const real keep = h->decoupled ? 1 - h->lr * h->weight_decay : 1;
     const real beta1 = h->beta1, new_weight1 = 1 - h->beta1;

@@ -9,14 +9,19 @@ static inline real seen_gradient(real grad, real param, real scale, real l2)
     return l2 != 0 ? scale * grad + l2 * param : scale * grad;
 }
 
-/* base^t for the number t of a step, by squaring: alike on every machine, as the pow of a C library is not. */
-static inline double power(double base, double t)
+/* a <- a^t and b <- b^t for the number t of a step, by squaring: alike on every machine, as the pow of a C library is
+ * not. The two go together, and without a branch on the bits of t, because in a small step this is what takes the time.
+ */
+static inline void powers(double *a, double *b, double t)
 {
-    double result = 1;
-    for (uint64_t n = (uint64_t)t; n; n >>= 1, base *= base)
-        if (n & 1)
-            result *= base;
-    return result;
+    double a_square = *a, b_square = *b;
+    *a = *b = 1;
+    for (uint64_t n = (uint64_t)t; n; n >>= 1) {
+        *a *= ((double[2]){1, a_square})[n & 1];
+        *b *= ((double[2]){1, b_square})[n & 1];
+        a_square *= a_square;
+        b_square *= b_square;
+    }
 }
 
 #endif
