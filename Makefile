@@ -1,5 +1,6 @@
 # The verbs of the day. All work in .venv, which `make dev` makes.
 PYTHON = .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h')
 
 .PHONY: dev build test fast bench check format vec neon sanitize wheel clean
