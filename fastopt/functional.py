@@ -308,14 +308,15 @@ def dropout(
 ) -> tuple[Array, Mask]:
     """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
 
-    The random bits are Philox4x32-10 [2]_ of (`seed`, `counter`), 32 per element, so the mask depends on these two,
+    The random bits are Philox4x32-10 [2]_ of (`seed`, `counter`), 16 per element, so the mask depends on these two,
     on `p` and on the number of elements alone: give each call in a training run a `counter` of its own.
 
     Parameters
     ----------
     x : ndarray, any shape
     p : float
-        The probability of dropping, in [0, 1), to a precision of 2⁻³².
+        The probability of dropping, in [0, 1). The nearest multiple of 2⁻¹⁶ (below 1) takes its place, in the scale as
+        in the mask, so the expectation of y is x exactly.
     seed, counter : int
         Each in [0, 2**64).
     p_is : {"drop", "keep"}, default "drop"
@@ -338,13 +339,12 @@ def dropout(
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
     checks.array("x", x)
-    keep = _keep_probability(p, p_is)
+    threshold, factor = _threshold(p, p_is)
     seed, counter = checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
     checks.choice("mask_format", mask_format, ("bits", "bytes"))
     y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
     mask = np.empty((x.size + 7) // 8, np.uint8)
-    threshold = min(round((1 - keep) * 2**32), 2**32 - 1)
-    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (1 / keep,))
+    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, mask
@@ -389,17 +389,21 @@ def dropout_backward(dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out
 
 def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
     checks.array(name, x)
-    keep = _keep_probability(p, p_is)
+    _, factor = _threshold(p, p_is)
     bits = _mask_bits(mask, x)
     y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
-    _dropout_apply((x, bits, y), (x.size,), (1 / keep,))
+    _dropout_apply((x, bits, y), (x.size,), (factor,))
     return y
 
 
-def _keep_probability(p: float, p_is: PIs) -> float:
+def _threshold(p: float, p_is: PIs) -> tuple[int, float]:
+    """Below which of 2¹⁶ numbers an element is dropped, and by what the others are multiplied."""
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
-        return checks.number("p", p, "(0, 1]")
-    return 1 - checks.number("p", p, "[0, 1)")
+        drop = 1 - checks.number("p", p, "(0, 1]")
+    else:
+        drop = checks.number("p", p, "[0, 1)")
+    threshold = min(round(drop * 2**16), 2**16 - 1)
+    return threshold, 2**16 / (2**16 - threshold)
 
 
 def _mask_bits(mask: Any, x: Array) -> NDArray[np.uint8]:

@@ -131,10 +131,17 @@ def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
 
 
 def dropout_mask(size: int, p: float, *, seed: int, counter: int) -> NDArray[np.bool_]:
-    """Which elements are kept. Each group of 64 takes 16 blocks: all first words, then all second words, …"""
-    groups = -(-size // 64)
-    words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4)
-    return words.transpose(0, 2, 1).reshape(-1)[:size] >= min(round(p * 2**32), 2**32 - 1)
+    """Which elements are kept. Each group of 128 takes 16 blocks: all first words, then all second words, …,
+    of each word the low 16 bits and then the high ones."""
+    groups = -(-size // 128)
+    words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4).transpose(0, 2, 1)
+    halves = np.stack([words & 0xFFFF, words >> 16], axis=-1)
+    return halves.reshape(-1)[:size] >= round(dropout_probability(p) * 2**16)
+
+
+def dropout_probability(p: float) -> float:
+    """The probability that takes the place of p: the nearest multiple of 2⁻¹⁶ below 1."""
+    return min(round(p * 2**16), 2**16 - 1) / 2**16
 
 
 def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:
@@ -143,7 +150,7 @@ def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDAr
 
 
 def dropout_apply(x: Array, mask: NDArray[np.bool_], p: float) -> Array:
-    return np.where(mask, x / (1 - p), 0)
+    return np.where(mask, x / (1 - dropout_probability(p)), 0)
 
 
 dropout_backward = dropout_apply

@@ -3,38 +3,42 @@
  * Here and elsewhere, both values of a ?: are loaded beforehand: a load that is conditional keeps a loop from
  * becoming a vector loop on instruction sets without masked loads. */
 #include "lanes.h"
+#include "share.h"
 
-static void relu_forward(void *const *array, const int64_t *size, const double *scalar)
+static void relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *x = array[0];
     real *y = array[1];
+    const struct range own = own_range(size[0], LINE_OF_REALS, share);
     (void)scalar;
 #pragma omp simd
-    for (int64_t i = 0; i < size[0]; ++i)
+    for (int64_t i = own.begin; i < own.end; ++i)
         y[i] = x[i] <= 0 ? 0 : x[i]; /* NaN stays NaN */
 }
 
 /* dx = 0 where y is 0, else dy, for y the output of relu_forward. */
-static void relu_backward(void *const *array, const int64_t *size, const double *scalar)
+static void relu_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *dy = array[0], *y = array[1];
     real *dx = array[2];
+    const struct range own = own_range(size[0], LINE_OF_REALS, share);
     (void)scalar;
 #pragma omp simd
-    for (int64_t i = 0; i < size[0]; ++i) {
+    for (int64_t i = own.begin; i < own.end; ++i) {
         const real d = dy[i];
         dx[i] = y[i] <= 0 ? 0 : d;
     }
 }
 
 /* y = relu(x + bias), bias one value per column. */
-static void bias_relu_forward(void *const *array, const int64_t *size, const double *scalar)
+static void bias_relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
-    const real *x = array[0], *bias = array[1];
-    real *y = array[2];
-    const int64_t rows = size[0], columns = size[1];
+    const int64_t columns = size[1];
+    const struct range rows = own_range(size[0], 1, share);
+    const real *x = (const real *)array[0] + rows.begin * columns, *bias = array[1];
+    real *y = (real *)array[2] + rows.begin * columns;
     (void)scalar;
-    for (int64_t row = 0; row < rows; ++row, x += columns, y += columns)
+    for (int64_t row = rows.begin; row < rows.end; ++row, x += columns, y += columns)
 #pragma omp simd
         for (int64_t j = 0; j < columns; ++j) {
             const real sum = x[j] + bias[j];
@@ -43,13 +47,15 @@ static void bias_relu_forward(void *const *array, const int64_t *size, const dou
 }
 
 /* dx as in relu_backward, and dbias = the sum of dx over the rows: in order by blocks of rows, and these in double. */
-static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar)
+static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
+                               struct fastopt_share share)
 {
     enum { ROWS = 64, TOGETHER = 8 /* rows that share one load of the sums */, COLUMNS = 32 * LANES };
     const int64_t rows = size[0], columns = size[1];
+    const struct range own = own_range(columns, LANES, share);
     (void)scalar;
-    for (int64_t first = 0; first < columns; first += COLUMNS) {
-        const int64_t width = columns - first < COLUMNS ? columns - first : COLUMNS, whole = width - width % LANES;
+    for (int64_t first = own.begin; first < own.end; first += COLUMNS) {
+        const int64_t width = own.end - first < COLUMNS ? own.end - first : COLUMNS, whole = width - width % LANES;
         const real *dy = (const real *)array[0] + first, *y = (const real *)array[1] + first;
         real *dx = (real *)array[2] + first, *dbias = (real *)array[3] + first;
         real sum[COLUMNS];
