@@ -108,7 +108,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
 
 
 def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
-    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four random words for each block number.
+    """Philox4x32-7 (Salmon et al. 2011, section 3.3): four random words for each block number.
 
     The 128-bit counter is (block, counter), the 64-bit key is the seed, low words first.
     """
@@ -118,7 +118,7 @@ def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
     c = [blocks & low32, blocks >> shift]
     c += [np.full_like(blocks, counter & 0xFFFFFFFF), np.full_like(blocks, counter >> 32)]
     key = [seed & 0xFFFFFFFF, seed >> 32]
-    for _ in range(10):
+    for _ in range(7):
         product0, product1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
         c = [
             (product1 >> shift) ^ c[1] ^ np.uint64(key[0]),
@@ -154,6 +154,14 @@ def dropout_apply(x: Array, mask: NDArray[np.bool_], p: float) -> Array:
 
 
 dropout_backward = dropout_apply
+
+
+def bias_relu_dropout_forward(x: Array, bias: Array, p: float, *, seed: int, counter: int) -> Array:
+    return dropout(bias_relu_forward(x, bias), p, seed=seed, counter=counter)[0]
+
+
+def bias_relu_dropout_backward(dy: Array, y: Array, p: float) -> tuple[Array, Array]:
+    return bias_relu_backward(dropout_backward(dy, y > 0, p), y)
 
 
 # ---- Batch norm ---------------------------------------------------------------------------------------------

@@ -17,4 +17,21 @@ static inline struct range own_range(int64_t n, int64_t grain, struct fastopt_sh
 
 enum { LINE_OF_REALS = 64 / sizeof(real) };
 
+/* The first elements of a range, up to where a cache line of y begins: NumPy puts arrays at any multiple of 16 bytes,
+ * and wide vectors that straddle lines run at half the speed. A short range is left whole. */
+static inline struct range up_to_line(struct range range, const real *y)
+{
+    enum { LONG = 8192 / sizeof(real) };
+    const int64_t beyond = ((uintptr_t)(y + range.begin) % 64 + sizeof(real) - 1) / sizeof(real);
+    if (range.end - range.begin >= LONG)
+        range.end = range.begin + (beyond ? LINE_OF_REALS - beyond : 0);
+    return range;
+}
+
+/* The rest of a range, after a part of it. */
+static inline struct range after(struct range part, struct range range)
+{
+    return (struct range){part.end, range.end};
+}
+
 #endif
