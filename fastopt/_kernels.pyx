@@ -14,6 +14,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
 
 
 cdef extern from "Python.h":
@@ -375,18 +376,25 @@ cdef class Plan:
                     return False
         return True
 
-    def step(self, grads, *, grad_scale=1.0):
-        """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
+    cdef int claim(self) except -1:
         if self.busy:
             raise RuntimeError("one optimizer cannot take two steps at once: another thread is in the middle of one")
+        return 0
+
+    def step(self, grads, *, grad_scale=1.0):
+        """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
+        self.claim()
         if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
                 raise Misfit("step")
             return self.explain(self, grads, grad_scale)
         self.hyper[0] += 1
         self.hyper[1] = <double>grad_scale
+        self.run()
+
+    cdef int run(self) except -1:
         if self.count == 0:
-            return
+            return 0
         if self.bytes < KEEP_GIL_BELOW:
             fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
         else:
@@ -394,12 +402,52 @@ cdef class Plan:
             with nogil:
                 fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
             self.busy = False
+        return 0
 
     def get_hyper(self, int i):
         return self.hyper[i]
 
     def set_hyper(self, int i, double value):
         self.hyper[i] = value
+
+
+@cython.auto_pickle(False)
+@cython.final
+cdef class PreparedStep:
+    """A step of a plan whose gradient is bound, too. It is called with the hyperparameters that change.
+
+    Parameters
+    ----------
+    plan : Plan
+    grads
+        As in `Plan.step`.
+    encoders : dict
+        For each hyperparameter's name its place in the table, and the function that makes a checked double of it.
+    """
+    cdef Plan plan
+    cdef dict encoders
+
+    def __cinit__(self, Plan plan, grads, dict encoders):
+        if not plan.bind_all(grads):
+            raise Misfit("step")
+        self.plan = plan
+        self.encoders = encoders
+
+    def __call__(self, **changes):
+        cdef double hyper[FASTOPT_MAX_HYPERS]
+        cdef Py_ssize_t place
+        memcpy(hyper, self.plan.hyper, sizeof(hyper))
+        hyper[0] += 1
+        for name, value in changes.items():
+            if name not in self.encoders:
+                raise TypeError(f"{name} is no keyword of this step; it takes {', '.join(self.encoders)}")
+            place, encode = <tuple>self.encoders[name]
+            if (type(value) is float or place == 0 and type(value) is int) and value == hyper[place]:
+                continue  # as it was, or for t as it would be: that has been checked
+            hyper[place] = encode(value)
+        self.plan.claim()
+        memcpy(self.plan.hyper, hyper, sizeof(hyper))
+        self.plan.run()
 
 
 # ---- Everything else -----------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ __all__ = [
     "max_pool_backward",
     "max_pool_forward",
     "patches_shape",
+    "plan",
     "relu_backward",
     "relu_forward",
     "softmax_cross_entropy",
@@ -74,10 +75,9 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
     def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
-        if not isinstance(param, np.ndarray):
-            checks.array("param", param)
+        checks.array("param", param)
         if optimizer.counts_steps:
-            t = checks.integer("t", t, 1, 2**53)
+            t = _step_number(t)
         if not (type(grad_scale) is float and grad_scale == 1.0):
             grad_scale = checks.number("grad_scale", grad_scale)
         try:
@@ -87,9 +87,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
         try:
             _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale=grad_scale)
         except _kernels.Misfit:
-            named = dict(zip(states, state, strict=True))
-            checks.step_arrays({"param": param}, {"param": named})
-            checks.gradients(param, grad, {"param": param, **named})
+            _explain(states, param, grad, state)
             raise
 
     # As dataclasses do: the text of a function is the only way to a signature that costs nothing to call.
@@ -110,6 +108,69 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     function.__module__ = __name__
     function.__doc__ = _step_doc(optimizer, states)
     return function
+
+
+def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _kernels.PreparedStep:
+    """Prepare a step of the functional form on arrays of your own: it then costs no more than that of a class.
+
+    >>> w, g, m, v = np.ones((4, 3))
+    >>> m[:] = v[:] = 0
+    >>> step = plan("adam", w, g, m, v, lr=0.1)
+    >>> for _ in range(10):
+    ...     g[:] = 2 * w                   # in place: the arrays are bound
+    ...     step()
+    >>> step(t=1, lr=0.01)
+
+    Parameters
+    ----------
+    name : str
+        Of a step in this module, such as ``"adam"``.
+    param, grad, *state : ndarray
+        Its arrays, in its order. They stay bound: each call reads and writes these very arrays.
+    **hyper
+        Its keywords, those without a default included, but for `t`.
+
+    Returns
+    -------
+    step : callable
+        ``step(**changes)`` takes a step. Each keyword (one of the step's) holds from then on; `t`, which begins at 1,
+        is one more than the last where it is not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+    """
+    optimizer = OPTIMIZERS[checks.choice("name", name, tuple(OPTIMIZERS))]
+    states = _kernels.STEPS[optimizer.kernel][0]
+    if len(state) != len(states):
+        raise TypeError(f"state must be {len(states)} arrays ({', '.join(states)}) for {name}, got {len(state)}")
+    defaults = {key: p.default for key, p in inspect.signature(optimizer).parameters.items() if _has_default(p)}
+    grad_scale = hyper.pop("grad_scale", 1.0)
+    values = {key: defaults[key] for key in optimizer.hyper_names() if key in defaults} | hyper
+    if set(values) != set(optimizer.hyper_names()):
+        raise TypeError(f"{name} takes the keywords {', '.join(optimizer.hyper_names())}, got {', '.join(values)}")
+    scale = functools.partial(checks.number, "grad_scale")
+    encoders: dict[str, Any] = {key: (optimizer._place[key], getattr(optimizer, key).encode) for key in values}
+    encoders |= {"grad_scale": (1, scale), **({"t": (0, _step_number)} if optimizer.counts_steps else {})}
+    checks.array("param", param)
+    try:
+        bound = _kernels.Plan(optimizer.kernel, param, [state], (0.0, scale(grad_scale), *optimizer.encode(values)))
+        return _kernels.PreparedStep(bound, grad, encoders)
+    except _kernels.Misfit:
+        _explain(states, param, grad, state)
+        raise
+
+
+def _step_number(t: int) -> int:
+    return checks.integer("t", t, 1, 2**53)
+
+
+def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...]) -> None:
+    """Say which array of a step does not fit."""
+    named = dict(zip(states, state, strict=True))
+    checks.step_arrays({"param": param}, {"param": named})
+    checks.gradients(param, grad, {"param": param, **named})
 
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
