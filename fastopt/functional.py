@@ -55,6 +55,20 @@ __all__ = [
 ]
 
 
+def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a few numbers, whose checks a small kernel should not wait for twice."""
+    cached = functools.lru_cache(maxsize=64, typed=True)(function)  # 1 is not True
+
+    @functools.wraps(function)
+    def call(*values: Any) -> Any:
+        try:
+            return cached(*values)
+        except TypeError:  # perhaps for an unhashable value: let its check say so
+            return function(*values)
+
+    return call
+
+
 # ---- Optimizer steps ----------------------------------------------------------------------------------------
 
 
@@ -70,7 +84,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     hyper = optimizer.hyper_names()
     defaults = inspect.signature(optimizer).parameters
 
-    @functools.lru_cache(maxsize=64, typed=True)  # 1 is not True
+    @_remembered
     def encode(*values: Any) -> tuple[float, ...]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
@@ -80,10 +94,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
             t = _step_number(t)
         if not (type(grad_scale) is float and grad_scale == 1.0):
             grad_scale = checks.number("grad_scale", grad_scale)
-        try:
-            encoded = encode(*values)
-        except TypeError:  # an unhashable value: let its check say so
-            encoded = encode.__wrapped__(*values)
+        encoded = encode(*values)
         try:
             _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale=grad_scale)
         except _kernels.Misfit:
@@ -211,6 +222,18 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> Step: ...
 
 
+# ---- What layer kernels share -------------------------------------------------------------------------------
+#
+# The bridge checks the arrays of a layer, and only where they do not fit, the function checks them again to say why.
+
+
+def _like(name: str, x: Array, out: Array | None) -> Array:
+    """A new array like x, or the one to write to that was given."""
+    if not isinstance(x, np.ndarray):
+        checks.array(name, x)
+    return np.empty(x.shape, x.dtype) if out is None else out
+
+
 # ---- Activations and losses ---------------------------------------------------------------------------------
 
 _relu_forward = _kernels.Layer("relu_forward")
@@ -233,9 +256,13 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
     -------
     y : ndarray like `x`
     """
-    checks.array("x", x)
-    y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
-    _relu_forward((x, y), (x.size,))
+    y = _like("x", x, out)
+    try:
+        _relu_forward((x, y), (x.size,))
+    except _kernels.Misfit:
+        checks.array("x", x)
+        checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+        raise
     return y
 
 
@@ -255,10 +282,14 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     -------
     dx : ndarray like `dy`
     """
-    checks.array("dy", dy)
-    checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
-    dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
-    _relu_backward((dy, y, dx), (dy.size,))
+    dx = _like("dy", dy, out)
+    try:
+        _relu_backward((dy, y, dx), (dy.size,))
+    except _kernels.Misfit:
+        checks.array("dy", dy)
+        checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
+        checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+        raise
     return dx
 
 
@@ -276,10 +307,12 @@ def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     -------
     y : ndarray like `x`
     """
-    rows, columns = _rows("x", x)
-    checks.array("bias", bias, dtype=x.dtype, shape=(columns,))
-    y = checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
-    _bias_relu_forward((x, bias, y), (rows, columns))
+    y = _like("x", x, out)
+    try:
+        _bias_relu_forward((x, bias, y), _rows("x", x))
+    except _kernels.Misfit:
+        _explain_bias("x", x, bias, out)
+        raise
     return y
 
 
@@ -304,17 +337,28 @@ def bias_relu_backward(dy: Array, y: Array, out: Array | None = None) -> tuple[A
 
 
 def _scaled_bias_relu_backward(dy: Array, y: Array, factor: float, out: Array | None) -> tuple[Array, Array]:
+    dx = _like("dy", dy, out)
     rows, columns = _rows("dy", dy)
-    checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
-    dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
     dbias = np.empty(columns, dy.dtype)
-    _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
+    try:
+        _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
+    except _kernels.Misfit:
+        checks.array("dy", dy)
+        checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
+        checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+        raise
     return dx, dbias
+
+
+def _explain_bias(name: str, x: Array, bias: Array, out: Array | None) -> None:
+    """Say which array of a layer with a bias does not fit."""
+    checks.array(name, x)
+    checks.array("bias", bias, dtype=x.dtype, shape=x.shape[-1:])
+    checks.output("out", out, x, apart_from={name: x, "bias": bias}, in_place=name)
 
 
 def _rows(name: str, x: Array) -> tuple[int, int]:
     """An array (…, d) as rows of d."""
-    checks.array(name, x)
     if x.ndim == 0:
         raise ValueError(f"{name} must have at least one dimension, got shape ()")
     columns = x.shape[-1]
@@ -406,13 +450,18 @@ def dropout(
     .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014, sec. 10.
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
-    checks.array("x", x)
+    y = _like("x", x, out)
+    mask = np.empty((x.size + 7) // 8, np.uint8)
     threshold, factor = _threshold(p, p_is)
     seed, counter = _key(seed, counter)
-    checks.choice("mask_format", mask_format, ("bits", "bytes"))
-    y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
-    mask = np.empty((x.size + 7) // 8, np.uint8)
-    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
+    if mask_format != "bits":
+        checks.choice("mask_format", mask_format, ("bits", "bytes"))
+    try:
+        _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
+    except _kernels.Misfit:
+        checks.array("x", x)
+        checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+        raise
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, mask
@@ -473,12 +522,14 @@ def bias_relu_dropout_forward(
     -------
     y : ndarray like `x`
     """
-    rows, columns = _rows("x", x)
-    checks.array("bias", bias, dtype=x.dtype, shape=(columns,))
+    y = _like("x", x, out)
     threshold, factor = _threshold(p, p_is)
     seed, counter = _key(seed, counter)
-    y = checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
-    _bias_relu_dropout_forward((x, bias, y), (rows, columns, seed, counter, threshold), (factor,))
+    try:
+        _bias_relu_dropout_forward((x, bias, y), (*_rows("x", x), seed, counter, threshold), (factor,))
+    except _kernels.Misfit:
+        _explain_bias("x", x, bias, out)
+        raise
     return y
 
 
@@ -507,11 +558,15 @@ def bias_relu_dropout_backward(
 
 
 def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
-    checks.array(name, x)
+    y = _like(name, x, out)
     _, factor = _threshold(p, p_is)
     bits = _mask_bits(mask, x)
-    y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
-    _dropout_apply((x, bits, y), (x.size,), (factor,))
+    try:
+        _dropout_apply((x, bits, y), (x.size,), (factor,))
+    except _kernels.Misfit:
+        checks.array(name, x)
+        checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
+        raise
     return y
 
 
@@ -519,6 +574,7 @@ def _key(seed: int, counter: int) -> tuple[int, int]:
     return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
 
 
+@_remembered
 def _threshold(p: float, p_is: PIs) -> tuple[int, float]:
     """Below which of 2¹⁶ numbers an element is dropped, and by what the others are multiplied."""
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
