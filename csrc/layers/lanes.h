@@ -19,6 +19,7 @@ enum { VECTOR_BYTES = 16 };
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 typedef word word_vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef word unaligned_word_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(word)), may_alias));
 enum { VECTORS = LANES * sizeof(real) / VECTOR_BYTES, PER_VECTOR = LANES / VECTORS };
 
 typedef struct {
@@ -85,6 +86,14 @@ INLINE lanes lanes_gate(lanes a, lanes gate)
 {
     EACH_VECTOR (k)
         a.v[k] = (vector)((word_vector)a.v[k] & ~(word_vector)(gate.v[k] <= 0));
+    return a;
+}
+
+/* The lanes of a where the bits of mask are set, else 0. */
+INLINE lanes lanes_keep(lanes a, const word *mask)
+{
+    EACH_VECTOR (k)
+        a.v[k] = (vector)((word_vector)a.v[k] & *(const unaligned_word_vector *)(mask + k * PER_VECTOR));
     return a;
 }
 
