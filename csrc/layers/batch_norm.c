@@ -16,22 +16,22 @@
 #include "lanes.h"
 
 enum {
-    MAX_GROUPS = 33,
+    MAX_GROUPS = 34,
+    LINE = 64, /* bytes of a cache line */
     MAX_CHANNELS = MAX_GROUPS * LANES,
-    TILE_BYTES = 1 << 21, /* about what a core has of cache */
-    AHEAD = 512,          /* elements of a channel to ask for memory ahead of reading: writing it would hinder */
-    GATHER_AFTER = 128,   /* additions to a sum in the real type before it goes over to double */
+    GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double */
 };
 
-/* Some channels, and where they lie. Their elements go by LANES at a time into the lanes of a *group*: where inner > 1,
- * a group is a channel, elsewhere LANES channels side by side; or, of few channels, each of the groups that a *row*
- * consists of, as many rows of x as fill whole groups. Channels that are no multiple of LANES make a last group that
- * overlaps the one before. */
+/* Some channels, and where they lie. Their elements go by LANES at a time into the lanes of a *group*.
+ * Where inner > 1, each channel is a group. Elsewhere, groups lie side by side in a *row*: that is a row of x, or of
+ * few channels, as many rows of x as fill whole groups. The row's first and last group may overlap their neighbours:
+ * the last where a row does not end with a group, the first so that the following begin with a cache line. */
 struct tile {
     const real *dy, *x; /* dy is x where there is none */
     real *y;
     int64_t outer, inner, first, channels;
-    int64_t groups, whole_groups, rows, stride /* of a row, or of a channel's next elements */, rest;
+    int64_t stride; /* of a row, or to a channel's next elements */
+    int64_t groups, rows, width, head /* elements of a row before the second group, if the first overlaps */, rest;
 };
 
 /* What the lanes of a group need, close together: far apart, at equal distances, they would compete for the same places
@@ -61,25 +61,35 @@ static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, cons
     const int64_t outer = size[0], channels = size[1], inner = size[2], at = first * inner, left = end - first;
     struct tile t = {.dy = dy + at, .x = x + at, .y = y + at, .outer = outer, .inner = inner, .first = first};
     if (inner > 1) {
-        const int64_t fit = TILE_BYTES / (int64_t)sizeof(real) / (outer * inner);
+        /* Jumps in memory are what costs most: stretches are long, or all of x that is read twice is in cache. */
+        const int64_t stretch = outer > 32 ? 1 << 16 : (3 << 17) / outer, fit = stretch / (inner * sizeof(real));
         t.channels = least(left, fit < 1 ? 1 : least(fit, MAX_GROUPS));
         t.groups = t.channels;
         t.stride = channels * inner;
     } else if (channels >= LANES) {
-        t.channels = left <= MAX_CHANNELS ? left : MAX_CHANNELS - LANES; /* leaves LANES or more for the next */
-        t.groups = (t.channels + LANES - 1) / LANES;
-        t.whole_groups = t.channels / LANES;
+        t.channels = t.width = left <= MAX_CHANNELS - LANES ? left : MAX_CHANNELS - 2 * LANES; /* or leaves too few */
         t.rows = outer;
         t.stride = channels;
+        if (t.channels >= 4 * LANES && channels * sizeof(real) % LINE == 0)
+            t.head = -(uintptr_t)t.x % LINE / sizeof(real);
+        t.groups = (t.head > 0) + (t.channels - t.head + LANES - 1) / LANES;
     } else {
         t.channels = t.stride = channels;
         while (t.stride % LANES)
             t.stride *= 2;
-        t.groups = t.whole_groups = t.stride / LANES;
+        t.width = t.stride;
+        t.groups = t.stride / LANES;
         t.rows = outer * channels / t.stride;
         t.rest = outer * channels % t.stride;
     }
     return t;
+}
+
+/* Where a group begins in its row. */
+static int64_t place(const struct tile *t, int64_t g)
+{
+    const int64_t at = t->head && g ? t->head + (g - 1) * LANES : g * LANES;
+    return least(at, t->width - LANES);
 }
 
 /* What a group needs, in registers. */
@@ -108,39 +118,73 @@ INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, co
     }
 }
 
-/* Does the work on rows of a group, and if `keep` is given, on one more that begins `back` elements early. */
-INLINE void strip(enum work work, int relu, real group[ROLES][LANES], const real *dy, const real *x, real *y,
-                  int64_t rows, int64_t stride, int64_t ahead, int64_t back, const word *keep)
+/* Where the elements of a group lie, as seen from its first. */
+struct strip {
+    int64_t rows, stride;
+    int64_t ahead;    /* elements to ask for memory ahead of reading; before writing it would hinder */
+    const word *keep; /* if given, one more row, `back` elements early, of which only these lanes are new */
+    int64_t back;
+};
+
+/* The inner loops: all rows of one group, then of the next, which begins `step` elements later. */
+INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+                   const struct strip *strip, const real *dy, const real *x, real *y)
 {
-    struct held h = {lanes_load(group[HIGH]),  lanes_load(group[FACTOR]), lanes_load(group[SHIFT]),
-                     lanes_load(group[SLOPE]), lanes_load(group[OFFSET]), lanes_load(group[SUM]),
-                     lanes_load(group[DOT])};
-    for (; rows > 0; --rows, dy += stride, x += stride, y += stride) {
-        if (ahead)
-            lanes_prefetch(x, ahead);
-        if (ahead && work == SUM_DY)
-            lanes_prefetch(dy, ahead);
-        one_row(work, relu, &h, dy, x, y, NULL);
+    const int sums = work == SUM_X || work == SUM_DY;
+    const struct strip s = *strip;
+    for (int64_t g = 0; g < groups; ++g, ++group, dy += step, x += step, y += step) {
+        struct held h = {lanes_load((*group)[HIGH]),  lanes_load((*group)[FACTOR]), lanes_load((*group)[SHIFT]),
+                         lanes_load((*group)[SLOPE]), lanes_load((*group)[OFFSET]), lanes_load((*group)[SUM]),
+                         lanes_load((*group)[DOT])};
+        const int64_t end = s.rows * s.stride;
+        for (int64_t at = 0; at < end; at += s.stride) {
+            if (sums)
+                lanes_prefetch(x + at, s.ahead);
+            if (work == SUM_DY)
+                lanes_prefetch(dy + at, s.ahead);
+            one_row(work, relu, &h, dy + at, x + at, y + at, NULL);
+        }
+        if (s.keep)
+            one_row(work, relu, &h, dy + end - s.back, x + end - s.back, y + end - s.back, s.keep);
+        if (sums) {
+            lanes_store((*group)[SUM], h.sum);
+            lanes_store((*group)[DOT], h.dot);
+        }
     }
-    if (keep)
-        one_row(work, relu, &h, dy - back, x - back, y - back, keep);
-    if (work == SUM_X || work == SUM_DY) {
-        lanes_store(group[SUM], h.sum);
-        lanes_store(group[DOT], h.dot);
-    }
+}
+
+/* Compiles the inner loops for each kind of work. */
+static void work_on(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+                    const struct strip *strip, const real *dy, const real *x, real *y)
+{
+    if (work == SUM_X)
+        strips(SUM_X, 0, group, groups, step, strip, dy, x, y);
+    else if (work == SUM_DY && relu)
+        strips(SUM_DY, 1, group, groups, step, strip, dy, x, y);
+    else if (work == SUM_DY)
+        strips(SUM_DY, 0, group, groups, step, strip, dy, x, y);
+    else if (work == WRITE_Y && relu)
+        strips(WRITE_Y, 1, group, groups, step, strip, dy, x, y);
+    else if (work == WRITE_Y)
+        strips(WRITE_Y, 0, group, groups, step, strip, dy, x, y);
+    else if (relu)
+        strips(WRITE_DX, 1, group, groups, step, strip, dy, x, y);
+    else
+        strips(WRITE_DX, 0, group, groups, step, strip, dy, x, y);
 }
 
 /* For the mask of the first n lanes, begin at 2 LANES - n; for that of the last n, at n. */
 static const word edges[3 * LANES] = {[LANES... 2 * LANES - 1] = ~(word)0};
 
-/* Does the work on fewer elements than LANES, in a copy. */
-INLINE void short_strip(enum work work, int relu, real group[ROLES][LANES], const real *dy, const real *x, real *y,
-                        int64_t n)
+/* Works on fewer elements of a group than LANES, in a copy. */
+static void work_on_few(enum work work, int relu, real (*group)[ROLES][LANES], int64_t n, const real *dy, const real *x,
+                        real *y)
 {
+    const struct strip row = {.keep = edges + 2 * LANES - n};
     real some_dy[LANES] = {0}, some_x[LANES] = {0}, some_y[LANES];
     memcpy(some_dy, dy, n * sizeof(real));
     memcpy(some_x, x, n * sizeof(real));
-    strip(work, relu, group, some_dy, some_x, some_y, 0, 0, 0, 0, edges + 2 * LANES - n);
+    work_on(work, relu, group, 1, 0, &row, some_dy, some_x, some_y);
     if (work == WRITE_Y || work == WRITE_DX)
         memcpy(y, some_y, n * sizeof(real));
 }
@@ -160,24 +204,20 @@ static void gather(const struct tile *t, struct state *s)
 }
 
 /* One pass over a tile whose channels have their elements side by side. */
-INLINE void walk_images(enum work work, int relu, const struct tile *t, struct state *s)
+static void pass_over_images(enum work work, int relu, const struct tile *t, struct state *s)
 {
     const int sums = work == SUM_X || work == SUM_DY;
-    const int64_t inner = t->inner, groups = t->groups;
     int64_t added = 0;
     for (int64_t outer = 0; outer < t->outer; ++outer)
-        for (int64_t start = 0; start < inner; start += GATHER_AFTER * LANES) {
-            const int64_t n = least(inner - start, GATHER_AFTER * LANES), rows = n / LANES, rest = n % LANES;
-            const word *keep = rest ? edges + rest : NULL;
-            const real *dy = t->dy + outer * t->stride + start, *x = t->x + outer * t->stride + start;
-            real *y = t->y + outer * t->stride + start;
-            if (inner < LANES)
-                for (int64_t g = 0, at = 0; g < groups; ++g, at += inner)
-                    short_strip(work, relu, s->group[g], dy + at, x + at, y + at, n);
-            else
-                for (int64_t g = 0; g < groups; ++g, dy += inner, x += inner, y += inner)
-                    strip(work, relu, s->group[g], dy, x, y, rows, LANES, sums ? AHEAD : 0, LANES - rest, keep);
-            added += rows + (rest > 0);
+        for (int64_t start = 0; start < t->inner; start += GATHER_AFTER * LANES) {
+            const int64_t n = least(t->inner - start, GATHER_AFTER * LANES), rest = n % LANES;
+            const int64_t from = outer * t->stride + start;
+            const struct strip strip = {n / LANES, LANES, 512, rest ? edges + rest : NULL, LANES - rest};
+            if (t->inner >= LANES)
+                work_on(work, relu, s->group, t->groups, t->inner, &strip, t->dy + from, t->x + from, t->y + from);
+            for (int64_t g = 0, at = from; t->inner < LANES && g < t->groups; ++g, at += n)
+                work_on_few(work, relu, s->group + g, n, t->dy + at, t->x + at, t->y + at);
+            added += strip.rows + (rest > 0);
             if (sums && added >= GATHER_AFTER) {
                 gather(t, s);
                 added = 0;
@@ -185,58 +225,44 @@ INLINE void walk_images(enum work work, int relu, const struct tile *t, struct s
         }
 }
 
-/* One pass over a tile whose channels stand side by side. */
-INLINE void walk_rows(enum work work, int relu, const struct tile *t, struct state *s)
+/* Rows that share one load of what their group needs: a divisor of GATHER_AFTER. Measured: narrow rows want many, wide
+ * ones few, as rows of 4 KiB all want the same places in the first-level cache; and writing likes one long stretch. */
+static int64_t rows_together(enum work work, int64_t groups)
 {
     const int sums = work == SUM_X || work == SUM_DY;
-    const int64_t stride = t->stride, groups = t->groups, whole = t->whole_groups;
-    /* Rows that share one load of what their group needs; their number divides GATHER_AFTER. */
-    const int64_t together = (groups < 4 ? 4 : 1) * (sums ? 4 : 1), ahead = sums ? together * stride : 0;
-    const real *dy = t->dy, *x = t->x;
-    real *y = t->y;
-    for (int64_t row = 0, rows; row < t->rows; row += rows) {
-        rows = least(together, t->rows - row);
-        for (int64_t g = 0, at = 0; g < whole; ++g, at += LANES)
-            strip(work, relu, s->group[g], dy + at, x + at, y + at, rows, stride, ahead, 0, NULL);
-        if (whole < groups) {
-            const int64_t at = t->channels - LANES;
-            strip(work, relu, s->group[whole], dy + at, x + at, y + at, rows, stride, ahead, 0, NULL);
-        }
-        if (sums && (row + rows) % GATHER_AFTER == 0)
-            gather(t, s);
-        dy += rows * stride;
-        x += rows * stride;
-        y += rows * stride;
-    }
-    for (int64_t g = 0, at = 0; at < t->rest; ++g, at += LANES)
-        short_strip(work, relu, s->group[g], dy + at, x + at, y + at, least(t->rest - at, LANES));
+    if (groups < 4)
+        return groups < 2 ? 64 : sums ? 32 : 4;
+    return work == SUM_X || (sums && groups < 24) ? 4 : 1;
 }
 
-INLINE void walk(enum work work, int relu, const struct tile *t, struct state *s)
+/* One pass over a tile whose channels stand side by side. */
+static void pass_over_rows(enum work work, int relu, const struct tile *t, struct state *s)
 {
-    if (t->inner > 1)
-        walk_images(work, relu, t, s);
-    else
-        walk_rows(work, relu, t, s);
+    const int64_t together = rows_together(work, t->groups);
+    const int64_t first = t->head > 0, whole = (t->width - t->head) / LANES;
+    for (int64_t row = 0; row < t->rows; row += together) {
+        const struct strip strip = {least(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
+        const real *dy = t->dy + row * t->stride, *x = t->x + row * t->stride;
+        real *y = t->y + row * t->stride;
+        const int64_t end = t->width - LANES;
+        if (first)
+            work_on(work, relu, s->group, 1, 0, &strip, dy, x, y);
+        work_on(work, relu, s->group + first, whole, LANES, &strip, dy + t->head, x + t->head, y + t->head);
+        if (first + whole < t->groups)
+            work_on(work, relu, s->group + t->groups - 1, 1, 0, &strip, dy + end, x + end, y + end);
+        if ((row + strip.rows) % GATHER_AFTER == 0 && (work == SUM_X || work == SUM_DY))
+            gather(t, s);
+    }
+    for (int64_t g = 0, at = t->rows * t->stride, rest = t->rest; rest > 0; ++g, at += LANES, rest -= LANES)
+        work_on_few(work, relu, s->group + g, least(rest, LANES), t->dy + at, t->x + at, t->y + at);
 }
 
-/* A walk for each kind of work; what differs is fixed before the loops. */
 static void pass(enum work work, int relu, const struct tile *t, struct state *s)
 {
-    if (work == SUM_X)
-        walk(SUM_X, 0, t, s);
-    else if (work == SUM_DY && relu)
-        walk(SUM_DY, 1, t, s);
-    else if (work == SUM_DY)
-        walk(SUM_DY, 0, t, s);
-    else if (work == WRITE_Y && relu)
-        walk(WRITE_Y, 1, t, s);
-    else if (work == WRITE_Y)
-        walk(WRITE_Y, 0, t, s);
-    else if (relu)
-        walk(WRITE_DX, 1, t, s);
+    if (t->inner > 1)
+        pass_over_images(work, relu, t, s);
     else
-        walk(WRITE_DX, 0, t, s);
+        pass_over_rows(work, relu, t, s);
 }
 
 /* Adds up what belongs to one channel. */
@@ -251,7 +277,8 @@ static void fold(const struct tile *t, double *total)
             total[g] = lane[0];
         }
     else if (t->channels >= LANES)
-        memmove(total + t->channels - LANES, total + (t->groups - 1) * LANES, LANES * sizeof *total);
+        for (int64_t g = 0; g < t->groups; ++g)
+            memmove(total + place(t, g), total + g * LANES, LANES * sizeof *total);
     else
         for (int64_t half = t->stride / 2; half >= t->channels; half /= 2)
             for (int64_t l = 0; l < half; ++l)
@@ -275,12 +302,10 @@ static void channel_sums(enum work work, int relu, const struct tile *t, struct 
 /* Gives every lane what its channel has; `value` has room for all lanes. */
 static void spread(const struct tile *t, real *value, int role, struct state *s)
 {
-    for (int64_t l = t->channels; l < t->groups * LANES && t->inner == 1; ++l)
+    for (int64_t l = t->channels; l < t->width; ++l)
         value[l] = value[l - t->channels];
     for (int64_t g = 0; g < t->groups; ++g)
-        lanes_store(s->group[g][role], t->inner > 1           ? lanes_all(value[g])
-                                       : g == t->whole_groups ? lanes_load(value + t->channels - LANES)
-                                                              : lanes_load(value + g * LANES));
+        lanes_store(s->group[g][role], t->inner > 1 ? lanes_all(value[g]) : lanes_load(value + place(t, g)));
 }
 
 /* Of the channels of a tile, learnt values, or a substitute where there are none. */
