@@ -92,32 +92,6 @@ static int64_t place(const struct tile *t, int64_t g)
     return least(at, t->width - LANES);
 }
 
-/* What a group needs, in registers. */
-struct held {
-    lanes high, factor, shift, slope, offset, sum, dot;
-};
-
-/* Does the work on one row of a group. Of u, lanes where `keep` is 0 are not added, where it is given. */
-INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, const real *x, real *y, const word *keep)
-{
-    const int backward = work == SUM_DY || work == WRITE_DX;
-    const lanes c = lanes_subtract(lanes_load(x), h->high), normal = lanes_add(lanes_multiply(c, h->factor), h->shift);
-    lanes u = backward ? lanes_load(dy) : c;
-    if (backward && relu)
-        u = lanes_gate(u, normal);
-    if (work == WRITE_Y) {
-        lanes_store(y, relu ? lanes_gate(normal, normal) : normal);
-    } else if (work == WRITE_DX) {
-        const lanes change = lanes_subtract(lanes_multiply(u, h->factor), lanes_multiply(c, h->slope));
-        lanes_store(y, lanes_add(change, h->offset));
-    } else {
-        if (keep)
-            u = lanes_keep(u, keep);
-        h->sum = lanes_add(h->sum, u);
-        h->dot = lanes_add(h->dot, lanes_multiply(u, c));
-    }
-}
-
 /* Where the elements of a group lie, as seen from its first. */
 struct strip {
     int64_t rows, stride;
@@ -126,31 +100,66 @@ struct strip {
     int64_t back;
 };
 
+/* As many vectors of a group at a time as can stay in registers, with what they need. */
+enum { HELD = VECTORS < 4 ? VECTORS : 4 };
+#define EACH_HELD(k) _Pragma("GCC unroll 4") for (int k = 0; k < HELD; ++k)
+
+struct held {
+    vector role[ROLES][HELD];
+};
+
+/* Does the work on one row of them. */
+INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, const real *x, real *y, const word *keep)
+{
+    const int backward = work == SUM_DY || work == WRITE_DX;
+    EACH_HELD (k) {
+        const int at = k * PER_VECTOR;
+        const vector c = vector_load(x + at) - h->role[HIGH][k];
+        const vector normal = c * h->role[FACTOR][k] + h->role[SHIFT][k];
+        vector u = backward ? vector_load(dy + at) : c;
+        if (backward && relu)
+            u = vector_gate(u, normal);
+        if (work == WRITE_Y) {
+            vector_store(y + at, relu ? vector_gate(normal, normal) : normal);
+        } else if (work == WRITE_DX) {
+            vector_store(y + at, u * h->role[FACTOR][k] - c * h->role[SLOPE][k] + h->role[OFFSET][k]);
+        } else {
+            if (keep)
+                u = vector_keep(u, keep + at);
+            h->role[SUM][k] += u;
+            h->role[DOT][k] += u * c;
+        }
+    }
+}
+
 /* The inner loops: all rows of one group, then of the next, which begins `step` elements later. */
 INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
                    const struct strip *strip, const real *dy, const real *x, real *y)
 {
     const int sums = work == SUM_X || work == SUM_DY;
     const struct strip s = *strip;
-    for (int64_t g = 0; g < groups; ++g, ++group, dy += step, x += step, y += step) {
-        struct held h = {lanes_load((*group)[HIGH]),  lanes_load((*group)[FACTOR]), lanes_load((*group)[SHIFT]),
-                         lanes_load((*group)[SLOPE]), lanes_load((*group)[OFFSET]), lanes_load((*group)[SUM]),
-                         lanes_load((*group)[DOT])};
-        const int64_t end = s.rows * s.stride;
-        for (int64_t at = 0; at < end; at += s.stride) {
-            if (sums)
-                lanes_prefetch(x + at, s.ahead);
-            if (work == SUM_DY)
-                lanes_prefetch(dy + at, s.ahead);
-            one_row(work, relu, &h, dy + at, x + at, y + at, NULL);
+    for (int64_t g = 0; g < groups; ++g, ++group, dy += step, x += step, y += step)
+        for (int lane = 0; lane < LANES; lane += HELD * PER_VECTOR) {
+            struct held h;
+            for (int role = 0; role < ROLES; ++role)
+                EACH_HELD (k)
+                    h.role[role][k] = vector_load((*group)[role] + lane + k * PER_VECTOR);
+            const int64_t end = s.rows * s.stride + lane;
+            for (int64_t at = lane; at < end; at += s.stride) {
+                if (sums && lane == 0)
+                    lanes_prefetch(x + at, s.ahead);
+                if (work == SUM_DY && lane == 0)
+                    lanes_prefetch(dy + at, s.ahead);
+                one_row(work, relu, &h, dy + at, x + at, y + at, NULL);
+            }
+            if (s.keep) {
+                const int64_t at = end - s.back;
+                one_row(work, relu, &h, dy + at, x + at, y + at, s.keep + lane);
+            }
+            for (int role = SUM; sums && role <= DOT; ++role)
+                EACH_HELD (k)
+                    vector_store((*group)[role] + lane + k * PER_VECTOR, h.role[role][k]);
         }
-        if (s.keep)
-            one_row(work, relu, &h, dy + end - s.back, x + end - s.back, y + end - s.back, s.keep);
-        if (sums) {
-            lanes_store((*group)[SUM], h.sum);
-            lanes_store((*group)[DOT], h.dot);
-        }
-    }
 }
 
 /* Compiles the inner loops for each kind of work. */
@@ -353,6 +362,19 @@ static void pilot_means(const struct tile *t, real *high)
     }
 }
 
+/* Moves those values to the mean that are further from it than two standard deviations; returns how many. */
+static int recentre(const struct tile *t, const struct state *s, double share, real *high)
+{
+    double moved = 0;
+#pragma omp simd reduction(+ : moved)
+    for (int64_t j = 0; j < t->channels; ++j) {
+        const double off = s->sum[j] * share, move = s->sum[j] * off > 0.8 * s->dot[j] ? off : 0;
+        high[j] += move;
+        moved += move != 0 ? 1 : 0;
+    }
+    return moved;
+}
+
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar)
 {
     const real *x = array[0], *scale = array[1], *shift = array[2];
@@ -375,12 +397,7 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
         for (int passes = 0, again = 1; again && passes < 2; ++passes) {
             spread(&t, high, HIGH, &s);
             channel_sums(SUM_X, 0, &t, &s);
-            again = 0;
-            for (int64_t j = 0; j < t.channels && passes == 0; ++j) {
-                const int far = s.sum[j] * s.sum[j] > 0.8 * count * s.dot[j];
-                high[j] += far ? (real)(s.sum[j] * share) : 0;
-                again |= far;
-            }
+            again = passes == 0 && recentre(&t, &s, share, high);
         }
 #pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
