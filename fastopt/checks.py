@@ -63,6 +63,14 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     return int(x)
 
 
+def second_or_last(name: str, value: Any, ndim: int) -> int:
+    """An axis of an array: the second, 1, or the last, also called -1."""
+    axis = integer(name, value, -1, ndim - 1)
+    if axis not in (-1, 1, ndim - 1):
+        raise ValueError(f"{name} must be 1, or the last axis, {ndim - 1} or -1, got {value!r}")
+    return axis % ndim
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, (bool, np.bool_)):

@@ -11,7 +11,7 @@ Every function checks all of its arguments before it writes anything, and raises
 argument's name, the rule, and the value.
 
 **Layer kernels** return new arrays, or fill the `out` that they are given. All arrays are float32 or float64, of one
-type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only batch norm takes channels second.
+type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only batch norm takes channels second, too.
 """
 
 from __future__ import annotations
@@ -605,12 +605,15 @@ _batch_norm_backward = _kernels.Layer("batch_norm_backward")
 
 
 class BatchNormCache(NamedTuple):
-    """What the backward pass needs: the input, the scale, and the batch's statistics, float64 (c,)."""
+    """What the backward pass needs: the arguments of the forward pass, and the batch's statistics, float64 (c,)."""
 
     x: Array
     scale: Array | None
+    shift: Array | None
     mean: NDArray[np.float64]
     inv_std: NDArray[np.float64]
+    axis: int = 1
+    relu: bool = False
 
 
 def batch_norm_forward(
@@ -620,23 +623,26 @@ def batch_norm_forward(
     running_mean: Array | None = None,
     running_var: Array | None = None,
     *,
+    axis: int = 1,
     training: bool = True,
     eps: float = 1e-5,
     momentum: float = 0.1,
     momentum_of: Literal["new", "old"] = "new",
     unbiased: bool = True,
+    relu: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, BatchNormCache | None]:
     """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
 
     Parameters
     ----------
-    x : ndarray (n, c) or (n, c, …)
-        Channels second. For channels-last images (n, h, w, c), pass ``x.reshape(-1, c)``.
+    x : ndarray (n, c), (n, c, …) or (n, …, c)
     scale, shift : ndarray (c,), optional
         The learnt scale and shift; 1 and 0 where absent.
     running_mean, running_var : ndarray (c,), optional
         Running statistics: moved towards those of the batch in training, used instead of them in inference.
+    axis : int, default 1
+        The axis of the channels: 1, or the last (−1), as in images (n, h, w, c).
     training : bool, default True
         Whether to normalise with the statistics of the batch.
     eps : float, default 1e-5
@@ -648,6 +654,8 @@ def batch_norm_forward(
     unbiased : bool, default True
         Whether the running variance takes the batch's with divisor n − 1 (the paper, PyTorch) or n (Keras, cs231n).
         The batch itself is always normalised with divisor n.
+    relu : bool, default False
+        Whether to apply `relu_forward` to y, at next to no cost: ``y = max(y, 0)``. `batch_norm_backward` knows of it.
     out : ndarray like `x`, optional
         Where to write y.
 
@@ -661,42 +669,49 @@ def batch_norm_forward(
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
     """
-    outer, channels, inner = _channels("x", x)
-    for name, value in (("scale", scale), ("shift", shift)):
-        if value is not None:
-            checks.array(name, value, dtype=x.dtype, shape=(channels,))
-    running = {"running_mean": running_mean, "running_var": running_var}
-    for name, value in running.items():
-        if value is not None:
-            checks.array(name, value, dtype=x.dtype, shape=(channels,), writable=training)
+    y = _like("x", x, out)
+    outer, channels, inner = sizes = _channels("x", x.shape, axis)
+    training, eps, new_weight, unbiased, relu = _norm_options(training, eps, momentum, momentum_of, unbiased, relu)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given both or not at all")
-    eps = checks.number("eps", eps, "[0, inf)")
+    if running_mean is None and not training:
+        raise ValueError("running_mean and running_var must be given for training=False")
+    count = outer * inner
+    if training and running_mean is not None and unbiased and count == 1:
+        raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
+    try:
+        if not training:
+            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, relu), (eps,))
+            return y, None
+        mean, inv_std = np.zeros(channels), np.zeros(channels)
+        _batch_norm_forward(
+            (x, scale, shift, y, mean, inv_std, running_mean, running_var),
+            (*sizes, relu),
+            (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0),
+        )
+    except _kernels.Misfit:
+        checks.array("x", x)
+        vectors = {"scale": scale, "shift": shift, "running_mean": running_mean, "running_var": running_var}
+        given = {name: value for name, value in vectors.items() if value is not None}
+        for name, value in given.items():
+            running = name.startswith("running")
+            checks.array(name, value, dtype=x.dtype, shape=(channels,), writable=training and running)
+        checks.output("out", out, x, apart_from={"x": x, **given})
+        checks.apart({"x": x, **given})
+        raise
+    return y, BatchNormCache(x, scale, shift, mean, inv_std, axis, relu)
+
+
+@_remembered
+def _norm_options(
+    training: bool, eps: float, momentum: float, momentum_of: str, unbiased: bool, relu: bool
+) -> tuple[bool, float, float, bool, bool]:
+    """The checked options of `batch_norm_forward`, with the weight of the new batch for `momentum`."""
     new_weight = checks.number("momentum", momentum, "[0, 1]")
     if checks.choice("momentum_of", momentum_of, ("new", "old")) == "old":
         new_weight = 1 - new_weight
-    unbiased = checks.flag("unbiased", unbiased)
-    inputs = {"x": x, "scale": scale, "shift": shift, **running}
-    given = {name: value for name, value in inputs.items() if value is not None}
-    y = checks.output("out", out, x, apart_from=given)
-
-    if not checks.flag("training", training):
-        if running_mean is None:
-            raise ValueError("running_mean and running_var must be given for training=False")
-        _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (outer, channels, inner), (eps,))
-        return y, None
-
-    checks.apart(given)
-    count = outer * inner
-    if running_mean is not None and unbiased and count == 1:
-        raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
-    mean, inv_std = np.zeros(channels), np.zeros(channels)
-    _batch_norm_forward(
-        (x, scale, shift, y, mean, inv_std, running_mean, running_var),
-        (outer, channels, inner),
-        (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0),
-    )
-    return y, BatchNormCache(x, scale, mean, inv_std)
+    training, unbiased = checks.flag("training", training), checks.flag("unbiased", unbiased)
+    return training, checks.number("eps", eps, "[0, inf)"), new_weight, unbiased, checks.flag("relu", relu)
 
 
 def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = None) -> tuple[Array, Array, Array]:
@@ -707,7 +722,7 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
     dy : ndarray like x
         The gradient with respect to y.
     cache : BatchNormCache
-        From `batch_norm_forward`; x and scale must be unchanged since.
+        From `batch_norm_forward`; x, scale and shift must be unchanged since.
     out : ndarray like `dy`, optional
         Where to write dx.
 
@@ -718,27 +733,32 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
-    x, scale, mean, inv_std = cache
-    outer, channels, inner = _channels("cache.x", x)
-    checks.array("dy", dy, dtype=x.dtype, shape=x.shape)
-    inputs = {"dy": dy, "cache.x": x, "cache.mean": mean, "cache.inv_std": inv_std}
-    checks.array("cache.mean", mean, dtype=np.float64, shape=(channels,))
-    checks.array("cache.inv_std", inv_std, dtype=np.float64, shape=(channels,))
-    if scale is not None:
-        inputs["cache.scale"] = checks.array("cache.scale", scale, dtype=x.dtype, shape=(channels,))
-    dx = checks.output("out", out, dy, apart_from=inputs)
-    dscale, dshift = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
-    _batch_norm_backward((dy, x, scale, mean, inv_std, dx, dscale, dshift), (outer, channels, inner))
+    x, scale, shift, mean, inv_std, axis, relu = cache
+    dx = _like("dy", dy, out)
+    sizes = _channels("cache.x", x.shape, axis, "cache.axis")
+    dscale, dshift = np.zeros((2, sizes[1]), dy.dtype)
+    try:
+        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, dx, dscale, dshift), (*sizes, relu))
+    except _kernels.Misfit:
+        checks.array("cache.x", x)
+        inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=x.shape), "cache.x": x}
+        for name, value in (("cache.mean", mean), ("cache.inv_std", inv_std)):
+            inputs[name] = checks.array(name, value, dtype=np.float64, shape=sizes[1:2])
+        for name, learnt in (("cache.scale", scale), ("cache.shift", shift)):
+            if learnt is not None:
+                inputs[name] = checks.array(name, learnt, dtype=x.dtype, shape=sizes[1:2])
+        checks.output("out", out, dy, apart_from=inputs)
+        raise
     return dx, dscale, dshift
 
 
-def _channels(name: str, x: Array) -> tuple[int, int, int]:
-    """An array (n, c, …) as (outer, channels, inner)."""
-    checks.array(name, x)
-    if x.ndim < 2:
-        raise ValueError(f"{name} must have shape (n, c) or (n, c, …), got {x.shape}")
-    outer, channels = x.shape[:2]
-    return outer, channels, math.prod(x.shape[2:])
+@_remembered
+def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
+    """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
+    if len(shape) < 2:
+        raise ValueError(f"{name} must have shape (n, c), (n, c, …) or (n, …, c), got {shape}")
+    axis = checks.second_or_last(axis_name, axis, len(shape))
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
 # ---- Images -------------------------------------------------------------------------------------------------

@@ -167,21 +167,22 @@ def bias_relu_dropout_backward(dy: Array, y: Array, p: float) -> tuple[Array, Ar
 # ---- Batch norm ---------------------------------------------------------------------------------------------
 
 
-def _per_channel(a: Array, ndim: int) -> Array:
-    return a.reshape(1, -1, *[1] * (ndim - 2))
+def _per_channel(a: Array, ndim: int, axis: int) -> Array:
+    return np.expand_dims(a, [i for i in range(ndim) if i != axis % ndim])
 
 
 def batch_norm_forward(
     x, scale=1.0, shift=0.0, running_mean=None, running_var=None, *, training=True, eps=1e-5, momentum=0.1,
-    momentum_of="new", unbiased=True,
+    momentum_of="new", unbiased=True, axis=1, relu=False,
 ):  # fmt: skip
-    """Returns y, (x_hat, inv_std, scale), running_mean, running_var."""
-    axes = (0, *range(2, x.ndim))
-    count = x.size // x.shape[1]
-    scale, shift = (_per_channel(np.broadcast_to(a, x.shape[1]), x.ndim) for a in (scale, shift))
+    """Returns y, (x_hat, inv_std, scale, axes, y or None), running_mean, running_var."""
+    axes = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+    count = x.size // x.shape[axis]
+    scale, shift = (_per_channel(np.broadcast_to(a, x.shape[axis]), x.ndim, axis) for a in (scale, shift))
+    activation = relu_forward if relu else np.positive
     if not training:
-        mean, var = _per_channel(running_mean, x.ndim), _per_channel(running_var, x.ndim)
-        return scale * (x - mean) / np.sqrt(var + eps) + shift, None, running_mean, running_var
+        mean, var = (_per_channel(a, x.ndim, axis) for a in (running_mean, running_var))
+        return activation(scale * (x - mean) / np.sqrt(var + eps) + shift), None, running_mean, running_var
     mean, var = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
     inv_std = 1 / np.sqrt(var + eps)
     x_hat = (x - mean) * inv_std
@@ -190,14 +191,16 @@ def batch_norm_forward(
         factor = count / (count - 1) if unbiased else 1.0
         running_mean = old * running_mean + (1 - old) * mean.ravel()
         running_var = old * running_var + (1 - old) * factor * var.ravel()
-    return scale * x_hat + shift, (x_hat, inv_std, scale), running_mean, running_var
+    y = activation(scale * x_hat + shift)
+    return y, (x_hat, inv_std, scale, axes, y if relu else None), running_mean, running_var
 
 
-def batch_norm_backward(dy: Array, cache: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    x_hat, inv_std, scale = cache
-    axes = (0, *range(2, dy.ndim))
+def batch_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array]:  # type: ignore[type-arg]
+    x_hat, inv_std, scale, axes, y = cache
+    if y is not None:
+        dy = relu_backward(dy, y)
     dscale, dshift = (dy * x_hat).sum(axis=axes, keepdims=True), dy.sum(axis=axes, keepdims=True)
-    count = dy.size // dy.shape[1]
+    count = dy.size // dscale.size
     dx = scale * inv_std * (dy - dshift / count - x_hat * dscale / count)
     return dx, dscale.ravel(), dshift.ravel()
 

@@ -4,212 +4,384 @@
  *   backward   dx = a (dy - mean(dy) - c mean(dy c) / (var + eps)),  c = x - mean
  *              dshift = sum(dy),  dscale = sum(dy c) / sqrt(var + eps)
  *
+ * With relu, y = max(y, 0), and dy counts as 0 where y is 0: backward computes y again, from the same numbers in the
+ * same way.
+ *
  * Elements enter as x - high, high being a real near the mean: that is exact where it matters, so large offsets
  * cost no digits. What separates high from the mean is put right in double, once per channel.
  *
- * Work goes tile by tile, a tile being whole channels, and all passes over it run while it is in cache.
+ * A channel's bits depend on its own elements alone, whatever its neighbours are, and however the channels are shared
+ * out: to ranges [begin, end) that begin at multiples of LANES and hold at least LANES channels, or all, if inner is 1.
  */
 #include "lanes.h"
+#include "share.h"
 
 enum {
-    MAX_GROUPS = 32,
-    MAX_LANES = MAX_GROUPS * LANES,
-    BLOCK = 8, /* rows that share one load of their columns' sums; more would collide in the first-level cache */
+    MAX_GROUPS = 34,
+    LINE = 64, /* bytes of a cache line */
+    MAX_CHANNELS = MAX_GROUPS * LANES,
     GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double */
 };
 
-/* How the elements of some channels lie in memory: rows of `groups` lanes each, then one of only `width` elements;
- * that is repeated `outer` times. Element l of a row belongs to channel first + l % channels. */
+/* Some channels, and where they lie. Their elements go by LANES at a time into the lanes of a *group*.
+ * Where inner > 1, each channel is a group. Elsewhere, groups lie side by side in a *row*: that is a row of x, or of
+ * few channels, as many rows of x as fill whole groups. The row's first and last group may overlap their neighbours:
+ * the last where a row does not end with a group, the first so that the following begin with a cache line. */
 struct tile {
-    int64_t outer, outer_stride, rows, stride, groups, width;
-    int64_t offset, first, channels;
-    int64_t fresh; /* channels before this one were in the tile before, too: the last tile is drawn back to be whole */
+    const real *dy, *x; /* dy is x where there is none */
+    real *y;
+    int64_t outer, inner, first, channels;
+    int64_t stride; /* of a row, or to a channel's next elements */
+    int64_t groups, rows, width, head /* elements of a row before the second group, if the first overlaps */, rest;
 };
 
-/* Per element of a row. */
-struct columns {
-    real high[MAX_LANES], sum[MAX_LANES], dot[MAX_LANES], a[MAX_LANES], b[MAX_LANES], q[MAX_LANES];
-    double total_sum[MAX_LANES], total_dot[MAX_LANES];
+/* What the lanes of a group need, close together: far apart, at equal distances, they would compete for the same places
+ * in the first-level cache. SLOPE and OFFSET follow upon the sums. */
+enum { HIGH, FACTOR, SHIFT, SUM, DOT, SLOPE = SUM, OFFSET = DOT, ROLES = DOT + 1 };
+
+struct state {
+    _Alignas(64) real group[MAX_GROUPS][ROLES][LANES];
+    double sum[MAX_CHANNELS], dot[MAX_CHANNELS]; /* per lane, then per channel */
 };
 
-static struct tile tile_at(int64_t outer, int64_t channels, int64_t inner, int64_t fresh)
+/* What is done with the elements: u is dy, or c = x - high in forward. */
+enum work {
+    SUM_X,    /* SUM <- sum of u, DOT <- sum of u c */
+    SUM_DY,   /* the same */
+    WRITE_Y,  /* y = c FACTOR + SHIFT */
+    WRITE_DX, /* dx = u FACTOR - c SLOPE + OFFSET */
+};
+
+static int64_t least(int64_t a, int64_t b)
 {
-    struct tile t = {.outer = 1, .fresh = fresh, .first = fresh, .groups = 1, .channels = 1};
-    if (inner > 1) { /* one channel, its elements side by side */
-        t.outer = outer;
-        t.outer_stride = channels * inner;
-        t.rows = inner / LANES;
-        t.stride = LANES;
-        t.width = inner % LANES;
-        t.offset = fresh * inner;
-    } else if (channels >= LANES) { /* many channels side by side */
-        const int64_t left = (channels - fresh) / LANES;
-        t.groups = left < 1 ? 1 : left < MAX_GROUPS ? left : MAX_GROUPS;
-        t.channels = t.groups * LANES;
-        if (left < 1)
-            t.first = channels - LANES;
+    return a < b ? a : b;
+}
+
+/* The channels that are a thread's. */
+static struct range own_channels(const int64_t *size, struct fastopt_share share)
+{
+    const int64_t channels = size[1], grain = size[2] > 1 ? 1 : LANES, units = channels < grain ? 1 : channels / grain;
+    const struct range own = own_range(units, 1, share);
+    return (struct range){own.begin * grain, own.end == units ? channels : own.end * grain};
+}
+
+static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, const real *dy, const real *x, real *y)
+{
+    const int64_t outer = size[0], channels = size[1], inner = size[2], at = first * inner, left = end - first;
+    struct tile t = {.dy = dy + at, .x = x + at, .y = y + at, .outer = outer, .inner = inner, .first = first};
+    if (inner > 1) {
+        /* Jumps in memory are what costs most: stretches are long, or all of x that is read twice is in cache. */
+        const int64_t stretch = outer > 32 ? 1 << 16 : (3 << 17) / outer, fit = stretch / (inner * sizeof(real));
+        t.channels = least(left, fit < 1 ? 1 : least(fit, MAX_GROUPS));
+        t.groups = t.channels;
+        t.stride = channels * inner;
+    } else if (channels >= LANES) {
+        t.channels = t.width = left <= MAX_CHANNELS - LANES ? left : MAX_CHANNELS - 2 * LANES; /* or leaves too few */
         t.rows = outer;
         t.stride = channels;
-        t.offset = t.first;
-    } else { /* few channels: as many rows of x at once as fill whole lanes */
-        int64_t row = channels;
-        while (row % LANES)
-            row *= 2;
-        t.groups = row / LANES;
-        t.channels = channels;
-        t.rows = outer * channels / row;
-        t.stride = row;
-        t.width = outer * channels % row;
+        if (t.channels >= 4 * LANES && channels * sizeof(real) % LINE == 0)
+            t.head = -(uintptr_t)t.x % LINE / sizeof(real);
+        t.groups = (t.head > 0) + (t.channels - t.head + LANES - 1) / LANES;
+    } else {
+        t.channels = t.stride = channels;
+        while (t.stride % LANES)
+            t.stride *= 2;
+        t.width = t.stride;
+        t.groups = t.stride / LANES;
+        t.rows = outer * channels / t.stride;
+        t.rest = outer * channels % t.stride;
     }
     return t;
 }
 
-static int64_t lanes_of(const struct tile *t)
+/* Where a group begins in its row. */
+static int64_t place(const struct tile *t, int64_t g)
 {
-    return t->groups * LANES;
+    const int64_t at = t->head && g ? t->head + (g - 1) * LANES : g * LANES;
+    return least(at, t->width - LANES);
 }
 
-/* Gives every element of a row what its channel has. */
-static void spread(const struct tile *t, real *x)
+/* Where the elements of a group lie, as seen from its first. */
+struct strip {
+    int64_t rows, stride;
+    int64_t ahead;    /* elements to ask for memory ahead of reading; before writing it would hinder */
+    const word *keep; /* if given, one more row, `back` elements early, of which only these lanes are new */
+    int64_t back;
+};
+
+/* As many vectors of a group at a time as can stay in registers, with what they need. */
+enum { HELD = VECTORS < 4 ? VECTORS : 4 };
+#define EACH_HELD(k) _Pragma("GCC unroll 4") for (int k = 0; k < HELD; ++k)
+
+struct held {
+    vector role[ROLES][HELD];
+};
+
+/* Does the work on one row of them. */
+INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, const real *x, real *y, const word *keep)
 {
-    for (int64_t l = t->channels; l < lanes_of(t); ++l)
-        x[l] = x[l - t->channels];
+    const int backward = work == SUM_DY || work == WRITE_DX;
+    EACH_HELD (k) {
+        const int at = k * PER_VECTOR;
+        const vector c = vector_load(x + at) - h->role[HIGH][k];
+        const vector normal = c * h->role[FACTOR][k] + h->role[SHIFT][k];
+        vector u = backward ? vector_load(dy + at) : c;
+        if (backward && relu)
+            u = vector_gate(u, normal);
+        if (work == WRITE_Y) {
+            vector_store(y + at, relu ? vector_gate(normal, normal) : normal);
+        } else if (work == WRITE_DX) {
+            vector_store(y + at, u * h->role[FACTOR][k] - c * h->role[SLOPE][k] + h->role[OFFSET][k]);
+        } else {
+            if (keep)
+                u = vector_keep(u, keep + at);
+            h->role[SUM][k] += u;
+            h->role[DOT][k] += u * c;
+        }
+    }
+}
+
+/* The inner loops: all rows of one group, then of the next, which begins `step` elements later. */
+INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+                   const struct strip *strip, const real *dy, const real *x, real *y)
+{
+    const int sums = work == SUM_X || work == SUM_DY;
+    const struct strip s = *strip;
+    for (int64_t g = 0; g < groups; ++g, ++group, dy += step, x += step, y += step)
+        for (int lane = 0; lane < LANES; lane += HELD * PER_VECTOR) {
+            struct held h;
+            for (int role = 0; role < ROLES; ++role)
+                EACH_HELD (k)
+                    h.role[role][k] = vector_load((*group)[role] + lane + k * PER_VECTOR);
+            const int64_t end = s.rows * s.stride + lane;
+            for (int64_t at = lane; at < end; at += s.stride) {
+                if (sums && lane == 0)
+                    lanes_prefetch(x + at, s.ahead);
+                if (work == SUM_DY && lane == 0)
+                    lanes_prefetch(dy + at, s.ahead);
+                one_row(work, relu, &h, dy + at, x + at, y + at, NULL);
+            }
+            if (s.keep) {
+                const int64_t at = end - s.back;
+                one_row(work, relu, &h, dy + at, x + at, y + at, s.keep + lane);
+            }
+            for (int role = SUM; sums && role <= DOT; ++role)
+                EACH_HELD (k)
+                    vector_store((*group)[role] + lane + k * PER_VECTOR, h.role[role][k]);
+        }
+}
+
+/* Compiles the inner loops for each kind of work. */
+static void work_on(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+                    const struct strip *strip, const real *dy, const real *x, real *y)
+{
+    if (work == SUM_X)
+        strips(SUM_X, 0, group, groups, step, strip, dy, x, y);
+    else if (work == SUM_DY && relu)
+        strips(SUM_DY, 1, group, groups, step, strip, dy, x, y);
+    else if (work == SUM_DY)
+        strips(SUM_DY, 0, group, groups, step, strip, dy, x, y);
+    else if (work == WRITE_Y && relu)
+        strips(WRITE_Y, 1, group, groups, step, strip, dy, x, y);
+    else if (work == WRITE_Y)
+        strips(WRITE_Y, 0, group, groups, step, strip, dy, x, y);
+    else if (relu)
+        strips(WRITE_DX, 1, group, groups, step, strip, dy, x, y);
+    else
+        strips(WRITE_DX, 0, group, groups, step, strip, dy, x, y);
+}
+
+/* For the mask of the first n lanes, begin at 2 LANES - n; for that of the last n, at n. */
+static const word edges[3 * LANES] = {[LANES... 2 * LANES - 1] = ~(word)0};
+
+/* Works on fewer elements of a group than LANES, in a copy. */
+static void work_on_few(enum work work, int relu, real (*group)[ROLES][LANES], int64_t n, const real *dy, const real *x,
+                        real *y)
+{
+    const struct strip row = {.keep = edges + 2 * LANES - n};
+    real some_dy[LANES] = {0}, some_x[LANES] = {0}, some_y[LANES];
+    memcpy(some_dy, dy, n * sizeof(real));
+    memcpy(some_x, x, n * sizeof(real));
+    work_on(work, relu, group, 1, 0, &row, some_dy, some_x, some_y);
+    if (work == WRITE_Y || work == WRITE_DX)
+        memcpy(y, some_y, n * sizeof(real));
 }
 
 /* Moves the sums over to double, where long sums lose nothing. */
-static void gather(const struct tile *t, struct columns *k)
+static void gather(const struct tile *t, struct state *s)
 {
+    for (int64_t g = 0; g < t->groups; ++g) {
+        real *sum = s->group[g][SUM], *dot = s->group[g][DOT];
 #pragma omp simd
-    for (int64_t l = 0; l < lanes_of(t); ++l) {
-        k->total_sum[l] += k->sum[l];
-        k->total_dot[l] += k->dot[l];
-        k->sum[l] = k->dot[l] = 0;
-    }
-}
-
-/* Asks for what is read after the next jump in memory, which the CPU does not foresee: the channel's next piece, or the
- * next block of rows. */
-INLINE void prefetch(const struct tile *t, const real *dy, const real *x)
-{
-    const int64_t ahead = t->outer > 1 ? t->outer_stride : BLOCK * t->stride;
-    lanes_prefetch(x, ahead);
-    if (dy)
-        lanes_prefetch(dy, ahead);
-}
-
-/* Per channel, total_sum = sum of u and total_dot = sum of u c, for c = x - high and u = dy, or c where dy is null. */
-INLINE void tile_sums(const struct tile *t, const real *dy, const real *x, struct columns *k)
-{
-    const int64_t block = t->groups > 1 ? BLOCK : GATHER_AFTER;
-    int64_t pending = 0;
-    for (int64_t l = 0; l < lanes_of(t); ++l)
-        k->sum[l] = k->dot[l] = k->total_sum[l] = k->total_dot[l] = 0;
-
-    for (int64_t outer = 0; outer < t->outer; ++outer) {
-        const int64_t start = t->offset + outer * t->outer_stride;
-        for (int64_t row = 0; row < t->rows; row += block) {
-            const int64_t rows = t->rows - row < block ? t->rows - row : block;
-            for (int64_t l = 0; l < lanes_of(t); l += LANES) {
-                const lanes high = lanes_load(k->high + l);
-                lanes sum = lanes_load(k->sum + l), dot = lanes_load(k->dot + l);
-                for (int64_t r = row; r < row + rows; ++r) {
-                    const int64_t at = start + r * t->stride + l;
-                    prefetch(t, dy ? dy + at : NULL, x + at);
-                    const lanes c = lanes_subtract(lanes_load(x + at), high), u = dy ? lanes_load(dy + at) : c;
-                    sum = lanes_add(sum, u);
-                    dot = lanes_add(dot, lanes_multiply(u, c));
-                }
-                lanes_store(k->sum + l, sum);
-                lanes_store(k->dot + l, dot);
-            }
-            pending += rows;
-            if (pending >= GATHER_AFTER) {
-                gather(t, k);
-                pending = 0;
-            }
-        }
-        const int64_t at = start + t->rows * t->stride;
-#pragma omp simd
-        for (int64_t l = 0; l < t->width; ++l) {
-            const real c = x[at + l] - k->high[l], u = dy ? dy[at + l] : c;
-            k->sum[l] += u;
-            k->dot[l] += u * c;
-        }
-        if (++pending >= GATHER_AFTER) {
-            gather(t, k);
-            pending = 0;
-        }
-    }
-    gather(t, k);
-    for (int64_t half = lanes_of(t) / 2; half >= t->channels; half /= 2)
-        for (int64_t l = 0; l < half; ++l) {
-            k->total_sum[l] += k->total_sum[l + half];
-            k->total_dot[l] += k->total_dot[l + half];
-        }
-}
-
-/* y = c a + b for c = x - high, and where dy is given y = dy a - c q + b. */
-INLINE void tile_write(const struct tile *t, const real *dy, const real *x, real *y, struct columns *k)
-{
-    const int64_t block = t->groups > 1 ? BLOCK : t->rows;
-    spread(t, k->a);
-    spread(t, k->b);
-    if (dy)
-        spread(t, k->q);
-
-    for (int64_t outer = 0; outer < t->outer; ++outer) {
-        const int64_t start = t->offset + outer * t->outer_stride;
-        for (int64_t row = 0; row < t->rows; row += block) {
-            const int64_t rows = t->rows - row < block ? t->rows - row : block;
-            for (int64_t l = 0; l < lanes_of(t); l += LANES) {
-                const lanes high = lanes_load(k->high + l), a = lanes_load(k->a + l), b = lanes_load(k->b + l);
-                const lanes q = lanes_load(dy ? k->q + l : k->a + l);
-                for (int64_t r = row; r < row + rows; ++r) {
-                    const int64_t at = start + r * t->stride + l;
-                    prefetch(t, dy ? dy + at : NULL, x + at);
-                    const lanes c = lanes_subtract(lanes_load(x + at), high);
-                    lanes out = dy ? lanes_subtract(lanes_multiply(lanes_load(dy + at), a), lanes_multiply(c, q))
-                                   : lanes_multiply(c, a);
-                    lanes_store(y + at, lanes_add(out, b));
-                }
-            }
-        }
-        const int64_t at = start + t->rows * t->stride;
-#pragma omp simd
-        for (int64_t l = 0; l < t->width; ++l) {
-            const real c = x[at + l] - k->high[l];
-            y[at + l] = (dy ? dy[at + l] * k->a[l] - c * k->q[l] : c * k->a[l]) + k->b[l];
+        for (int64_t l = 0; l < LANES; ++l) {
+            s->sum[g * LANES + l] += sum[l];
+            s->dot[g * LANES + l] += dot[l];
+            sum[l] = dot[l] = 0;
         }
     }
 }
 
-/* Fills high with values near the means of the channels: of eight elements each, from here and there. */
-static void pilot_means(const struct tile *t, const real *x, int64_t outer, int64_t channels, int64_t inner,
-                        struct columns *k)
+/* One pass over a tile whose channels have their elements side by side. */
+static void pass_over_images(enum work work, int relu, const struct tile *t, struct state *s)
+{
+    const int sums = work == SUM_X || work == SUM_DY;
+    int64_t added = 0;
+    for (int64_t outer = 0; outer < t->outer; ++outer)
+        for (int64_t start = 0; start < t->inner; start += GATHER_AFTER * LANES) {
+            const int64_t n = least(t->inner - start, GATHER_AFTER * LANES), rest = n % LANES;
+            const int64_t from = outer * t->stride + start;
+            const struct strip strip = {n / LANES, LANES, 512, rest ? edges + rest : NULL, LANES - rest};
+            if (t->inner >= LANES)
+                work_on(work, relu, s->group, t->groups, t->inner, &strip, t->dy + from, t->x + from, t->y + from);
+            for (int64_t g = 0, at = from; t->inner < LANES && g < t->groups; ++g, at += n)
+                work_on_few(work, relu, s->group + g, n, t->dy + at, t->x + at, t->y + at);
+            added += strip.rows + (rest > 0);
+            if (sums && added >= GATHER_AFTER) {
+                gather(t, s);
+                added = 0;
+            }
+        }
+}
+
+/* Rows that share one load of what their group needs: a divisor of GATHER_AFTER. Measured: narrow rows want many, wide
+ * ones few, as rows of 4 KiB all want the same places in the first-level cache; and writing likes one long stretch. */
+static int64_t rows_together(enum work work, int64_t groups)
+{
+    const int sums = work == SUM_X || work == SUM_DY;
+    if (groups < 4)
+        return groups < 2 ? 64 : sums ? 32 : 4;
+    return work == SUM_X || (sums && groups < 24) ? 4 : 1;
+}
+
+/* One pass over a tile whose channels stand side by side. */
+static void pass_over_rows(enum work work, int relu, const struct tile *t, struct state *s)
+{
+    const int64_t together = rows_together(work, t->groups);
+    const int64_t first = t->head > 0, whole = (t->width - t->head) / LANES;
+    for (int64_t row = 0; row < t->rows; row += together) {
+        const struct strip strip = {least(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
+        const real *dy = t->dy + row * t->stride, *x = t->x + row * t->stride;
+        real *y = t->y + row * t->stride;
+        const int64_t end = t->width - LANES;
+        if (first)
+            work_on(work, relu, s->group, 1, 0, &strip, dy, x, y);
+        work_on(work, relu, s->group + first, whole, LANES, &strip, dy + t->head, x + t->head, y + t->head);
+        if (first + whole < t->groups)
+            work_on(work, relu, s->group + t->groups - 1, 1, 0, &strip, dy + end, x + end, y + end);
+        if ((row + strip.rows) % GATHER_AFTER == 0 && (work == SUM_X || work == SUM_DY))
+            gather(t, s);
+    }
+    for (int64_t g = 0, at = t->rows * t->stride, rest = t->rest; rest > 0; ++g, at += LANES, rest -= LANES)
+        work_on_few(work, relu, s->group + g, least(rest, LANES), t->dy + at, t->x + at, t->y + at);
+}
+
+static void pass(enum work work, int relu, const struct tile *t, struct state *s)
+{
+    if (t->inner > 1)
+        pass_over_images(work, relu, t, s);
+    else
+        pass_over_rows(work, relu, t, s);
+}
+
+/* Adds up what belongs to one channel. */
+static void fold(const struct tile *t, double *total)
+{
+    if (t->inner > 1)
+        for (int64_t g = 0; g < t->groups; ++g) {
+            double *lane = total + g * LANES;
+            for (int64_t half = LANES / 2; half > 0; half /= 2)
+                for (int64_t l = 0; l < half; ++l)
+                    lane[l] += lane[l + half];
+            total[g] = lane[0];
+        }
+    else if (t->channels >= LANES)
+        for (int64_t g = 0; g < t->groups; ++g)
+            memmove(total + place(t, g), total + g * LANES, LANES * sizeof *total);
+    else
+        for (int64_t half = t->stride / 2; half >= t->channels; half /= 2)
+            for (int64_t l = 0; l < half; ++l)
+                total[l] += total[l + half];
+}
+
+static void channel_sums(enum work work, int relu, const struct tile *t, struct state *s)
+{
+    for (int64_t g = 0; g < t->groups; ++g) {
+        lanes_store(s->group[g][SUM], lanes_all(0));
+        lanes_store(s->group[g][DOT], lanes_all(0));
+    }
+    memset(s->sum, 0, t->groups * LANES * sizeof *s->sum);
+    memset(s->dot, 0, t->groups * LANES * sizeof *s->dot);
+    pass(work, relu, t, s);
+    gather(t, s);
+    fold(t, s->sum);
+    fold(t, s->dot);
+}
+
+/* Gives every lane what its channel has; `value` has room for all lanes. */
+static void spread(const struct tile *t, real *value, int role, struct state *s)
+{
+    for (int64_t l = t->channels; l < t->width; ++l)
+        value[l] = value[l - t->channels];
+    for (int64_t g = 0; g < t->groups; ++g)
+        lanes_store(s->group[g][role], t->inner > 1 ? lanes_all(value[g]) : lanes_load(value + place(t, g)));
+}
+
+/* Of the channels of a tile, learnt values, or a substitute where there are none. */
+static void learnt(const struct tile *t, const real *learnt, real substitute, real *value)
 {
     for (int64_t j = 0; j < t->channels; ++j)
-        k->high[j] = 0;
+        value[j] = substitute;
+    if (learnt)
+        memcpy(value, learnt + t->first, t->channels * sizeof(real));
+}
+
+/* Prepares y = (x - high) FACTOR + SHIFT. All kernels do that here, so forward and backward see the same y. */
+static void set_affine(const struct tile *t, const double *mean, const double *inv_std, const real *scale,
+                       const real *shift, struct state *s)
+{
+    real high[MAX_CHANNELS], factor[MAX_CHANNELS], moved[MAX_CHANNELS];
+    learnt(t, scale, 1, factor);
+    learnt(t, shift, 0, moved);
+#pragma omp simd
+    for (int64_t j = 0; j < t->channels; ++j) {
+        const double a = factor[j] * inv_std[j];
+        high[j] = mean[j];
+        factor[j] = a;
+        moved[j] = moved[j] - (mean[j] - high[j]) * a;
+    }
+    spread(t, high, HIGH, s);
+    spread(t, factor, FACTOR, s);
+    spread(t, moved, SHIFT, s);
+}
+
+/* Values near the means of the channels: of eight elements each, from here and there. */
+static void pilot_means(const struct tile *t, real *high)
+{
+    for (int64_t j = 0; j < t->channels; ++j)
+        high[j] = 0;
     for (int64_t i = 0; i < 8; ++i) {
-        const real *some = x + (i * outer / 8 * channels + t->first) * inner + i * inner / 8;
-        if (inner == 1)
+        const int64_t row = t->inner > 1 || t->channels >= LANES ? t->stride : t->channels;
+        const real *some = t->x + i * t->outer / 8 * row + i * t->inner / 8;
+        if (t->inner == 1)
             for (int64_t j = 0; j < t->channels; ++j)
-                k->high[j] += some[j] * (real)0.125;
+                high[j] += some[j] * (real)0.125;
         else
-            k->high[0] += some[0] * (real)0.125;
+            for (int64_t j = 0; j < t->channels; ++j)
+                high[j] += some[j * t->inner] * (real)0.125;
     }
 }
 
-/* Gives a and b the learnt scale and shift, where there are any. */
-static void set_affine(const struct tile *t, const real *scale, const real *shift, struct columns *k)
+/* Moves those values to the mean that are further from it than two standard deviations; returns how many. */
+static int recentre(const struct tile *t, const struct state *s, double weight, real *high)
 {
-    for (int64_t j = 0; j < t->channels; ++j)
-        k->a[j] = 1;
-    for (int64_t j = 0; scale && j < t->channels; ++j)
-        k->a[j] = scale[t->first + j];
-    for (int64_t j = 0; j < t->channels; ++j)
-        k->b[j] = 0;
-    for (int64_t j = 0; shift && j < t->channels; ++j)
-        k->b[j] = shift[t->first + j];
+    double moved = 0;
+#pragma omp simd reduction(+ : moved)
+    for (int64_t j = 0; j < t->channels; ++j) {
+        const double off = s->sum[j] * weight, move = s->sum[j] * off > 0.8 * s->dot[j] ? off : 0;
+        high[j] += move;
+        moved += move != 0 ? 1 : 0;
+    }
+    return moved;
 }
 
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar,
@@ -217,118 +389,104 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
 {
     const real *x = array[0], *scale = array[1], *shift = array[2];
     real *y = array[3], *running_mean = array[6], *running_var = array[7];
-    double *mean = array[4], *inv_std = array[5];
-    const int64_t outer = size[0], channels = size[1], inner = size[2];
+    const int64_t relu = size[3];
+    const struct range own = own_channels(size, share);
     const double eps = scalar[0], new_weight = scalar[1], variance_factor = scalar[2];
-    const double count = (double)outer * inner;
-    if (share.index)
-        return;
+    const double count = (double)size[0] * size[2], weight = 1 / count;
     if (count == 0)
         return;
 
-    struct columns k;
+    struct state s;
     struct tile t;
-    for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
-        t = tile_at(outer, channels, inner, fresh);
-        pilot_means(&t, x, outer, channels, inner, &k);
+    for (int64_t first = own.begin; first < own.end; first += t.channels) {
+        t = tile_at(first, own.end, size, x, x, y);
+        double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first, var[MAX_CHANNELS];
+        real high[MAX_CHANNELS];
+        pilot_means(&t, high);
         /* Sums about a value within two standard deviations of the mean give the variance to nearly all digits.
          * Where it is further away, they at least give the mean, about which sums are then taken. */
-        int again = 1;
-        for (int pass = 0; pass < 2 && again; ++pass) {
-            spread(&t, k.high);
-            tile_sums(&t, NULL, x, &k);
-            again = 0;
-            for (int64_t j = 0; j < t.channels; ++j)
-                again |= !(k.total_sum[j] * k.total_sum[j] <= 0.8 * count * k.total_dot[j]);
-            if (pass == 0 && again)
-                for (int64_t j = 0; j < t.channels; ++j)
-                    k.high[j] += k.total_sum[j] / count;
+        for (int passes = 0, again = 1; again && passes < 2; ++passes) {
+            spread(&t, high, HIGH, &s);
+            channel_sums(SUM_X, 0, &t, &s);
+            again = passes == 0 && recentre(&t, &s, weight, high);
         }
-
-        set_affine(&t, scale, shift, &k);
-        double var[MAX_LANES];
 #pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
-            const double off = k.total_sum[j] / count; /* of the mean from high */
-            const double rounded = k.total_dot[j] / count - off * off;
+            const double off = s.sum[j] * weight; /* of the mean from high */
+            const double rounded = s.dot[j] * weight - off * off;
             var[j] = rounded < 0 ? 0 : rounded;
-            const double inverse = 1 / sqrt(var[j] + eps), a = k.a[j] * inverse;
-            k.a[j] = a;
-            k.b[j] = k.b[j] - off * a;
-            mean[t.first + j] = k.high[j] + off;
-            inv_std[t.first + j] = inverse;
+            mean[j] = high[j] + off;
+            inv_std[j] = 1 / sqrt(var[j] + eps);
         }
-        for (int64_t j = t.fresh - t.first; running_mean && j < t.channels; ++j) {
-            const int64_t channel = t.first + j;
-            running_mean[channel] += new_weight * (mean[channel] - running_mean[channel]);
-            running_var[channel] += new_weight * (variance_factor * var[j] - running_var[channel]);
+        for (int64_t j = 0; running_mean && j < t.channels; ++j) {
+            running_mean[first + j] += new_weight * (mean[j] - running_mean[first + j]);
+            running_var[first + j] += new_weight * (variance_factor * var[j] - running_var[first + j]);
         }
-        tile_write(&t, NULL, x, y, &k);
+        set_affine(&t, mean, inv_std, scale, shift, &s);
+        pass(WRITE_Y, relu, &t, &s);
     }
 }
 
 static void batch_norm_inference(void *const *array, const int64_t *size, const double *scalar,
                                  struct fastopt_share share)
 {
-    const real *x = array[0], *scale = array[1], *shift = array[2], *mean = array[3], *var = array[4];
+    const real *x = array[0], *scale = array[1], *shift = array[2], *running_mean = array[3], *running_var = array[4];
     real *y = array[5];
-    const int64_t outer = size[0], channels = size[1], inner = size[2];
+    const int64_t relu = size[3];
+    const struct range own = own_channels(size, share);
     const double eps = scalar[0];
-    if (share.index)
-        return;
-    if (outer * inner == 0)
+    if (size[0] * size[2] == 0)
         return;
 
-    struct columns k;
+    struct state s;
     struct tile t;
-    for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
-        t = tile_at(outer, channels, inner, fresh);
-        set_affine(&t, scale, shift, &k);
+    for (int64_t first = own.begin; first < own.end; first += t.channels) {
+        t = tile_at(first, own.end, size, x, x, y);
+        double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS];
+#pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
-            k.high[j] = mean[t.first + j];
-            k.a[j] = k.a[j] / sqrt(var[t.first + j] + eps);
+            mean[j] = running_mean[first + j];
+            inv_std[j] = 1 / sqrt(running_var[first + j] + eps);
         }
-        spread(&t, k.high);
-        tile_write(&t, NULL, x, y, &k);
+        set_affine(&t, mean, inv_std, scale, shift, &s);
+        pass(WRITE_Y, relu, &t, &s);
     }
 }
 
 static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar,
                                 struct fastopt_share share)
 {
-    const real *dy = array[0], *x = array[1], *scale = array[2];
-    const double *mean = array[3], *inv_std = array[4];
-    real *dx = array[5], *dscale = array[6], *dshift = array[7];
-    const int64_t outer = size[0], channels = size[1], inner = size[2];
-    const double count = (double)outer * inner;
-    if (share.index)
-        return;
+    const real *dy = array[0], *x = array[1], *scale = array[2], *shift = array[3];
+    real *dx = array[6], *dscale = array[7], *dshift = array[8];
+    const int64_t relu = size[3];
+    const struct range own = own_channels(size, share);
+    const double count = (double)size[0] * size[2], weight = 1 / count;
     (void)scalar;
     if (count == 0)
         return;
 
-    struct columns k;
+    struct state s;
     struct tile t;
-    for (int64_t fresh = 0; fresh < channels; fresh = t.first + t.channels) {
-        t = tile_at(outer, channels, inner, fresh);
-        for (int64_t j = 0; j < t.channels; ++j)
-            k.high[j] = mean[t.first + j];
-        spread(&t, k.high);
-        tile_sums(&t, dy, x, &k);
+    for (int64_t first = own.begin; first < own.end; first += t.channels) {
+        t = tile_at(first, own.end, size, dy, x, dx);
+        const double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first;
+        set_affine(&t, mean, inv_std, scale, shift, &s);
+        channel_sums(SUM_DY, relu, &t, &s);
 
-        set_affine(&t, scale, NULL, &k);
+        real slope[MAX_CHANNELS], offset[MAX_CHANNELS];
+        learnt(&t, scale, 1, slope);
 #pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
-            const int64_t channel = t.first + j;
-            const double off = mean[channel] - k.high[j]; /* of the mean from high */
-            const double sum = k.total_sum[j], dot = k.total_dot[j] - off * sum, a = k.a[j] * inv_std[channel];
-            const double q = a * dot / count * inv_std[channel] * inv_std[channel];
-            k.a[j] = a;
-            k.q[j] = q;
-            k.b[j] = off * q - a * sum / count;
-            dshift[channel] = sum;
-            dscale[channel] = dot * inv_std[channel];
+            const double off = mean[j] - (real)mean[j]; /* of the mean from high */
+            const double sum = s.sum[j], product = (s.dot[j] - off * sum) * inv_std[j], a = slope[j] * inv_std[j];
+            const double q = a * product * weight * inv_std[j];
+            slope[j] = q;
+            offset[j] = off * q - a * sum * weight;
+            dscale[first + j] = product;
+            dshift[first + j] = sum;
         }
-        tile_write(&t, dy, x, dx, &k);
+        spread(&t, slope, SLOPE, &s);
+        spread(&t, offset, OFFSET, &s);
+        pass(WRITE_DX, relu, &t, &s);
     }
 }

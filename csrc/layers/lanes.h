@@ -22,12 +22,35 @@ typedef word word_vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef word unaligned_word_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(word)), may_alias));
 enum { VECTORS = LANES * sizeof(real) / VECTOR_BYTES, PER_VECTOR = LANES / VECTORS };
 
+/* Inlined, or vectors would travel through memory. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vector vector_load(const real *x)
+{
+    return *(const unaligned_vector *)x;
+}
+
+INLINE void vector_store(real *x, vector a)
+{
+    *(unaligned_vector *)x = a;
+}
+
+/* The elements of a, or 0 where those of gate are <= 0. */
+INLINE vector vector_gate(vector a, vector gate)
+{
+    return (vector)((word_vector)a & ~(word_vector)(gate <= 0));
+}
+
+/* The elements of a where the bits of mask are set, else 0. */
+INLINE vector vector_keep(vector a, const word *mask)
+{
+    return (vector)((word_vector)a & *(const unaligned_word_vector *)mask);
+}
+
 typedef struct {
     vector v[VECTORS];
 } lanes;
 
-/* Inlined, or the vectors of a lanes would travel through memory. */
-#define INLINE static inline __attribute__((always_inline))
 #define EACH_VECTOR(k) _Pragma("GCC unroll 16") for (int k = 0; k < VECTORS; ++k)
 
 INLINE lanes lanes_all(real x)
@@ -42,7 +65,7 @@ INLINE lanes lanes_load(const real *x)
 {
     lanes a;
     EACH_VECTOR (k)
-        a.v[k] = *(const unaligned_vector *)(x + k * PER_VECTOR);
+        a.v[k] = vector_load(x + k * PER_VECTOR);
     return a;
 }
 
@@ -57,7 +80,7 @@ INLINE void lanes_prefetch(const real *x, int64_t ahead)
 INLINE void lanes_store(real *x, lanes a)
 {
     EACH_VECTOR (k)
-        *(unaligned_vector *)(x + k * PER_VECTOR) = a.v[k];
+        vector_store(x + k * PER_VECTOR, a.v[k]);
 }
 
 INLINE lanes lanes_add(lanes a, lanes b)
@@ -85,7 +108,7 @@ INLINE lanes lanes_multiply(lanes a, lanes b)
 INLINE lanes lanes_gate(lanes a, lanes gate)
 {
     EACH_VECTOR (k)
-        a.v[k] = (vector)((word_vector)a.v[k] & ~(word_vector)(gate.v[k] <= 0));
+        a.v[k] = vector_gate(a.v[k], gate.v[k]);
     return a;
 }
 

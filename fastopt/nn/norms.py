@@ -42,20 +42,22 @@ class BatchNorm(Layer):
         self.state.update(running_mean=np.zeros(channels, dtype), running_var=np.ones(channels, dtype))
 
     def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
-        y, cache = F.batch_norm_forward(
-            x.reshape(-1, x.shape[-1]),
-            **self.params,
-            **self.state,
+        return F.batch_norm_forward(
+            x,
+            self.params["scale"],
+            self.params["shift"],
+            self.state["running_mean"],
+            self.state["running_var"],
+            axis=-1,
             training=training,
             eps=self.eps,
             momentum=self.momentum,
             momentum_of=self.momentum_of,
             unbiased=self.unbiased,
         )
-        return y.reshape(x.shape), cache
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("BatchNorm.backward needs the cache of forward(…, training=True)")
-        dx, dscale, dshift = F.batch_norm_backward(dy.reshape(cache.x.shape), cache)
-        return dx.reshape(dy.shape), {"scale": dscale, "shift": dshift}
+        dx, dscale, dshift = F.batch_norm_backward(dy, cache)
+        return dx, {"scale": dscale, "shift": dshift}
