@@ -140,7 +140,7 @@ def bench(arguments: argparse.Namespace) -> None:
         print(json.dumps({"environment": environment(), "results": results}, indent=1))
     else:
         print(describe_environment())
-        print(bench.table(results))
+        print(f"{bench.table(results)}\n\n{bench.NOTE}")
 
 
 def info(arguments: argparse.Namespace) -> None:
