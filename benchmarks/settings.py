@@ -4,7 +4,7 @@ import os
 
 #: The threads that every contender may use.
 THREADS = int(os.environ.setdefault("FASTOPT_BENCH_THREADS", "1"))
-#: Whether torch.compile, which takes a minute and needs a C++ compiler, is among the contenders.
+#: Whether torch.compile, which takes some seconds for each contest, is among the contenders.
 COMPILED = os.environ.get("FASTOPT_BENCH_COMPILED", "0") == "1"
 
 for _library in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "NUMBA"):

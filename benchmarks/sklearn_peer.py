@@ -1,7 +1,8 @@
 """scikit-learn: the optimizers beneath its MLPClassifier, which take lists of NumPy arrays.
 
-They are of another dialect: the learning rate is within the velocity, which for one that stays the same makes the
-same steps, and Adam has "ε-hat" (see docs/dialects.md), which differs in digits that single precision does not have.
+They are of another dialect (see docs/dialects.md). The learning rate is within the velocity, which makes the same
+steps while it stays the same. Adam has "ε-hat": ε stands where the textbook has ε·√(1 − β₂ᵗ), and is here what that is
+in the first steps, over which the contenders must agree.
 """
 
 import functools
@@ -15,7 +16,7 @@ LR = 1e-3
 STEPS = {
     "momentum": functools.partial(SGDOptimizer, learning_rate_init=LR, momentum=0.9, nesterov=False),
     "nesterov": functools.partial(SGDOptimizer, learning_rate_init=LR, momentum=0.9, nesterov=True),
-    "adam": functools.partial(AdamOptimizer, learning_rate_init=LR),
+    "adam": functools.partial(AdamOptimizer, learning_rate_init=LR, epsilon=5e-10),
 }
 
 
