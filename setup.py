@@ -33,7 +33,7 @@ setup(
     ext_modules=[
         Extension(
             "fastopt._kernels",
-            ["fastopt/_kernels.pyx", "csrc/dispatch.c"],
+            ["fastopt/_kernels.pyx", "csrc/dispatch.c", "csrc/parallel.c"],
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],

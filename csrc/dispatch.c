@@ -1,5 +1,5 @@
-/* Chooses the instruction set, and runs the kernels of the chosen one. */
-#include "fastopt.h"
+/* Chooses the instruction set, and runs the kernels of the chosen one, on as many threads as pay. */
+#include "parallel.h"
 
 #include <string.h>
 
@@ -135,6 +135,20 @@ static void restore(float_mode old)
 }
 #endif
 
+static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
+
+enum {
+    WORTH_A_THREAD = 1 << 18, /* bytes on which a thread that is awake saves more than the handing over costs */
+    WORTH_WAKING = 1 << 24,   /* … and one that sleeps */
+};
+
+/* Runs a kernel's work on so many bytes, on as many threads as pay. */
+static void run(fastopt_part_fn *part, const void *work, size_t bytes)
+{
+    const size_t worth = bytes / WORTH_A_THREAD + 1, threads = fastopt_get_num_threads();
+    fastopt_parallel(part, work, (unsigned)(worth < threads ? worth : threads), bytes >= WORTH_WAKING);
+}
+
 enum { LINE = 64 /* bytes of a cache line */, SPLIT_FROM = 8192 /* bytes of a parameter */, PIECES = 64 };
 
 /* A tensor's n elements from `start` on. */
@@ -155,30 +169,80 @@ static size_t before_line(const struct fastopt_tensor *tensor, size_t real_size)
     return beyond && tensor->n * real_size >= SPLIT_FROM ? (LINE - beyond) / real_size : 0;
 }
 
-void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
-                      const double *hyper)
+/* The element of a tensor at which a cut at its element k is made: where a line of the parameter begins. */
+static size_t cut(const struct fastopt_tensor *tensor, int64_t k, size_t real_size)
 {
-    fastopt_step_fn *const step = active->kernels[real]->steps[row];
-    const size_t real_size = real == FASTOPT_FLOAT ? sizeof(float) : sizeof(double);
+    if (k <= 0)
+        return 0;
+    if ((size_t)k >= tensor->n)
+        return tensor->n;
+    const size_t beyond = ((uintptr_t)tensor->param + (size_t)k * real_size) % LINE / real_size;
+    return beyond < (size_t)k ? (size_t)k - beyond : 0;
+}
+
+struct step_work {
+    fastopt_step_fn *step;
+    const struct fastopt_tensor *tensors;
+    size_t count, elements, real_size;
+    const double *hyper;
+};
+
+/* Steps a share of all elements, as if the tensors were one. */
+static void step_part(const void *work, struct fastopt_share share)
+{
+    const struct step_work *w = work;
+    const int64_t begin = (int64_t)(w->elements * share.index / share.count);
+    const int64_t end = (int64_t)(w->elements * (share.index + 1) / share.count);
     const float_mode old = flush_denormals();
-    for (size_t i = 0; i < count;) {
+    int64_t before = 0; /* elements of earlier tensors */
+    for (size_t i = 0; i < w->count && before < end;) {
         struct fastopt_tensor pieces[PIECES];
         size_t filled = 0;
-        for (; i < count && filled + 2 <= PIECES; ++i) {
-            const size_t head = before_line(&tensors[i], real_size);
-            if (head)
-                pieces[filled++] = piece(&tensors[i], 0, head, real_size);
-            pieces[filled++] = piece(&tensors[i], head, tensors[i].n - head, real_size);
+        for (; i < w->count && filled + 2 <= PIECES; before += (int64_t)w->tensors[i++].n) {
+            const struct fastopt_tensor *tensor = &w->tensors[i];
+            const size_t first = cut(tensor, begin - before, w->real_size),
+                         last = cut(tensor, end - before, w->real_size);
+            const size_t head = first ? first : before_line(tensor, w->real_size), line = head < last ? head : last;
+            if (line > first)
+                pieces[filled++] = piece(tensor, first, line - first, w->real_size);
+            if (last > line)
+                pieces[filled++] = piece(tensor, line, last - line, w->real_size);
         }
-        step(pieces, filled, hyper);
+        w->step(pieces, filled, w->hyper);
     }
     restore(old);
 }
 
-void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
-                       const double *scalar)
+void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper)
 {
+    struct step_work work = {active->kernels[real]->steps[row], tensors, count, 0, size_of[real], hyper};
+    size_t arrays = 2;
+    while (arrays < 2 + FASTOPT_MAX_STATES && count && tensors[0].state[arrays - 2])
+        ++arrays;
+    for (size_t i = 0; i < count; ++i)
+        work.elements += tensors[i].n;
+    run(step_part, &work, work.elements * work.real_size * arrays);
+}
+
+struct layer_work {
+    fastopt_layer_fn *layer;
+    void *const *array;
+    const int64_t *size;
+    const double *scalar;
+};
+
+static void layer_part(const void *work, struct fastopt_share share)
+{
+    const struct layer_work *w = work;
     const float_mode old = flush_denormals();
-    active->kernels[real]->layers[row](array, size, scalar);
+    w->layer(w->array, w->size, w->scalar, share);
     restore(old);
+}
+
+void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
+                       const double *scalar, size_t bytes)
+{
+    const struct layer_work work = {active->kernels[real]->layers[row], array, size, scalar};
+    run(layer_part, &work, bytes);
 }

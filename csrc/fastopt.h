@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 16, FASTOPT_MAX_ARRAYS = 12 };
+enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 16, FASTOPT_MAX_ARRAYS = 12, FASTOPT_MAX_THREADS = 256 };
 
 /* One parameter with its gradient and state: arrays of n reals each, no two of which overlap. */
 struct fastopt_tensor {
@@ -23,8 +23,14 @@ struct fastopt_tensor {
 /* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
 enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
 
+/* A thread's share of some work: part number `index` of `count` parts. */
+struct fastopt_share {
+    unsigned index, count;
+};
+
 typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count, const double *hyper);
-typedef void fastopt_layer_fn(void *const *array, const int64_t *size, const double *scalar);
+typedef void fastopt_layer_fn(void *const *array, const int64_t *size, const double *scalar,
+                              struct fastopt_share share);
 
 /* What a row of kernels.def says, as text; both tables end with a row of null pointers. */
 struct fastopt_step_row {
@@ -57,10 +63,15 @@ extern const struct fastopt_variant fastopt_variants[];
  * Returns its name, or null, with nothing changed, where it is unknown or unsupported. */
 const char *fastopt_use(const char *name);
 
-/* Run a row's kernel of the active variant, with denormals flushed to zero meanwhile. */
+/* Run a row's kernel of the active variant, with denormals flushed to zero meanwhile: on several threads where there is
+ * enough to do, which for a layer the number of bytes in its arrays says. */
 void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
                       const double *hyper);
 void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
-                       const double *scalar);
+                       const double *scalar, size_t bytes);
+
+/* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */
+unsigned fastopt_get_num_threads(void);
+void fastopt_set_num_threads(unsigned count);
 
 #endif

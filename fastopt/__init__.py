@@ -10,7 +10,8 @@
 from fastopt import functional, optimizers
 from fastopt._kernels import isa, isas
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
-__all__ = ["functional", "isa", "isas"]
+__all__ = ["functional", "get_num_threads", "isa", "isas", "set_num_threads"]
 __all__ += optimizers.__all__

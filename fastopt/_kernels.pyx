@@ -36,6 +36,7 @@ cdef extern from "fastopt.h" nogil:
         FASTOPT_MAX_STATES
         FASTOPT_MAX_HYPERS
         FASTOPT_MAX_ARRAYS
+        FASTOPT_MAX_THREADS
     enum fastopt_real:
         FASTOPT_FLOAT
         FASTOPT_DOUBLE
@@ -62,7 +63,10 @@ cdef extern from "fastopt.h" nogil:
     const char *fastopt_use(const char *name)
     void fastopt_run_step(size_t row, fastopt_real real, const fastopt_tensor *tensors, size_t count,
                           const double *hyper)
-    void fastopt_run_layer(size_t row, fastopt_real real, void **array, const int64_t *size, const double *scalar)
+    void fastopt_run_layer(size_t row, fastopt_real real, void **array, const int64_t *size, const double *scalar,
+                           size_t bytes)
+    unsigned fastopt_get_num_threads()
+    void fastopt_set_num_threads(unsigned count)
 
 
 cdef object ndarray = numpy.ndarray
@@ -117,6 +121,20 @@ try:
     use_isa(os.environ.get("FASTOPT_ISA") or None)
 except ValueError as error:
     raise ImportError(f"FASTOPT_ISA: {error}") from None
+
+
+# ---- Threads -------------------------------------------------------------------------------------------------------
+
+MAX_THREADS = <int>FASTOPT_MAX_THREADS
+
+
+def get_num_threads():
+    return fastopt_get_num_threads()
+
+
+def set_num_threads(unsigned count):
+    """The caller has checked the number: see `fastopt.threads`."""
+    fastopt_set_num_threads(count)
 
 
 # ---- The tables of kernels.def -------------------------------------------------------------------------------------
@@ -431,10 +449,10 @@ cdef class Layer:
             if real < 0:
                 real = FASTOPT_FLOAT
             if total < KEEP_GIL_BELOW:
-                fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar)
+                fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar, total)
             else:
                 with nogil:
-                    fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar)
+                    fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar, total)
         finally:
             for i in range(taken):
                 PyBuffer_Release(&view[i])

@@ -37,6 +37,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "bias_relu_backward",
+    "bias_relu_dropout_backward",
+    "bias_relu_dropout_forward",
     "bias_relu_forward",
     "col2im",
     "dropout",
@@ -237,11 +239,15 @@ def bias_relu_backward(dy: Array, y: Array, out: Array | None = None) -> tuple[A
     dx : ndarray like `dy`
     dbias : ndarray (d,)
     """
+    return _scaled_bias_relu_backward(dy, y, 1.0, out)
+
+
+def _scaled_bias_relu_backward(dy: Array, y: Array, factor: float, out: Array | None) -> tuple[Array, Array]:
     rows, columns = _rows("dy", dy)
     checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
     dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
     dbias = np.empty(columns, dy.dtype)
-    _bias_relu_backward((dy, y, dx, dbias), (rows, columns))
+    _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
     return dx, dbias
 
 
@@ -291,6 +297,7 @@ def softmax_cross_entropy(
 
 _dropout_forward = _kernels.Layer("dropout_forward")
 _dropout_apply = _kernels.Layer("dropout_apply")
+_bias_relu_dropout_forward = _kernels.Layer("bias_relu_dropout_forward")
 
 PIs = Literal["drop", "keep"]
 Mask = NDArray[np.uint8] | NDArray[np.bool_]
@@ -308,14 +315,15 @@ def dropout(
 ) -> tuple[Array, Mask]:
     """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
 
-    The random bits are Philox4x32-10 [2]_ of (`seed`, `counter`), 32 per element, so the mask depends on these two,
+    The random bits are Philox4x32-7 [2]_ of (`seed`, `counter`), 16 per element, so the mask depends on these two,
     on `p` and on the number of elements alone: give each call in a training run a `counter` of its own.
 
     Parameters
     ----------
     x : ndarray, any shape
     p : float
-        The probability of dropping, in [0, 1), to a precision of 2⁻³².
+        The probability of dropping, in [0, 1). The nearest multiple of 2⁻¹⁶ (below 1) takes its place, in the scale as
+        in the mask, so the expectation of y is x exactly.
     seed, counter : int
         Each in [0, 2**64).
     p_is : {"drop", "keep"}, default "drop"
@@ -338,13 +346,12 @@ def dropout(
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
     checks.array("x", x)
-    keep = _keep_probability(p, p_is)
-    seed, counter = checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
+    threshold, factor = _threshold(p, p_is)
+    seed, counter = _key(seed, counter)
     checks.choice("mask_format", mask_format, ("bits", "bytes"))
     y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
     mask = np.empty((x.size + 7) // 8, np.uint8)
-    threshold = min(round((1 - keep) * 2**32), 2**32 - 1)
-    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (1 / keep,))
+    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, mask
@@ -387,19 +394,78 @@ def dropout_backward(dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out
     return _apply("dy", dy, mask, p, p_is, out)
 
 
-def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
-    checks.array(name, x)
-    keep = _keep_probability(p, p_is)
-    bits = _mask_bits(mask, x)
-    y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
-    _dropout_apply((x, bits, y), (x.size,), (1 / keep,))
+def bias_relu_dropout_forward(
+    x: Array, bias: Array, p: float, *, seed: int, counter: int, p_is: PIs = "drop", out: Array | None = None
+) -> Array:
+    """`bias_relu_forward` and then `dropout`, in one pass: the same numbers, and no mask to keep.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    bias : ndarray (d,)
+    p, seed, counter, p_is
+        As in `dropout`.
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    rows, columns = _rows("x", x)
+    checks.array("bias", bias, dtype=x.dtype, shape=(columns,))
+    threshold, factor = _threshold(p, p_is)
+    seed, counter = _key(seed, counter)
+    y = checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
+    _bias_relu_dropout_forward((x, bias, y), (rows, columns, seed, counter, threshold), (factor,))
     return y
 
 
-def _keep_probability(p: float, p_is: PIs) -> float:
+def bias_relu_dropout_backward(
+    dy: Array, y: Array, p: float, *, p_is: PIs = "drop", out: Array | None = None
+) -> tuple[Array, Array]:
+    """The gradients of `bias_relu_dropout_forward`, in one pass: ``dx = dy / (1 − p)`` where y is above 0, else 0.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    y : ndarray like `dy`
+        What `bias_relu_dropout_forward` returned.
+    p, p_is
+        As there.
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dbias : ndarray (d,)
+    """
+    return _scaled_bias_relu_backward(dy, y, _threshold(p, p_is)[1], out)
+
+
+def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
+    checks.array(name, x)
+    _, factor = _threshold(p, p_is)
+    bits = _mask_bits(mask, x)
+    y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
+    _dropout_apply((x, bits, y), (x.size,), (factor,))
+    return y
+
+
+def _key(seed: int, counter: int) -> tuple[int, int]:
+    return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
+
+
+def _threshold(p: float, p_is: PIs) -> tuple[int, float]:
+    """Below which of 2¹⁶ numbers an element is dropped, and by what the others are multiplied."""
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
-        return checks.number("p", p, "(0, 1]")
-    return 1 - checks.number("p", p, "[0, 1)")
+        drop = 1 - checks.number("p", p, "(0, 1]")
+    else:
+        drop = checks.number("p", p, "[0, 1)")
+    threshold = min(round(drop * 2**16), 2**16 - 1)
+    return threshold, 2**16 / (2**16 - threshold)
 
 
 def _mask_bits(mask: Any, x: Array) -> NDArray[np.uint8]:

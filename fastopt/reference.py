@@ -108,7 +108,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
 
 
 def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
-    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four random words for each block number.
+    """Philox4x32-7 (Salmon et al. 2011, section 3.3): four random words for each block number.
 
     The 128-bit counter is (block, counter), the 64-bit key is the seed, low words first.
     """
@@ -118,7 +118,7 @@ def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
     c = [blocks & low32, blocks >> shift]
     c += [np.full_like(blocks, counter & 0xFFFFFFFF), np.full_like(blocks, counter >> 32)]
     key = [seed & 0xFFFFFFFF, seed >> 32]
-    for _ in range(10):
+    for _ in range(7):
         product0, product1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
         c = [
             (product1 >> shift) ^ c[1] ^ np.uint64(key[0]),
@@ -131,10 +131,17 @@ def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
 
 
 def dropout_mask(size: int, p: float, *, seed: int, counter: int) -> NDArray[np.bool_]:
-    """Which elements are kept. Each group of 64 takes 16 blocks: all first words, then all second words, …"""
-    groups = -(-size // 64)
-    words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4)
-    return words.transpose(0, 2, 1).reshape(-1)[:size] >= min(round(p * 2**32), 2**32 - 1)
+    """Which elements are kept. Each group of 128 takes 16 blocks: all first words, then all second words, …,
+    of each word the low 16 bits and then the high ones."""
+    groups = -(-size // 128)
+    words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4).transpose(0, 2, 1)
+    halves = np.stack([words & 0xFFFF, words >> 16], axis=-1)
+    return halves.reshape(-1)[:size] >= round(dropout_probability(p) * 2**16)
+
+
+def dropout_probability(p: float) -> float:
+    """The probability that takes the place of p: the nearest multiple of 2⁻¹⁶ below 1."""
+    return min(round(p * 2**16), 2**16 - 1) / 2**16
 
 
 def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:
@@ -143,10 +150,18 @@ def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDAr
 
 
 def dropout_apply(x: Array, mask: NDArray[np.bool_], p: float) -> Array:
-    return np.where(mask, x / (1 - p), 0)
+    return np.where(mask, x / (1 - dropout_probability(p)), 0)
 
 
 dropout_backward = dropout_apply
+
+
+def bias_relu_dropout_forward(x: Array, bias: Array, p: float, *, seed: int, counter: int) -> Array:
+    return dropout(bias_relu_forward(x, bias), p, seed=seed, counter=counter)[0]
+
+
+def bias_relu_dropout_backward(dy: Array, y: Array, p: float) -> tuple[Array, Array]:
+    return bias_relu_backward(dropout_backward(dy, y > 0, p), y)
 
 
 # ---- Batch norm ---------------------------------------------------------------------------------------------

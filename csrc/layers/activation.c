@@ -2,54 +2,61 @@
  *
  * Here and elsewhere, both values of a ?: are loaded beforehand: a load that is conditional keeps a loop from
  * becoming a vector loop on instruction sets without masked loads. */
+#include "bias_relu.h"
 #include "lanes.h"
+#include "share.h"
 
-static void relu_forward(void *const *array, const int64_t *size, const double *scalar)
+static void relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *x = array[0];
     real *y = array[1];
+    const struct range own = own_range(size[0], LINE_OF_REALS, share);
     (void)scalar;
+    for (struct range part = up_to_line(own, y); part.begin < own.end; part = after(part, own))
 #pragma omp simd
-    for (int64_t i = 0; i < size[0]; ++i)
-        y[i] = x[i] <= 0 ? 0 : x[i]; /* NaN stays NaN */
+        for (int64_t i = part.begin; i < part.end; ++i)
+            y[i] = x[i] <= 0 ? 0 : x[i]; /* NaN stays NaN */
 }
 
 /* dx = 0 where y is 0, else dy, for y the output of relu_forward. */
-static void relu_backward(void *const *array, const int64_t *size, const double *scalar)
+static void relu_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *dy = array[0], *y = array[1];
     real *dx = array[2];
+    const struct range own = own_range(size[0], LINE_OF_REALS, share);
     (void)scalar;
+    for (struct range part = up_to_line(own, dx); part.begin < own.end; part = after(part, own))
 #pragma omp simd
-    for (int64_t i = 0; i < size[0]; ++i) {
-        const real d = dy[i];
-        dx[i] = y[i] <= 0 ? 0 : d;
-    }
-}
-
-/* y = relu(x + bias), bias one value per column. */
-static void bias_relu_forward(void *const *array, const int64_t *size, const double *scalar)
-{
-    const real *x = array[0], *bias = array[1];
-    real *y = array[2];
-    const int64_t rows = size[0], columns = size[1];
-    (void)scalar;
-    for (int64_t row = 0; row < rows; ++row, x += columns, y += columns)
-#pragma omp simd
-        for (int64_t j = 0; j < columns; ++j) {
-            const real sum = x[j] + bias[j];
-            y[j] = sum <= 0 ? 0 : sum;
+        for (int64_t i = part.begin; i < part.end; ++i) {
+            const real d = dy[i];
+            dx[i] = y[i] <= 0 ? 0 : d;
         }
 }
 
-/* dx as in relu_backward, and dbias = the sum of dx over the rows: in order by blocks of rows, and these in double. */
-static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar)
+/* y = relu(x + bias), bias one value per column. */
+static void bias_relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const int64_t columns = size[1];
+    const struct range rows = own_range(size[0], 1, share);
+    const real *x = (const real *)array[0] + rows.begin * columns, *bias = array[1];
+    real *y = (real *)array[2] + rows.begin * columns;
+    (void)scalar;
+    for (int64_t row = rows.begin; row < rows.end; ++row, x += columns, y += columns)
+        bias_relu(x, bias, y, columns);
+}
+
+/* dx as in relu_backward, times factor (of a dropout behind it: what that dropped is 0 in y, too), and dbias = the sum
+ * of dx over the rows: in order by blocks of rows, and these in double. */
+static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
+                               struct fastopt_share share)
 {
     enum { ROWS = 64, TOGETHER = 8 /* rows that share one load of the sums */, COLUMNS = 32 * LANES };
     const int64_t rows = size[0], columns = size[1];
-    (void)scalar;
-    for (int64_t first = 0; first < columns; first += COLUMNS) {
-        const int64_t width = columns - first < COLUMNS ? columns - first : COLUMNS, whole = width - width % LANES;
+    const struct range own = own_range(columns, LANES, share);
+    const real factor = scalar[0];
+    const lanes factors = lanes_all(factor);
+    for (int64_t first = own.begin; first < own.end; first += COLUMNS) {
+        const int64_t width = own.end - first < COLUMNS ? own.end - first : COLUMNS, whole = width - width % LANES;
         const real *dy = (const real *)array[0] + first, *y = (const real *)array[1] + first;
         real *dx = (real *)array[2] + first, *dbias = (real *)array[3] + first;
         real sum[COLUMNS];
@@ -62,7 +69,7 @@ static void bias_relu_backward(void *const *array, const int64_t *size, const do
             for (int64_t j = 0; j < whole; j += LANES) {
                 lanes sums = lanes_load(sum + j);
                 for (int64_t at = row * columns + j; at < end * columns; at += columns) {
-                    const lanes d = lanes_gate(lanes_load(dy + at), lanes_load(y + at));
+                    const lanes d = lanes_multiply(lanes_gate(lanes_load(dy + at), lanes_load(y + at)), factors);
                     lanes_store(dx + at, d);
                     sums = lanes_add(sums, d);
                 }
@@ -71,7 +78,7 @@ static void bias_relu_backward(void *const *array, const int64_t *size, const do
             for (int64_t at = row * columns; at < end * columns; at += columns)
 #pragma omp simd
                 for (int64_t j = whole; j < width; ++j) {
-                    const real d = dy[at + j], seen = y[at + j] <= 0 ? 0 : d;
+                    const real d = dy[at + j] * factor, seen = y[at + j] <= 0 ? 0 : d;
                     dx[at + j] = seen;
                     sum[j] += seen;
                 }

@@ -212,7 +212,8 @@ static void set_affine(const struct tile *t, const real *scale, const real *shif
         k->b[j] = shift[t->first + j];
 }
 
-static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar)
+static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar,
+                               struct fastopt_share share)
 {
     const real *x = array[0], *scale = array[1], *shift = array[2];
     real *y = array[3], *running_mean = array[6], *running_var = array[7];
@@ -220,6 +221,8 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     const int64_t outer = size[0], channels = size[1], inner = size[2];
     const double eps = scalar[0], new_weight = scalar[1], variance_factor = scalar[2];
     const double count = (double)outer * inner;
+    if (share.index)
+        return;
     if (count == 0)
         return;
 
@@ -264,12 +267,15 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     }
 }
 
-static void batch_norm_inference(void *const *array, const int64_t *size, const double *scalar)
+static void batch_norm_inference(void *const *array, const int64_t *size, const double *scalar,
+                                 struct fastopt_share share)
 {
     const real *x = array[0], *scale = array[1], *shift = array[2], *mean = array[3], *var = array[4];
     real *y = array[5];
     const int64_t outer = size[0], channels = size[1], inner = size[2];
     const double eps = scalar[0];
+    if (share.index)
+        return;
     if (outer * inner == 0)
         return;
 
@@ -287,13 +293,16 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     }
 }
 
-static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar)
+static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar,
+                                struct fastopt_share share)
 {
     const real *dy = array[0], *x = array[1], *scale = array[2];
     const double *mean = array[3], *inv_std = array[4];
     real *dx = array[5], *dscale = array[6], *dshift = array[7];
     const int64_t outer = size[0], channels = size[1], inner = size[2];
     const double count = (double)outer * inner;
+    if (share.index)
+        return;
     (void)scalar;
     if (count == 0)
         return;

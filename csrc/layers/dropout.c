@@ -1,107 +1,175 @@
 /* Inverted dropout (Srivastava et al. 2014): y = x factor where kept, 0 where dropped; factor = 1 / (1 - p).
  *
- * Element e of a group of 64 takes word e of the group's 16 Philox blocks, in the order of random.h, and is
- * dropped where that is below threshold = p 2^32. The mask has a set bit per kept element, the lowest first.
+ * Element e of a group of 128 takes the e-th 16 bits of the group's 16 Philox blocks, in the order of random.h, and is
+ * dropped where that is below threshold = p 2^16. The mask has a set bit per kept element, the lowest first.
  */
+#include "bias_relu.h"
 #include "lanes.h"
 #include "random.h"
+#include "share.h"
 
-enum { GROUP = PHILOX_WORDS };
+enum { GROUP = 2 * PHILOX_WORDS };
 
-static const uint32_t bit_of[32] = {1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
-                                    1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15,
-                                    1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21, 1u << 22, 1u << 23,
-                                    1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
-
-static void random_bits(void *const *array, const int64_t *size, const double *scalar)
+static void random_bits(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
-    uint32_t *out = array[0], bits[PHILOX_WORDS];
-    const int64_t blocks = size[0];
+    enum { TIMES = 2, TOGETHER = TIMES * PHILOX_LANES };
+    uint32_t *out = array[0], bits[TIMES * PHILOX_WORDS];
+    const struct range blocks = own_range(size[0], TOGETHER, share);
     const uint64_t seed = size[1], counter = size[2], first = size[3];
     (void)scalar;
-    for (int64_t block = 0; block < blocks; ++block) {
-        const int lane = block % PHILOX_LANES;
-        if (lane == 0)
-            philox(bits, seed, counter, first + block);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        const int64_t place = block % TOGETHER;
+        if (place == 0)
+            philox(bits, TIMES, seed, counter, first + block);
         for (int w = 0; w < 4; ++w)
-            out[4 * block + w] = bits[w * PHILOX_LANES + lane];
+            out[4 * block + w] = bits[place / PHILOX_LANES * PHILOX_WORDS + w * PHILOX_LANES + place % PHILOX_LANES];
     }
 }
 
-/* The mask of 32 elements with these random bits. */
-static inline uint32_t kept(const uint32_t *bits, uint32_t threshold)
+/* The mask of 32 elements with these random bits. Compilers do not find the instructions that gather comparisons. */
+INLINE uint32_t kept(const uint16_t *bits, uint16_t threshold)
 {
+#if defined(__AVX512BW__)
+    return _mm512_cmpge_epu16_mask(_mm512_loadu_si512(bits), _mm512_set1_epi16((short)threshold));
+#elif defined(__AVX2__)
+    const __m256i limit = _mm256_set1_epi16((short)threshold), zero = _mm256_setzero_si256();
+    const __m256i *in = (const __m256i *)bits;
+    const __m256i low = _mm256_cmpeq_epi16(_mm256_subs_epu16(limit, _mm256_loadu_si256(in)), zero);
+    const __m256i high = _mm256_cmpeq_epi16(_mm256_subs_epu16(limit, _mm256_loadu_si256(in + 1)), zero);
+    return (uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8));
+#elif defined(__SSE2__)
+    const __m128i limit = _mm_set1_epi16((short)threshold), zero = _mm_setzero_si128();
     uint32_t mask = 0;
-#pragma omp simd reduction(| : mask)
-    for (int e = 0; e < 32; ++e)
-        mask |= bits[e] >= threshold ? bit_of[e] : 0;
+    for (int e = 0; e < LANES; e += 16) {
+        const __m128i *in = (const __m128i *)(bits + e);
+        const __m128i low = _mm_cmpeq_epi16(_mm_subs_epu16(limit, _mm_loadu_si128(in)), zero);
+        const __m128i high = _mm_cmpeq_epi16(_mm_subs_epu16(limit, _mm_loadu_si128(in + 1)), zero);
+        mask |= (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(low, high)) << e;
+    }
     return mask;
+#else
+    uint32_t mask = 0;
+    for (int e = 0; e < LANES; ++e)
+        mask |= (uint32_t)(bits[e] >= threshold) << e;
+    return mask;
+#endif
 }
 
-/* y = x factor where the mask has a bit, for up to 32 elements. */
-INLINE void apply(const real *x, real *y, int n, uint32_t mask, real factor)
+/* The up to 32 bits of a mask from bit i on. */
+INLINE uint32_t mask_at(const uint8_t *mask, int64_t i, int n)
 {
-#pragma omp simd
-    for (int e = 0; e < n; ++e) {
-        const real scaled = x[e] * factor;
-        y[e] = mask & bit_of[e] ? scaled : 0;
+    const uint8_t *in = mask + i / 8;
+    const int shift = i % 8, last = (shift + n - 1) / 8;
+    uint64_t bits = 0;
+    if (n == LANES) /* one load */
+        bits = in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+    else
+        for (int byte = 0; byte < last; ++byte)
+            bits |= (uint64_t)in[byte] << 8 * byte;
+    bits |= (uint64_t)in[last] << 8 * last;
+    return (uint32_t)(bits >> shift);
+}
+
+/* Writes a mask of n elements, its last byte filled up with zeros. */
+static void store_mask(uint8_t *out, int64_t n, uint32_t *words)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    for (int64_t w = 0; LANES * w < n; ++w)
+        words[w] = __builtin_bswap32(words[w]);
+#endif
+    memcpy(out, words, (n + 7) / 8);
+    if (n % 8)
+        out[n / 8] &= (1u << n % 8) - 1;
+}
+
+/* y = x factor where the mask has a bit, for the up to 32 elements from i on. */
+INLINE void apply(const real *x, real *y, const uint8_t *mask, int64_t i, int n, lanes factor)
+{
+    const uint32_t bits = mask_at(mask, i, n);
+    if (n == LANES) {
+        lanes_store(y + i, lanes_keep(lanes_multiply(lanes_load(x + i), factor), bits));
+    } else {
+        real some[LANES] = {0};
+        memcpy(some, x + i, n * sizeof(real));
+        lanes_store(some, lanes_keep(lanes_multiply(lanes_load(some), factor), bits));
+        memcpy(y + i, some, n * sizeof(real));
     }
 }
 
-/* Bytes are read and written one by one, so that neither the order of bytes in a word nor the end of the mask matters;
- * where n is 32, the compiler makes one load or store of it. */
-INLINE uint32_t load_mask(const uint8_t *in, int n)
+/* What is so many elements ahead is asked for meanwhile. */
+INLINE void apply_all(const real *x, real *y, const uint8_t *mask, struct range own, real scale, int64_t ahead)
 {
-    uint32_t mask = 0;
-#pragma GCC unroll 4
-    for (int byte = 0; 8 * byte < n; ++byte)
-        mask |= (uint32_t)in[byte] << 8 * byte;
-    return mask;
+    const lanes factor = lanes_all(scale);
+    for (struct range part = up_to_line(own, y); part.begin < own.end; part = after(part, own)) {
+        int64_t i = part.begin;
+        for (; i + LANES <= part.end; i += LANES) {
+            if (ahead) {
+                lanes_prefetch(x + i, ahead);
+                lanes_prefetch(y + i, ahead);
+            }
+            apply(x, y, mask, i, LANES, factor);
+        }
+        if (i < part.end)
+            apply(x, y, mask, i, (int)(part.end - i), factor);
+    }
 }
 
-INLINE void store_mask(uint8_t *out, int n, uint32_t mask)
+struct drawing {
+    uint64_t seed, counter;
+    uint16_t threshold;
+    real factor;
+};
+
+enum { TIMES = 8, BLOCK = TIMES * GROUP };
+
+/* Draws the mask of so many elements, at most a block; their number `first` is that of a group's first. */
+static void draw(const struct drawing *d, int64_t first, int64_t length, uint8_t *mask)
 {
-#pragma GCC unroll 4
-    for (int byte = 0; 8 * byte < n; ++byte)
-        out[byte] = (uint8_t)(mask >> 8 * byte);
+    _Alignas(VECTOR_BYTES) uint16_t bits[BLOCK];
+    uint32_t words[BLOCK / LANES];
+    philox((uint32_t *)bits, TIMES, d->seed, d->counter, (uint64_t)first / GROUP * PHILOX_LANES);
+    for (int64_t e = 0; e < length; e += LANES)
+        words[e / LANES] = kept(bits + e, d->threshold);
+    store_mask(mask, length, words);
 }
 
-static void dropout_forward(void *const *array, const int64_t *size, const double *scalar)
+static void dropout_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
-    const real *x = array[0], factor = scalar[0];
+    const real *x = array[0];
     real *y = array[1];
     uint8_t *mask = array[2];
-    const int64_t n = size[0];
-    const uint64_t seed = size[1], counter = size[2];
-    const uint32_t threshold = (uint32_t)size[3];
-    uint32_t bits[PHILOX_WORDS];
-
-    for (int64_t i = 0; i < n; i += 32) {
-        const int64_t half = i % GROUP;
-        if (half == 0)
-            philox(bits, seed, counter, (uint64_t)i / GROUP * PHILOX_LANES);
-        uint32_t m = kept(bits + half, threshold);
-        if (n - i >= 32) {
-            apply(x + i, y + i, 32, m, factor);
-            store_mask(mask + i / 8, 32, m);
-        } else {
-            m &= (1u << (n - i)) - 1; /* no bits beyond the last element */
-            apply(x + i, y + i, (int)(n - i), m, factor);
-            store_mask(mask + i / 8, (int)(n - i), m);
-        }
+    const struct drawing d = {size[1], size[2], (uint16_t)size[3], scalar[0]};
+    const struct range own = own_range(size[0], GROUP, share);
+    for (int64_t first = own.begin; first < own.end; first += BLOCK) {
+        const struct range block = {0, own.end - first < BLOCK ? own.end - first : BLOCK};
+        draw(&d, first, block.end, mask + first / 8);
+        apply_all(x + first, y + first, mask + first / 8, block, d.factor, BLOCK);
     }
 }
 
-static void dropout_apply(void *const *array, const int64_t *size, const double *scalar)
+/* y = dropout(relu(x + bias)). Its mask need not be kept: what was dropped is 0 in y, as is what passes no gradient. */
+static void bias_relu_dropout_forward(void *const *array, const int64_t *size, const double *scalar,
+                                      struct fastopt_share share)
 {
-    const real *x = array[0], factor = scalar[0];
-    const uint8_t *mask = array[1];
+    const real *x = array[0], *bias = array[1];
     real *y = array[2];
-    const int64_t n = size[0];
+    const int64_t columns = size[1];
+    const struct drawing d = {size[2], size[3], (uint16_t)size[4], scalar[0]};
+    const struct range own = own_range(size[0] * columns, GROUP, share);
+    for (int64_t first = own.begin; first < own.end; first += BLOCK) {
+        const int64_t end = own.end - first < BLOCK ? own.end : first + BLOCK;
+        for (int64_t i = first, n; i < end; i += n) {
+            const int64_t column = i % columns;
+            n = columns - column < end - i ? columns - column : end - i;
+            bias_relu(x + i, bias + column, y + i, n);
+        }
+        uint8_t mask[BLOCK / 8];
+        draw(&d, first, end - first, mask);
+        apply_all(y + first, y + first, mask, (struct range){0, end - first}, d.factor, 0);
+    }
+}
 
-    int64_t i = 0;
-    for (; i + 32 <= n; i += 32)
-        apply(x + i, y + i, 32, load_mask(mask + i / 8, 32), factor);
-    if (i < n)
-        apply(x + i, y + i, (int)(n - i), load_mask(mask + i / 8, (int)(n - i)), factor);
+static void dropout_apply(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    apply_all(array[0], array[2], array[1], own_range(size[0], GROUP, share), scalar[0], 0);
 }

@@ -2,6 +2,7 @@
  * product; col2im, its transpose, adds the rows back. Images are (n, h, w, c), padded with zeros.
  *
  * The columns of one kernel row lie side by side in the image as in the patch: they are moved in one run. */
+#include "share.h"
 
 struct patches {
     int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w;
@@ -25,17 +26,18 @@ INLINE struct patch_row patch_row(const struct patches *p, int64_t n, int64_t y,
     return (struct patch_row){((n * p->h + y) * p->w + start) * p->c, (start - left) * p->c, (end - start) * p->c};
 }
 
-static void im2col(void *const *array, const int64_t *size, const double *scalar)
+static void im2col(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const struct patches *p = (const void *)size;
     const real *x = array[0];
-    real *patch = array[1];
     const int64_t out_h = (p->h + 2 * p->pad_h - p->size_h) / p->stride_h + 1;
     const int64_t out_w = (p->w + 2 * p->pad_w - p->size_w) / p->stride_w + 1;
     const int64_t width = p->size_w * p->c;
+    const struct range images = own_range(p->n, 1, share);
+    real *patch = (real *)array[1] + images.begin * out_h * out_w * p->size_h * width;
     (void)scalar;
 
-    for (int64_t n = 0; n < p->n; ++n)
+    for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox)
                 for (int64_t ky = 0; ky < p->size_h; ++ky, patch += width) {
@@ -48,20 +50,22 @@ static void im2col(void *const *array, const int64_t *size, const double *scalar
                 }
 }
 
-static void col2im(void *const *array, const int64_t *size, const double *scalar)
+static void col2im(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const struct patches *p = (const void *)size;
-    const real *patch = array[0];
     real *dx = array[1];
     const int64_t out_h = (p->h + 2 * p->pad_h - p->size_h) / p->stride_h + 1;
     const int64_t out_w = (p->w + 2 * p->pad_w - p->size_w) / p->stride_w + 1;
+    const int64_t width = p->size_w * p->c, pixels = p->h * p->w * p->c;
+    const struct range images = own_range(p->n, 1, share);
+    const real *patch = (const real *)array[0] + images.begin * out_h * out_w * p->size_h * width;
     (void)scalar;
 
-    memset(dx, 0, p->n * p->h * p->w * p->c * sizeof(real));
-    for (int64_t n = 0; n < p->n; ++n)
+    memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
+    for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox)
-                for (int64_t ky = 0; ky < p->size_h; ++ky, patch += p->size_w * p->c) {
+                for (int64_t ky = 0; ky < p->size_h; ++ky, patch += width) {
                     const struct patch_row row =
                         patch_row(p, n, oy * p->stride_h - p->pad_h + ky, ox * p->stride_w - p->pad_w);
 #pragma omp simd

@@ -19,6 +19,7 @@ enum { VECTOR_BYTES = 16 };
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 typedef word word_vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef word unaligned_word_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(word)), may_alias));
 enum { VECTORS = LANES * sizeof(real) / VECTOR_BYTES, PER_VECTOR = LANES / VECTORS };
 
 typedef struct {
@@ -85,6 +86,21 @@ INLINE lanes lanes_gate(lanes a, lanes gate)
 {
     EACH_VECTOR (k)
         a.v[k] = (vector)((word_vector)a.v[k] & ~(word_vector)(gate.v[k] <= 0));
+    return a;
+}
+
+/* The lanes of a whose bit in the mask is set, or 0, the lowest bit for the first. The product of some lanes is thereby
+ * not taken under a mask: masked loads from memory run at half the speed. */
+INLINE lanes lanes_keep(lanes a, uint32_t mask)
+{
+    static const word bit_of[LANES] = {1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
+                                       1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15,
+                                       1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21, 1u << 22, 1u << 23,
+                                       1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+    EACH_VECTOR (k) {
+        const word_vector bit = *(const unaligned_word_vector *)(bit_of + k * PER_VECTOR);
+        a.v[k] = (vector)((word_vector)a.v[k] & (word_vector)((bit & mask) == bit));
+    }
     return a;
 }
 

@@ -2,6 +2,7 @@
  * are taken for all channels at once.
  *
  * winner is the place of the maximum in its window, row by row; NaN wins, and the first of equals. */
+#include "share.h"
 
 enum { CHANNELS = 16 };
 
@@ -37,16 +38,18 @@ INLINE void window_maxima(const struct pooling *p, const real *corner, real *y, 
     memcpy(winner, place, width * sizeof *winner);
 }
 
-static void max_pool_forward(void *const *array, const int64_t *size, const double *scalar)
+static void max_pool_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const struct pooling *p = (const void *)size;
     const real *x = array[0];
-    real *y = array[1];
-    signed_word *winner = array[2];
     const int64_t out_h = (p->h - p->size_h) / p->stride_h + 1, out_w = (p->w - p->size_w) / p->stride_w + 1;
+    const struct range images = own_range(p->n, 1, share);
+    const int64_t before = images.begin * out_h * out_w * p->c;
+    real *y = (real *)array[1] + before;
+    signed_word *winner = (signed_word *)array[2] + before;
     (void)scalar;
 
-    for (int64_t n = 0; n < p->n; ++n)
+    for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox, y += p->c, winner += p->c) {
                 const real *corner = x + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;
@@ -58,17 +61,19 @@ static void max_pool_forward(void *const *array, const int64_t *size, const doub
             }
 }
 
-static void max_pool_backward(void *const *array, const int64_t *size, const double *scalar)
+static void max_pool_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const struct pooling *p = (const void *)size;
-    const real *dy = array[0];
-    const signed_word *winner = array[1];
     real *dx = array[2];
     const int64_t out_h = (p->h - p->size_h) / p->stride_h + 1, out_w = (p->w - p->size_w) / p->stride_w + 1;
+    const struct range images = own_range(p->n, 1, share);
+    const int64_t before = images.begin * out_h * out_w * p->c, pixels = p->h * p->w * p->c;
+    const real *dy = (const real *)array[0] + before;
+    const signed_word *winner = (const signed_word *)array[1] + before;
     (void)scalar;
 
-    memset(dx, 0, p->n * p->h * p->w * p->c * sizeof(real));
-    for (int64_t n = 0; n < p->n; ++n)
+    memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
+    for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox, dy += p->c, winner += p->c) {
                 real *corner = dx + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;

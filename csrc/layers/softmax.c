@@ -4,6 +4,7 @@
  */
 #include "elementary.h"
 #include "lanes.h"
+#include "share.h"
 
 static double row_sum(const real *x, int64_t n)
 {
@@ -16,7 +17,8 @@ static double row_sum(const real *x, int64_t n)
     return lanes_sum(lanes_add(sum, lanes_load(rest)));
 }
 
-static void softmax_cross_entropy(void *const *array, const int64_t *size, const double *scalar)
+static void softmax_cross_entropy(void *const *array, const int64_t *size, const double *scalar,
+                                  struct fastopt_share share)
 {
     const real *logits = array[0];
     const int64_t *labels = array[1];
@@ -25,9 +27,10 @@ static void softmax_cross_entropy(void *const *array, const int64_t *size, const
     const real factor = scalar[0]; /* rounded once, so that what should cancel does */
     /* Rows go in blocks that stay in the first-level cache; exp runs over a whole block, however few the classes. */
     const int64_t block = classes < 4096 ? 4096 / classes : 1;
+    const struct range own = own_range(rows, block, share);
 
-    for (int64_t first = 0; first < rows; first += block) {
-        const int64_t end = first + block < rows ? first + block : rows;
+    for (int64_t first = own.begin; first < own.end; first += block) {
+        const int64_t end = first + block < own.end ? first + block : own.end;
         for (int64_t row = first; row < end; ++row) {
             const real *x = logits + row * classes;
             real *d = dlogits + row * classes;

@@ -1,27 +1,28 @@
 /* The least that a step can do: one multiply-add per array that it updates, a <- factor a + x. How fast that runs
  * over arrays in memory is what the benchmarks measure steps by. */
+#include "share.h"
 
-static void stream(void *const *array, const int64_t *size, const double *scalar)
+static void stream(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *x = array[0], factor = scalar[0];
     real *a = array[1], *b = array[2], *c = array[3];
-    const int64_t n = size[0];
+    const struct range own = own_range(size[0], LINE_OF_REALS, share);
     if (c) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
+        for (int64_t i = own.begin; i < own.end; ++i) {
             a[i] = factor * a[i] + x[i];
             b[i] = factor * b[i] + x[i];
             c[i] = factor * c[i] + x[i];
         }
     } else if (b) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
+        for (int64_t i = own.begin; i < own.end; ++i) {
             a[i] = factor * a[i] + x[i];
             b[i] = factor * b[i] + x[i];
         }
     } else {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i)
+        for (int64_t i = own.begin; i < own.end; ++i)
             a[i] = factor * a[i] + x[i];
     }
 }

@@ -1,0 +1,37 @@
+/* How a layer's work is divided among threads: each kernel says what its units of work are. */
+#ifndef SHARE_H
+#define SHARE_H
+
+struct range {
+    int64_t begin, end;
+};
+
+/* A thread's share of n units; where it begins, and ends before n, is a multiple of `grain`. */
+static inline struct range own_range(int64_t n, int64_t grain, struct fastopt_share share)
+{
+    const int64_t grains = (n + grain - 1) / grain;
+    const int64_t begin = grains * share.index / share.count * grain;
+    const int64_t end = grains * (share.index + 1) / share.count * grain;
+    return (struct range){begin, end < n ? end : n};
+}
+
+enum { LINE_OF_REALS = 64 / sizeof(real) };
+
+/* The first elements of a range, up to where a cache line of y begins: NumPy puts arrays at any multiple of 16 bytes,
+ * and wide vectors that straddle lines run at half the speed. A short range is left whole. */
+static inline struct range up_to_line(struct range range, const real *y)
+{
+    enum { LONG = 8192 / sizeof(real) };
+    const int64_t beyond = ((uintptr_t)(y + range.begin) % 64 + sizeof(real) - 1) / sizeof(real);
+    if (range.end - range.begin >= LONG)
+        range.end = range.begin + (beyond ? LINE_OF_REALS - beyond : 0);
+    return range;
+}
+
+/* The rest of a range, after a part of it. */
+static inline struct range after(struct range part, struct range range)
+{
+    return (struct range){part.end, range.end};
+}
+
+#endif

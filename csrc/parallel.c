@@ -1,0 +1,215 @@
+/* The thread pool: one piece of work at a time, in as many parts as there are threads to do them.
+ *
+ * The calling thread does part 0 and worker i does part i, time after time, so that each core finds its part in its
+ * own cache. A worker that comes late (it was asleep, or has lost its core) finds its part done by the caller: each
+ * part goes to whoever first writes the work's number into its worker's slot.
+ *
+ * Workers start when they are first needed, wait for the next work awake for a short while, and then sleep. To wake
+ * them can take fifty microseconds of the caller's time (on a virtual machine, where another CPU must be set going),
+ * in which much work is done. So they are woken by large work, or when works follow each other so closely that they
+ * will stay awake.
+ *
+ * A call that finds the pool in use does all parts itself, as does every call where there are no threads. A forked
+ * child has none of its parent's workers, and starts its own.
+ */
+#include "parallel.h"
+
+#if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(FASTOPT_NO_THREADS)
+
+enum { MOST_THREADS = 1 };
+
+static int share_out(fastopt_part_fn *part, const void *work, unsigned count, int wake)
+{
+    (void)part, (void)work, (void)count, (void)wake;
+    return 0;
+}
+
+#else
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <time.h>
+
+enum {
+    MOST_THREADS = FASTOPT_MAX_THREADS,
+    AWAKE = 1 << 18, /* ticks, some 0.1 ms: longer than from kernel to kernel, shorter than what a user notices */
+    SPINS = 500,     /* looks before the CPU is offered to other threads, such as those of a BLAS */
+};
+
+typedef _Atomic uint32_t work_number; /* which wraps around */
+
+/* What is handed over stands in as few cache lines as possible: each costs a hundred nanoseconds or more. */
+struct slot {
+    _Alignas(64) work_number claimed, done; /* the last work whose part of this worker is claimed, and is done */
+};
+
+static struct {
+    _Alignas(64) work_number number; /* of the work below: written last */
+    unsigned count;
+    fastopt_part_fn *part;
+    const void *work;
+    _Alignas(64) atomic_flag in_use;
+    _Atomic unsigned sleepers;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    unsigned started;
+    int64_t last_end; /* of a work, in ticks */
+    struct slot slots[MOST_THREADS];
+} pool = {.in_use = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+/* The time, in units of about half a nanosecond. To ask the system would take longer than a small step. */
+static int64_t ticks(void)
+{
+#if defined(__x86_64__)
+    return (int64_t)__builtin_ia32_rdtsc();
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return 2 * ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
+#endif
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Does a part unless somebody has claimed it. Until it is done, the work stays what it is. */
+static void do_unclaimed(struct slot *slot, uint32_t number)
+{
+    uint32_t before = number - 1;
+    if (atomic_compare_exchange_strong(&slot->claimed, &before, number)) {
+        pool.part(pool.work, (struct fastopt_share){(unsigned)(slot - pool.slots), pool.count});
+        atomic_store_explicit(&slot->done, number, memory_order_release);
+    }
+}
+
+/* Waits for a work that is not the one of that number, and returns its number. */
+static uint32_t next_work(uint32_t last)
+{
+    uint32_t number = atomic_load(&pool.number);
+    for (const int64_t bedtime = ticks() + AWAKE; number == last && ticks() < bedtime; sched_yield())
+        for (int spin = 0; spin < SPINS && (number = atomic_load(&pool.number)) == last; ++spin)
+            relax();
+    if (number == last) {
+        pthread_mutex_lock(&pool.mutex);
+        ++pool.sleepers; /* before the number is read, as a caller writes the number before it reads this */
+        while ((number = atomic_load(&pool.number)) == last)
+            pthread_cond_wait(&pool.wake, &pool.mutex);
+        --pool.sleepers;
+        pthread_mutex_unlock(&pool.mutex);
+    }
+    return number;
+}
+
+static void *worker(void *argument)
+{
+    struct slot *slot = argument;
+    for (uint32_t number = atomic_load(&slot->claimed);;) {
+        number = next_work(number);
+        do_unclaimed(slot, number);
+    }
+    return NULL;
+}
+
+/* In a forked child, where the pool's threads are not. */
+static void forget_workers(void)
+{
+    static const pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    static const pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+    pool.mutex = mutex;
+    pool.wake = wake;
+    pool.sleepers = pool.started = 0;
+    atomic_flag_clear(&pool.in_use);
+}
+
+/* Sees to it that there are so many workers, or as many as the system grants. */
+static void start_workers(unsigned wanted)
+{
+    static int watching_forks;
+    if (!watching_forks)
+        watching_forks = pthread_atfork(NULL, NULL, forget_workers) == 0;
+    sigset_t all, old;
+    sigfillset(&all); /* signals are for the threads of Python */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    while (pool.started < wanted) {
+        struct slot *slot = &pool.slots[pool.started + 1];
+        atomic_store(&slot->claimed, atomic_load(&pool.number));
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, worker, slot))
+            break;
+        pthread_detach(thread);
+        ++pool.started;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+/* Leaves in a slot that all works up to this one are claimed. The usual slot is left as it is, in its worker's cache.
+ */
+static void offer(struct slot *slot, uint32_t claimed)
+{
+    if (atomic_load_explicit(&slot->claimed, memory_order_relaxed) != claimed)
+        atomic_store_explicit(&slot->claimed, claimed, memory_order_relaxed);
+}
+
+/* Returns whether the work is done: not so where another thread's work has the pool. */
+static int share_out(fastopt_part_fn *part, const void *work, unsigned count, int wake)
+{
+    if (atomic_flag_test_and_set_explicit(&pool.in_use, memory_order_acquire))
+        return 0;
+    if (pool.started < count - 1)
+        start_workers(count - 1);
+
+    const uint32_t number = atomic_load(&pool.number) + 1;
+    pool.part = part;
+    pool.work = work;
+    pool.count = count;
+    for (unsigned i = 1; i < count; ++i)
+        offer(&pool.slots[i], number - 1);
+    for (unsigned i = count; i <= pool.started; ++i)
+        offer(&pool.slots[i], number); /* nothing */
+    atomic_store(&pool.number, number);
+    if ((wake || ticks() - pool.last_end < AWAKE) && atomic_load(&pool.sleepers)) {
+        pthread_mutex_lock(&pool.mutex);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.mutex);
+    }
+
+    part(work, (struct fastopt_share){0, count});
+    for (unsigned i = 1; i < count; ++i)
+        do_unclaimed(&pool.slots[i], number);
+    for (unsigned i = 1; i < count; ++i)
+        for (int spin = 1; atomic_load_explicit(&pool.slots[i].done, memory_order_acquire) != number; ++spin)
+            spin % SPINS ? relax() : (void)sched_yield();
+    pool.last_end = ticks();
+    atomic_flag_clear_explicit(&pool.in_use, memory_order_release);
+    return 1;
+}
+
+#endif
+
+static unsigned threads = 1;
+
+unsigned fastopt_get_num_threads(void)
+{
+    return threads;
+}
+
+void fastopt_set_num_threads(unsigned count)
+{
+    threads = count < MOST_THREADS ? count : MOST_THREADS;
+}
+
+void fastopt_parallel(fastopt_part_fn *part, const void *work, unsigned count, int wake)
+{
+    if (count > 1 && share_out(part, work, count, wake))
+        return;
+    for (unsigned i = 0; i < count; ++i)
+        part(work, (struct fastopt_share){i, count});
+}

@@ -1,0 +1,14 @@
+/* The thread pool. */
+#ifndef PARALLEL_H
+#define PARALLEL_H
+
+#include "fastopt.h"
+
+/* Does one part of a piece of work. */
+typedef void fastopt_part_fn(const void *work, struct fastopt_share share);
+
+/* Has all parts of a piece of work done, by this thread and by others, and returns when they are. `wake` says that the
+ * work is large enough for waking other threads. */
+void fastopt_parallel(fastopt_part_fn *part, const void *work, unsigned count, int wake);
+
+#endif

@@ -1,0 +1,70 @@
+"""How many threads the kernels use.
+
+Large arrays are shared out among a pool of threads, which start when they are first needed; results are the same bits
+for any number of them. ``FASTOPT_NUM_THREADS`` sets the number before import.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from fastopt import _kernels, checks
+
+
+def get_num_threads() -> int:
+    """How many threads a kernel may use, the calling one among them."""
+    return _kernels.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Use up to `n` threads from now on.
+
+    Parameters
+    ----------
+    n : int
+        In [1, 256]; 1 means the calling thread alone. At import it is the number of CPUs that this process may use, by
+        its affinity and by the quota of its control group.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `n` is not such a number.
+    """
+    _kernels.set_num_threads(checks.integer("n", n, 1, _kernels.MAX_THREADS))
+
+
+def available() -> int:
+    """The number of CPUs that this process may use, at most 256."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cpus, _quota(), _kernels.MAX_THREADS)))
+
+
+def _quota() -> float:
+    """How many CPUs' worth of time the control group grants, as containers limit it; infinity for no limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        quota, period = (group / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:  # version 1
+            quota, period = ((group / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return math.inf
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (ValueError, ZeroDivisionError):  # "max"
+        return math.inf
+
+
+def _from_environment() -> int:
+    text = os.environ.get("FASTOPT_NUM_THREADS", "").strip()
+    if not text:
+        return available()
+    try:
+        return checks.integer("FASTOPT_NUM_THREADS", int(text), 1, _kernels.MAX_THREADS)
+    except ValueError:
+        raise ImportError(f"FASTOPT_NUM_THREADS must be an integer in [1, {_kernels.MAX_THREADS}], got {text!r}") from None
+
+
+set_num_threads(_from_environment())
