@@ -209,7 +209,7 @@ def denormals(n: int) -> Contest:
     held = [param.copy(), grad, np.empty_like(param), np.empty_like(param)]
     a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
     contest.contenders["NumPy in place"] = lambda: inplace.adam(*held, t=next(t), a=a, b=b)
-    contest.before["NumPy in place"] = lambda: [moment.fill(1e-40) for moment in held[2:]]
+    contest.before["NumPy in place"] = together([functools.partial(moment.fill, 1e-40) for moment in held[2:]])
     contest.results["NumPy in place"] = [held[0]]
     return contest
 

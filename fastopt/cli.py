@@ -154,7 +154,7 @@ def environment() -> dict[str, str]:
     return {
         "fastopt": fastopt.__version__,
         "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",
-        "kernel threads": "1",
+        "kernel threads": str(fastopt.get_num_threads()),
         "NumPy": np.__version__,
         "BLAS": f"{blas['name']} {blas['version']}",
         **_blas_runtime(),

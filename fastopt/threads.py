@@ -64,7 +64,9 @@ def _from_environment() -> int:
     try:
         return checks.integer("FASTOPT_NUM_THREADS", int(text), 1, _kernels.MAX_THREADS)
     except ValueError:
-        raise ImportError(f"FASTOPT_NUM_THREADS must be an integer in [1, {_kernels.MAX_THREADS}], got {text!r}") from None
+        raise ImportError(
+            f"FASTOPT_NUM_THREADS must be an integer in [1, {_kernels.MAX_THREADS}], got {text!r}"
+        ) from None
 
 
 set_num_threads(_from_environment())
