@@ -8,7 +8,6 @@ python benchmarks/compare.py --check        # only: do all compute the same numb
 
 import argparse
 import gc
-import itertools
 import json
 import os
 import sys
@@ -59,8 +58,7 @@ def main() -> None:
     if arguments.check:
         return
 
-    tables = [bench.table(list(group), markdown=arguments.markdown)
-              for _, group in itertools.groupby(results, key=lambda result: result["name"])]  # fmt: skip
+    tables = [bench.table(family, markdown=arguments.markdown) for family in bench.families(results).values()]
     print("\n\n".join([*tables, bench.NOTE]))
     if arguments.isa:
         shown = demands.judge_confined(results, arguments.isa)

@@ -173,6 +173,15 @@ def bias_relu_backward(dy, y, dbias, dx):
             dbias[j] += dx[i, j]
 
 
+def bias_relu_dropout_forward(x, bias, p, generator, y):
+    rows, columns = x.shape
+    scale = f32(1 / (1 - p))
+    draws = generator.random(x.shape, np.float32)
+    for i in prange(rows):
+        for j in range(columns):
+            y[i, j] = scale * max(x[i, j] + bias[j], f32(0)) if draws[i, j] >= p else f32(0)
+
+
 EPS = 1e-5
 NEW = f32(0.1)
 
@@ -350,6 +359,9 @@ def _layer(bind, name, **arrays):
             return bind(dropout_backward, first, *others, 0.5, out), out
         case "bias_relu_forward":
             return bind(bias_relu_forward, first, *others, out), out
+        case "bias_relu_dropout_forward":
+            generator = np.random.Generator(np.random.SFC64(0))
+            return bind(bias_relu_dropout_forward, first, *others, 0.5, generator, out), out
         case "bias_relu_backward":
             return bind(bias_relu_backward, first, *others, np.empty_like(first[0]), out), out
         case "softmax_cross_entropy":

@@ -167,6 +167,8 @@ def _layer(name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, col
             return lambda: aten.native_dropout_backward.default(dy, mask, 2.0), None
         case "bias_relu_forward":
             return lambda: torch.add(x, bias, out=out).clamp_min_(0), out
+        case "bias_relu_dropout_forward":
+            return lambda: F.dropout(torch.add(x, bias, out=out).clamp_min_(0), 0.5), None
         case "bias_relu_backward":
             dbias = torch.empty(dy.shape[1])
 

@@ -63,6 +63,8 @@ class Contest:
     calls: int | None = None
     #: Which axis of x holds the channels.
     axis: int = 1
+    #: Where chance has a part in the result, what that is if nothing is dropped.
+    undropped: Array | None = None
 
     @property
     def elements(self) -> int:
@@ -258,7 +260,7 @@ def dropout(n: int, p: float = 0.5) -> Contest:
         "NumPy in place": lambda: inplace.dropout(x, p, generator, y),
         "NumPy textbook": lambda: np.where(generator.random(n) >= p, x / (1 - p), 0),
         COPY: lambda: np.copyto(y, x),
-    }, {"NumPy in place": y})  # fmt: skip
+    }, {"NumPy in place": y}, undropped=x / (1 - p))  # fmt: skip
 
 
 def dropout_backward(n: int, p: float = 0.5) -> Contest:
@@ -290,6 +292,22 @@ def bias_relu_backward(rows: int, columns: int) -> Contest:
         "NumPy in place": lambda: inplace.bias_relu_backward(dy, y, dx),
         "NumPy textbook": lambda: reference.bias_relu_backward(dy, y),
     }, {"NumPy in place": dx})  # fmt: skip
+
+
+def bias_relu_dropout_forward(rows: int, columns: int, p: float = 0.5) -> Contest:
+    x, bias, y = _normal(rows, columns), _normal(columns), np.empty((rows, columns), np.float32)
+    undropped = np.maximum(x + bias, 0) / (1 - p)
+    generator, counter = np.random.Generator(np.random.SFC64(0)), itertools.count()
+
+    def in_place() -> None:
+        inplace.bias_relu_forward(x, bias, y)
+        inplace.dropout(y, p, generator, y)
+
+    return Contest("bias_relu_dropout_forward", str(x.shape), 2 * x.nbytes, {"x": x, "bias": bias}, {
+        "fastopt": lambda: F.bias_relu_dropout_forward(x, bias, p, seed=0, counter=next(counter), out=y),
+        "NumPy in place": in_place,
+        "NumPy textbook": lambda: np.where(generator.random(x.shape) >= p, np.maximum(x + bias, 0) / (1 - p), 0),
+    }, {"NumPy in place": y}, undropped=undropped)  # fmt: skip
 
 
 def batch_norm_forward(*shape: int, axis: int = 1) -> Contest:
@@ -399,6 +417,7 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     dropout_backward: _FLAT,
     bias_relu_forward: _DENSE,
     bias_relu_backward: _DENSE,
+    bias_relu_dropout_forward: _DENSE,
     batch_norm_forward: _NORM,
     batch_norm_backward: _NORM,
     softmax_cross_entropy: [(64, 10), (128, 1000)],
@@ -551,6 +570,14 @@ def run(*, quick: bool = False, only: str = "") -> list[dict[str, Any]]:
     if not chosen:
         raise ValueError(f"only must be part of a contest's name, such as {next(iter(catalogue()))!r}, got {only!r}")
     return [measure(make(), rounds=7 if quick else 15) for make in chosen]
+
+
+def families(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The results by the names of their contests."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result["name"], []).append(result)
+    return found
 
 
 NOTE = (
