@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from fastopt.bench import COPY, FLAT, NORMAL, ONE_THREAD, STREAM, families
 
@@ -67,6 +68,8 @@ def lines(results: list[dict]) -> plt.Figure:
             axes.fill_between(x, y, 1e-9, color="#000000", alpha=0.06, linewidth=0)
         if x[0] == results[0]["elements"]:
             ends[name] = y[0]
+        else:
+            axes.annotate(name, (x[0], y[0]), xytext=(6, 4), textcoords="offset points", color=colour, fontsize=8)
     values = [_per_element(result, name) for result in results for name in result["seconds"]]
     axes.set(xscale="log", yscale="log", xlabel="elements", ylim=(min(values) / 1.4, max(values) * 1.5))
     axes.yaxis.tick_right()
@@ -98,6 +101,7 @@ def dots(results: list[dict]) -> plt.Figure:
                   zorder=5 if ours else 3, label=name)  # fmt: skip
     axes.set(xscale="log", yticks=range(len(results)), yticklabels=[result["size"] for result in results])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} ns")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.invert_yaxis()
     axes.margins(y=0.5 / len(results))
     _tidy(axes)

@@ -193,26 +193,20 @@ def denormals(n: int) -> Contest:
     param, grad = _normal(n), np.zeros(n, np.float32)
     contest = Contest("denormals", f"{n:,}", 4 * n * 7, params=[param], grads=[grad], calls=1)
 
-    def enter(name: str, m: float, v: float) -> None:
+    def enter(name: str, call: Call, own: Array, moments: list[Array], value: float) -> None:
+        def refill() -> None:
+            for moment in moments:
+                moment.fill(value)
+
+        contest.contenders[name], contest.before[name], contest.results[name] = call, refill, [own]
+
+    for name, value in ("fastopt", 1e-40), (NORMAL, 1e-4):
         own = param.copy()
         optimizer = Adam(own, lr=inplace.LR)
-        state = optimizer.state["param"]
-
-        def refill() -> None:
-            state["m"].fill(m)
-            state["v"].fill(v)
-
-        contest.contenders[name], contest.before[name] = lambda: optimizer.step(grad), refill
-        contest.results[name] = [own]
-
-    enter("fastopt", 1e-40, 1e-40)
-    enter(NORMAL, 1e-4, 1e-4)
-
+        enter(name, functools.partial(optimizer.step, grad), own, [*optimizer.state["param"].values()], value)
     held = [param.copy(), grad, np.empty_like(param), np.empty_like(param)]
     a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
-    contest.contenders["NumPy in place"] = lambda: inplace.adam(*held, t=next(t), a=a, b=b)
-    contest.before["NumPy in place"] = together([functools.partial(moment.fill, 1e-40) for moment in held[2:]])
-    contest.results["NumPy in place"] = [held[0]]
+    enter("NumPy in place", lambda: inplace.adam(*held, t=next(t), a=a, b=b), held[0], held[2:], 1e-40)
     return contest
 
 
