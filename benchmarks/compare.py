@@ -34,7 +34,8 @@ def main() -> None:
         import peers
     fence = "```\n" if arguments.markdown else ""
     described = f"\n\n{peers.describe()}" if peers else ""
-    print(f"{fence}{cli.describe_environment()}{described}\n{fence}", flush=True)
+    load = os.getloadavg()[0]
+    print(f"{fence}{cli.describe_environment()}\nload before      {load:.1f}{described}\n{fence}", flush=True)
 
     results = []
     endings = tuple(f" {n:,}" for n in arguments.sizes or ())
@@ -50,8 +51,8 @@ def main() -> None:
         if arguments.check:
             print(f"{key}: the same from {', '.join(contest.contenders)}", flush=True)
         else:
-            # Threads of one contender may spin for some milliseconds after its turn.
-            pause = 0.0 if arguments.threads == 1 else 5e-3
+            # OpenMP's threads spin for eight milliseconds after a contender's turn, on a core that the next one needs.
+            pause = 0.0 if arguments.threads == 1 else 12e-3
             results.append(bench.measure(contest, rounds=arguments.rounds, pause=pause))
         del contest
         gc.collect()  # gigabytes in cycles
@@ -66,7 +67,7 @@ def main() -> None:
         shown = demands.judge(results, arguments.threads) + demands.footprint()
     print(f"\nMust show\n\n{demands.format_rows(shown, markdown=arguments.markdown)}")
     everything = {
-        "environment": cli.environment() | {"threads": arguments.threads}, "peers": peers.PEERS if peers else {},
+        "environment": cli.environment() | {"threads": arguments.threads, "load before": load}, "peers": peers.PEERS if peers else {},
         "results": results, "must_show": shown,
     }  # fmt: skip
     if arguments.json:
