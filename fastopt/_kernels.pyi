@@ -35,6 +35,13 @@ class Plan:
     def set_hyper(self, i: int, value: float) -> None: ...
 
 @final
+class PreparedStep:
+    def __new__(
+        cls, plan: Plan, grads: Arrays, encoders: dict[str, tuple[int, Callable[[Any], float]]]
+    ) -> PreparedStep: ...
+    def __call__(self, **changes: float) -> None: ...
+
+@final
 class Layer:
     def __new__(cls, name: str) -> Layer: ...
     def __call__(

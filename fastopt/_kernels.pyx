@@ -6,6 +6,7 @@ No arithmetic and no policy. An array either fits exactly (its format, shape, or
 is written, apart from the others) or the call refuses with `Misfit`, nothing written; `checks.py` then says why.
 """
 import os
+import re
 
 import numpy
 
@@ -14,6 +15,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
 
 
 cdef extern from "Python.h":
@@ -137,42 +139,6 @@ def set_num_threads(unsigned count):
     fastopt_set_num_threads(count)
 
 
-# ---- The tables of kernels.def -------------------------------------------------------------------------------------
-
-cdef words(const char *text):
-    """The comma-separated names in a cell of the table."""
-    cell = text.decode().strip("() ")
-    return tuple(word.strip() for word in cell.split(",")) if cell else ()
-
-
-cdef read_steps():
-    cdef const fastopt_step_row *row = fastopt_step_rows
-    steps = {}
-    while row.name != NULL:
-        steps[row.name.decode()] = (words(row.states), ("t", "grad_scale", *words(row.hypers)))
-        row += 1
-    return steps
-
-
-cdef read_layers():
-    cdef const fastopt_layer_row *row = fastopt_layer_rows
-    layers = {}
-    while row.name != NULL:
-        inputs, outputs = row.arrays.decode().split("->")
-        layers[row.name.decode()] = (words(inputs.encode()), words(outputs.encode()), words(row.sizes),
-                                     words(row.scalars))
-        row += 1
-    return layers
-
-
-#: Optimizer steps: name -> (names of state arrays, names of hyperparameters).
-STEPS = read_steps()
-#: Other kernels: name -> (arrays read, arrays written, sizes, scalars), all names.
-LAYERS = read_layers()
-cdef dict STEP_NUMBER = {name: number for number, name in enumerate(STEPS)}
-cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
-
-
 # ---- Buffers -------------------------------------------------------------------------------------------------------
 
 cdef inline bint get(object array, buffer *view, bint writable) noexcept:
@@ -222,6 +188,83 @@ cdef inline bint same_shape(const buffer *a, const buffer *b) noexcept:
 
 cdef struct span:
     uintptr_t start, end
+
+
+# What kernels.def says of an array of a layer: the numbers of other arrays and of sizes, or -1.
+cdef enum:
+    REAL, BYTE, UINT32, INT64, DOUBLE, INDEX
+
+cdef struct array_rule:
+    bint optional, in_place
+    int type, length, like
+
+
+cdef inline bint has_type(const buffer *view, int type, int real) noexcept:
+    cdef char code = view.format[0]
+    if view.format[1] != 0:
+        return False
+    if type == REAL:
+        return real_of(view) == real
+    if type == BYTE:
+        return code == c'B'
+    if type == DOUBLE:
+        return code == c'd'
+    if type == UINT32:
+        return (code == c'I' or code == c'L') and view.itemsize == 4
+    return ((code == c'i' or code == c'l' or code == c'q')
+            and view.itemsize == (4 if type == INDEX and real == FASTOPT_FLOAT else 8))
+
+
+# ---- The tables of kernels.def -------------------------------------------------------------------------------------
+
+cdef words(str cell):
+    """What stands between the commas in a cell of the table."""
+    return tuple(re.findall(r"[^,\s]+", cell))
+
+
+cdef read_steps():
+    cdef const fastopt_step_row *row = fastopt_step_rows
+    steps = {}
+    while row.name != NULL:
+        steps[row.name.decode()] = (words(row.states.decode().strip("()")),
+                                    ("t", "grad_scale", *words(row.hypers.decode().strip("()"))))
+        row += 1
+    return steps
+
+
+cdef read_layers():
+    cdef const fastopt_layer_row *row = fastopt_layer_rows
+    layers = {}
+    while row.name != NULL:
+        inputs, outputs = row.arrays.decode().split("->")
+        layers[row.name.decode()] = (words(inputs), words(outputs), words(row.sizes.decode()),
+                                     words(row.scalars.decode()))
+        row += 1
+    return layers
+
+
+cdef array_rule rule_of(text, names, sizes) except *:
+    """What the table says of an array."""
+    optional, type_, length, relation, other = re.fullmatch(
+        r"\w+(\??)(?::(\w+))?(?:\((\w+)\))?(?:([=~])(\w+))?", text).groups()
+    cdef array_rule rule
+    rule.optional = bool(optional)
+    rule.type = ("real", "byte", "uint32", "int64", "double", "index").index(type_ or "real")
+    rule.length = sizes.index(length) if length else -1
+    rule.like = names.index(other) if other else -1
+    rule.in_place = relation == "="
+    return rule
+
+
+#: Optimizer steps: name -> (names of state arrays, names of hyperparameters).
+STEPS = read_steps()
+#: Other kernels: name -> (arrays read, arrays written, sizes, scalars), all names.
+LAYERS = {
+    name: (*(tuple(re.match(r"\w+", array)[0] for array in arrays) for arrays in row[:2]), *row[2:])
+    for name, row in read_layers().items()
+}
+cdef dict STEP_NUMBER = {name: number for number, name in enumerate(STEPS)}
+cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 
 
 @cython.auto_pickle(False)
@@ -375,18 +418,25 @@ cdef class Plan:
                     return False
         return True
 
-    def step(self, grads, *, grad_scale=1.0):
-        """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
+    cdef int claim(self) except -1:
         if self.busy:
             raise RuntimeError("one optimizer cannot take two steps at once: another thread is in the middle of one")
+        return 0
+
+    def step(self, grads, *, grad_scale=1.0):
+        """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
+        self.claim()
         if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
                 raise Misfit("step")
             return self.explain(self, grads, grad_scale)
         self.hyper[0] += 1
         self.hyper[1] = <double>grad_scale
+        self.run()
+
+    cdef int run(self) except -1:
         if self.count == 0:
-            return
+            return 0
         if self.bytes < KEEP_GIL_BELOW:
             fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
         else:
@@ -394,12 +444,52 @@ cdef class Plan:
             with nogil:
                 fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
             self.busy = False
+        return 0
 
     def get_hyper(self, int i):
         return self.hyper[i]
 
     def set_hyper(self, int i, double value):
         self.hyper[i] = value
+
+
+@cython.auto_pickle(False)
+@cython.final
+cdef class PreparedStep:
+    """A step of a plan whose gradient is bound, too. It is called with the hyperparameters that change.
+
+    Parameters
+    ----------
+    plan : Plan
+    grads
+        As in `Plan.step`.
+    encoders : dict
+        For each hyperparameter's name its place in the table, and the function that makes a checked double of it.
+    """
+    cdef Plan plan
+    cdef dict encoders
+
+    def __cinit__(self, Plan plan, grads, dict encoders):
+        if not plan.bind_all(grads):
+            raise Misfit("step")
+        self.plan = plan
+        self.encoders = encoders
+
+    def __call__(self, **changes):
+        cdef double hyper[FASTOPT_MAX_HYPERS]
+        cdef Py_ssize_t place
+        memcpy(hyper, self.plan.hyper, sizeof(hyper))
+        hyper[0] += 1
+        for name, value in changes.items():
+            if name not in self.encoders:
+                raise TypeError(f"{name} is no keyword of this step; it takes {', '.join(self.encoders)}")
+            place, encode = <tuple>self.encoders[name]
+            if (type(value) is float or place == 0 and type(value) is int) and value == hyper[place]:
+                continue  # as it was, or for t as it would be: that has been checked
+            hyper[place] = encode(value)
+        self.plan.claim()
+        memcpy(self.plan.hyper, hyper, sizeof(hyper))
+        self.plan.run()
 
 
 # ---- Everything else -----------------------------------------------------------------------------------------------
@@ -410,16 +500,44 @@ cdef class Layer:
     """A kernel that is no optimizer step, by its name in `LAYERS`.
 
     Called with the arrays (read, then written; None where one may be absent), the sizes and the scalars, all in the
-    order of the table. The caller answers for shapes and types: this only takes the buffers.
+    order of the table. Raises Misfit, with nothing written, where an array is not what the table says of it; the caller
+    answers for the sizes.
     """
     cdef size_t row
     cdef Py_ssize_t inputs, arrays, sizes, scalars
+    cdef array_rule rules[FASTOPT_MAX_ARRAYS]
 
     def __cinit__(self, name):
         self.row = LAYER_NUMBER[name]
-        inputs, outputs, sizes, scalars = LAYERS[name]
+        inputs, outputs, sizes, scalars = read_layers()[name]
         self.inputs, self.arrays = len(inputs), len(inputs) + len(outputs)
         self.sizes, self.scalars = len(sizes), len(scalars)
+        names = LAYERS[name][0] + LAYERS[name][1]
+        for i, text in enumerate(inputs + outputs):
+            self.rules[i] = rule_of(text, names, sizes)
+
+    cdef bint fit(self, const buffer *view, const int64_t *size, int real) noexcept:
+        """Whether all arrays are what the table says."""
+        cdef Py_ssize_t i, k
+        cdef const buffer *a
+        cdef const buffer *b
+        for i in range(self.arrays):
+            a = &view[i]
+            if a.obj == NULL:
+                continue
+            if not has_type(a, self.rules[i].type, real):
+                return False
+            if self.rules[i].length >= 0 and (a.ndim != 1 or a.shape[0] != size[self.rules[i].length]):
+                return False
+            if self.rules[i].like >= 0 and not same_shape(a, &view[self.rules[i].like]):
+                return False
+            for k in range(self.arrays if i >= self.inputs else 0):
+                b = &view[k]
+                if (k != i and b.obj != NULL and <char *>a.buf < <char *>b.buf + b.len
+                        and <char *>b.buf < <char *>a.buf + a.len
+                        and not (self.rules[i].in_place and self.rules[i].like == k and a.buf == b.buf)):
+                    return False
+        return True
 
     def __call__(self, tuple arrays, tuple sizes, tuple scalars=()):
         cdef buffer view[FASTOPT_MAX_ARRAYS]
@@ -436,18 +554,21 @@ cdef class Layer:
             scalar[i] = scalars[i]
         try:
             for i in range(self.arrays):
-                if arrays[i] is None:
-                    view[i].obj = NULL
-                    pointer[i] = NULL
-                else:
+                view[i].obj = NULL
+                pointer[i] = NULL
+                taken = i + 1
+                if arrays[i] is not None:
                     take(arrays[i], &view[i], i >= self.inputs)
                     pointer[i] = view[i].buf
                     total += view[i].len
-                    if real < 0:
+                    if real < 0 and self.rules[i].type == REAL:
                         real = real_of(&view[i])
-                taken = i + 1
+                elif not self.rules[i].optional:
+                    raise Misfit("absent")
             if real < 0:
                 real = FASTOPT_FLOAT
+            if not self.fit(view, size, real):
+                raise Misfit("layer")
             if total < KEEP_GIL_BELOW:
                 fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar, total)
             else:

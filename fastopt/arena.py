@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastopt import checks
 from fastopt._kernels import address
-from fastopt.checks import Array
+from fastopt.checks import Array, Arrays
 
 LINE = 64  #: bytes of a cache line
 
@@ -26,3 +27,68 @@ def beside(like: Array, value: float) -> Array:
     array = empty(like.shape, like.dtype, address(like) % LINE)
     array.fill(value)
     return array
+
+
+class Flat(NamedTuple):
+    """A model in two blocks of memory, and the views that it consists of.
+
+    Attributes
+    ----------
+    params, grads : list or dict of ndarray
+        Views of the shapes and in the structure that `flatten` was given.
+    param, grad : ndarray (n,)
+        The blocks themselves. Each view begins at a cache line of 64 bytes; the gaps between them are zero.
+    """
+
+    params: Any
+    grads: Any
+    param: Array
+    grad: Array
+
+
+def flatten(params: Arrays) -> Flat:
+    """Lay out a model in contiguous memory, aligned to cache lines, with as much for its gradients.
+
+    What works on all parameters at once then works on one array: a norm over all gradients is
+    ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``; an optimizer may be given ``flat.params``
+    and ``flat.grads``, or ``flat.param`` and ``flat.grad``, which takes the same steps (with an `eps` above 0).
+
+    >>> flat = flatten({"w": np.ones((3, 5)), "b": np.zeros(5)})
+    >>> flat.params["w"].shape, flat.param.shape
+    ((3, 5), (24,))
+
+    Parameters
+    ----------
+    params : list or dict of ndarray
+        float32 or float64, all alike, C-contiguous. They are copied.
+
+    Returns
+    -------
+    flat : Flat
+        The parameters hold the values given, the gradients zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an array breaks its rule.
+    """
+    if isinstance(params, np.ndarray):
+        raise TypeError("params must be a list or a dict of arrays, got ndarray: one array is flat already")
+    named = checks.named("param", params)
+    dtype = None
+    for name, param in named.items():
+        dtype = checks.array(checks.param_label(name), param, dtype=dtype).dtype
+    dtype = np.dtype(np.float32) if dtype is None else dtype
+    line = LINE // dtype.itemsize
+    ends = np.cumsum([0, *(-(-param.size // line) * line for param in named.values())])
+    blocks = [empty((int(ends[-1]),), dtype) for _ in ("param", "grad")]
+    for block in blocks:
+        block.fill(0)
+    views = [
+        [block[at : at + p.size].reshape(p.shape) for at, p in zip(ends, named.values(), strict=False)]
+        for block in blocks
+    ]
+    for view, param in zip(views[0], named.values(), strict=True):
+        view[...] = param
+    structured = [dict(zip(params, each, strict=True)) if isinstance(params, dict) else each for each in views]
+    return Flat(structured[0], structured[1], blocks[0], blocks[1])

@@ -51,6 +51,8 @@ def _ends(bounds: str) -> tuple[float, float]:
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """An integer of at least `low`, and at most `high` where that is given."""
+    if type(value) is int and low <= value and (high is None or value <= high):
+        return value
     try:
         x = value.__index__()
     except (AttributeError, TypeError):

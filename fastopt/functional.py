@@ -48,10 +48,25 @@ __all__ = [
     "max_pool_backward",
     "max_pool_forward",
     "patches_shape",
+    "plan",
     "relu_backward",
     "relu_forward",
     "softmax_cross_entropy",
 ]
+
+
+def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a few numbers, whose checks a small kernel should not wait for twice."""
+    cached = functools.lru_cache(maxsize=64, typed=True)(function)  # 1 is not True
+
+    @functools.wraps(function)
+    def call(*values: Any) -> Any:
+        try:
+            return cached(*values)
+        except TypeError:  # perhaps for an unhashable value: let its check say so
+            return function(*values)
+
+    return call
 
 
 # ---- Optimizer steps ----------------------------------------------------------------------------------------
@@ -69,27 +84,21 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     hyper = optimizer.hyper_names()
     defaults = inspect.signature(optimizer).parameters
 
-    @functools.lru_cache(maxsize=64, typed=True)  # 1 is not True
+    @_remembered
     def encode(*values: Any) -> tuple[float, ...]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
     def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
-        if not isinstance(param, np.ndarray):
-            checks.array("param", param)
+        checks.array("param", param)
         if optimizer.counts_steps:
-            t = checks.integer("t", t, 1, 2**53)
+            t = _step_number(t)
         if not (type(grad_scale) is float and grad_scale == 1.0):
             grad_scale = checks.number("grad_scale", grad_scale)
-        try:
-            encoded = encode(*values)
-        except TypeError:  # an unhashable value: let its check say so
-            encoded = encode.__wrapped__(*values)
+        encoded = encode(*values)
         try:
             _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale=grad_scale)
         except _kernels.Misfit:
-            named = dict(zip(states, state, strict=True))
-            checks.step_arrays({"param": param}, {"param": named})
-            checks.gradients(param, grad, {"param": param, **named})
+            _explain(states, param, grad, state)
             raise
 
     # As dataclasses do: the text of a function is the only way to a signature that costs nothing to call.
@@ -110,6 +119,69 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     function.__module__ = __name__
     function.__doc__ = _step_doc(optimizer, states)
     return function
+
+
+def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _kernels.PreparedStep:
+    """Prepare a step of the functional form on arrays of your own: it then costs no more than that of a class.
+
+    >>> w, g, m, v = np.ones((4, 3))
+    >>> m[:] = v[:] = 0
+    >>> step = plan("adam", w, g, m, v, lr=0.1)
+    >>> for _ in range(10):
+    ...     g[:] = 2 * w                   # in place: the arrays are bound
+    ...     step()
+    >>> step(t=1, lr=0.01)
+
+    Parameters
+    ----------
+    name : str
+        Of a step in this module, such as ``"adam"``.
+    param, grad, *state : ndarray
+        Its arrays, in its order. They stay bound: each call reads and writes these very arrays.
+    **hyper
+        Its keywords, those without a default included, but for `t`.
+
+    Returns
+    -------
+    step : callable
+        ``step(**changes)`` takes a step. Each keyword (one of the step's) holds from then on; `t`, which begins at 1,
+        is one more than the last where it is not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+    """
+    optimizer = OPTIMIZERS[checks.choice("name", name, tuple(OPTIMIZERS))]
+    states = _kernels.STEPS[optimizer.kernel][0]
+    if len(state) != len(states):
+        raise TypeError(f"state must be {len(states)} arrays ({', '.join(states)}) for {name}, got {len(state)}")
+    defaults = {key: p.default for key, p in inspect.signature(optimizer).parameters.items() if _has_default(p)}
+    grad_scale = hyper.pop("grad_scale", 1.0)
+    values = {key: defaults[key] for key in optimizer.hyper_names() if key in defaults} | hyper
+    if set(values) != set(optimizer.hyper_names()):
+        raise TypeError(f"{name} takes the keywords {', '.join(optimizer.hyper_names())}, got {', '.join(values)}")
+    scale = functools.partial(checks.number, "grad_scale")
+    encoders: dict[str, Any] = {key: (optimizer._place[key], getattr(optimizer, key).encode) for key in values}
+    encoders |= {"grad_scale": (1, scale), **({"t": (0, _step_number)} if optimizer.counts_steps else {})}
+    checks.array("param", param)
+    try:
+        bound = _kernels.Plan(optimizer.kernel, param, [state], (0.0, scale(grad_scale), *optimizer.encode(values)))
+        return _kernels.PreparedStep(bound, grad, encoders)
+    except _kernels.Misfit:
+        _explain(states, param, grad, state)
+        raise
+
+
+def _step_number(t: int) -> int:
+    return checks.integer("t", t, 1, 2**53)
+
+
+def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...]) -> None:
+    """Say which array of a step does not fit."""
+    named = dict(zip(states, state, strict=True))
+    checks.step_arrays({"param": param}, {"param": named})
+    checks.gradients(param, grad, {"param": param, **named})
 
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
@@ -150,6 +222,18 @@ if TYPE_CHECKING:
     def __getattr__(name: str) -> Step: ...
 
 
+# ---- What layer kernels share -------------------------------------------------------------------------------
+#
+# The bridge checks the arrays of a layer, and only where they do not fit, the function checks them again to say why.
+
+
+def _like(name: str, x: Array, out: Array | None) -> Array:
+    """A new array like x, or the one to write to that was given."""
+    if not isinstance(x, np.ndarray):
+        checks.array(name, x)
+    return np.empty(x.shape, x.dtype) if out is None else out
+
+
 # ---- Activations and losses ---------------------------------------------------------------------------------
 
 _relu_forward = _kernels.Layer("relu_forward")
@@ -172,9 +256,13 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
     -------
     y : ndarray like `x`
     """
-    checks.array("x", x)
-    y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
-    _relu_forward((x, y), (x.size,))
+    y = _like("x", x, out)
+    try:
+        _relu_forward((x, y), (x.size,))
+    except _kernels.Misfit:
+        checks.array("x", x)
+        checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+        raise
     return y
 
 
@@ -194,10 +282,14 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     -------
     dx : ndarray like `dy`
     """
-    checks.array("dy", dy)
-    checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
-    dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
-    _relu_backward((dy, y, dx), (dy.size,))
+    dx = _like("dy", dy, out)
+    try:
+        _relu_backward((dy, y, dx), (dy.size,))
+    except _kernels.Misfit:
+        checks.array("dy", dy)
+        checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
+        checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+        raise
     return dx
 
 
@@ -215,10 +307,12 @@ def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     -------
     y : ndarray like `x`
     """
-    rows, columns = _rows("x", x)
-    checks.array("bias", bias, dtype=x.dtype, shape=(columns,))
-    y = checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
-    _bias_relu_forward((x, bias, y), (rows, columns))
+    y = _like("x", x, out)
+    try:
+        _bias_relu_forward((x, bias, y), _rows("x", x))
+    except _kernels.Misfit:
+        _explain_bias("x", x, bias, out)
+        raise
     return y
 
 
@@ -243,17 +337,28 @@ def bias_relu_backward(dy: Array, y: Array, out: Array | None = None) -> tuple[A
 
 
 def _scaled_bias_relu_backward(dy: Array, y: Array, factor: float, out: Array | None) -> tuple[Array, Array]:
+    dx = _like("dy", dy, out)
     rows, columns = _rows("dy", dy)
-    checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
-    dx = checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
     dbias = np.empty(columns, dy.dtype)
-    _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
+    try:
+        _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
+    except _kernels.Misfit:
+        checks.array("dy", dy)
+        checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
+        checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+        raise
     return dx, dbias
+
+
+def _explain_bias(name: str, x: Array, bias: Array, out: Array | None) -> None:
+    """Say which array of a layer with a bias does not fit."""
+    checks.array(name, x)
+    checks.array("bias", bias, dtype=x.dtype, shape=x.shape[-1:])
+    checks.output("out", out, x, apart_from={name: x, "bias": bias}, in_place=name)
 
 
 def _rows(name: str, x: Array) -> tuple[int, int]:
     """An array (…, d) as rows of d."""
-    checks.array(name, x)
     if x.ndim == 0:
         raise ValueError(f"{name} must have at least one dimension, got shape ()")
     columns = x.shape[-1]
@@ -345,13 +450,18 @@ def dropout(
     .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014, sec. 10.
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
-    checks.array("x", x)
+    y = _like("x", x, out)
+    mask = np.empty((x.size + 7) // 8, np.uint8)
     threshold, factor = _threshold(p, p_is)
     seed, counter = _key(seed, counter)
-    checks.choice("mask_format", mask_format, ("bits", "bytes"))
-    y = checks.output("out", out, x, apart_from={"x": x}, in_place="x")
-    mask = np.empty((x.size + 7) // 8, np.uint8)
-    _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
+    if mask_format != "bits":
+        checks.choice("mask_format", mask_format, ("bits", "bytes"))
+    try:
+        _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
+    except _kernels.Misfit:
+        checks.array("x", x)
+        checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+        raise
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, mask
@@ -412,12 +522,14 @@ def bias_relu_dropout_forward(
     -------
     y : ndarray like `x`
     """
-    rows, columns = _rows("x", x)
-    checks.array("bias", bias, dtype=x.dtype, shape=(columns,))
+    y = _like("x", x, out)
     threshold, factor = _threshold(p, p_is)
     seed, counter = _key(seed, counter)
-    y = checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
-    _bias_relu_dropout_forward((x, bias, y), (rows, columns, seed, counter, threshold), (factor,))
+    try:
+        _bias_relu_dropout_forward((x, bias, y), (*_rows("x", x), seed, counter, threshold), (factor,))
+    except _kernels.Misfit:
+        _explain_bias("x", x, bias, out)
+        raise
     return y
 
 
@@ -446,11 +558,15 @@ def bias_relu_dropout_backward(
 
 
 def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
-    checks.array(name, x)
+    y = _like(name, x, out)
     _, factor = _threshold(p, p_is)
     bits = _mask_bits(mask, x)
-    y = checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
-    _dropout_apply((x, bits, y), (x.size,), (factor,))
+    try:
+        _dropout_apply((x, bits, y), (x.size,), (factor,))
+    except _kernels.Misfit:
+        checks.array(name, x)
+        checks.output("out", out, x, apart_from={name: x, "mask": bits}, in_place=name)
+        raise
     return y
 
 
@@ -458,6 +574,7 @@ def _key(seed: int, counter: int) -> tuple[int, int]:
     return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
 
 
+@_remembered
 def _threshold(p: float, p_is: PIs) -> tuple[int, float]:
     """Below which of 2¹⁶ numbers an element is dropped, and by what the others are multiplied."""
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":

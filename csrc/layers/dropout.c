@@ -120,14 +120,14 @@ struct drawing {
     real factor;
 };
 
-enum { TIMES = 8, BLOCK = TIMES * GROUP };
+enum { DRAWS = 8, DRAWN = DRAWS * GROUP /* elements whose mask is drawn at once */ };
 
-/* Draws the mask of so many elements, at most a block; their number `first` is that of a group's first. */
+/* Draws the mask of so many elements, at most DRAWN of them; the number `first` is that of a group's first. */
 static void draw(const struct drawing *d, int64_t first, int64_t length, uint8_t *mask)
 {
-    _Alignas(VECTOR_BYTES) uint16_t bits[BLOCK];
-    uint32_t words[BLOCK / LANES];
-    philox((uint32_t *)bits, TIMES, d->seed, d->counter, (uint64_t)first / GROUP * PHILOX_LANES);
+    _Alignas(VECTOR_BYTES) uint16_t bits[DRAWN];
+    uint32_t words[DRAWN / LANES];
+    philox((uint32_t *)bits, DRAWS, d->seed, d->counter, (uint64_t)first / GROUP * PHILOX_LANES);
     for (int64_t e = 0; e < length; e += LANES)
         words[e / LANES] = kept(bits + e, d->threshold);
     store_mask(mask, length, words);
@@ -140,10 +140,10 @@ static void dropout_forward(void *const *array, const int64_t *size, const doubl
     uint8_t *mask = array[2];
     const struct drawing d = {size[1], size[2], (uint16_t)size[3], scalar[0]};
     const struct range own = own_range(size[0], GROUP, share);
-    for (int64_t first = own.begin; first < own.end; first += BLOCK) {
-        const struct range block = {0, own.end - first < BLOCK ? own.end - first : BLOCK};
+    for (int64_t first = own.begin; first < own.end; first += DRAWN) {
+        const struct range block = {0, own.end - first < DRAWN ? own.end - first : DRAWN};
         draw(&d, first, block.end, mask + first / 8);
-        apply_all(x + first, y + first, mask + first / 8, block, d.factor, BLOCK);
+        apply_all(x + first, y + first, mask + first / 8, block, d.factor, 2 * DRAWN);
     }
 }
 
@@ -156,14 +156,14 @@ static void bias_relu_dropout_forward(void *const *array, const int64_t *size, c
     const int64_t columns = size[1];
     const struct drawing d = {size[2], size[3], (uint16_t)size[4], scalar[0]};
     const struct range own = own_range(size[0] * columns, GROUP, share);
-    for (int64_t first = own.begin; first < own.end; first += BLOCK) {
-        const int64_t end = own.end - first < BLOCK ? own.end : first + BLOCK;
+    for (int64_t first = own.begin; first < own.end; first += DRAWN) {
+        const int64_t end = own.end - first < DRAWN ? own.end : first + DRAWN;
         for (int64_t i = first, n; i < end; i += n) {
             const int64_t column = i % columns;
             n = columns - column < end - i ? columns - column : end - i;
             bias_relu(x + i, bias + column, y + i, n);
         }
-        uint8_t mask[BLOCK / 8];
+        uint8_t mask[DRAWN / 8];
         draw(&d, first, end - first, mask);
         apply_all(y + first, y + first, mask, (struct range){0, end - first}, d.factor, 0);
     }
