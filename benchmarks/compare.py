@@ -67,9 +67,11 @@ def main() -> None:
         shown = demands.judge(results, arguments.threads) + demands.footprint()
     print(f"\nMust show\n\n{demands.format_rows(shown, markdown=arguments.markdown)}")
     everything = {
-        "environment": cli.environment() | {"threads": arguments.threads, "load before": load}, "peers": peers.PEERS if peers else {},
-        "results": results, "must_show": shown,
-    }  # fmt: skip
+        "environment": cli.environment() | {"threads": arguments.threads, "load before": load},
+        "peers": peers.PEERS if peers else {},
+        "results": results,
+        "must_show": shown,
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(everything, indent=1) + "\n")
     if arguments.plot:

@@ -126,11 +126,17 @@ def step_contest(name: str, n: int) -> Contest:
 def model_contest(name: str, model: str) -> Contest:
     """A step of that name on all tensors of a model, and the same on as many parameters in one flat array."""
     contest = _step_contest(name, model, MODELS[model]())
-    flat, grad = (np.concatenate([array.ravel() for array in arrays]) for arrays in (contest.params, contest.grads))
-    optimizer = steps()[name](flat)
-    contest.contenders[FLAT] = lambda: optimizer.step(grad)
-    contest.results[FLAT] = flat
-    contest.refresh.append(lambda: np.concatenate([array.ravel() for array in contest.grads], out=grad))
+    flat = fastopt.flatten(contest.params)
+    optimizer = steps()[name](flat.param)
+
+    def refresh() -> None:
+        for own, grad in zip(flat.grads, contest.grads, strict=True):
+            own[...] = grad
+
+    refresh()
+    contest.refresh.append(refresh)
+    contest.contenders[FLAT] = lambda: optimizer.step(flat.grad)
+    contest.results[FLAT] = flat.params
     return contest
 
 
