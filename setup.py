@@ -10,6 +10,8 @@ from setuptools import Extension, setup
 CFLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
 CFLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror=unused-function"]  # a kernel without a row
 
+THREADS = [] if platform.system() == "Windows" else ["-pthread"]
+
 ISA_FLAGS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISA_FLAGS["avx2"] = ["-mavx2"]
@@ -37,7 +39,8 @@ setup(
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
-            extra_compile_args=["-O3", "-g0"],
+            extra_compile_args=["-O3", "-g0", *THREADS],
+            extra_link_args=THREADS,
             py_limited_api=True,
         )
     ],

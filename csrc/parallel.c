@@ -12,6 +12,7 @@
  * A call that finds the pool in use does all parts itself, as does every call where there are no threads. A forked
  * child has none of its parent's workers, and starts its own.
  */
+#define _POSIX_C_SOURCE 200809L
 #include "parallel.h"
 
 #if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(FASTOPT_NO_THREADS)
