@@ -95,7 +95,8 @@ def dots(results: list[dict]) -> plt.Figure:
     for name in _contenders(results):
         rows = [(i, result) for i, result in enumerate(results) if name in result["seconds"]]
         colour, marker, dashes, ours = _look(name)
-        marker, size = ("|", 15) if name in FLOORS else (marker, 9 if ours else 6)
+        marker = "|" if name in FLOORS else marker
+        size = 16 if marker == "|" else 9 if ours else 6
         axes.plot([_per_element(result, name) for _, result in rows], [i for i, _ in rows], marker, color=colour,
                   markersize=size, markerfacecolor=colour if dashes == "-" else "white", markeredgewidth=1.3,
                   zorder=5 if ours else 3, label=name)  # fmt: skip
