@@ -22,16 +22,16 @@ large = pytest.mark.skipif(
 
 
 @functools.cache
-def contenders(make, *arguments) -> list[str]:
+def contenders(make, *arguments, **options) -> list[str]:
     """The names of the contenders in contests of that kind, from a tiny one."""
     tiny = (2 if isinstance(argument, int) else argument for argument in arguments)
-    return list(peers.add(make(*tiny)).contenders)
+    return list(peers.add(make(*tiny, **options)).contenders)
 
 
 def rows():
     for name, make in CATALOGUE.items():
         marks = [large] if LARGE in make.args else []
-        for contender in contenders(make.func, *make.args):
+        for contender in contenders(make.func, *make.args, **make.keywords):
             yield pytest.param(name, contender, marks=marks, id=f"{name} {contender}".replace(",", ""))
 
 
@@ -44,6 +44,10 @@ def contest(name: str) -> bench.Contest:
 def test_bench(benchmark, name, contender):
     entered = contest(name)
     benchmark.group = name
-    benchmark(entered.contenders[contender])
+    call = entered.contenders[contender]
+    if contender in entered.before:
+        benchmark.pedantic(call, setup=entered.before[contender], rounds=30)
+    else:
+        benchmark(call)
     if benchmark.stats:
         benchmark.extra_info["bytes_per_second"] = entered.floor / benchmark.stats.stats.median

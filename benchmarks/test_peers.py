@@ -40,10 +40,10 @@ def test_agree_finds_that_inputs_change():
 
     def other():
         step()
-        contest.arrays["grad"] *= 2
+        contest.grads[0] *= 2
 
     contest.contenders["fastopt"] = other
-    with pytest.raises(AssertionError, match="sgd 100: fastopt changes grad"):
+    with pytest.raises(AssertionError, match="sgd 100: fastopt changes gradient 0"):
         peers.agree(contest)
 
 
@@ -52,7 +52,7 @@ def test_every_kernel_has_a_peer_of_each_library():
     newer = set(bench.steps()) - {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw"}
     for name, make in CONTESTS.items():
         contest = peers.add(make())
-        if contest.name in newer:
+        if contest.name in newer | {"denormals"}:
             continue
         for library, contender in (("numba", "numba"), ("torch", "PyTorch")):
-            assert peers.PEERS[library] is None or contender in contest.contenders, name
+            assert not peers.installed(library) or contender in contest.contenders, name

@@ -11,22 +11,31 @@ import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+import fastopt
 from fastopt import _kernels, arena, inplace, reference
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.optimizers import OPTIMIZERS, Momentum, Optimizer
+from fastopt.optimizers import OPTIMIZERS, Adam, Momentum, Optimizer
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 QUICK_SIZES = (100, 10_000, 1_000_000)
-STREAM, COPY = "streaming", "copy"
+LARGE_SIZE = 50_000_000
+THREADS_SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 10_000_000)
 
-Contender = Callable[[], object]
+#: Contenders that are no rivals but measures: the same bytes moved, the same work under another circumstance.
+STREAM, COPY = "streaming", "copy"
+FLAT, NORMAL, ONE_THREAD = "flat", "normal values", "one thread"
+YARDSTICKS = (STREAM, COPY, FLAT, NORMAL, ONE_THREAD)
+
+Call = Callable[[], object]
+Shape = tuple[int, ...]
 
 
 @dataclass
@@ -37,18 +46,67 @@ class Contest:
     size: str
     #: The bytes that must cross memory: what is read and what is written, once each.
     floor: int
-    #: What the work is done on; each contender makes its own copies.
-    arrays: dict[str, Array]
-    contenders: dict[str, Contender] = field(default_factory=dict)
+    #: What a layer reads, by name.
+    arrays: dict[str, Array] = field(default_factory=dict)
+    #: What a function is that does the work, by contender.
+    contenders: dict[str, Call] = field(default_factory=dict)
     #: Where a contender leaves its result, if it does not return it.
-    results: dict[str, Array] = field(default_factory=dict)
+    results: dict[str, Array | list[Array]] = field(default_factory=dict)
+    #: What a step works on: every contender has its own copies of the parameters, and none may write to a gradient.
+    params: list[Array] = field(default_factory=list)
+    grads: list[Array] = field(default_factory=list)
+    #: What takes over the gradients where a contender keeps its own, called when they have changed.
+    refresh: list[Call] = field(default_factory=list)
+    #: What is called before a contender's turn, off the clock.
+    before: dict[str, Call] = field(default_factory=dict)
+    #: The calls in a turn; where None, as many as make it long enough to be timed.
+    calls: int | None = None
+    #: Which axis of x holds the channels.
+    axis: int = 1
+    #: Where chance has a part in the result, what that is if nothing is dropped.
+    undropped: Array | None = None
 
-
-# ---- Contests -----------------------------------------------------------------------------------------------
+    @property
+    def elements(self) -> int:
+        """The number of parameters, or that of elements in a layer's first array."""
+        return sum(param.size for param in self.params) or next(iter(self.arrays.values())).size
 
 
 def _normal(*shape: int) -> Array:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def together(calls: Sequence[Call]) -> Call:
+    """One function that makes all these calls in turn."""
+    if len(calls) == 1:
+        return calls[0]
+
+    def call() -> list[object]:
+        return [each() for each in calls]
+
+    return call
+
+
+# ---- Steps --------------------------------------------------------------------------------------------------
+
+
+def resnet20() -> list[Shape]:
+    """The parameters of the ResNet-20 for CIFAR-10 (He et al. 2015, section 4.2): 59 tensors."""
+    shapes: list[Shape] = []
+    before = 3
+    for channels in (16, 16, 16, 32, 32, 32, 64, 64, 64):  # blocks of two convolutions, and one that goes before
+        for _ in range(2 if shapes else 3):
+            shapes += [(channels, before, 3, 3), (channels,), (channels,)]
+            before = channels
+    return [*shapes, (10, 64), (10,)]
+
+
+def mlp() -> list[Shape]:
+    """The parameters of an MLP for MNIST: 784-512-512-10."""
+    return [(784, 512), (512,), (512, 512), (512,), (512, 10), (10,)]
+
+
+MODELS = {"ResNet-20": resnet20, "MLP": mlp}
 
 
 def steps() -> dict[str, Callable[[Any], Optimizer]]:
@@ -62,39 +120,116 @@ def steps() -> dict[str, Callable[[Any], Optimizer]]:
 
 def step_contest(name: str, n: int) -> Contest:
     """A step of that name on one tensor of n parameters."""
-    param, grad = _normal(n), _normal(n)[::-1].copy()
-    optimizer = steps()[name](param.copy())
+    return _step_contest(name, f"{n:,}", [(n,)])
+
+
+def model_contest(name: str, model: str) -> Contest:
+    """A step of that name on all tensors of a model, and the same on as many parameters in one flat array."""
+    contest = _step_contest(name, model, MODELS[model]())
+    flat = fastopt.flatten(contest.params)
+    optimizer = steps()[name](flat.param)
+
+    def refresh() -> None:
+        for own, grad in zip(flat.grads, contest.grads, strict=True):
+            own[...] = grad
+
+    refresh()
+    contest.refresh.append(refresh)
+    contest.contenders[FLAT] = lambda: optimizer.step(flat.grad)
+    contest.results[FLAT] = flat.params
+    return contest
+
+
+def _step_contest(name: str, size: str, shapes: list[Shape]) -> Contest:
+    params = [_normal(*shape) for shape in shapes]
+    grads = [param.ravel()[::-1].reshape(param.shape).copy() for param in params]
+    ours = [param.copy() for param in params]
+    lone = len(shapes) == 1
+    optimizer, given = steps()[name](ours[0] if lone else ours), grads[0] if lone else grads
     states = _kernels.STEPS[optimizer.kernel][0]
-    contest = Contest(name, f"{n:,}", 4 * n * (3 + 2 * len(states)), {"param": param, "grad": grad})
-    contest.contenders["fastopt"] = lambda: optimizer.step(grad)
-    contest.results["fastopt"] = optimizer.params  # type: ignore[assignment]
+    n = sum(param.size for param in params)
+    contest = Contest(name, size, 4 * n * (3 + 2 * len(states)), params=params, grads=grads)
+    contest.contenders["fastopt"] = lambda: optimizer.step(given)
+    contest.results["fastopt"] = ours
 
-    fused = getattr(inplace, name, None)
-    if fused is not None:
-        arrays = [param.copy(), grad, *(np.zeros_like(param) for _ in states)]
-        a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
-        contest.contenders["NumPy in place"] = lambda: fused(*arrays, t=next(t), a=a, b=b)
-        contest.results["NumPy in place"] = arrays[0]
-
-    textbook = getattr(reference, "momentum" if name == "nesterov" else name)
-    hyper: dict[str, Any] = {"lr": inplace.LR} | ({"nesterov": True} if name == "nesterov" else {})
-    held, number = [param.copy(), *(np.zeros_like(param) for _ in states)], itertools.count(1)
-
-    def step() -> Array:
-        if optimizer.counts_steps:
-            hyper["t"] = next(number)
-        held[:] = textbook(held[0], grad, *held[1:], **hyper)
-        return held[0]
-
-    contest.contenders["NumPy textbook"] = step
+    if hasattr(inplace, name):
+        fused = [_in_place(name, param, grad, len(states)) for param, grad in zip(params, grads, strict=True)]
+        contest.contenders["NumPy in place"] = together([call for call, _ in fused])
+        contest.results["NumPy in place"] = [param for _, param in fused]
+    contest.contenders["NumPy textbook"] = together([
+        _textbook(name, param, grad, len(states), counts=optimizer.counts_steps)
+        for param, grad in zip(params, grads, strict=True)
+    ])  # fmt: skip
 
     stream = _kernels.Layer("stream")
     streamed = [arena.empty((n,), np.float32) for _ in ("x", "param", *states)]
     for array in streamed:
-        array[:] = grad
+        array[:] = np.concatenate([grad.ravel() for grad in grads])
     absent = [None] * (4 - len(streamed))
     contest.contenders[STREAM] = lambda: stream((*streamed, *absent), (n,), (0.5,))
     return contest
+
+
+def _in_place(name: str, param: Array, grad: Array, states: int) -> tuple[Call, Array]:
+    fused = getattr(inplace, name)
+    arrays = [param.copy(), grad, *(np.zeros_like(param) for _ in range(states))]
+    a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
+    return lambda: fused(*arrays, t=next(t), a=a, b=b), arrays[0]
+
+
+def _textbook(name: str, param: Array, grad: Array, states: int, *, counts: bool) -> Callable[[], Array]:
+    formula = getattr(reference, "momentum" if name == "nesterov" else name)
+    hyper: dict[str, Any] = {"lr": inplace.LR} | ({"nesterov": True} if name == "nesterov" else {})
+    held, number = [param.copy(), *(np.zeros_like(param) for _ in range(states))], itertools.count(1)
+
+    def step() -> Array:
+        if counts:
+            hyper["t"] = next(number)
+        held[:] = formula(held[0], grad, *held[1:], **hyper)
+        return held[0]
+
+    return step
+
+
+def denormals(n: int) -> Contest:
+    """A step of Adam on moments that have decayed to denormals, as those of dead units do, the gradient being zero.
+
+    The moments are filled anew before each call, since what flushes denormals to zero would find them once only.
+    """
+    param, grad = _normal(n), np.zeros(n, np.float32)
+    contest = Contest("denormals", f"{n:,}", 4 * n * 7, params=[param], grads=[grad], calls=1)
+
+    def enter(name: str, call: Call, own: Array, moments: list[Array], value: float) -> None:
+        def refill() -> None:
+            for moment in moments:
+                moment.fill(value)
+
+        contest.contenders[name], contest.before[name], contest.results[name] = call, refill, [own]
+
+    for name, value in ("fastopt", 1e-40), (NORMAL, 1e-4):
+        own = param.copy()
+        optimizer = Adam(own, lr=inplace.LR)
+        enter(name, functools.partial(optimizer.step, grad), own, [*optimizer.state["param"].values()], value)
+    held = [param.copy(), grad, np.empty_like(param), np.empty_like(param)]
+    a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
+    enter("NumPy in place", lambda: inplace.adam(*held, t=next(t), a=a, b=b), held[0], held[2:], 1e-40)
+    return contest
+
+
+def on_threads(n: int, count: int = 2) -> Contest:
+    """A step of Adam on several threads, against the same on one."""
+    param, grad = _normal(n), _normal(n)[::-1].copy()
+    contest = Contest("threads", f"{n:,}", 4 * n * 7, params=[param], grads=[grad])
+    for name, number in ("fastopt", count), (ONE_THREAD, 1):
+        own = arena.beside(param, 0)  # equally placed for both
+        own[:] = param
+        contest.contenders[name] = functools.partial(Adam(own, lr=inplace.LR).step, grad)
+        contest.before[name] = functools.partial(fastopt.set_num_threads, number)
+        contest.results[name] = [own]
+    return contest
+
+
+# ---- Layers -------------------------------------------------------------------------------------------------
 
 
 def relu_forward(n: int) -> Contest:
@@ -125,7 +260,7 @@ def dropout(n: int, p: float = 0.5) -> Contest:
         "NumPy in place": lambda: inplace.dropout(x, p, generator, y),
         "NumPy textbook": lambda: np.where(generator.random(n) >= p, x / (1 - p), 0),
         COPY: lambda: np.copyto(y, x),
-    }, {"NumPy in place": y})  # fmt: skip
+    }, {"NumPy in place": y}, undropped=x / (1 - p))  # fmt: skip
 
 
 def dropout_backward(n: int, p: float = 0.5) -> Contest:
@@ -159,31 +294,62 @@ def bias_relu_backward(rows: int, columns: int) -> Contest:
     }, {"NumPy in place": dx})  # fmt: skip
 
 
-def batch_norm_forward(*shape: int) -> Contest:
-    x, scale, shift, y = _normal(*shape), _normal(shape[1]), _normal(shape[1]), np.empty(shape, np.float32)
+def bias_relu_dropout_forward(rows: int, columns: int, p: float = 0.5) -> Contest:
+    x, bias, y = _normal(rows, columns), _normal(columns), np.empty((rows, columns), np.float32)
+    undropped = np.maximum(x + bias, 0) / (1 - p)
+    generator, counter = np.random.Generator(np.random.SFC64(0)), itertools.count()
+
+    def in_place() -> None:
+        inplace.bias_relu_forward(x, bias, y)
+        inplace.dropout(y, p, generator, y)
+
+    return Contest("bias_relu_dropout_forward", str(x.shape), 2 * x.nbytes, {"x": x, "bias": bias}, {
+        "fastopt": lambda: F.bias_relu_dropout_forward(x, bias, p, seed=0, counter=next(counter), out=y),
+        "NumPy in place": in_place,
+        "NumPy textbook": lambda: np.where(generator.random(x.shape) >= p, np.maximum(x + bias, 0) / (1 - p), 0),
+    }, {"NumPy in place": y}, undropped=undropped)  # fmt: skip
+
+
+def batch_norm_forward(*shape: int, axis: int = 1) -> Contest:
+    channels = shape[axis]
+    x, scale, shift, y = _normal(*shape), _normal(channels), _normal(channels), np.empty(shape, np.float32)
     running = np.zeros_like(scale), np.ones_like(scale)
-    flat = (shape[0], shape[1], -1)
-    return Contest("batch_norm_forward", str(shape), 2 * x.nbytes, {"x": x, "scale": scale, "shift": shift}, {
-        "fastopt": lambda: F.batch_norm_forward(x, scale, shift, *running, out=y),
-        "NumPy in place": lambda: inplace.batch_norm_forward(x.reshape(flat), scale, shift, y.reshape(flat)),
-        "NumPy textbook": lambda: reference.batch_norm_forward(x, scale, shift, *running),
+    seen, result = (_channels_second(a, axis) for a in (x, y))
+    x3, y3 = (a.reshape(len(a), channels, -1) for a in (seen, result))
+    return Contest("batch_norm_forward", _size(shape, axis), 2 * x.nbytes, {"x": x, "scale": scale, "shift": shift}, {
+        "fastopt": lambda: F.batch_norm_forward(seen, scale, shift, *running, out=result),
+        "NumPy in place": lambda: inplace.batch_norm_forward(x3, scale, shift, y3),
+        "NumPy textbook": lambda: reference.batch_norm_forward(seen, scale, shift, *running),
         COPY: lambda: np.copyto(y, x),
-    }, {"NumPy in place": y})  # fmt: skip
+    }, {"NumPy in place": y}, axis=axis)  # fmt: skip
 
 
-def batch_norm_backward(*shape: int) -> Contest:
-    x, scale, dy, dx = _normal(*shape), _normal(shape[1]), _normal(*shape)[::-1].copy(), np.empty(shape, np.float32)
-    _, cache = F.batch_norm_forward(x, scale)
+def batch_norm_backward(*shape: int, axis: int = 1) -> Contest:
+    channels = shape[axis]
+    x, scale, dy, dx = _normal(*shape), _normal(channels), _normal(*shape)[::-1].copy(), np.empty(shape, np.float32)
+    seen, seen_dy, result = (_channels_second(a, axis) for a in (x, dy, dx))
+    _, cache = F.batch_norm_forward(seen, scale)
     assert cache is not None
     mean, inv_std = (a.reshape(1, -1, 1).astype(np.float32) for a in (cache.mean, cache.inv_std))
-    _, textbook, _, _ = reference.batch_norm_forward(x, scale)
-    x3, dy3, dx3 = (a.reshape(shape[0], shape[1], -1) for a in (x, dy, dx))
-    return Contest("batch_norm_backward", str(shape), 3 * x.nbytes, {"dy": dy, "x": x, "scale": scale}, {
-        "fastopt": lambda: F.batch_norm_backward(dy, cache, out=dx),
+    _, textbook, _, _ = reference.batch_norm_forward(seen, scale)
+    x3, dy3, dx3 = (a.reshape(len(a), channels, -1) for a in (seen, seen_dy, result))
+    return Contest("batch_norm_backward", _size(shape, axis), 3 * x.nbytes, {"dy": dy, "x": x, "scale": scale}, {
+        "fastopt": lambda: F.batch_norm_backward(seen_dy, cache, out=result),
         "NumPy in place": lambda: inplace.batch_norm_backward(dy3, x3, scale, mean, inv_std, dx3),
-        "NumPy textbook": lambda: reference.batch_norm_backward(dy, textbook),
+        "NumPy textbook": lambda: reference.batch_norm_backward(seen_dy, textbook),
         COPY: lambda: np.copyto(dx, x),
-    }, {"NumPy in place": dx})  # fmt: skip
+    }, {"NumPy in place": dx}, axis=axis)  # fmt: skip
+
+
+def _channels_second(array: Array, axis: int) -> Array:
+    """The same memory with channels second: where they are last, all else is rows."""
+    return array if axis == 1 else array.reshape(-1, array.shape[axis])
+
+
+def _size(shape: Shape, axis: int = 1) -> str:
+    """How a contest calls its size."""
+    size = f"{shape[0]:,}" if len(shape) == 1 else str(shape)
+    return size if axis == 1 else f"{size} channels last"
 
 
 def softmax_cross_entropy(n: int, classes: int) -> Contest:
@@ -240,6 +406,7 @@ def col2im(n: int, h: int, w: int, c: int) -> Contest:
 _FLAT = [(32_768,), (1_048_576,), (8_388_608,)]
 _DENSE = [(64, 512), (1024, 1024)]
 _NORM = [(64, 512), (256, 1024), (4096, 1024), (128, 16, 32, 32), (64, 64, 28, 28), (32, 256, 14, 14)]
+_NORM_LAST = [(128, 32, 32, 16), (64, 28, 28, 64), (32, 14, 14, 256)]
 _IMAGES = [(64, 28, 28, 16), (64, 14, 14, 32)]
 
 #: Layer kernels, on shapes of MLPs and CNNs.
@@ -250,6 +417,7 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     dropout_backward: _FLAT,
     bias_relu_forward: _DENSE,
     bias_relu_backward: _DENSE,
+    bias_relu_dropout_forward: _DENSE,
     batch_norm_forward: _NORM,
     batch_norm_backward: _NORM,
     softmax_cross_entropy: [(64, 10), (128, 1000)],
@@ -260,31 +428,67 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
 }
 
 
-def catalogue(*, quick: bool = False) -> dict[str, Callable[[], Contest]]:
-    """What makes each contest, by name and size: ``"adam 1,000"``."""
+def catalogue(*, quick: bool = False, large: bool = False, threads: int = 1) -> dict[str, Callable[[], Contest]]:
+    """What makes each contest, by name and size: ``"adam 1,000"``.
+
+    Parameters
+    ----------
+    quick : bool, default False
+        Only three sizes of each step, and one of each layer.
+    large : bool, default False
+        The steps also on 50,000,000 parameters, for which some gigabytes of memory must be free.
+    threads : int, default 1
+        If more, Adam's step on that many threads is also measured against one.
+    """
     every: dict[str, Callable[[], Contest]] = {}
     for name in steps():
-        for n in QUICK_SIZES if quick else SIZES:
+        for n in QUICK_SIZES if quick else (*SIZES, LARGE_SIZE) if large else SIZES:
             every[f"{name} {n:,}"] = functools.partial(step_contest, name, n)
+    if not quick:
+        for model in MODELS:
+            every[f"adam {model}"] = functools.partial(model_contest, "adam", model)
+        every["denormals 1,000,000"] = functools.partial(denormals, 1_000_000)
+        for n in THREADS_SIZES if threads > 1 else ():
+            every[f"threads {n:,}"] = functools.partial(on_threads, n, threads)
     for make, shapes in LAYERS.items():
         for shape in shapes[:1] if quick else shapes:
-            size = f"{shape[0]:,}" if len(shape) == 1 else str(shape)
-            every[f"{make.__name__} {size}"] = functools.partial(make, *shape)
+            every[f"{make.__name__} {_size(shape)}"] = functools.partial(make, *shape)
+    for make in (batch_norm_forward, batch_norm_backward):
+        for shape in () if quick else _NORM_LAST:
+            every[f"{make.__name__} {_size(shape, -1)}"] = functools.partial(make, *shape, axis=-1)
     return every
 
 
 # ---- Races --------------------------------------------------------------------------------------------------
 
 
-def race(contenders: dict[str, Contender], *, rounds: int = 15, batch: float = 2e-3) -> dict[str, list[float]]:
+def race(
+    contenders: dict[str, Call],
+    *,
+    before: Mapping[str, Call] = MappingProxyType({}),
+    calls: int | None = None,
+    rounds: int = 15,
+    turn: float = 2e-3,
+    pause: float = 0.0,
+    patience: float = 15.0,
+) -> dict[str, list[float]]:
     """The seconds per call of each contender in each undisturbed round.
 
     Parameters
     ----------
     contenders : dict of callable
+    before : dict of callable, optional
+        What is called before a contender's turn, off the clock.
+    calls : int, optional
+        The calls in a turn; by default as many as take about `turn` seconds.
     rounds : int, default 15
-        In each, every contender is called for about `batch` seconds, in turn.
-    batch : float, default 2e-3
+        In each, every contender has its turn.
+    turn : float, default 2e-3
+    pause : float, default 0.0
+        How long to wait before each turn, in which threads of the contender before come to rest. The wait is a
+        busy one: after a sleep a core runs slower for a while.
+    patience : float, default 15.0
+        After that many seconds no round begins beyond the seventh.
 
     Returns
     -------
@@ -292,25 +496,39 @@ def race(contenders: dict[str, Contender], *, rounds: int = 15, batch: float = 2
         A round in which the contenders took over 1.2 × their medians together is dropped from all,
         but never more than half of the rounds.
     """
-    numbers = {}
+
+    def nothing() -> None:
+        pass
+
+    prepare = {name: before.get(name, nothing) for name in contenders}
+    numbers, long = {}, {}
     for name, call in contenders.items():
-        number = 1
-        while (elapsed := _time(call, number)) < batch / 4:
+        prepare[name]()
+        number = calls or 1
+        while (elapsed := _time(call, number)) < turn / 4 and not calls:
             number *= 2
-        numbers[name] = max(1, round(number * batch / elapsed))
+        numbers[name] = calls or max(1, round(number * turn / elapsed))
+        long[name] = elapsed > 5 * turn
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    start = time.perf_counter()
+    done = 0
+    while done < min(rounds, 7) or (done < rounds and time.perf_counter() - start < patience):
         for name, call in contenders.items():
-            call()  # back into the cache
+            _wait(pause)
+            prepare[name]()
+            if not long[name]:
+                call()  # back into the cache
+                prepare[name]()
             times[name].append(_time(call, numbers[name]) / numbers[name])
+        done += 1
     medians = {name: statistics.median(values) for name, values in times.items()}
-    slowness = [statistics.mean(times[name][i] / medians[name] for name in contenders) for i in range(rounds)]
+    slowness = [statistics.mean(times[name][i] / medians[name] for name in contenders) for i in range(done)]
     limit = max(1.2, statistics.median(slowness))
-    kept = [i for i in range(rounds) if slowness[i] <= limit]
+    kept = [i for i in range(done) if slowness[i] <= limit]
     return {name: [values[i] for i in kept] for name, values in times.items()}
 
 
-def _time(call: Contender, number: int) -> float:
+def _time(call: Call, number: int) -> float:
     repeat = range(number)
     start = time.perf_counter()
     for _ in repeat:
@@ -318,9 +536,15 @@ def _time(call: Contender, number: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(contest: Contest, *, rounds: int = 15) -> dict[str, Any]:
+def _wait(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def measure(contest: Contest, *, rounds: int = 15, pause: float = 0.0) -> dict[str, Any]:
     """The result of a contest, as it goes into JSON: seconds are per call, rates in bytes of the floor per second."""
-    times = race(contest.contenders, rounds=rounds)
+    times = race(contest.contenders, before=contest.before, calls=contest.calls, rounds=rounds, pause=pause)
     seconds = {
         name: dict(zip(("q1", "median", "q3"), statistics.quantiles(values, n=4), strict=True))
         for name, values in times.items()
@@ -329,6 +553,7 @@ def measure(contest: Contest, *, rounds: int = 15) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": contest.name,
         "size": contest.size,
+        "elements": contest.elements,
         "rounds": len(times["fastopt"]),
         "seconds": seconds,
         "bytes_per_second": contest.floor / ours,
@@ -347,36 +572,54 @@ def run(*, quick: bool = False, only: str = "") -> list[dict[str, Any]]:
     return [measure(make(), rounds=7 if quick else 15) for make in chosen]
 
 
+def families(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The results by the names of their contests."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result["name"], []).append(result)
+    return found
+
+
+NOTE = (
+    "quartiles: of fastopt's time, in the same unit. × name: how many times as long as fastopt it takes. "
+    f"{STREAM}: one multiply-add per array."
+)
+
+
 def table(results: list[dict[str, Any]], *, markdown: bool = False) -> str:
     """Results as text: the time of fastopt, its rate, and how many times the others take."""
     others: dict[str, None] = {}
     for result in results:
         others.update(dict.fromkeys(name for name in result["seconds"] if name != "fastopt"))
-    header = ["kernel", "size", "fastopt", "GB/s", *(f"× {name}" for name in others)]
+    header = ["kernel", "size", "fastopt", "quartiles", "GB/s", *(f"× {name}" for name in others)]
     rows = [header]
     for result in results:
-        ratios = result["times_faster"]
+        ours, ratios = result["seconds"]["fastopt"], result["times_faster"]
+        _, factor = _unit(ours["median"])
         rows.append([
-            result["name"], result["size"], duration(result["seconds"]["fastopt"]["median"]),
-            f"{result['bytes_per_second'] / 1e9:.1f}",
+            result["name"], result["size"], duration(ours["median"]),
+            f"{ours['q1'] * factor:.3g}–{ours['q3'] * factor:.3g}", f"{result['bytes_per_second'] / 1e9:.1f}",
             *(f"{ratios[name]:.2f}" if name in ratios else "–" for name in others),
         ])  # fmt: skip
     if markdown:
         rows.insert(1, ["---" if i < 2 else "---:" for i in range(len(header))])
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
+    return "\n".join(
         (" | " if markdown else "  ").join(
             c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))
         )
         for row in rows
-    ]
-    note = f"× name: how many times as long as fastopt it takes. {STREAM}: one multiply-add per array."
-    return "\n".join([*lines, "", note])
+    )
 
 
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
+    unit, factor = _unit(seconds)
+    return f"{seconds * factor:.3g} {unit}"
+
+
+def _unit(seconds: float) -> tuple[str, float]:
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+            return unit, factor
+    return "ns", 1e9

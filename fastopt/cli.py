@@ -140,7 +140,7 @@ def bench(arguments: argparse.Namespace) -> None:
         print(json.dumps({"environment": environment(), "results": results}, indent=1))
     else:
         print(describe_environment())
-        print(bench.table(results))
+        print(f"{bench.table(results)}\n\n{bench.NOTE}")
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -154,7 +154,7 @@ def environment() -> dict[str, str]:
     return {
         "fastopt": fastopt.__version__,
         "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",
-        "kernel threads": "1",
+        "kernel threads": str(fastopt.get_num_threads()),
         "NumPy": np.__version__,
         "BLAS": f"{blas['name']} {blas['version']}",
         **_blas_runtime(),

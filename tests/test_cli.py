@@ -160,7 +160,7 @@ def test_bench_table(run):
     lines = run("bench", "--quick", "--only", "adam")
     start = next(i for i, line in enumerate(lines) if re.match("kernel +size", line))
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start : start + 7]]
-    assert rows[0][:4] == ["kernel", "size", "fastopt", "GB/s"]
+    assert rows[0][:5] == ["kernel", "size", "fastopt", "quartiles", "GB/s"]
     assert [row[:2] for row in rows[1:]] == [[n, s] for n in ("adam", "adamw") for s in ("100", "10,000", "1,000,000")]
     assert {len(row) for row in rows} == {len(rows[0])}
     assert any(line.startswith("instruction set") for line in lines[:start])
