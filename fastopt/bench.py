@@ -135,7 +135,7 @@ def model_contest(name: str, model: str) -> Contest:
 
     refresh()
     contest.refresh.append(refresh)
-    contest.contenders[FLAT] = lambda: optimizer.step(flat.grad)
+    contest.contenders[FLAT] = functools.partial(optimizer.step, flat.grad)
     contest.results[FLAT] = flat.params
     return contest
 
@@ -149,7 +149,7 @@ def _step_contest(name: str, size: str, shapes: list[Shape]) -> Contest:
     states = _kernels.STEPS[optimizer.kernel][0]
     n = sum(param.size for param in params)
     contest = Contest(name, size, 4 * n * (3 + 2 * len(states)), params=params, grads=grads)
-    contest.contenders["fastopt"] = lambda: optimizer.step(given)
+    contest.contenders["fastopt"] = functools.partial(optimizer.step, given)
     contest.results["fastopt"] = ours
 
     if hasattr(inplace, name):
@@ -317,7 +317,7 @@ def batch_norm_forward(*shape: int, axis: int = 1) -> Contest:
     seen, result = (_channels_second(a, axis) for a in (x, y))
     x3, y3 = (a.reshape(len(a), channels, -1) for a in (seen, result))
     return Contest("batch_norm_forward", _size(shape, axis), 2 * x.nbytes, {"x": x, "scale": scale, "shift": shift}, {
-        "fastopt": lambda: F.batch_norm_forward(seen, scale, shift, *running, out=result),
+        "fastopt": lambda: F.batch_norm_forward(x, scale, shift, *running, axis=axis, out=y),
         "NumPy in place": lambda: inplace.batch_norm_forward(x3, scale, shift, y3),
         "NumPy textbook": lambda: reference.batch_norm_forward(seen, scale, shift, *running),
         COPY: lambda: np.copyto(y, x),
@@ -328,13 +328,13 @@ def batch_norm_backward(*shape: int, axis: int = 1) -> Contest:
     channels = shape[axis]
     x, scale, dy, dx = _normal(*shape), _normal(channels), _normal(*shape)[::-1].copy(), np.empty(shape, np.float32)
     seen, seen_dy, result = (_channels_second(a, axis) for a in (x, dy, dx))
-    _, cache = F.batch_norm_forward(seen, scale)
+    _, cache = F.batch_norm_forward(x, scale, axis=axis)
     assert cache is not None
     mean, inv_std = (a.reshape(1, -1, 1).astype(np.float32) for a in (cache.mean, cache.inv_std))
     _, textbook, _, _ = reference.batch_norm_forward(seen, scale)
     x3, dy3, dx3 = (a.reshape(len(a), channels, -1) for a in (seen, seen_dy, result))
     return Contest("batch_norm_backward", _size(shape, axis), 3 * x.nbytes, {"dy": dy, "x": x, "scale": scale}, {
-        "fastopt": lambda: F.batch_norm_backward(seen_dy, cache, out=result),
+        "fastopt": lambda: F.batch_norm_backward(dy, cache, out=dx),
         "NumPy in place": lambda: inplace.batch_norm_backward(dy3, x3, scale, mean, inv_std, dx3),
         "NumPy textbook": lambda: reference.batch_norm_backward(seen_dy, textbook),
         COPY: lambda: np.copyto(dx, x),
