@@ -175,6 +175,26 @@ print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))
     assert python(code).stdout.split("\n") == ["True"] * 3 + ["", ""]
 
 
+@of_proc
+def test_as_many_threads_as_the_system_grants():
+    """Where memory for their stacks runs out, the others do all the work; and later there may be more."""
+    code = f"""{TASKS}
+import resource
+param, grad = np.ones((2, 500_000))
+fastopt.set_num_threads(100)
+limits = resource.getrlimit(resource.RLIMIT_AS)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 25), limits[1]))
+functional.sgd(param, grad, lr=1.0)
+few = len(tasks() - before)
+functional.sgd(param, grad, lr=1.0)
+resource.setrlimit(resource.RLIMIT_AS, limits)
+functional.sgd(param, grad, lr=1.0)
+print((param == -2).all(), few < {8_000_000 // PER_THREAD}, len(tasks() - before))
+"""
+    assert python(code).stdout.split() == ["True", "True", str(8_000_000 // PER_THREAD)]
+
+
 # ---- The same bits -------------------------------------------------------------------------------
 
 # Sizes of the tensors of a model: borders of shares fall within and between them, beside empty and tiny ones.
