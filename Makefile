@@ -1,9 +1,9 @@
 # The verbs of the day. All work in .venv, which `make dev` makes.
 PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h')
+C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench check format vec neon sanitize wheel clean
+.PHONY: dev build test fast bench check format vec neon sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -56,6 +56,14 @@ sanitize:  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanit
 	cd build/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 bin/python -m pytest -q -x -c ../../pyproject.toml --rootdir . \
 	  tests/test_steps.py tests/test_layers.py tests/test_checks.py
+
+tsan:  ## the thread pool under ThreadSanitizer, and with forks
+	mkdir -p build
+	for mode in tsan forks; do \
+	  $(CC) $(call flags,baseline) -g $$([ $$mode = forks ] || echo -O1 -fsanitize=thread) -pthread -Icsrc \
+	    -o build/hammer-$$mode csrc/parallel.c tests/hammer_parallel.c || exit 1; done
+	TSAN_OPTIONS=halt_on_error=1 build/hammer-tsan
+	build/hammer-forks 500
 
 wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q

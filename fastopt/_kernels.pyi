@@ -37,7 +37,7 @@ class Plan:
 @final
 class PreparedStep:
     def __new__(
-        cls, plan: Plan, grads: Arrays, encoders: dict[str, tuple[int, Callable[[Any], float]]]
+        cls, plan: Plan, grads: Arrays, encoders: dict[str, tuple[int, type, Callable[[Any], float]]]
     ) -> PreparedStep: ...
     def __call__(self, **changes: float) -> None: ...
 

@@ -464,7 +464,8 @@ cdef class PreparedStep:
     grads
         As in `Plan.step`.
     encoders : dict
-        For each hyperparameter's name its place in the table, and the function that makes a checked double of it.
+        For each hyperparameter's name its place in the table, the type of its values, and the function that makes a
+        checked double of one.
     """
     cdef Plan plan
     cdef dict encoders
@@ -483,8 +484,8 @@ cdef class PreparedStep:
         for name, value in changes.items():
             if name not in self.encoders:
                 raise TypeError(f"{name} is no keyword of this step; it takes {', '.join(self.encoders)}")
-            place, encode = <tuple>self.encoders[name]
-            if (type(value) is float or place == 0 and type(value) is int) and value == hyper[place]:
+            place, kind, encode = <tuple>self.encoders[name]
+            if type(value) is kind and value == hyper[place]:
                 continue  # as it was, or for t as it would be: that has been checked
             hyper[place] = encode(value)
         self.plan.claim()

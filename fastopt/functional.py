@@ -162,11 +162,13 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     if set(values) != set(optimizer.hyper_names()):
         raise TypeError(f"{name} takes the keywords {', '.join(optimizer.hyper_names())}, got {', '.join(values)}")
     scale = functools.partial(checks.number, "grad_scale")
-    encoders: dict[str, Any] = {key: (optimizer._place[key], getattr(optimizer, key).encode) for key in values}
-    encoders |= {"grad_scale": (1, scale), **({"t": (0, _step_number)} if optimizer.counts_steps else {})}
+    declared = {key: getattr(optimizer, key) for key in values}
+    encoders: dict[str, Any] = {key: (optimizer._place[key], d.kind, d.encode) for key, d in declared.items()}
+    encoders |= {"grad_scale": (1, float, scale), **({"t": (0, int, _step_number)} if optimizer.counts_steps else {})}
+    taken = 0.0 if optimizer.counts_steps else 1.0  # as in the function, no step is the first where none is counted
     checks.array("param", param)
     try:
-        bound = _kernels.Plan(optimizer.kernel, param, [state], (0.0, scale(grad_scale), *optimizer.encode(values)))
+        bound = _kernels.Plan(optimizer.kernel, param, [state], (taken, scale(grad_scale), *optimizer.encode(values)))
         return _kernels.PreparedStep(bound, grad, encoders)
     except _kernels.Misfit:
         _explain(states, param, grad, state)

@@ -39,6 +39,9 @@ T = TypeVar("T")
 class _Declared(Generic[T]):
     """A hyperparameter: checked whenever it is set, and kept as a double in the plan."""
 
+    #: The type of a value that needs no check where it equals the one that is held.
+    kind: ClassVar[type]
+
     def __set_name__(self, owner: type[Optimizer], name: str) -> None:
         self.name = name
 
@@ -60,6 +63,8 @@ class _Declared(Generic[T]):
 class Number(_Declared[float]):
     """A real number within an interval such as ``[0, 1)``."""
 
+    kind = float
+
     def __init__(self, bounds: str) -> None:
         self.bounds = bounds
 
@@ -73,6 +78,8 @@ class Number(_Declared[float]):
 class Flag(_Declared[bool]):
     """True or False."""
 
+    kind = bool
+
     def encode(self, value: bool) -> float:
         return float(checks.flag(self.name, value))
 
@@ -82,6 +89,8 @@ class Flag(_Declared[bool]):
 
 class Choice(_Declared[str]):
     """One of some words, which the kernel knows by their numbers."""
+
+    kind = str
 
     def __init__(self, *options: str) -> None:
         self.options = options

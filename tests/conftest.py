@@ -18,7 +18,7 @@ from fastopt import _kernels, functional, reference
 from fastopt.optimizers import OPTIMIZERS, Choice, Flag, Number
 
 SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 100003)
-GUARD, GUARD_WIDTH = -12345.0, 64  # as wide as the widest unit of work, 64 elements of a dropout group
+GUARD, GUARD_WIDTH = -12345.0, 128  # as wide as the widest unit of work, 128 elements of a dropout group
 
 
 @pytest.fixture(params=_kernels.isas())

@@ -156,6 +156,15 @@ def ramp(*shape: int) -> np.ndarray:
     return np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
 
 
+def plan_call(name: str) -> Call:
+    call = optimizer_call(name)
+
+    def step(**arrays):
+        functional.plan(name, *arrays.values(), lr=0.1)()
+
+    return Call(step, call.arrays, call.written)
+
+
 MASK = np.arange(24) % 3 > 0
 CACHE = functional.batch_norm_forward(ramp(6, 4), np.ones(4, np.float32))[1]
 WINNER = functional.max_pool_forward(ramp(1, 4, 3, 2), 2)[1]
@@ -163,7 +172,8 @@ ROWS = {"out": ramp(6, 4)}
 VECTORS = {name: ramp(4) for name in ("scale", "shift", "running_mean", "running_var")}
 IMAGE, POOLED, COLUMNS = ramp(1, 4, 3, 2), ramp(1, 2, 1, 2), ramp(1, 3, 2, 2, 2, 2)
 
-CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
+STEPS = {name: optimizer_call(name) for name in OPTIMIZERS} | {f"plan {name}": plan_call(name) for name in OPTIMIZERS}
+CALLS = STEPS | {
     "relu_forward": Call(functional.relu_forward, {"x": ramp(6, 4)} | ROWS),
     "relu_backward": Call(functional.relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),
     "bias_relu_forward": Call(functional.bias_relu_forward, {"x": ramp(6, 4), "bias": ramp(4)} | ROWS),
@@ -183,6 +193,14 @@ CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
     "dropout_backward": Call(
         lambda **arrays: functional.dropout_backward(mask=MASK, p=0.5, **arrays),
         {"dy": ramp(24), "out": ramp(24)},
+    ),
+    "bias_relu_dropout_forward": Call(
+        lambda **arrays: functional.bias_relu_dropout_forward(p=0.5, seed=1, counter=1, **arrays),
+        {"x": ramp(6, 4), "bias": ramp(4)} | ROWS,
+    ),
+    "bias_relu_dropout_backward": Call(
+        lambda **arrays: functional.bias_relu_dropout_backward(p=0.5, **arrays),
+        {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS,
     ),
     "batch_norm_forward": Call(
         functional.batch_norm_forward,
@@ -213,7 +231,7 @@ CALLS = {name: optimizer_call(name) for name in OPTIMIZERS} | {
 
 def test_every_function_is_in_the_table_above():
     functions = {name for name in functional.__all__ if not isinstance(getattr(functional, name), type)}
-    assert functions - {"patches_shape"} <= set(CALLS)
+    assert functions - {"patches_shape"} <= {word for name in CALLS for word in name.split()}
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -265,7 +283,7 @@ def test_batch_norm_is_not_done_in_place(name, refuses):
     call.refuses_array(refuses, {key: x, "out": x}, f"({key} and out|out and {key}) must not overlap")
 
 
-@pytest.mark.parametrize("name", sorted(set(CALLS) - set(OPTIMIZERS)))
+@pytest.mark.parametrize("name", sorted(set(CALLS) - set(STEPS)))
 def test_out_is_returned(name):
     call = CALLS[name]
     arrays = {key: a.copy() for key, a in call.arrays.items()}
@@ -283,6 +301,10 @@ ENTROPY = F.softmax_cross_entropy, {"logits": X, "labels": LABELS} | OUT
 DROPOUT = F.dropout, {"x": X, "p": 0.5, "seed": 1, "counter": 1} | OUT
 KEEP = F.dropout, DROPOUT[1] | {"p_is": "keep"}
 APPLY = F.dropout_apply, {"x": X, "mask": X > 0, "p": 0.5} | OUT
+FUSED = F.bias_relu_dropout_forward, {"x": X, "bias": ramp(4), "p": 0.5, "seed": 1, "counter": 1} | OUT
+FUSED_KEEP = F.bias_relu_dropout_forward, FUSED[1] | {"p_is": "keep"}
+FUSED_BACKWARD = F.bias_relu_dropout_backward, {"dy": X, "y": X, "p": 0.5} | OUT
+DROPOUTS = DROPOUT, FUSED, FUSED_BACKWARD
 BACKWARD = F.dropout_backward, {"dy": X, "mask": X > 0, "p": 0.5} | OUT
 NORM = F.batch_norm_forward, {"x": X} | OUT
 RUNNING = F.batch_norm_forward, {"x": X, "running_mean": ramp(4), "running_var": ramp(4)} | OUT
@@ -307,13 +329,16 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     (ENTROPY, "labels", [LABELS / 2, LABELS > 0, [1] * 6, None], "labels must be an array of integers"),
     (ENTROPY, "logits", [ramp(24), ramp(6, 2, 2)], "logits must have 2 dimensions"),
     (ENTROPY, "logits", [ramp(6, 0)], r"labels must be in \[0, 0\)"),
-    *((call, "p", [1, 1.5, -0.1, *NO_NUMBER], "p must be ") for call in (DROPOUT, APPLY, BACKWARD)),
-    (KEEP, "p", [0, 1.5, -0.1, *NO_NUMBER], "p must be "),
-    *((call, "p_is", ["drops", None, 1], "p_is must be one of") for call in (DROPOUT, APPLY, BACKWARD)),
+    *((call, "p", [1, 1.5, -0.1, *NO_NUMBER], "p must be ") for call in (*DROPOUTS, APPLY, BACKWARD)),
+    *((call, "p", [0, 1.5, -0.1, *NO_NUMBER], "p must be ") for call in (KEEP, FUSED_KEEP)),
+    *((call, "p_is", ["drops", None, 1], "p_is must be one of") for call in (*DROPOUTS, APPLY, BACKWARD)),
     *((call, "mask", NO_MASK, r"mask must be uint8 bits of shape \(3,\)") for call in (APPLY, BACKWARD)),
     (DROPOUT, "mask_format", ["bit", None, bool], "mask_format must be one of 'bits', 'bytes'"),
-    (DROPOUT, "seed", NO_INTEGER, "seed must be "),
-    (DROPOUT, "counter", NO_INTEGER, "counter must be "),
+    *((call, "seed", NO_INTEGER, "seed must be ") for call in (DROPOUT, FUSED)),
+    *((call, "counter", NO_INTEGER, "counter must be ") for call in (DROPOUT, FUSED)),
+    (FUSED, "x", [np.array(1.0)], "x must have at least one dimension"),
+    (FUSED, "bias", [ramp(5), ramp(1, 4)], r"bias must have shape \(4,\)"),
+    (FUSED_BACKWARD, "dy", [np.array(1.0)], "dy must have at least one dimension"),
     (NORM, "x", [ramp(24), np.array(1.0)], "x must have shape"),
     (NORM, "eps", [-1e-5, *NO_NUMBER], "eps must be "),
     (NORM, "momentum", [-0.1, 1.1, *NO_NUMBER], "momentum must be "),

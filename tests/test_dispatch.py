@@ -35,6 +35,9 @@ RUN = {
         out for n in (1, 8, 31, 65, 1000) for out in functional.dropout(x(n), 0.3, seed=n, counter=3)
     ],
     "dropout_apply": lambda x: [functional.dropout_apply(x(n), np.arange(n) % 3 > 0, 0.3) for n in (1, 31, 65, 1000)],
+    "bias_relu_dropout_forward": lambda x: [
+        functional.bias_relu_dropout_forward(x(7, n), x(n), 0.3, seed=n, counter=3) for n in (1, 31, 45, 100, 1061)
+    ],
     "batch_norm_forward": lambda x: [
         out
         for shape in BATCHES

@@ -67,6 +67,12 @@ IN_PLACE = {
     "dropout": lambda x, out: functional.dropout(x, 0.4, seed=1, counter=2, out=out)[0],
     "dropout_apply": lambda x, out: functional.dropout_apply(x, np.arange(70) % 3 == 0, 0.4, out=out),
     "dropout_backward": lambda x, out: functional.dropout_backward(x, np.arange(70) % 3 == 0, 0.4, out=out),
+    "bias_relu_dropout_forward": lambda x, out: functional.bias_relu_dropout_forward(
+        x, np.linspace(-1, 1, 70), 0.4, seed=1, counter=2, out=out
+    ),
+    "bias_relu_dropout_backward": lambda x, out: functional.bias_relu_dropout_backward(
+        x, np.arange(-3.0, 4, 1 / 11)[:70], 0.4, out=out
+    )[0],
     "softmax_cross_entropy": lambda x, out: functional.softmax_cross_entropy(
         x.reshape(7, 10), np.arange(7), out=None if out is None else out.reshape(7, 10)
     )[1].reshape(70),
@@ -150,11 +156,11 @@ def test_a_nan_logit_spoils_its_row_alone(isa, dtype, rng):
 # ---- Random bits ------------------------------------------------------------------------------------
 
 ALL = 2**64 - 1
-# The known answers of Random123 for philox4x32-10, (block, counter, seed): words.
+# The known answers of Random123 for philox4x32 with 7 rounds, (block, counter, seed): words.
 PHILOX = {
-    (0, 0, 0): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
-    (ALL, ALL, ALL): "408f276d 41c83b0e a20bc7c6 6d5451fd",
-    (0x85A308D3_243F6A88, 0x03707344_13198A2E, 0x299F31D0_A4093822): "d16cfe09 94fdcceb 5001e420 24126ea1",
+    (0, 0, 0): "5f6fb709 0d893f64 4f121f81 4f730a48",
+    (ALL, ALL, ALL): "5207ddc2 45165e59 4d8ee751 8c52f662",
+    (0x85A308D3_243F6A88, 0x03707344_13198A2E, 0x299F31D0_A4093822): "4dfccaba 190a87f0 c47362ba b6b5242a",
 }
 
 
@@ -168,15 +174,16 @@ def test_philox_gives_the_known_answers(where, words, isa, guarded):
         assert " ".join(f"{word:08x}" for word in answer) == words
 
 
-def test_philox_beyond_one_call_of_lanes(isa):
-    bits = np.empty((50, 4), np.uint32)
-    _kernels.Layer("random_bits")((bits,), (50, 12345, 678, 2**32 - 20))
-    np.testing.assert_array_equal(bits, reference.philox(np.arange(2**32 - 20, 2**32 + 30), 12345, 678))
+@pytest.mark.parametrize("blocks", [15, 16, 17, 31, 32, 33, 50, 100])
+def test_philox_beyond_one_call_of_lanes(blocks, isa, guarded):
+    bits = guarded(np.zeros((blocks, 4), np.int32)).view(np.uint32)
+    _kernels.Layer("random_bits")((bits,), (blocks, 12345, 678, 2**32 - 20))
+    np.testing.assert_array_equal(bits, reference.philox(np.arange(2**32 - 20, 2**32 - 20 + blocks), 12345, 678))
 
 
 # ---- Dropout ----------------------------------------------------------------------------------------
 
-MASK_SIZES = (0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 95, 97, 128, 1000, 100003)
+MASK_SIZES = (0, 1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 95, 97, 127, 128, 129, 1000, 1023, 1024, 1025, 2049, 100003)
 
 
 @pytest.mark.parametrize("size", MASK_SIZES)
@@ -211,7 +218,7 @@ def test_dropout_keeps_the_shape(rng):
     np.testing.assert_array_equal(functional.dropout_backward(x, bits, 0.5), functional.dropout_backward(x, mask, 0.5))
 
 
-@pytest.mark.parametrize("p", [0, 0.1, 0.5, 0.75, 1 - 2**-32])
+@pytest.mark.parametrize("p", [0, 0.1, 0.5, 0.75, 1 - 2**-16, 1 - 2**-32])
 def test_dropout_by_the_share_kept(p, rng, same_bits):
     x = rng.standard_normal(1000)
     y, mask = functional.dropout(x, p, seed=5, counter=6)
@@ -222,17 +229,28 @@ def test_dropout_by_the_share_kept(p, rng, same_bits):
 
 
 def test_dropout_of_nothing_changes_nothing(dtype, rng, same_bits):
+    """Nor does that of less than half of 2**-16."""
     x = normal(rng, 77, dtype)
-    for p, p_is in ((0, "drop"), (1, "keep")):
+    for p, p_is in ((0, "drop"), (1, "keep"), (2**-17, "drop"), (1e-300, "drop"), (1 - 2**-18, "keep")):
         y, mask = functional.dropout(x, p, seed=0, counter=0, p_is=p_is, mask_format="bytes")
         same_bits(y, x)
         assert mask.all()
 
 
-def test_dropout_that_keeps_next_to_nothing():
-    y, mask = functional.dropout(np.ones(1000), 1e-300, seed=0, counter=0, p_is="keep", mask_format="bytes")
-    assert not y.any()
-    assert not mask.any()
+@pytest.mark.parametrize(("p", "p_is"), [(1 - 2**-16, "drop"), (np.nextafter(1, 0), "drop"), (1e-300, "keep")])
+def test_dropout_that_keeps_next_to_nothing(p, p_is, isa):
+    """The largest word alone is kept, and stands for all 2**16."""
+    n = 2**18
+    y, mask = functional.dropout(np.ones(n, np.float32), p, seed=0, counter=0, p_is=p_is, mask_format="bytes")
+    np.testing.assert_array_equal(mask, words_of_elements(n, 0, 0) == 2**16 - 1)
+    assert mask.any()
+    np.testing.assert_array_equal(y, np.where(mask, 2**16, 0))
+
+
+def words_of_elements(n, seed, counter):
+    """The random bits of elements, 16 each: the low halves of 32 words of Philox, then the high ones, word by word."""
+    words = reference.philox(np.arange(-(-n // 128) * 16), seed, counter).reshape(-1, 16, 4).transpose(0, 2, 1)
+    return np.ascontiguousarray(words).astype("<u4").view("<u2").reshape(-1)[:n]
 
 
 def test_dropped_is_zero_whatever_it_was(isa, dtype):
@@ -242,35 +260,149 @@ def test_dropped_is_zero_whatever_it_was(isa, dtype):
 
 
 def test_dropped_is_what_lies_below_p(isa, dtype):
-    """Random words are multiples of 2**-32, and so are probabilities; a word that equals p is kept."""
-    words = reference.philox(np.arange(16), 7, 8).T.ravel()
-    for place, word in enumerate(words.tolist()):
-        for p, kept in ((word / 2**32, True), ((word + 1) / 2**32, False)):
-            _, mask = functional.dropout(np.ones(64, dtype), p, seed=7, counter=8, mask_format="bytes")
+    """Random words are multiples of 2**-16, and so are probabilities; a word that equals p is kept."""
+    for place, word in enumerate(words_of_elements(128, 7, 8).tolist()):
+        for p, kept in ((word / 2**16, True), ((word + 1) / 2**16, word == 2**16 - 1)):
+            _, mask = functional.dropout(
+                np.ones(128, dtype), min(p, 1 - 2**-16), seed=7, counter=8, mask_format="bytes"
+            )
             assert mask[place] == kept
 
 
-@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
-def test_dropout_drops_its_share(p):
-    """Within 5 standard deviations, in every eighth of the elements and at every place in a byte."""
-    n = 2**20
-    _, mask = functional.dropout(np.ones(n, np.float32), p, seed=3, counter=0, mask_format="bytes")
-    dropped = ~mask
-    for groups in (dropped.reshape(8, -1).mean(axis=1), dropped.reshape(-1, 8).mean(axis=0)):
-        np.testing.assert_array_less(np.abs(groups - p), 5 * np.sqrt(p * (1 - p) / (n / 8)))
+def test_a_probability_is_the_nearest_multiple(isa, dtype, same_bits):
+    """In the mask and in the factor: p between two multiples of 2**-16 gives the numbers of the nearer one."""
+    x = np.linspace(-1, 1, 1000, dtype=dtype)
+    for p in (0.1, 0.3, 1 / 3, 0.5, 0.999):
+        nearest = round(p * 2**16) / 2**16
+        y, mask = functional.dropout(x, p, seed=1, counter=1)
+        other, other_mask = functional.dropout(x, nearest, seed=1, counter=1)
+        same_bits(y, other)
+        same_bits(mask, other_mask)
+        same_bits(functional.dropout_apply(x, mask, p), functional.dropout_apply(x, mask, nearest))
 
 
-def test_masks_of_other_seeds_and_counters_are_independent():
-    n = 2**18
-    where = [(0, 0), (1, 0), (0, 1), (1, 1), (2**32, 0), (0, 2**32)]
-    masks = [
-        functional.dropout(np.ones(n), 0.5, seed=seed, counter=counter, mask_format="bytes")[1]
-        for seed, counter in where
-    ]
-    correlation = np.corrcoef(masks) - np.eye(len(masks))
-    assert abs(correlation).max() < 5 / np.sqrt(n)
-    shifted = np.corrcoef(masks[0][64:], masks[0][:-64])[0, 1]
-    assert abs(shifted) < 5 / np.sqrt(n)
+def test_the_expectation_of_dropout_is_its_input():
+    """The share kept times the factor is 1, but for the one rounding of the factor."""
+    ones, all_kept = np.ones(1), np.ones(1, bool)
+    for p in np.linspace(0, 1, 5000, endpoint=False):
+        share = 1 - reference.dropout_probability(p)
+        assert abs(share * functional.dropout_apply(ones, all_kept, p)[0] - 1) <= 2**-53
+
+
+# ---- Dropout behind bias and ReLU -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 31, 32, 70, 512, 1061, 2500])
+@pytest.mark.parametrize("rows", [0, 1, 3, 130])
+def test_bias_relu_dropout_is_the_one_after_the_other(isa, dtype, rows, columns, rng, guarded, close, same_bits):
+    x, dy = (normal(rng, (rows, columns), dtype) for _ in range(2))
+    bias = normal(rng, columns, dtype)
+    key = {"seed": 2**64 - 1 - rows, "counter": columns}
+    expected, mask = functional.dropout(functional.bias_relu_forward(x, bias), 0.3, **key)
+    y = functional.bias_relu_dropout_forward(guarded(x, 1), guarded(bias, 2), 0.3, **key, out=guarded(x, 3))
+    same_bits(y, expected)
+    close(y, reference.bias_relu_dropout_forward(x.astype(np.float64), bias.astype(np.float64), 0.3, **key))
+
+    dx, dbias = functional.bias_relu_dropout_backward(guarded(dy, 1), guarded(y, 2), 0.3, out=guarded(x, 3))
+    wanted, wanted_bias = reference.bias_relu_dropout_backward(dy.astype(np.float64), y, 0.3)
+    close(dx, wanted)
+    close(dbias, wanted_bias)
+    masked = functional.dropout_backward(dy, mask, 0.3)  # what the two backward passes give one after the other
+    same_bits(dx, functional.bias_relu_backward(masked, functional.bias_relu_forward(x, bias))[0])
+
+
+@pytest.mark.parametrize(("p", "other"), [(0.0, 1.0), (0.25, 0.75), (1 - 2**-16, 2**-16)])
+def test_bias_relu_dropout_by_the_share_kept(p, other, rng, same_bits):
+    x, bias, key = rng.standard_normal((50, 70)), rng.standard_normal(70), {"seed": 5, "counter": 6}
+    y = functional.bias_relu_dropout_forward(x, bias, p, **key)
+    same_bits(functional.bias_relu_dropout_forward(x, bias, other, p_is="keep", **key), y)
+    for actual, expected in zip(
+        functional.bias_relu_dropout_backward(x, y, other, p_is="keep"),
+        functional.bias_relu_dropout_backward(x, y, p),
+        strict=True,
+    ):
+        same_bits(actual, expected)
+
+
+def test_bias_relu_dropout_of_nothing_is_bias_relu(isa, dtype, rng, same_bits):
+    x, bias, dy = normal(rng, (9, 70), dtype), normal(rng, 70, dtype), normal(rng, (9, 70), dtype)
+    y = functional.bias_relu_dropout_forward(x, bias, 0, seed=1, counter=1)
+    same_bits(y, functional.bias_relu_forward(x, bias))
+    for actual, expected in zip(
+        functional.bias_relu_dropout_backward(dy, y, 0), functional.bias_relu_backward(dy, y), strict=True
+    ):
+        same_bits(actual, expected)
+
+
+def test_bias_relu_dropout_of_images_and_in_place(isa, rng, guarded, same_bits):
+    x, bias, dy = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal(5), rng.standard_normal((2, 3, 4, 5))
+    y = functional.bias_relu_dropout_forward(x, bias, 0.5, seed=1, counter=1)
+    dx, dbias = functional.bias_relu_dropout_backward(dy, y, 0.5)
+    assert y.shape == dx.shape == x.shape
+    own = guarded(x, 3)
+    assert functional.bias_relu_dropout_forward(own, bias, 0.5, seed=1, counter=1, out=own) is own
+    same_bits(own, y)
+    own = guarded(dy, 3)
+    same, own_dbias = functional.bias_relu_dropout_backward(own, y, 0.5, out=own)
+    assert same is own
+    same_bits(own, dx)
+    same_bits(own_dbias, dbias)
+
+
+def test_bias_relu_dropout_of_special_values(isa, dtype):
+    """What is dropped is zero whatever it was; NaN and infinity pass where they are kept."""
+    n = 300
+    x = np.resize(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0], dtype), (n, 1))
+    _, kept = functional.dropout(np.ones((n, 1)), 0.5, seed=1, counter=1, mask_format="bytes")
+    y = functional.bias_relu_dropout_forward(x, np.zeros(1, dtype), 0.5, seed=1, counter=1)
+    np.testing.assert_array_equal(y, np.where(kept, 2 * np.resize([np.nan, np.inf, 0, 0, 0, 1], (n, 1)), 0))
+
+
+# ---- Every alignment --------------------------------------------------------------------------------
+
+# Kernels that first step to a cache line of their output: arrays of n elements, all but the mask placed by `at`.
+TO_A_LINE = {
+    "relu_forward": lambda n, at: [functional.relu_forward(at(n, 1), out=at(n, 0))],
+    "relu_backward": lambda n, at: [functional.relu_backward(at(n, 1), at(n, 2), out=at(n, 0))],
+    "dropout": lambda n, at: list(functional.dropout(at(n, 1), 0.3, seed=n, counter=1, out=at(n, 0))),
+    "dropout_apply": lambda n, at: [
+        functional.dropout_apply(at(n, 1), np.arange(n) % 3 > 0, 0.3, out=at(n, 0)),
+        functional.dropout_apply(at(n, 1), np.arange((n + 7) // 8, dtype=np.uint8), 0.3, out=at(n, 0)),
+    ],
+    "bias_relu_dropout_forward": lambda n, at: [
+        functional.bias_relu_dropout_forward(at(n, 1), at(n, 2), 0.3, seed=n, counter=1, out=at(n, 0)),
+    ],
+}
+
+
+def sizes_around_thresholds(itemsize):
+    return sorted({n + by for n in (32, 128, 1024, 8192 // itemsize) for by in (-1, 0, 1)} | {8192 // itemsize + 777})
+
+
+@pytest.mark.parametrize("name", TO_A_LINE)
+def test_every_alignment_of_the_output(name, isa, dtype, rng, guarded, same_bits):
+    """At each place of an output in its cache line, with inputs that are elsewhere in theirs."""
+    values, per_line = rng.standard_normal((3, 8192)).astype(dtype), 64 // dtype.itemsize
+    for n in sizes_around_thresholds(dtype.itemsize):
+        expected = TO_A_LINE[name](n, lambda n, i: values[i, :n].copy())
+        for offset in range(per_line):
+            for beside in (0, 1):  # whether the inputs go along with the output
+                results = TO_A_LINE[name](
+                    n, lambda n, i, offset=offset, beside=beside: guarded(values[i, :n], offset + i * beside)
+                )
+                for actual, wanted in zip(results, expected, strict=True):
+                    same_bits(actual, wanted, f"{n} elements, offset {offset}")
+
+
+@pytest.mark.parametrize("past", range(0, 64, 5))
+def test_a_mask_is_written_to_its_end_and_not_beyond(isa, dtype, past, same_bits):
+    for n in sizes_around_thresholds(dtype.itemsize):
+        size, memory = (n + 7) // 8, np.full(64 + past + 1024, 0xA5, np.uint8)
+        x, y, mask = np.ones(n, dtype), np.ones(n, dtype), memory[past : past + size]
+        _kernels.Layer("dropout_forward")((x, y, mask), (n, 3, 4, 2**15), (2.0,))
+        same_bits(mask, functional.dropout(x, 0.5, seed=3, counter=4)[1])
+        assert (memory[:past] == 0xA5).all()
+        assert (memory[past + size :] == 0xA5).all()
 
 
 # ---- Batch norm -------------------------------------------------------------------------------------

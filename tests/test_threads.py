@@ -1,0 +1,563 @@
+"""Threads: how many there are, and that results do not show it, across forks and from several threads of Python."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+
+import numpy as np
+import pytest
+from test_dispatch import batch_norm_backward, python, random_bits, stream
+
+import fastopt
+from fastopt import _kernels, functional, threads
+
+COUNTS = (1, 2, 3, 5, 8)
+PER_THREAD = 1 << 18  # bytes of all arrays for which dispatch.c gives a kernel one more thread
+LARGE = 8 * PER_THREAD  # for eight
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+of_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not list threads")
+# Python warns of forks in a process of several threads: these are what is tested.
+fork_is_meant = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def number_is_put_back():
+    before = fastopt.get_num_threads()
+    yield
+    fastopt.set_num_threads(before)
+
+
+def with_each_number(function, counts=COUNTS):
+    """The results of a function with each number of threads, twice so that threads are found awake and asleep."""
+    results = []
+    for count in (*counts, *counts):
+        fastopt.set_num_threads(count)
+        results.append(function())
+    return results
+
+
+def check_alike(results, same_bits):
+    first, *others = results
+    for arrays in others:
+        for actual, expected in zip(arrays, first, strict=True):
+            same_bits(actual, expected)
+
+
+# ---- The number ----------------------------------------------------------------------------------
+
+
+def test_the_number_is_what_was_set():
+    for n in (1, 2, 7, 256, np.int64(3)):
+        fastopt.set_num_threads(n)
+        assert fastopt.get_num_threads() == n
+        assert type(fastopt.get_num_threads()) is int
+
+
+@pytest.mark.parametrize("n", [0, -1, 257, 2**32 + 1, 10**30, False])
+def test_a_number_that_is_refused(n, refuses):
+    fastopt.set_num_threads(3)
+    refuses(lambda: fastopt.set_num_threads(n), rf"n must be in \[1, 256\], got {n}", error=ValueError)
+    assert fastopt.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("n", [1.5, 2.0, "2", None, [2], np.array([1, 2])], ids=str)
+def test_no_number(n, refuses):
+    fastopt.set_num_threads(3)
+    refuses(lambda: fastopt.set_num_threads(n), "n must be an integer, got ", error=TypeError)
+    assert fastopt.get_num_threads() == 3
+
+
+COUNT = "import fastopt; print(fastopt.get_num_threads())"
+
+
+@pytest.mark.parametrize(("text", "count"), [("1", 1), ("4", 4), (" 4 ", 4), ("256", 256)])
+def test_the_environment_says_how_many(text, count):
+    assert python(COUNT, FASTOPT_NUM_THREADS=text).stdout.split() == [str(count)]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "257", "abc", "1.5", "4 4", "0x4"])
+def test_the_environment_says_nonsense(text):
+    result = python(COUNT, FASTOPT_NUM_THREADS=text)
+    assert result.returncode == 1
+    message = f"ImportError: FASTOPT_NUM_THREADS must be an integer in [1, 256], got {text!r}"
+    assert result.stderr.splitlines()[-1] == message
+
+
+@pytest.mark.parametrize("environment", [{}, {"FASTOPT_NUM_THREADS": ""}, {"FASTOPT_NUM_THREADS": " "}], ids=str)
+def test_by_default_as_many_as_may_run(environment, monkeypatch):
+    monkeypatch.delenv("FASTOPT_NUM_THREADS", raising=False)
+    assert python(COUNT, **environment).stdout.split() == [str(threads.available())]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_the_affinity_counts(monkeypatch):
+    monkeypatch.delenv("FASTOPT_NUM_THREADS", raising=False)
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + COUNT
+    assert python(code).stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus", "count"),
+    [
+        ({}, 6, 6),
+        ({"cpu.max": "max 100000\n"}, 6, 6),
+        ({"cpu.max": "200000 100000\n"}, 6, 2),
+        ({"cpu.max": "250000 100000\n"}, 6, 3),
+        ({"cpu.max": "20000 100000\n"}, 6, 1),
+        ({"cpu.max": "800000 100000\n"}, 6, 6),
+        ({"cpu.max": "max 100000\n"}, 1000, 256),
+        ({"cpu.max": ""}, 6, 6),
+        ({"cpu.max": "100000 0\n"}, 6, 6),
+        ({"cpu.max": "much 100000\n"}, 6, 6),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "50000\n"}, 6, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 6, 6),
+        ({"cpu/cpu.cfs_quota_us": "100000\n"}, 6, 6),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "0\n"}, 6, 6),
+    ],
+    ids=str,
+)
+def test_affinity_and_quota(files, cpus, count, tmp_path, monkeypatch):
+    """The lesser of the two, a part of a CPU being one, and at most 256; files that say nothing set no limit."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "Path", lambda _: tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    assert threads.available() == count
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    assert threads.available() == count
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert threads.available() == 1
+
+
+# ---- Where threads are used ----------------------------------------------------------------------
+
+TASKS = """
+import os
+import numpy as np
+import fastopt
+from fastopt import functional
+def tasks(): return set(os.listdir("/proc/self/task"))
+before = tasks()
+"""
+
+
+@of_proc
+@pytest.mark.parametrize(("bytes_", "limit", "started"), [
+    (PER_THREAD - 8, 8, 0), (PER_THREAD, 8, 1), (3 * PER_THREAD - 8, 8, 2), (3 * PER_THREAD, 8, 3),
+    (20 * PER_THREAD, 8, 7), (20 * PER_THREAD, 1, 0), (20 * PER_THREAD, 2, 1),
+])  # fmt: skip
+def test_threads_start_for_large_work_alone(bytes_, limit, started):
+    """Import starts none; a kernel starts as many as its bytes pay for, and those stay."""
+    for run in ("functional.sgd(*np.ones((2, n)), lr=0.1)", "functional.relu_forward(np.ones(n))"):
+        code = f"{TASKS}fastopt.set_num_threads({limit})\nn = {bytes_ // 16}\n{run}\nprint(len(tasks() - before))\n"
+        again = f"{run}\nprint(len(tasks() - before))\n"
+        assert python(code + again).stdout.split() == [str(started)] * 2
+
+
+@of_proc
+def test_signals_are_for_the_threads_of_python():
+    """Threads of the pool block them all; that which started them blocks none."""
+    code = f"""{TASKS}
+import signal
+fastopt.set_num_threads(4)
+functional.relu_forward(np.ones(200_000))
+for task in tasks() - before:
+    status = open(f"/proc/self/task/{{task}}/status").read()
+    blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+    print(all(blocked >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)))
+print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    assert python(code).stdout.split("\n") == ["True"] * 3 + ["", ""]
+
+
+@of_proc
+def test_as_many_threads_as_the_system_grants():
+    """Where memory for their stacks runs out, the others do all the work; and later there may be more."""
+    code = f"""{TASKS}
+import resource
+param, grad = np.ones((2, 500_000))
+fastopt.set_num_threads(100)
+limits = resource.getrlimit(resource.RLIMIT_AS)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 25), limits[1]))
+functional.sgd(param, grad, lr=1.0)
+few = len(tasks() - before)
+functional.sgd(param, grad, lr=1.0)
+resource.setrlimit(resource.RLIMIT_AS, limits)
+functional.sgd(param, grad, lr=1.0)
+print((param == -2).all(), few < {8_000_000 // PER_THREAD}, len(tasks() - before))
+"""
+    assert python(code).stdout.split() == ["True", "True", str(8_000_000 // PER_THREAD)]
+
+
+# ---- The same bits -------------------------------------------------------------------------------
+
+# Sizes of the tensors of a model: borders of shares fall within and between them, beside empty and tiny ones.
+MODELS = {
+    "one": (LARGE // 8 + 5,),
+    "several": (0, 70_001, 3, 0, 1, 131_072, 17, 63_333, 0, 1),
+    "many": (*range(300), 100_000, *range(300, 0, -1), 40_000, 0),
+}
+
+
+def place(values, offset):
+    """A copy that begins so many elements past where NumPy puts arrays."""
+    return np.concatenate([np.zeros(offset, values.dtype), np.ravel(values)])[offset:].reshape(np.shape(values))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_steps_have_the_same_bits(any_rule, isa, dtype, model, rng, same_bits):
+    params, *grads = ([rng.standard_normal(n).astype(dtype) for n in MODELS[model]] for _ in range(3))
+
+    def train():
+        own = [place(param, 1 + i % 3) for i, param in enumerate(params)]
+        optimizer = any_rule.make(own)
+        for grad in grads:
+            optimizer.step([place(g, i % 4) for i, g in enumerate(grad)])
+        return [*own, *(a for state in optimizer.state.values() for a in state.values())]
+
+    check_alike(with_each_number(train), same_bits)
+
+
+def test_a_step_of_many_threads_stays_within_its_arrays(any_rule, isa, rng, guarded, same_bits):
+    values = rng.standard_normal((2 + len(any_rule.states), LARGE // 16 + 3))
+    arrays = [guarded(abs(a), i + 1) for i, a in enumerate(values)]
+    expected = [abs(a) for a in values]
+    fastopt.set_num_threads(1)
+    any_rule.step(*expected, t=3)
+    fastopt.set_num_threads(8)
+    any_rule.step(*arrays, t=3)
+    check_alike([arrays, expected], same_bits)
+
+
+IMAGES, WINDOW = (9, 33, 31, 30), {"size": (3, 2), "stride": (2, 1)}
+COLUMNS = functional.patches_shape(IMAGES, (3, 2), (2, 1), (1, 2))
+POOLED = (*functional.patches_shape(IMAGES, (3, 2), (2, 1))[:3], IMAGES[3])
+# Shapes that a kernel's units of work cut in other ways: few and many rows, narrow and wide, and ends in odd places.
+ROWS = [(LARGE // 8 + 9, 1), (10_007, 45), (1001, 517), (7, 75_013), (2, 262_145)]
+BATCHES = [(9001, 45), (517, 1061), (300_000, 2), (33, 47, 331), (2, 3, 90_001), (3, 2049, 9, 9)]
+
+# How to run the kernel of each row of LAYERS on work for eight threads, given a function x(*shape) for its arrays.
+RUN = {
+    "relu_forward": lambda x: [functional.relu_forward(x(LARGE // 8 + 3), out=x(LARGE // 8 + 3))],
+    "relu_backward": lambda x: [functional.relu_backward(*(x(LARGE // 8 + 3) for _ in range(2)))],
+    "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(*shape), x(shape[1])) for shape in ROWS],
+    "bias_relu_backward": lambda x: [
+        out for shape in ROWS for out in functional.bias_relu_backward(x(*shape), x(*shape))
+    ],
+    "random_bits": lambda x: [random_bits(LARGE // 16 + blocks, seed=7, counter=2, first=5) for blocks in (0, 1, 31)],
+    "dropout_forward": lambda x: [
+        out
+        for more in (0, 1, 127, 999)
+        for out in functional.dropout(x(LARGE // 8 + more), 0.3, seed=more, counter=3, out=x(LARGE // 8 + more))
+    ],
+    "dropout_apply": lambda x: [
+        functional.dropout_apply(x(n), np.arange(n) % 3 > 0, 0.3, out=x(n)) for n in (LARGE // 8, LARGE // 8 + 129)
+    ],
+    "bias_relu_dropout_forward": lambda x: [
+        functional.bias_relu_dropout_forward(x(*shape), x(shape[1]), 0.3, seed=1, counter=3) for shape in ROWS
+    ],
+    "batch_norm_forward": lambda x: [
+        out
+        for shape in BATCHES
+        for running in [(x(shape[1]), x(shape[1]))]
+        for y, cache in [functional.batch_norm_forward(x(*shape), x(shape[1]), x(shape[1]), *running)]
+        for out in (y, cache.mean, cache.inv_std, *running)
+    ],
+    "batch_norm_inference": lambda x: [
+        functional.batch_norm_forward(x(*shape), *(abs(x(shape[1])) for _ in range(4)), training=False)[0]
+        for shape in BATCHES
+    ],
+    "batch_norm_backward": lambda x: [out for shape in BATCHES for out in batch_norm_backward(x, shape)],
+    "softmax_cross_entropy": lambda x: [
+        np.asarray(out, dlogits.dtype)
+        for rows, classes in ROWS
+        for loss, dlogits in [functional.softmax_cross_entropy(x(rows, classes), np.arange(rows) % classes)]
+        for out in (loss, dlogits)
+    ],
+    "max_pool_forward": lambda x: functional.max_pool_forward(x(*IMAGES), **WINDOW),
+    "max_pool_backward": lambda x: [
+        functional.max_pool_backward(x(*POOLED), functional.max_pool_forward(x(*IMAGES), **WINDOW)[1], IMAGES, **WINDOW)
+    ],
+    "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
+    "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],
+    "stream": lambda x: stream(x(LARGE // 16 + 3)),
+}
+
+
+def maker(dtype):
+    """A function x(*shape) of unaligned arrays, the same at each call of `maker`."""
+    rng = np.random.default_rng(20)
+    return lambda *shape: place(rng.standard_normal(shape).astype(dtype), 1 + len(shape))
+
+
+def test_every_layer_kernel_is_in_the_table_above():
+    assert set(RUN) == set(_kernels.LAYERS)
+
+
+@pytest.mark.parametrize("kernel", RUN)
+def test_layers_have_the_same_bits(kernel, isa, dtype, same_bits):
+    check_alike(with_each_number(lambda: RUN[kernel](maker(dtype))), same_bits)
+
+
+def test_many_more_threads_than_cores(any_rule, same_bits):
+    """In a process of its own, which then has them; each finds its work or finds it done."""
+    code = f"""
+import numpy as np
+import fastopt
+rng = np.random.default_rng(1)
+param, *grads = rng.standard_normal((4, {255 * PER_THREAD // 16 + 11}), dtype=np.float32)
+results = []
+for count in (1, 256, 100, 256):
+    fastopt.set_num_threads(count)
+    own = param.copy()
+    optimizer = fastopt.{any_rule.cls.__name__}(own, lr=0.1)
+    for grad in grads:
+        optimizer.step(grad)
+    results.append(own)
+print(all(np.array_equal(own, results[0]) for own in results))
+"""
+    result = python(code)
+    assert (result.stdout, result.stderr) == ("True\n", "")
+
+
+# ---- Denormals -----------------------------------------------------------------------------------
+
+
+def test_denormals_are_zero_on_every_thread(isa, dtype, rng, same_bits):
+    """Many times, as a part of a work is done by whoever comes first; and they work again afterwards."""
+    tiny = np.finfo(dtype).tiny
+    x = rng.standard_normal(LARGE // 8).astype(dtype)
+    x[::3] = tiny / 4
+    expected = np.where(np.abs(x) < tiny, 0, x)
+    for count in (1, 8):
+        fastopt.set_num_threads(count)
+        for _ in range(30):
+            own = x.copy()
+            functional.sgd(own, np.zeros_like(own), lr=0.5)
+            same_bits(own, expected)
+            same_bits(functional.relu_forward(x), np.maximum(expected, 0))
+            assert x[0] / dtype.type(2) > 0, "the calling thread keeps a mode that is the kernels'"
+            # Nor do sums of NumPy, which run on this thread, or on those that a BLAS has.
+            assert (x[::3] + x[::3])[0] == tiny / 2
+
+
+@pytest.mark.parametrize("kernel", sorted(set(RUN) - {"random_bits"}))
+def test_denormals_do_not_tell_threads_apart(kernel, isa, dtype, same_bits):
+    def run():
+        x = maker(dtype)
+        return RUN[kernel](lambda *shape: x(*shape) * dtype.type(4) * np.finfo(dtype).tiny)
+
+    with np.errstate(all="ignore"):
+        check_alike(with_each_number(run, (1, 8)), same_bits)
+
+
+# ---- Forks ---------------------------------------------------------------------------------------
+
+
+def work(seed=0, n=100_003):
+    """Some steps and layers that are cut."""
+    rng = np.random.default_rng(seed)
+    param, *grads = rng.standard_normal((4, n))
+    optimizer = fastopt.Adam([param[: n // 2], param[n // 2 :]], lr=0.1)
+    for grad in grads:
+        optimizer.step([grad[: n // 2], grad[n // 2 :]])
+    return functional.dropout(param, 0.5, seed=seed, counter=0)[0]
+
+
+def in_child(function) -> None:
+    """Runs a function in a forked child, which must come through it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@forks
+@fork_is_meant
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_child_and_its_parent_go_on(count, same_bits):
+    """The child has no threads but its own, and starts others, as does a child of it."""
+    fastopt.set_num_threads(count)
+    expected = work()
+
+    def check():
+        assert fastopt.get_num_threads() == count
+        for _ in range(3):
+            same_bits(work(), expected)
+
+    def check_and_fork():
+        check()
+        in_child(check)
+        check()
+
+    for _ in range(5):
+        in_child(check_and_fork)
+        check()
+
+
+@forks
+@fork_is_meant
+def test_an_optimizer_goes_on_in_parent_and_child(any_rule, rng, same_bits):
+    fastopt.set_num_threads(8)
+    param, *grads = rng.standard_normal((4, 200_001))
+    straight = param.copy()
+    optimizer = any_rule.make(straight)
+    for grad in grads:
+        optimizer.step(grad)
+    optimizer = any_rule.make(param)
+    optimizer.step(grads[0])
+
+    def go_on():
+        for grad in grads[1:]:
+            optimizer.step(grad)
+        same_bits(param, straight)
+
+    in_child(go_on)
+    go_on()
+
+
+@of_proc
+@forks
+def test_a_child_starts_threads_of_its_own():
+    code = f"""{TASKS}
+fastopt.set_num_threads(4)
+functional.relu_forward(np.ones(200_000))
+if (child := os.fork()) == 0:
+    alone = tasks()
+    functional.relu_forward(np.ones(200_000))
+    print(len(alone), len(tasks()), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    assert python(code).stdout.split() == ["1", "4"]
+
+
+@forks
+@fork_is_meant
+def test_processes_of_multiprocessing(same_bits):
+    fastopt.set_num_threads(3)
+    expected = [work(seed) for seed in range(6)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        check_alike([pool.map(work, range(6)), expected], same_bits)
+    check_alike([[work(seed) for seed in range(6)], expected], same_bits)
+
+
+class Busy:
+    """While this is entered, another thread works, and leaves its results."""
+
+    def __enter__(self):
+        self.results, self.stop, first = [], False, threading.Event()
+
+        def go():
+            while not self.stop:
+                self.results.append(work(1))
+                first.set()
+
+        self.thread = threading.Thread(target=go)
+        self.thread.start()
+        first.wait()
+        return self
+
+    def __exit__(self, *exception):
+        self.stop = True
+        self.thread.join()
+
+
+@forks
+@fork_is_meant
+def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
+    fastopt.set_num_threads(4)
+    mine, others = work(0), work(1)
+
+    def check():
+        for _ in range(3):
+            same_bits(work(0), mine)
+
+    with Busy() as busy:
+        for _ in range(30):
+            in_child(check)
+            check()
+    check_alike([[others], *([result] for result in busy.results)], same_bits)
+
+
+# ---- Threads of Python ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_python_threads_share_the_pool(any_rule, count, rng, same_bits):
+    """Who finds it in use does all parts alone: to the same bits, many times over."""
+    fastopt.set_num_threads(count)
+    start, grads = rng.standard_normal((3, 100_003)), rng.standard_normal((10, 100_003))
+    ready = threading.Barrier(3)
+
+    def train(param, wait=lambda: None):
+        optimizer = any_rule.make([param[:30_000], param[30_000:30_001], param[30_001:]])
+        wait()
+        for grad in grads:
+            optimizer.step([grad[:30_000], grad[30_000:30_001], grad[30_001:]])
+
+    alone = start.copy()
+    for param in alone:
+        train(param)
+    for _ in range(5):
+        together = start.copy()
+        trainers = [threading.Thread(target=train, args=(param, ready.wait)) for param in together]
+        for thread in trainers:
+            thread.start()
+        for thread in trainers:
+            thread.join()
+        same_bits(together, alone)
+
+
+def test_the_number_may_change_while_others_work(same_bits):
+    expected = work(1)
+    with Busy() as busy:
+        for i in range(100):
+            fastopt.set_num_threads(1 + i % 9)
+            functional.relu_forward(np.ones(100_000))
+    check_alike([[expected], *([result] for result in busy.results)], same_bits)
+
+
+def test_a_thread_that_ends_leaves_the_pool_as_it_was(same_bits):
+    fastopt.set_num_threads(4)
+    expected, results = work(), []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: results.append(work()))
+        thread.start()
+        thread.join()
+    check_alike([[expected], *([result] for result in results), [work()]], same_bits)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system sends no signals")
+def test_signals_reach_python_between_steps(same_bits):
+    """Sent from another thread at no certain time, each is handled, and no step is the worse for it."""
+    fastopt.set_num_threads(4)
+    expected, handled = work(), threading.Semaphore(0)
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.release())
+    done = threading.Event()
+
+    def send():
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            handled.acquire()
+        done.set()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        while not done.is_set():
+            same_bits(work(), expected)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
