@@ -44,8 +44,10 @@ class BatchNorm(Layer):
     def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         return F.batch_norm_forward(
             x,
-            **self.params,
-            **self.state,
+            self.params["scale"],
+            self.params["shift"],
+            self.state["running_mean"],
+            self.state["running_var"],
             axis=-1,
             training=training,
             eps=self.eps,
