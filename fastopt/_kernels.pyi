@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, Never, final
 
 from fastopt.checks import Array, Arrays
 
@@ -39,7 +39,7 @@ class PreparedStep:
     def __new__(
         cls, plan: Plan, grads: Arrays, encoders: dict[str, tuple[int, type, Callable[[Any], float]]]
     ) -> PreparedStep: ...
-    def __call__(self, **changes: float) -> None: ...
+    def __call__(self, *args: Never, **changes: Any) -> None: ...
 
 @final
 class Layer:

@@ -345,6 +345,10 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     (NORM, "momentum_of", ["mean", None], "momentum_of must be one of 'new', 'old'"),
     (NORM, "unbiased", [1, None], "unbiased must be True or False"),
     (NORM, "training", [1, None, "no"], "training must be True or False"),
+    (NORM, "relu", [1, None, "yes"], "relu must be True or False"),
+    (NORM, "axis", [None, 1.0, "last", (1,)], "axis must be an integer"),
+    (NORM, "axis", [2, -2], r"axis must be in \[-1, 1\]"),
+    (NORM, "axis", [0], "axis must be 1, or the last axis, 1 or -1, got 0"),
     (NORM, "training", [False], "running_mean and running_var must be given for training=False"),
     (RUNNING, "running_var", [None], "running_mean and running_var must be given both or not at all"),
     (RUNNING, "running_mean", [None], "running_mean and running_var must be given both or not at all"),
@@ -378,6 +382,12 @@ def test_a_bad_argument(call, key, value, message, refuses):
 def test_bias_relu_needs_columns(refuses):
     refuses(lambda: F.bias_relu_forward(np.array(1.0), np.ones(1)), "x must have at least one dimension")
     refuses(lambda: F.bias_relu_backward(np.array(1.0), np.array(1.0)), "dy must have at least one dimension")
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_channels_are_second_or_last(axis, refuses):
+    message = f"axis must be 1, or the last axis, 3 or -1, got {axis}"
+    refuses(lambda: F.batch_norm_forward(IMAGE, axis=axis, out=OUT["out"]), message, OUT["out"])
 
 
 def test_one_value_per_channel_has_no_unbiased_variance(refuses):
@@ -581,6 +591,9 @@ def test_the_output_of_a_loss_apart_from_its_labels():
         ({"mean": np.zeros(1)}, r"cache\.mean must have shape \(3,\)"),
         ({"inv_std": np.zeros(3, np.float32)}, r"cache\.inv_std must be float64"),
         ({"scale": np.ones(2)}, r"cache\.scale must have shape \(3,\)"),
+        ({"shift": np.ones(3, np.float32)}, r"cache\.shift must be float64"),
+        ({"axis": 0}, r"cache\.axis must be 1"),
+        ({"relu": 1}, r"cache\.relu must be True or False"),
         ({"x": np.ones((3, 4)).T}, r"cache\.x must be C-contiguous"),
     ],
 )

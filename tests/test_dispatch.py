@@ -18,8 +18,24 @@ POOLED = (*functional.patches_shape(SHAPE, (3, 2), (2, 1))[:3], SHAPE[3])
 BATCHES = [(9, 1), (45, 2), (70, 3), (70, 16), (7, 32), (9, 45), (20, 1061), (5, 3, 31), (3, 2, 32), (4, 3, 7, 29)]
 
 
-def batch_norm_backward(x, shape):
-    _, cache = functional.batch_norm_forward(x(*shape), x(shape[1]))
+NORMS = [(shape, {"axis": axis, "relu": relu}) for shape in BATCHES for axis, relu in ((1, False), (-1, True))]
+
+
+def batch_norm_forward(x, shape, how):
+    c = shape[how["axis"]]
+    running = x(c), x(c)
+    y, cache = functional.batch_norm_forward(x(*shape), x(c), x(c), *running, **how)
+    return y, cache.mean, cache.inv_std, *running
+
+
+def batch_norm_inference(x, shape, how):
+    vectors = [x(shape[how["axis"]]) for _ in range(4)]
+    return functional.batch_norm_forward(x(*shape), *vectors, **how, training=False)[0]
+
+
+def batch_norm_backward(x, shape, how):
+    c = shape[how["axis"]]
+    _, cache = functional.batch_norm_forward(x(*shape), x(c), x(c), **how)
     return functional.batch_norm_backward(x(*shape), cache)
 
 
@@ -38,18 +54,9 @@ RUN = {
     "bias_relu_dropout_forward": lambda x: [
         functional.bias_relu_dropout_forward(x(7, n), x(n), 0.3, seed=n, counter=3) for n in (1, 31, 45, 100, 1061)
     ],
-    "batch_norm_forward": lambda x: [
-        out
-        for shape in BATCHES
-        for running in [(x(shape[1]), x(shape[1]))]
-        for y, cache in [functional.batch_norm_forward(x(*shape), x(shape[1]), x(shape[1]), *running)]
-        for out in (y, cache.mean, cache.inv_std, *running)
-    ],
-    "batch_norm_inference": lambda x: [
-        functional.batch_norm_forward(x(*shape), *(x(shape[1]) for _ in range(4)), training=False)[0]
-        for shape in BATCHES
-    ],
-    "batch_norm_backward": lambda x: [out for shape in BATCHES for out in batch_norm_backward(x, shape)],
+    "batch_norm_forward": lambda x: [out for norm in NORMS for out in batch_norm_forward(x, *norm)],
+    "batch_norm_inference": lambda x: [batch_norm_inference(x, *norm) for norm in NORMS],
+    "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
     "softmax_cross_entropy": lambda x: [
         np.asarray(out, dlogits.dtype)
         for n in (1, 2, 10, 33, 5000)

@@ -1,5 +1,7 @@
 """Every layer kernel against its formula in `fastopt.reference`, finite differences and known answers."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -412,6 +414,7 @@ INNER = ((2,), (31,), (32,), (33,), (7, 7), (32, 32), (5, 1, 13), (1,), (1, 1))
 SHAPES = [(n, c) for n in (2, 37, 500) for c in CHANNELS]
 SHAPES += [(3, c, *inner) for c in (1, 2, 3, 33) for inner in INNER]
 SHAPES += [(5, 300), (70, 1061), (3, 2100), (1, 4, 33), (200, 2, 3), (2, 2, 9001), (9001, 3), (50_000, 1)]
+SHAPES += [(9, c) for c in (128, 256, 1024, 1056, 1057, 1088)] + [(40, 37, 9, 11), (2, 3, 64, 64), (2, 1, 4097)]
 
 
 def batch(rng, shape, dtype):
@@ -446,6 +449,135 @@ def test_batch_norm(isa, dtype, shape, rng, guarded, close):
     y, cache = functional.batch_norm_forward(given, *placed, training=False, out=guarded(x, 1))
     assert cache is None
     close(y, reference.batch_norm_forward(x.astype(np.float64), *wide[:2], *running, training=False)[0])
+
+
+LAST = [(6, 3), (6, 40), (5, 7, 9, 3), (5, 7, 9, 40), (2, 3, 4, 5, 32)]
+
+
+@pytest.mark.parametrize("shape", LAST, ids=str)
+def test_batch_norm_with_channels_last(isa, dtype, shape, rng, guarded, close, same_bits):
+    c = shape[-1]
+    x, dy, vectors = batch(rng, (math.prod(shape[:-1]), c), dtype)
+    images, images_dy = (guarded(a.reshape(shape), i) for i, a in enumerate((x, dy)))
+    for axis in (-1, len(shape) - 1):
+        flat, own = ([v.copy() for v in vectors] for _ in range(2))
+        y, cache = functional.batch_norm_forward(images, *own, axis=axis, out=guarded(images, 3))
+        same_bits(y, functional.batch_norm_forward(x, *flat)[0].reshape(shape))
+        for array, wanted in zip(own, flat, strict=True):
+            same_bits(array, wanted)
+        wide = [v.astype(np.float64) for v in vectors]
+        expected, expected_cache, *_ = reference.batch_norm_forward(images.astype(np.float64), *wide, axis=axis)
+        close(y, expected)
+        gradients = functional.batch_norm_backward(images_dy, cache)
+        wanted = reference.batch_norm_backward(images_dy.astype(np.float64), expected_cache)
+        for gradient, right in zip(gradients, wanted, strict=True):
+            atol = 1e-5 * np.abs(right).max()
+            np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=atol)
+        y, _ = functional.batch_norm_forward(images, *flat, axis=axis, training=False)
+        same_bits(y, functional.batch_norm_forward(x, *flat, training=False)[0].reshape(shape))
+
+
+FUSED = [(50, 3), (9, 32), (37, 45), (70, 256), (5, 3, 4), (5, 3, 31), (4, 33, 7, 7), (3, 2, 70, 70)]
+
+
+@pytest.mark.parametrize("shape", FUSED, ids=str)
+@pytest.mark.parametrize("absent", [(), (0,), (1,), (0, 1)], ids=str)
+def test_batch_norm_with_relu_is_both_one_after_the_other(isa, dtype, shape, absent, rng, same_bits):
+    x, dy, (scale, shift, *running) = batch(rng, shape, dtype)
+    x[0, 0] += 1e4  # an offset, and zeros of all kinds before the ReLU
+    scale[1:2] = shift[1:3] = 0
+    scale[2:3] = 1
+    learnt = [None if i in absent else v for i, v in enumerate((scale, shift))]
+    y, cache = functional.batch_norm_forward(x, *learnt)
+    y = functional.relu_forward(y)
+    fused, fused_cache = functional.batch_norm_forward(x, *learnt, relu=True)
+    same_bits(fused, y)
+    assert (y == 0).any()
+    assert (y > 0).any()
+    wanted = functional.batch_norm_backward(functional.relu_backward(dy, y), cache)
+    for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
+        same_bits(gradient, right)
+    expected, expected_cache, *_ = reference.batch_norm_forward(
+        x.astype(np.float64), *(1.0 - i if v is None else v.astype(np.float64) for i, v in enumerate(learnt)), relu=True
+    )
+    np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-5 * expected.max())
+    if dtype == np.float64:  # whose zeros are zeros of the reference, too
+        wanted = reference.batch_norm_backward(dy, expected_cache)
+        for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
+            np.testing.assert_allclose(gradient, right, atol=1e-9 * np.abs(right).max())
+
+    y, _ = functional.batch_norm_forward(x, *learnt, *running, training=False)
+    fused, _ = functional.batch_norm_forward(x, *learnt, *running, training=False, relu=True)
+    same_bits(fused, functional.relu_forward(y))
+
+
+def test_relu_of_a_batch_norm_keeps_nan(isa, dtype, rng):
+    x = normal(rng, (40, 35), dtype)
+    x[3, 7] = np.nan
+    y, cache = functional.batch_norm_forward(x, relu=True)
+    assert np.isnan(y[:, 7]).all()
+    assert (np.delete(y, 7, 1) >= 0).all()
+    dx, _, _ = functional.batch_norm_backward(np.ones_like(x), cache)
+    assert np.isnan(dx[:, 7]).all()
+    assert np.isfinite(np.delete(dx, 7, 1)).all()
+
+
+def everything(x, dy, vectors, **options):
+    """All that batch norm returns and updates."""
+    vectors = [v.copy() for v in vectors]
+    y, cache = functional.batch_norm_forward(x, *vectors, **options)
+    return [y, cache.mean, cache.inv_std, *vectors[2:], *functional.batch_norm_backward(dy, cache)]
+
+
+def of_channels(results, which):
+    """What concerns some channels."""
+    return [a[:, which] if a.ndim > 1 else a[which] for a in results]
+
+
+NEIGHBOURS = {
+    "NaN": lambda x: np.full_like(x, np.nan),
+    "infinite": lambda x: np.full_like(x, np.inf),
+    "far off": lambda x: outlier(x + 1e4, -3e6),
+    "an outlier where means are guessed": lambda x: outlier(x.copy(), 1e7),
+}
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("kind", NEIGHBOURS)
+@pytest.mark.parametrize("shape", [(50, 3), (150, 20), (300, 40), (30, 1061), (6, 40, 7, 7), (40, 37, 33), (9, 5, 3)])
+def test_a_channel_does_not_depend_on_its_neighbours(isa, dtype, shape, kind, relu, rng, same_bits):
+    x, dy, vectors = batch(rng, shape, dtype)
+    own = np.arange(shape[1]) % 3 == 1
+    expected = of_channels(everything(x, dy, vectors, relu=relu), own)
+    with np.errstate(all="ignore"):
+        x[:, ~own] = NEIGHBOURS[kind](x[:, ~own])
+    for actual, wanted in zip(of_channels(everything(x, dy, vectors, relu=relu), own), expected, strict=True):
+        same_bits(actual, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "start", "end"),
+    [((70, 1061), 0, 32), ((300, 1061), 64, 1061), ((150, 128), 32, 80), ((150, 40), 0, 32), ((9, 2200), 1024, 2200)]
+    + [(shape, c, c + 1) for shape in [(6, 40, 7, 7), (40, 37, 33), (40, 3, 1100), (9, 5, 3)] for c in (0, 2)],
+)
+def test_channels_alone_have_the_bits_that_they_have_among_others(isa, dtype, shape, start, end, rng, same_bits):
+    """To be shared out among threads: where channels lie side by side, at multiples of 32 channels."""
+    x, dy, vectors = batch(rng, shape, dtype)
+    outlier(x, 1e6)  # has means looked for twice
+    expected = of_channels(everything(x, dy, vectors), slice(start, end))
+    x, dy = (np.ascontiguousarray(a[:, start:end]) for a in (x, dy))
+    for actual, wanted in zip(everything(x, dy, [v[start:end] for v in vectors]), expected, strict=True):
+        same_bits(actual, wanted)
+
+
+@pytest.mark.parametrize("shape", [(37, 256), (37, 133), (50, 16), (3, 5, 196)], ids=str)
+def test_batch_norm_does_not_depend_on_where_arrays_lie(isa, dtype, shape, rng, guarded, same_bits):
+    x, dy, vectors = batch(rng, shape, dtype)
+    expected = everything(x, dy, vectors, relu=True)
+    for offset in range(17):
+        placed = guarded(x, offset), guarded(dy, offset // 2), [guarded(v, offset) for v in vectors]
+        for actual, wanted in zip(everything(*placed, relu=True), expected, strict=True):
+            same_bits(actual, wanted)
 
 
 @pytest.mark.parametrize("absent", [(0,), (1,), (0, 1), (2, 3), (0, 1, 2, 3)], ids=str)

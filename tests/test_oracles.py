@@ -112,6 +112,28 @@ def test_batch_norm_of_pytorch(dtype, shape, momentum, torch, rng):
     assert_near(y, theirs(training=False), tolerance)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(5, 4, 6, 3), (4, 9, 7, 16), (2, 8, 8, 33), (3, 5, 5, 64)], ids=str)
+def test_batch_norm_of_pytorch_with_channels_last(dtype, shape, relu, torch, rng):
+    """PyTorch in its channels-last format, the same bytes; its ReLU comes after."""
+    x, dy = rng.standard_normal((2, *shape)).astype(dtype)
+    scale, shift, mean, var = rng.uniform(0.5, 2, (4, shape[-1])).astype(dtype)
+    images = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_()
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    tensors = [images, *(torch.tensor(a, requires_grad=True) for a in (scale, shift))]
+    running = [torch.tensor(a) for a in (mean, var)]
+    expected = torch.nn.functional.batch_norm(images, *running, *tensors[1:], training=True)
+    expected = torch.relu(expected) if relu else expected
+    expected.backward(torch.tensor(dy).permute(0, 3, 1, 2))
+    y, cache = functional.batch_norm_forward(x, scale, shift, mean, var, axis=-1, relu=relu)
+    gradients = functional.batch_norm_backward(dy, cache)
+    tolerance = 1e-10 if dtype == np.float64 else 1e-5
+    assert_near(y, expected.permute(0, 2, 3, 1), tolerance)
+    assert_near(gradients[0], images.grad.permute(0, 2, 3, 1), tolerance)
+    for ours, theirs in ((gradients[1], tensors[1].grad), (gradients[2], tensors[2].grad), (mean, running[0])):
+        assert_near(ours, theirs, tolerance)
+
+
 @pytest.mark.parametrize(("rows", "classes", "spread"), [(1, 2, 1), (64, 10, 3), (7, 1000, 20), (50, 33, 100)])
 def test_cross_entropy_of_pytorch(dtype, rows, classes, spread, torch, rng):
     logits = (spread * rng.standard_normal((rows, classes))).astype(dtype)

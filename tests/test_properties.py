@@ -127,6 +127,20 @@ def test_batch_norm_invariances(data, dtype, shape):
 
 
 @modest
+@given(st.data(), dtypes, batches, st.sampled_from([1, -1]))
+def test_batch_norm_with_relu_is_both(data, dtype, shape, axis):
+    """To the bit, for all values and wherever the arrays lie."""
+    x, dy = (data.draw(arrays(shape, dtype)) for _ in range(2))
+    scale, shift = (data.draw(arrays((shape[axis],), dtype)) for _ in range(2))
+    y, cache = functional.batch_norm_forward(x, scale, shift, axis=axis)
+    fused, fused_cache = functional.batch_norm_forward(x, scale, shift, axis=axis, relu=True)
+    np.testing.assert_array_equal(fused, functional.relu_forward(y))
+    wanted = functional.batch_norm_backward(functional.relu_backward(dy, fused), cache)
+    for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
+        np.testing.assert_array_equal(gradient, right)
+
+
+@modest
 @given(st.data(), dtypes, st.integers(1, 20), st.integers(1, 50), st.floats(-100, 100, width=32))
 def test_softmax_cross_entropy_is_blind_to_an_offset(data, dtype, rows, classes, offset):
     rng = np.random.default_rng(data.draw(seeds))
