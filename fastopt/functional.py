@@ -430,7 +430,7 @@ def dropout(
     x : ndarray, any shape
     p : float
         The probability of dropping, in [0, 1). The nearest multiple of 2⁻¹⁶ (below 1) takes its place, in the scale as
-        in the mask, so the expectation of y is x exactly.
+        in the mask, so the expectation of y is x.
     seed, counter : int
         Each in [0, 2**64).
     p_is : {"drop", "keep"}, default "drop"
@@ -685,7 +685,8 @@ def batch_norm_forward(
         if not training:
             _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, relu), (eps,))
             return y, None
-        mean, inv_std = np.zeros(channels), np.zeros(channels)
+        new = np.empty if count else np.zeros
+        mean, inv_std = new(channels), new(channels)
         _batch_norm_forward(
             (x, scale, shift, y, mean, inv_std, running_mean, running_var),
             (*sizes, relu),
@@ -736,6 +737,7 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
     x, scale, shift, mean, inv_std, axis, relu = cache
+    relu = checks.flag("cache.relu", relu)
     dx = _like("dy", dy, out)
     sizes = _channels("cache.x", x.shape, axis, "cache.axis")
     dscale, dshift = np.zeros((2, sizes[1]), dy.dtype)
