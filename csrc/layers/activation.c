@@ -50,7 +50,7 @@ static void bias_relu_forward(void *const *array, const int64_t *size, const dou
 static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
                                struct fastopt_share share)
 {
-    enum { ROWS = 64, TOGETHER = 8 /* rows that share one load of the sums */, COLUMNS = 32 * LANES };
+    enum { ROWS = 64, COLUMNS = 32 * LANES };
     const int64_t rows = size[0], columns = size[1];
     const struct range own = own_range(columns, LANES, share);
     const real factor = scalar[0];
@@ -59,11 +59,14 @@ static void bias_relu_backward(void *const *array, const int64_t *size, const do
         const int64_t width = own.end - first < COLUMNS ? own.end - first : COLUMNS, whole = width - width % LANES;
         const real *dy = (const real *)array[0] + first, *y = (const real *)array[1] + first;
         real *dx = (real *)array[2] + first, *dbias = (real *)array[3] + first;
+        /* Rows that share one load of the sums: of wide rows, whose places in the first-level cache collide, only one.
+         */
+        const int64_t together = width > 8 * LANES ? 1 : 8;
         real sum[COLUMNS];
         double total[COLUMNS];
         memset(total, 0, width * sizeof *total);
         for (int64_t row = 0, end; row < rows; row = end) {
-            end = row + TOGETHER < rows ? row + TOGETHER : rows;
+            end = row + together < rows ? row + together : rows;
             if (row % ROWS == 0)
                 memset(sum, 0, width * sizeof *sum);
             for (int64_t j = 0; j < whole; j += LANES) {

@@ -18,9 +18,12 @@
 
 enum {
     MAX_GROUPS = 34,
-    LINE = 64, /* bytes of a cache line */
     MAX_CHANNELS = MAX_GROUPS * LANES,
     GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double */
+    LINE = 64,          /* bytes of a cache line */
+    STRETCH = 1 << 16,  /* bytes side by side after which a jump in memory hardly counts */
+    CACHED = 3 << 17,   /* bytes of each array that stay in the second-level cache */
+    AHEAD = 512,        /* elements to ask for memory ahead of reading; before writing that would hinder */
 };
 
 /* Some channels, and where they lie. Their elements go by LANES at a time into the lanes of a *group*.
@@ -36,7 +39,8 @@ struct tile {
 };
 
 /* What the lanes of a group need, close together: far apart, at equal distances, they would compete for the same places
- * in the first-level cache. SLOPE and OFFSET follow upon the sums. */
+ * in the first-level cache. When the sums are done, SLOPE and OFFSET take their
+ * places. */
 enum { HIGH, FACTOR, SHIFT, SUM, DOT, SLOPE = SUM, OFFSET = DOT, ROLES = DOT + 1 };
 
 struct state {
@@ -52,9 +56,19 @@ enum work {
     WRITE_DX, /* dx = u FACTOR - c SLOPE + OFFSET */
 };
 
+INLINE int is_sum(enum work work)
+{
+    return work == SUM_X || work == SUM_DY;
+}
+
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
 }
 
 /* The channels that are a thread's. */
@@ -70,8 +84,7 @@ static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, cons
     const int64_t outer = size[0], channels = size[1], inner = size[2], at = first * inner, left = end - first;
     struct tile t = {.dy = dy + at, .x = x + at, .y = y + at, .outer = outer, .inner = inner, .first = first};
     if (inner > 1) {
-        /* Jumps in memory are what costs most: stretches are long, or all of x that is read twice is in cache. */
-        const int64_t stretch = outer > 32 ? 1 << 16 : (3 << 17) / outer, fit = stretch / (inner * sizeof(real));
+        const int64_t bytes = outer > 32 ? STRETCH : CACHED / outer, fit = bytes / (inner * (int64_t)sizeof(real));
         t.channels = least(left, fit < 1 ? 1 : least(fit, MAX_GROUPS));
         t.groups = t.channels;
         t.stride = channels * inner;
@@ -104,7 +117,7 @@ static int64_t place(const struct tile *t, int64_t g)
 /* Where the elements of a group lie, as seen from its first. */
 struct strip {
     int64_t rows, stride;
-    int64_t ahead;    /* elements to ask for memory ahead of reading; before writing it would hinder */
+    int64_t ahead;    /* elements to ask for memory ahead of reading */
     const word *keep; /* if given, one more row, `back` elements early, of which only these lanes are new */
     int64_t back;
 };
@@ -123,9 +136,8 @@ INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, co
     const int backward = work == SUM_DY || work == WRITE_DX;
     EACH_HELD (k) {
         const int at = k * PER_VECTOR;
-        const vector c = vector_load(x + at) - h->role[HIGH][k];
+        vector c = vector_load(x + at) - h->role[HIGH][k], u = backward ? vector_load(dy + at) : c;
         const vector normal = c * h->role[FACTOR][k] + h->role[SHIFT][k];
-        vector u = backward ? vector_load(dy + at) : c;
         if (backward && relu)
             u = vector_gate(u, normal);
         if (work == WRITE_Y) {
@@ -133,8 +145,10 @@ INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, co
         } else if (work == WRITE_DX) {
             vector_store(y + at, u * h->role[FACTOR][k] - c * h->role[SLOPE][k] + h->role[OFFSET][k]);
         } else {
-            if (keep)
+            if (keep) {
+                c = vector_keep(c, keep + at);
                 u = vector_keep(u, keep + at);
+            }
             h->role[SUM][k] += u;
             h->role[DOT][k] += u * c;
         }
@@ -145,7 +159,6 @@ INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, co
 INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
                    const struct strip *strip, const real *dy, const real *x, real *y)
 {
-    const int sums = work == SUM_X || work == SUM_DY;
     const struct strip s = *strip;
     for (int64_t g = 0; g < groups; ++g, ++group, dy += step, x += step, y += step)
         for (int lane = 0; lane < LANES; lane += HELD * PER_VECTOR) {
@@ -155,7 +168,7 @@ INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_
                     h.role[role][k] = vector_load((*group)[role] + lane + k * PER_VECTOR);
             const int64_t end = s.rows * s.stride + lane;
             for (int64_t at = lane; at < end; at += s.stride) {
-                if (sums && lane == 0)
+                if (is_sum(work) && lane == 0)
                     lanes_prefetch(x + at, s.ahead);
                 if (work == SUM_DY && lane == 0)
                     lanes_prefetch(dy + at, s.ahead);
@@ -165,7 +178,7 @@ INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_
                 const int64_t at = end - s.back;
                 one_row(work, relu, &h, dy + at, x + at, y + at, s.keep + lane);
             }
-            for (int role = SUM; sums && role <= DOT; ++role)
+            for (int role = SUM; is_sum(work) && role <= DOT; ++role)
                 EACH_HELD (k)
                     vector_store((*group)[role] + lane + k * PER_VECTOR, h.role[role][k]);
         }
@@ -203,7 +216,7 @@ static void work_on_few(enum work work, int relu, real (*group)[ROLES][LANES], i
     memcpy(some_dy, dy, n * sizeof(real));
     memcpy(some_x, x, n * sizeof(real));
     work_on(work, relu, group, 1, 0, &row, some_dy, some_x, some_y);
-    if (work == WRITE_Y || work == WRITE_DX)
+    if (!is_sum(work))
         memcpy(y, some_y, n * sizeof(real));
 }
 
@@ -224,19 +237,23 @@ static void gather(const struct tile *t, struct state *s)
 /* One pass over a tile whose channels have their elements side by side. */
 static void pass_over_images(enum work work, int relu, const struct tile *t, struct state *s)
 {
-    const int sums = work == SUM_X || work == SUM_DY;
     int64_t added = 0;
     for (int64_t outer = 0; outer < t->outer; ++outer)
         for (int64_t start = 0; start < t->inner; start += GATHER_AFTER * LANES) {
             const int64_t n = least(t->inner - start, GATHER_AFTER * LANES), rest = n % LANES;
             const int64_t from = outer * t->stride + start;
-            const struct strip strip = {n / LANES, LANES, 512, rest ? edges + rest : NULL, LANES - rest};
-            if (t->inner >= LANES)
-                work_on(work, relu, s->group, t->groups, t->inner, &strip, t->dy + from, t->x + from, t->y + from);
-            for (int64_t g = 0, at = from; t->inner < LANES && g < t->groups; ++g, at += n)
+            struct strip strip = {n / LANES, LANES, AHEAD, rest ? edges + rest : NULL, LANES - rest};
+            int64_t g = t->groups;
+            if (t->inner < LANES) { /* a whole vector reaches into the next channels, which mend what it writes there */
+                strip.keep = edges + 2 * LANES - n;
+                strip.back = 0;
+                g = most(0, t->groups - (LANES - 1) / n);
+            }
+            work_on(work, relu, s->group, g, t->inner, &strip, t->dy + from, t->x + from, t->y + from);
+            for (int64_t at = from + g * n; g < t->groups; ++g, at += n)
                 work_on_few(work, relu, s->group + g, n, t->dy + at, t->x + at, t->y + at);
             added += strip.rows + (rest > 0);
-            if (sums && added >= GATHER_AFTER) {
+            if (is_sum(work) && added >= GATHER_AFTER) {
                 gather(t, s);
                 added = 0;
             }
@@ -247,10 +264,9 @@ static void pass_over_images(enum work work, int relu, const struct tile *t, str
  * ones few, as rows of 4 KiB all want the same places in the first-level cache; and writing likes one long stretch. */
 static int64_t rows_together(enum work work, int64_t groups)
 {
-    const int sums = work == SUM_X || work == SUM_DY;
-    if (groups < 4)
-        return groups < 2 ? 64 : sums ? 32 : 4;
-    return work == SUM_X || (sums && groups < 24) ? 4 : 1;
+    if (groups < 8)
+        return groups < 2 ? 64 : is_sum(work) ? 16 : 4;
+    return work == SUM_X || (work == SUM_DY && groups < 24) ? 4 : 1;
 }
 
 /* One pass over a tile whose channels stand side by side. */
@@ -268,7 +284,7 @@ static void pass_over_rows(enum work work, int relu, const struct tile *t, struc
         work_on(work, relu, s->group + first, whole, LANES, &strip, dy + t->head, x + t->head, y + t->head);
         if (first + whole < t->groups)
             work_on(work, relu, s->group + t->groups - 1, 1, 0, &strip, dy + end, x + end, y + end);
-        if ((row + strip.rows) % GATHER_AFTER == 0 && (work == SUM_X || work == SUM_DY))
+        if ((row + strip.rows) % GATHER_AFTER == 0 && is_sum(work))
             gather(t, s);
     }
     for (int64_t g = 0, at = t->rows * t->stride, rest = t->rest; rest > 0; ++g, at += LANES, rest -= LANES)
@@ -355,13 +371,12 @@ static void set_affine(const struct tile *t, const double *mean, const double *i
 }
 
 /* Values near the means of the channels: of eight elements each, from here and there. */
-static void pilot_means(const struct tile *t, real *high)
+static void pilot_means(const struct tile *t, const int64_t *size, real *high)
 {
     for (int64_t j = 0; j < t->channels; ++j)
         high[j] = 0;
     for (int64_t i = 0; i < 8; ++i) {
-        const int64_t row = t->inner > 1 || t->channels >= LANES ? t->stride : t->channels;
-        const real *some = t->x + i * t->outer / 8 * row + i * t->inner / 8;
+        const real *some = t->x + (i * t->outer / 8 * size[1]) * t->inner + i * t->inner / 8;
         if (t->inner == 1)
             for (int64_t j = 0; j < t->channels; ++j)
                 high[j] += some[j] * (real)0.125;
@@ -402,7 +417,7 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
         t = tile_at(first, own.end, size, x, x, y);
         double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first, var[MAX_CHANNELS];
         real high[MAX_CHANNELS];
-        pilot_means(&t, high);
+        pilot_means(&t, size, high);
         /* Sums about a value within two standard deviations of the mean give the variance to nearly all digits.
          * Where it is further away, they at least give the mean, about which sums are then taken. */
         for (int passes = 0, again = 1; again && passes < 2; ++passes) {
