@@ -32,6 +32,7 @@ cdef extern from "Python.h":
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
     void PyErr_Clear()
+    unsigned long long PyLong_AsUnsignedLongLongMask(object number) except? 0xFFFFFFFFFFFFFFFF
 
 cdef extern from "fastopt.h" nogil:
     enum:
@@ -550,7 +551,7 @@ cdef class Layer:
         if len(arrays) != self.arrays or len(sizes) != self.sizes or len(scalars) != self.scalars:
             raise TypeError("a layer kernel takes its arrays, sizes and scalars as the table says")
         for i in range(self.sizes):
-            size[i] = <int64_t><uint64_t>(sizes[i] & 0xFFFFFFFFFFFFFFFF)
+            size[i] = <int64_t>PyLong_AsUnsignedLongLongMask(sizes[i])
         for i in range(self.scalars):
             scalar[i] = scalars[i]
         try:
