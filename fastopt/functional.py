@@ -408,6 +408,7 @@ _bias_relu_dropout_forward = _kernels.Layer("bias_relu_dropout_forward")
 
 PIs = Literal["drop", "keep"]
 Mask = NDArray[np.uint8] | NDArray[np.bool_]
+_BYTE = np.dtype(np.uint8)
 
 
 def dropout(
@@ -590,6 +591,8 @@ def _threshold(p: float, p_is: PIs) -> tuple[int, float]:
 def _mask_bits(mask: Any, x: Array) -> NDArray[np.uint8]:
     """A mask of either format as bits."""
     size = (x.size + 7) // 8
+    if type(mask) is np.ndarray and mask.dtype is _BYTE and mask.shape == (size,) != x.shape and mask.strides == (1,):
+        return mask  # the usual case quickly
     if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
         if mask.shape == x.shape and (mask.dtype != np.uint8 or x.shape != (size,)):
             return np.packbits(mask.ravel() != 0, bitorder="little")

@@ -55,18 +55,16 @@ INLINE uint32_t kept(const uint16_t *bits, uint16_t threshold)
 #endif
 }
 
-/* The up to 32 bits of a mask from bit i on. */
-INLINE uint32_t mask_at(const uint8_t *mask, int64_t i, int n)
+/* The up to 32 bits of a mask that begin so many bits after a byte. */
+INLINE uint32_t mask_bits(const uint8_t *in, unsigned shift, unsigned n)
 {
-    const uint8_t *in = mask + i / 8;
-    const int shift = i % 8, last = (shift + n - 1) / 8;
-    uint64_t bits = 0;
+    const unsigned last = (shift + n - 1) / 8;
+    uint64_t bits = (uint64_t)in[last] << 8 * last;
     if (n == LANES) /* one load */
-        bits = in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+        bits |= in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
     else
-        for (int byte = 0; byte < last; ++byte)
+        for (unsigned byte = 0; byte < last; ++byte)
             bits |= (uint64_t)in[byte] << 8 * byte;
-    bits |= (uint64_t)in[last] << 8 * last;
     return (uint32_t)(bits >> shift);
 }
 
@@ -82,35 +80,37 @@ static void store_mask(uint8_t *out, int64_t n, uint32_t *words)
         out[n / 8] &= (1u << n % 8) - 1;
 }
 
-/* y = x factor where the mask has a bit, for the up to 32 elements from i on. */
-INLINE void apply(const real *x, real *y, const uint8_t *mask, int64_t i, int n, lanes factor)
+/* y = x factor where there is a bit, for up to 32 elements. */
+INLINE void apply(const real *x, real *y, unsigned n, uint32_t bits, lanes factor)
 {
-    const uint32_t bits = mask_at(mask, i, n);
     if (n == LANES) {
-        lanes_store(y + i, lanes_keep(lanes_multiply(lanes_load(x + i), factor), bits));
+        lanes_store(y, lanes_keep(lanes_multiply(lanes_load(x), factor), bits));
     } else {
         real some[LANES] = {0};
-        memcpy(some, x + i, n * sizeof(real));
+        memcpy(some, x, n * sizeof(real));
         lanes_store(some, lanes_keep(lanes_multiply(lanes_load(some), factor), bits));
-        memcpy(y + i, some, n * sizeof(real));
+        memcpy(y, some, n * sizeof(real));
     }
 }
 
-/* What is so many elements ahead is asked for meanwhile. */
+/* The same for a range of elements and its mask. What is so many elements ahead is asked for meanwhile. */
 INLINE void apply_all(const real *x, real *y, const uint8_t *mask, struct range own, real scale, int64_t ahead)
 {
     const lanes factor = lanes_all(scale);
     for (struct range part = up_to_line(own, y); part.begin < own.end; part = after(part, own)) {
         int64_t i = part.begin;
-        for (; i + LANES <= part.end; i += LANES) {
+        const unsigned shift = i % 8;
+        const uint8_t *in = mask + i / 8;
+        for (; i + LANES <= part.end; i += LANES, in += LANES / 8) {
             if (ahead) {
                 lanes_prefetch(x + i, ahead);
                 lanes_prefetch(y + i, ahead);
             }
-            apply(x, y, mask, i, LANES, factor);
+            apply(x + i, y + i, LANES, mask_bits(in, shift, LANES), factor);
         }
-        if (i < part.end)
-            apply(x, y, mask, i, (int)(part.end - i), factor);
+        const unsigned left = (unsigned)(part.end - i);
+        if (left)
+            apply(x + i, y + i, left, mask_bits(in, shift, left), factor);
     }
 }
 
