@@ -390,14 +390,19 @@ def softmax_cross_entropy(
         The mean over the rows, in nats; 0.0 for no rows.
     dlogits : ndarray like `logits`
     """
-    checks.array("logits", logits, ndim=2)
+    dlogits = _like("logits", logits, out)
+    if logits.ndim != 2:
+        checks.array("logits", logits, ndim=2)
     n, classes = logits.shape
     own_labels = checks.labels("labels", labels, n, classes)
-    dlogits = checks.output("out", out, logits, apart_from={"logits": logits, "labels": labels}, in_place="logits")
     losses = np.empty(n, logits.dtype)
-    if n:
-        _softmax_cross_entropy((logits, own_labels, losses, dlogits), (n, classes), (1 / n,))
-    return (float(losses.mean(dtype=np.float64)) if n else 0.0), dlogits
+    try:
+        _softmax_cross_entropy((logits, own_labels, losses, dlogits), (n, classes), (1 / max(n, 1),))
+    except _kernels.Misfit:
+        checks.array("logits", logits, ndim=2)
+        checks.output("out", out, logits, apart_from={"logits": logits, "labels": labels}, in_place="logits")
+        raise
+    return float(np.add.reduce(losses, dtype=np.float64)) / max(n, 1), dlogits
 
 
 # ---- Dropout ------------------------------------------------------------------------------------------------

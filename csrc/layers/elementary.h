@@ -40,25 +40,23 @@ INLINE real exp_of_negative(real x)
 /* log(x) for a normal x > 0, to double precision; NaN for NaN.
  *
  * x = 2^k m with m in [sqrt(1/2), sqrt(2)), and log m = 2 artanh((m - 1) / (m + 1)). */
-static inline double log_of_positive(double x)
+INLINE double log_of_positive(double x)
 {
-    if (!(x > 0))
-        return NAN;
+    const double sqrt2 = 1.4142135623730951;
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
-    int64_t k = (int64_t)(bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
-    double m;
-    memcpy(&m, &bits, sizeof m);
-    if (m > 1.4142135623730951) {
-        m /= 2;
-        ++k;
-    }
+    const uint64_t one = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
+    double half;
+    memcpy(&half, &one, sizeof half);
+    const int above = half > sqrt2;
+    const double m = above ? half / 2 : half, k = (int32_t)(bits >> 52) - 1023 + above;
     const double s = (m - 1) / (m + 1), s2 = s * s;
     double sum = 0;
+#pragma GCC unroll 16
     for (int i = 23; i >= 1; i -= 2)
         sum = sum * s2 + 1.0 / i;
-    return (double)k * 0x1.a39ef35793c76p-33 + 2 * s * sum + (double)k * 0x1.62e42fee00000p-1;
+    const double log = k * 0x1.a39ef35793c76p-33 + 2 * s * sum + k * 0x1.62e42fee00000p-1;
+    return x > 0 ? log : NAN;
 }
 
 #endif
