@@ -91,7 +91,7 @@ const char *fastopt_use(const char *name)
 }
 
 /* A denormal number costs a hundred cycles on many CPUs, and moments decay into that range: while a kernel
- * runs, denormals are read and written as zero. Only the calling thread is touched, and then put back. */
+ * runs, denormals are read and written as zero. Each thread sets its own mode, and puts it back. */
 #if defined(__x86_64__)
 typedef unsigned float_mode;
 
@@ -149,7 +149,7 @@ static void run(fastopt_part_fn *part, const void *work, size_t bytes)
     fastopt_parallel(part, work, (unsigned)(worth < threads ? worth : threads), bytes >= WORTH_WAKING);
 }
 
-enum { LINE = 64 /* bytes of a cache line */, SPLIT_FROM = 8192 /* bytes of a parameter */, PIECES = 64 };
+enum { PIECES = 64 };
 
 /* A tensor's n elements from `start` on. */
 static struct fastopt_tensor piece(const struct fastopt_tensor *tensor, size_t start, size_t n, size_t real_size)
@@ -161,12 +161,11 @@ static struct fastopt_tensor piece(const struct fastopt_tensor *tensor, size_t s
     return part;
 }
 
-/* The elements of a large tensor before the first cache line; NumPy puts arrays at any multiple of 16 bytes, and wide
- * vectors that straddle lines run at half the speed. Arrays that disagree with the parameter straddle all the same. */
+/* The elements of a long tensor before the first cache line. */
 static size_t before_line(const struct fastopt_tensor *tensor, size_t real_size)
 {
-    const size_t beyond = (uintptr_t)tensor->param % LINE;
-    return beyond && tensor->n * real_size >= SPLIT_FROM ? (LINE - beyond) / real_size : 0;
+    const size_t beyond = (uintptr_t)tensor->param % FASTOPT_LINE;
+    return beyond && tensor->n * real_size >= FASTOPT_LONG ? (FASTOPT_LINE - beyond) / real_size : 0;
 }
 
 /* The element of a tensor at which a cut at its element k is made: where a line of the parameter begins. */
@@ -176,7 +175,7 @@ static size_t cut(const struct fastopt_tensor *tensor, int64_t k, size_t real_si
         return 0;
     if ((size_t)k >= tensor->n)
         return tensor->n;
-    const size_t beyond = ((uintptr_t)tensor->param + (size_t)k * real_size) % LINE / real_size;
+    const size_t beyond = ((uintptr_t)tensor->param + (size_t)k * real_size) % FASTOPT_LINE / real_size;
     return beyond < (size_t)k ? (size_t)k - beyond : 0;
 }
 

@@ -12,6 +12,10 @@
 
 enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 16, FASTOPT_MAX_ARRAYS = 12, FASTOPT_MAX_THREADS = 256 };
 
+/* NumPy puts arrays at any multiple of 16 bytes, and wide vectors that straddle cache lines run at half the speed. So
+ * kernels go through arrays of some length by whole lines (those of the array that is written; others may disagree). */
+enum { FASTOPT_LINE = 64, FASTOPT_LONG = 8192 /* bytes */ };
+
 /* One parameter with its gradient and state: arrays of n reals each, no two of which overlap. */
 struct fastopt_tensor {
     size_t n;

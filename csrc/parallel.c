@@ -19,6 +19,8 @@
 
 enum { MOST_THREADS = 1 };
 
+typedef unsigned number_of_threads;
+
 static int share_out(fastopt_part_fn *part, const void *work, unsigned count, int wake)
 {
     (void)part, (void)work, (void)count, (void)wake;
@@ -40,10 +42,13 @@ enum {
 };
 
 typedef _Atomic uint32_t work_number; /* which wraps around */
+typedef _Atomic unsigned number_of_threads;
 
 /* What is handed over stands in as few cache lines as possible: each costs a hundred nanoseconds or more. */
 struct slot {
     _Alignas(64) work_number claimed, done; /* the last work whose part of this worker is claimed, and is done */
+    _Atomic int asleep;
+    pthread_cond_t wake;
 };
 
 static struct {
@@ -52,13 +57,11 @@ static struct {
     fastopt_part_fn *part;
     const void *work;
     _Alignas(64) atomic_flag in_use;
-    _Atomic unsigned sleepers;
-    pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    pthread_mutex_t mutex; /* of the sleepers */
     unsigned started;
     int64_t last_end; /* of a work, in ticks */
     struct slot slots[MOST_THREADS];
-} pool = {.in_use = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {.in_use = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER};
 
 /* The time, in units of about half a nanosecond. To ask the system would take longer than a small step. */
 static int64_t ticks(void)
@@ -81,29 +84,31 @@ static void relax(void)
 #endif
 }
 
-/* Does a part unless somebody has claimed it. Until it is done, the work stays what it is. */
-static void do_unclaimed(struct slot *slot, uint32_t number)
+/* Does a part unless somebody has claimed it, and returns whether it did. Until that is done, the work stays. */
+static int do_unclaimed(struct slot *slot, uint32_t number)
 {
     uint32_t before = number - 1;
-    if (atomic_compare_exchange_strong(&slot->claimed, &before, number)) {
+    const int mine = atomic_compare_exchange_strong(&slot->claimed, &before, number);
+    if (mine) {
         pool.part(pool.work, (struct fastopt_share){(unsigned)(slot - pool.slots), pool.count});
         atomic_store_explicit(&slot->done, number, memory_order_release);
     }
+    return mine;
 }
 
 /* Waits for a work that is not the one of that number, and returns its number. */
-static uint32_t next_work(uint32_t last)
+static uint32_t next_work(struct slot *slot, uint32_t last, int64_t bedtime)
 {
     uint32_t number = atomic_load(&pool.number);
-    for (const int64_t bedtime = ticks() + AWAKE; number == last && ticks() < bedtime; sched_yield())
+    for (; number == last && ticks() < bedtime; sched_yield())
         for (int spin = 0; spin < SPINS && (number = atomic_load(&pool.number)) == last; ++spin)
             relax();
     if (number == last) {
         pthread_mutex_lock(&pool.mutex);
-        ++pool.sleepers; /* before the number is read, as a caller writes the number before it reads this */
+        atomic_store(&slot->asleep, 1); /* before the number is read; a caller writes that before it reads this */
         while ((number = atomic_load(&pool.number)) == last)
-            pthread_cond_wait(&pool.wake, &pool.mutex);
-        --pool.sleepers;
+            pthread_cond_wait(&slot->wake, &pool.mutex);
+        atomic_store(&slot->asleep, 0);
         pthread_mutex_unlock(&pool.mutex);
     }
     return number;
@@ -112,9 +117,11 @@ static uint32_t next_work(uint32_t last)
 static void *worker(void *argument)
 {
     struct slot *slot = argument;
-    for (uint32_t number = atomic_load(&slot->claimed);;) {
-        number = next_work(number);
-        do_unclaimed(slot, number);
+    uint32_t number = atomic_load(&slot->claimed);
+    for (int64_t bedtime = ticks() + AWAKE;;) {
+        number = next_work(slot, number, bedtime);
+        if (do_unclaimed(slot, number)) /* works in which it has no part do not keep it awake */
+            bedtime = ticks() + AWAKE;
     }
     return NULL;
 }
@@ -123,10 +130,8 @@ static void *worker(void *argument)
 static void forget_workers(void)
 {
     static const pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    static const pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
     pool.mutex = mutex;
-    pool.wake = wake;
-    pool.sleepers = pool.started = 0;
+    pool.started = 0;
     atomic_flag_clear(&pool.in_use);
 }
 
@@ -139,15 +144,22 @@ static void start_workers(unsigned wanted)
     sigset_t all, old;
     sigfillset(&all); /* signals are for the threads of Python */
     pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give too little, others eight times as much */
     while (pool.started < wanted) {
         struct slot *slot = &pool.slots[pool.started + 1];
+        static const pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
+        slot->wake = wake;
+        atomic_store(&slot->asleep, 0);
         atomic_store(&slot->claimed, atomic_load(&pool.number));
         pthread_t thread;
-        if (pthread_create(&thread, NULL, worker, slot))
+        if (pthread_create(&thread, &attributes, worker, slot))
             break;
-        pthread_detach(thread);
         ++pool.started;
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -176,11 +188,13 @@ static int share_out(fastopt_part_fn *part, const void *work, unsigned count, in
     for (unsigned i = count; i <= pool.started; ++i)
         offer(&pool.slots[i], number); /* nothing */
     atomic_store(&pool.number, number);
-    if ((wake || ticks() - pool.last_end < AWAKE) && atomic_load(&pool.sleepers)) {
-        pthread_mutex_lock(&pool.mutex);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.mutex);
-    }
+    wake |= ticks() - pool.last_end < AWAKE;
+    for (unsigned i = 1; wake && i < count; ++i)
+        if (atomic_load(&pool.slots[i].asleep)) {
+            pthread_mutex_lock(&pool.mutex);
+            pthread_cond_signal(&pool.slots[i].wake);
+            pthread_mutex_unlock(&pool.mutex);
+        }
 
     part(work, (struct fastopt_share){0, count});
     for (unsigned i = 1; i < count; ++i)
@@ -195,7 +209,7 @@ static int share_out(fastopt_part_fn *part, const void *work, unsigned count, in
 
 #endif
 
-static unsigned threads = 1;
+static number_of_threads threads = 1;
 
 unsigned fastopt_get_num_threads(void)
 {
@@ -204,7 +218,7 @@ unsigned fastopt_get_num_threads(void)
 
 void fastopt_set_num_threads(unsigned count)
 {
-    threads = count < MOST_THREADS ? count : MOST_THREADS;
+    threads = count < 1 ? 1 : count < MOST_THREADS ? count : MOST_THREADS;
 }
 
 void fastopt_parallel(fastopt_part_fn *part, const void *work, unsigned count, int wake)

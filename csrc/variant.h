@@ -23,6 +23,13 @@ typedef int64_t signed_word;
 enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 #endif
 
+/* Inlined always, or vectors would travel through memory. */
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "masks and random bits are laid out for little-endian machines"
+#endif
+
 #define UNWRAP(...) __VA_ARGS__
 #define STEP(name, states, hypers)                                                                                     \
     struct name##_hyper {                                                                                              \

@@ -419,7 +419,8 @@ cdef class Plan:
                     return False
         return True
 
-    cdef int claim(self) except -1:
+    cpdef int claim(self) except -1:
+        """Raise RuntimeError where another thread is in the middle of a step."""
         if self.busy:
             raise RuntimeError("one optimizer cannot take two steps at once: another thread is in the middle of one")
         return 0
@@ -436,14 +437,16 @@ cdef class Plan:
         self.run()
 
     cdef int run(self) except -1:
+        cdef double hyper[FASTOPT_MAX_HYPERS]
         if self.count == 0:
             return 0
         if self.bytes < KEEP_GIL_BELOW:
             fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
         else:
             self.busy = True
+            memcpy(hyper, self.hyper, sizeof(hyper))  # which another thread may change meanwhile
             with nogil:
-                fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
+                fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, hyper)
             self.busy = False
         return 0
 
@@ -514,6 +517,8 @@ cdef class Layer:
         inputs, outputs, sizes, scalars = read_layers()[name]
         self.inputs, self.arrays = len(inputs), len(inputs) + len(outputs)
         self.sizes, self.scalars = len(sizes), len(scalars)
+        if max(self.arrays, self.sizes, self.scalars) > FASTOPT_MAX_ARRAYS:
+            raise Misfit("table")
         names = LAYERS[name][0] + LAYERS[name][1]
         for i, text in enumerate(inputs + outputs):
             self.rules[i] = rule_of(text, names, sizes)

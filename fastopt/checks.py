@@ -114,7 +114,7 @@ def array(
             return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-    if isinstance(value, np.ma.MaskedArray):
+    if hasattr(value, "mask"):
         raise TypeError(f"{name} must be a plain array, got a masked one; pass {name}.filled(0), say")
     if dtype is None:
         if value.dtype.newbyteorder("=") not in _REAL:

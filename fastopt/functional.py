@@ -55,16 +55,17 @@ __all__ = [
 ]
 
 
+_PLAIN = frozenset({bool, float, int, str, tuple})
+
+
 def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of a few numbers, whose checks a small kernel should not wait for twice."""
     cached = functools.lru_cache(maxsize=64, typed=True)(function)  # 1 is not True
 
     @functools.wraps(function)
     def call(*values: Any) -> Any:
-        try:
-            return cached(*values)
-        except TypeError:  # perhaps for an unhashable value: let its check say so
-            return function(*values)
+        # Other numbers may change and stay the same object, or cannot be hashed.
+        return (cached if _PLAIN.issuperset(map(type, values)) else function)(*values)
 
     return call
 
@@ -159,8 +160,11 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     defaults = {key: p.default for key, p in inspect.signature(optimizer).parameters.items() if _has_default(p)}
     grad_scale = hyper.pop("grad_scale", 1.0)
     values = {key: defaults[key] for key in optimizer.hyper_names() if key in defaults} | hyper
-    if set(values) != set(optimizer.hyper_names()):
-        raise TypeError(f"{name} takes the keywords {', '.join(optimizer.hyper_names())}, got {', '.join(values)}")
+    missing = [key for key in optimizer.hyper_names() if key not in values]
+    unknown = [key for key in values if key not in optimizer.hyper_names()]
+    if missing or unknown:
+        problem = f"lacks the keyword {missing[0]}" if missing else f"has no keyword {unknown[0]}"
+        raise TypeError(f"{name} {problem}; it takes {', '.join(optimizer.hyper_names())}, grad_scale")
     scale = functools.partial(checks.number, "grad_scale")
     declared = {key: getattr(optimizer, key) for key in values}
     encoders: dict[str, Any] = {key: (optimizer._place[key], d.kind, d.encode) for key, d in declared.items()}
@@ -226,14 +230,17 @@ if TYPE_CHECKING:
 
 # ---- What layer kernels share -------------------------------------------------------------------------------
 #
-# The bridge checks the arrays of a layer, and only where they do not fit, the function checks them again to say why.
+# The bridge checks the arrays of a layer, and where they do not fit, the function checks them again to say why. What
+# the table cannot say (that labels lie in a range, the shapes of pooling and patches) is checked beforehand.
 
 
 def _like(name: str, x: Array, out: Array | None) -> Array:
     """A new array like x, or the one to write to that was given."""
-    if not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray) or x.nbytes > 1 << 20:  # memory that a refusal would waste
         checks.array(name, x)
-    return np.empty(x.shape, x.dtype) if out is None else out
+    if out is None:
+        return np.empty(x.shape, x.dtype)
+    return out if isinstance(out, np.ndarray) else checks.array("out", out)
 
 
 # ---- Activations and losses ---------------------------------------------------------------------------------
@@ -394,9 +401,11 @@ def softmax_cross_entropy(
     if logits.ndim != 2:
         checks.array("logits", logits, ndim=2)
     n, classes = logits.shape
-    own_labels = checks.labels("labels", labels, n, classes)
+    own_labels = checks.labels("labels", labels, n, classes)  # a copy, so the bridge does not see where they are
     losses = np.empty(n, logits.dtype)
     try:
+        if out is not None:
+            checks.apart({"out": dlogits, "labels": labels})
         _softmax_cross_entropy((logits, own_labels, losses, dlogits), (n, classes), (1 / max(n, 1),))
     except _kernels.Misfit:
         checks.array("logits", logits, ndim=2)
@@ -544,7 +553,7 @@ def bias_relu_dropout_forward(
 def bias_relu_dropout_backward(
     dy: Array, y: Array, p: float, *, p_is: PIs = "drop", out: Array | None = None
 ) -> tuple[Array, Array]:
-    """The gradients of `bias_relu_dropout_forward`, in one pass: ``dx = dy / (1 − p)`` where y is above 0, else 0.
+    """The gradients of `bias_relu_dropout_forward`, in one pass: ``dx = 0`` where ``y <= 0``, else ``dy / (1 − p)``.
 
     Parameters
     ----------
@@ -870,8 +879,7 @@ def im2col(x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array
     checks.array("x", x, ndim=4)
     sizes, shape = _patches(x.shape, size, stride, padding)
     columns = checks.output("out", out, x, shape=shape, apart_from={"x": x})
-    if columns.size:
-        _im2col((x, columns), sizes)
+    _im2col((x, columns), sizes)
     return columns
 
 

@@ -254,6 +254,7 @@ class Optimizer:
             for key, own in arrays.items():
                 given = state_dict["state"][name][key]
                 checks.array(f"state[{name!r}][{key!r}]", given, dtype=own.dtype, shape=own.shape)
+        self._plan.claim()
         for name, arrays in self.state.items():
             for key, own in arrays.items():
                 own[...] = state_dict["state"][name][key]

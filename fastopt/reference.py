@@ -161,7 +161,7 @@ def bias_relu_dropout_forward(x: Array, bias: Array, p: float, *, seed: int, cou
 
 
 def bias_relu_dropout_backward(dy: Array, y: Array, p: float) -> tuple[Array, Array]:
-    return bias_relu_backward(dropout_backward(dy, y > 0, p), y)
+    return bias_relu_backward(dropout_backward(dy, ~(y <= 0), p), y)
 
 
 # ---- Batch norm ---------------------------------------------------------------------------------------------

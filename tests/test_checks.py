@@ -601,3 +601,53 @@ def test_a_wrong_cache(change, message):
     _, cache = F.batch_norm_forward(np.arange(12.0).reshape(4, 3), np.ones(3))
     with pytest.raises((TypeError, ValueError), match=message):
         F.batch_norm_backward(np.ones((4, 3)), cache._replace(**change))
+
+
+# ---- What a cache or a shortcut must not hide ------------------------------------------------------
+
+
+class Changing:
+    """A number that is another one at each reading, as a tensor of another library may be."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __float__(self):
+        return self.values.pop(0)
+
+
+def test_a_number_that_changes_is_read_each_time():
+    param, lr = np.zeros(3), Changing(1.0, 0.25)
+    for _ in range(2):
+        functional.sgd(param, -np.ones(3), lr=lr)
+    np.testing.assert_array_equal(param, 1.25)
+    p = Changing(0.0, 0.75)
+    kept = [functional.dropout(np.ones(4096), p, seed=0, counter=0, mask_format="bytes")[1].mean() for _ in range(2)]
+    assert kept[0] == 1
+    assert kept[1] < 0.5
+
+
+def test_an_unhashable_number():
+    param = np.zeros(3)
+    functional.sgd(param, -np.ones(3), lr=np.array(0.5))
+    np.testing.assert_array_equal(param, 0.5)
+
+
+def test_a_refused_array_takes_no_memory(refuses):
+    vast = np.broadcast_to(np.float32(1), (10**14,))
+    refuses(lambda: functional.relu_forward(vast), "x must be C-contiguous")
+
+
+def test_an_output_is_an_array(refuses):
+    out = memoryview(np.zeros(4, np.float32))
+    refuses(
+        lambda: functional.relu_forward(np.ones(4, np.float32), out=out), "out must be a NumPy array, got memoryview"
+    )
+
+
+def test_images_without_channels():
+    shape = (1, 1 << 12, 1 << 12, 0)
+    y, winner = functional.max_pool_forward(np.empty(shape), 2)
+    assert functional.max_pool_backward(y, winner, shape, 2).shape == shape
+    columns = functional.im2col(np.empty(shape), 3)
+    assert functional.col2im(columns, shape, 3).shape == shape

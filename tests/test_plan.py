@@ -223,14 +223,14 @@ def test_a_bad_plan(any_rule, rng, refuses):
 @pytest.mark.parametrize("key", ["learning_rate", "t", "decoupled"])
 def test_an_unknown_keyword_of_a_plan(any_rule, key, rng, refuses):
     arrays = arrays_for(any_rule, rng)
-    message = rf"{any_rule.name} takes the keywords lr, .*, got .*{key}"
+    message = f"{any_rule.name} has no keyword {key}; it takes lr, "
     refuses(lambda: fastopt.plan(any_rule.name, *arrays, lr=0.1, **{key: 1}), message, *arrays)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum"])
 def test_a_learning_rate_without_default_must_be_given(name, refuses):
     arrays = np.ones((2 + (name == "momentum"), 3))
-    refuses(lambda: fastopt.plan(name, *arrays), f"{name} takes the keywords lr, ", arrays)
+    refuses(lambda: fastopt.plan(name, *arrays), f"{name} lacks the keyword lr; it takes lr, ", arrays)
 
 
 @pytest.mark.parametrize("name", ["Adam", "relu_forward", "plan", "", None, fastopt.Adam])

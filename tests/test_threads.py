@@ -9,7 +9,7 @@ import traceback
 
 import numpy as np
 import pytest
-from test_dispatch import batch_norm_backward, python, random_bits, stream
+from test_dispatch import batch_norm_backward, batch_norm_forward, python, random_bits, stream
 
 import fastopt
 from fastopt import _kernels, functional, threads
@@ -184,7 +184,7 @@ param, grad = np.ones((2, 500_000))
 fastopt.set_num_threads(100)
 limits = resource.getrlimit(resource.RLIMIT_AS)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 25), limits[1]))
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 23), limits[1]))
 functional.sgd(param, grad, lr=1.0)
 few = len(tasks() - before)
 functional.sgd(param, grad, lr=1.0)
@@ -242,6 +242,7 @@ POOLED = (*functional.patches_shape(IMAGES, (3, 2), (2, 1))[:3], IMAGES[3])
 # Each holds about LARGE // 8 elements, so that two arrays even of float32 are work for eight threads.
 ROWS = [(LARGE // 8 + 9, 1), (6007, 45), (501, 517), (7, 37_013), (2, 131_075)]
 BATCHES = [(6001, 45), (253, 1061), (130_001, 2), (17, 47, 331), (2, 3, 45_001), (3, 1049, 9, 9)]
+NORMS = [(shape, {"axis": axis, "relu": relu}) for shape in BATCHES for axis, relu in ((1, False), (-1, True))]
 
 # How to run the kernel of each row of LAYERS on work for eight threads, given a function x(*shape) for its arrays.
 RUN = {
@@ -263,18 +264,12 @@ RUN = {
     "bias_relu_dropout_forward": lambda x: [
         functional.bias_relu_dropout_forward(x(*shape), x(shape[1]), 0.3, seed=1, counter=3) for shape in ROWS
     ],
-    "batch_norm_forward": lambda x: [
-        out
-        for shape in BATCHES
-        for running in [(x(shape[1]), x(shape[1]))]
-        for y, cache in [functional.batch_norm_forward(x(*shape), x(shape[1]), x(shape[1]), *running)]
-        for out in (y, cache.mean, cache.inv_std, *running)
-    ],
+    "batch_norm_forward": lambda x: [out for norm in NORMS for out in batch_norm_forward(x, *norm)],
     "batch_norm_inference": lambda x: [
         functional.batch_norm_forward(x(*shape), *(abs(x(shape[1])) for _ in range(4)), training=False)[0]
         for shape in BATCHES
     ],
-    "batch_norm_backward": lambda x: [out for shape in BATCHES for out in batch_norm_backward(x, shape)],
+    "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
     "softmax_cross_entropy": lambda x: [
         np.asarray(out, dlogits.dtype)
         for rows, classes in ROWS

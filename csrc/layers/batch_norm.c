@@ -20,7 +20,6 @@ enum {
     MAX_GROUPS = 34,
     MAX_CHANNELS = MAX_GROUPS * LANES,
     GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double */
-    LINE = 64,          /* bytes of a cache line */
     STRETCH = 1 << 16,  /* bytes side by side after which a jump in memory hardly counts */
     CACHED = 3 << 17,   /* bytes of each array that stay in the second-level cache */
     AHEAD = 512,        /* elements to ask for memory ahead of reading; before writing that would hinder */
@@ -76,7 +75,8 @@ static struct range own_channels(const int64_t *size, struct fastopt_share share
 {
     const int64_t channels = size[1], grain = size[2] > 1 ? 1 : LANES, units = channels < grain ? 1 : channels / grain;
     const struct range own = own_range(units, 1, share);
-    return (struct range){own.begin * grain, own.end == units ? channels : own.end * grain};
+    const int last = own.begin < own.end && own.end == units;
+    return (struct range){own.begin * grain, last ? channels : own.end * grain};
 }
 
 static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, const real *dy, const real *x, real *y)
@@ -92,8 +92,8 @@ static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, cons
         t.channels = t.width = left <= MAX_CHANNELS - LANES ? left : MAX_CHANNELS - 2 * LANES; /* or leaves too few */
         t.rows = outer;
         t.stride = channels;
-        if (t.channels >= 4 * LANES && channels * sizeof(real) % LINE == 0)
-            t.head = -(uintptr_t)t.x % LINE / sizeof(real);
+        if (t.channels >= 4 * LANES && channels * sizeof(real) % FASTOPT_LINE == 0)
+            t.head = -(uintptr_t)t.x % FASTOPT_LINE / sizeof(real);
         t.groups = (t.head > 0) + (t.channels - t.head + LANES - 1) / LANES;
     } else {
         t.channels = t.stride = channels;

@@ -69,12 +69,8 @@ INLINE uint32_t mask_bits(const uint8_t *in, unsigned shift, unsigned n)
 }
 
 /* Writes a mask of n elements, its last byte filled up with zeros. */
-static void store_mask(uint8_t *out, int64_t n, uint32_t *words)
+static void store_mask(uint8_t *out, int64_t n, const uint32_t *words)
 {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    for (int64_t w = 0; LANES * w < n; ++w)
-        words[w] = __builtin_bswap32(words[w]);
-#endif
     memcpy(out, words, (n + 7) / 8);
     if (n % 8)
         out[n / 8] &= (1u << n % 8) - 1;
@@ -94,24 +90,22 @@ INLINE void apply(const real *x, real *y, unsigned n, uint32_t bits, lanes facto
 }
 
 /* The same for a range of elements and its mask. What is so many elements ahead is asked for meanwhile. */
-INLINE void apply_all(const real *x, real *y, const uint8_t *mask, struct range own, real scale, int64_t ahead)
+INLINE void apply_all(const real *x, real *y, const uint8_t *mask, struct range range, real scale, int64_t ahead)
 {
     const lanes factor = lanes_all(scale);
-    for (struct range part = up_to_line(own, y); part.begin < own.end; part = after(part, own)) {
-        int64_t i = part.begin;
-        const unsigned shift = i % 8;
-        const uint8_t *in = mask + i / 8;
-        for (; i + LANES <= part.end; i += LANES, in += LANES / 8) {
-            if (ahead) {
-                lanes_prefetch(x + i, ahead);
-                lanes_prefetch(y + i, ahead);
-            }
-            apply(x + i, y + i, LANES, mask_bits(in, shift, LANES), factor);
+    int64_t i = range.begin;
+    const unsigned shift = i % 8;
+    const uint8_t *in = mask + i / 8;
+    for (; i + LANES <= range.end; i += LANES, in += LANES / 8) {
+        if (ahead) {
+            lanes_prefetch(x + i, ahead);
+            lanes_prefetch(y + i, ahead);
         }
-        const unsigned left = (unsigned)(part.end - i);
-        if (left)
-            apply(x + i, y + i, left, mask_bits(in, shift, left), factor);
+        apply(x + i, y + i, LANES, mask_bits(in, shift, LANES), factor);
     }
+    const unsigned left = (unsigned)(range.end - i);
+    if (left)
+        apply(x + i, y + i, left, mask_bits(in, shift, left), factor);
 }
 
 struct drawing {
@@ -171,5 +165,7 @@ static void bias_relu_dropout_forward(void *const *array, const int64_t *size, c
 
 static void dropout_apply(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
-    apply_all(array[0], array[2], array[1], own_range(size[0], GROUP, share), scalar[0], 0);
+    const struct range own = own_range(size[0], GROUP, share);
+    for (struct range part = up_to_line(own, array[2]); part.begin < own.end; part = after(part, own))
+        apply_all(array[0], array[2], array[1], part, scalar[0], 0);
 }

@@ -36,6 +36,8 @@ static void im2col(void *const *array, const int64_t *size, const double *scalar
     const struct range images = own_range(p->n, 1, share);
     real *patch = (real *)array[1] + images.begin * out_h * out_w * p->size_h * width;
     (void)scalar;
+    if (p->c == 0)
+        return; /* or it would take time to do nothing */
 
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
@@ -60,6 +62,8 @@ static void col2im(void *const *array, const int64_t *size, const double *scalar
     const struct range images = own_range(p->n, 1, share);
     const real *patch = (const real *)array[0] + images.begin * out_h * out_w * p->size_h * width;
     (void)scalar;
+    if (p->c == 0)
+        return; /* or it would take time to do nothing */
 
     memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
     for (int64_t n = images.begin; n < images.end; ++n)

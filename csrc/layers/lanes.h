@@ -22,9 +22,6 @@ typedef word word_vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef word unaligned_word_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(word)), may_alias));
 enum { VECTORS = LANES * sizeof(real) / VECTOR_BYTES, PER_VECTOR = LANES / VECTORS };
 
-/* Inlined, or vectors would travel through memory. */
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE vector vector_load(const real *x)
 {
     return *(const unaligned_vector *)x;

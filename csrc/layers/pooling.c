@@ -48,6 +48,8 @@ static void max_pool_forward(void *const *array, const int64_t *size, const doub
     real *y = (real *)array[1] + before;
     signed_word *winner = (signed_word *)array[2] + before;
     (void)scalar;
+    if (p->c == 0)
+        return; /* or it would take time to do nothing */
 
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
@@ -71,6 +73,8 @@ static void max_pool_backward(void *const *array, const int64_t *size, const dou
     const real *dy = (const real *)array[0] + before;
     const signed_word *winner = (const signed_word *)array[1] + before;
     (void)scalar;
+    if (p->c == 0)
+        return; /* or it would take time to do nothing */
 
     memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
     for (int64_t n = images.begin; n < images.end; ++n)

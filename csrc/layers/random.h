@@ -39,16 +39,14 @@ enum { PHILOX_CHAINS = 4 };
 INLINE void philox_rounds(philox_vector c[4][PHILOX_CHAINS], uint64_t seed, uint64_t counter)
 {
     uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
-    EACH_CHAIN(k)
-    {
+    EACH_CHAIN (k) {
         c[1][k] = c[0][k] >> 32;
         c[2][k] = (philox_vector){0} + counter;
         c[3][k] = (philox_vector){0} + (counter >> 32);
     }
 #pragma GCC unroll 7
     for (int round = 0; round < 7; ++round) {
-        EACH_CHAIN(k)
-        {
+        EACH_CHAIN (k) {
             const philox_vector product0 = philox_multiply(c[0][k], 0xD2511F53);
             const philox_vector product1 = philox_multiply(c[2][k], 0xCD9E8D57);
             c[0][k] = (product1 >> 32) ^ c[1][k] ^ key0;
@@ -69,18 +67,14 @@ static void philox(uint32_t *restrict bits, int64_t times, uint64_t seed, uint64
     philox_vector number = first + *(const unaligned_philox_vector *)evens;
     for (int64_t at = 0; at < times * PHILOX_LANES;) {
         philox_vector c[4][PHILOX_CHAINS];
-        EACH_CHAIN(k)
-        c[0][k] = number + (k / 2 * PHILOX_PER_VECTOR + k % 2);
+        EACH_CHAIN (k)
+            c[0][k] = number + (k / 2 * PHILOX_PER_VECTOR + k % 2);
         number += PHILOX_CHAINS / 2 * PHILOX_PER_VECTOR;
         philox_rounds(c, seed, counter);
         for (int k = 0; k < PHILOX_CHAINS; k += 2, at += PHILOX_PER_VECTOR)
             for (int w = 0; w < 4; ++w) {
-            /* The first of two 32-bit halves in memory is the block of even number. */
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-                const philox_vector both = c[w][k] << 32 | (c[w][k + 1] & 0xffffffff);
-#else
+                /* The first of two 32-bit halves in memory is the block of even number. */
                 const philox_vector both = (c[w][k] & 0xffffffff) | c[w][k + 1] << 32;
-#endif
                 uint32_t *out = bits + at / PHILOX_LANES * PHILOX_WORDS + w * PHILOX_LANES + at % PHILOX_LANES;
                 *(unaligned_philox_vector *)out = both;
             }

@@ -9,21 +9,20 @@ struct range {
 /* A thread's share of n units; where it begins, and ends before n, is a multiple of `grain`. */
 static inline struct range own_range(int64_t n, int64_t grain, struct fastopt_share share)
 {
-    const int64_t grains = (n + grain - 1) / grain;
-    const int64_t begin = grains * share.index / share.count * grain;
-    const int64_t end = grains * (share.index + 1) / share.count * grain;
-    return (struct range){begin, end < n ? end : n};
+    /* Rounded up, so that the first parts, which begin first, are not the smaller ones. */
+    const int64_t grains = (n + grain - 1) / grain, up = share.count - 1;
+    const int64_t begin = (grains * share.index + up) / share.count * grain;
+    const int64_t end = (grains * (share.index + 1) + up) / share.count * grain;
+    return (struct range){begin < n ? begin : n, end < n ? end : n};
 }
 
-enum { LINE_OF_REALS = 64 / sizeof(real) };
+enum { LINE_OF_REALS = FASTOPT_LINE / sizeof(real) };
 
-/* The first elements of a range, up to where a cache line of y begins: NumPy puts arrays at any multiple of 16 bytes,
- * and wide vectors that straddle lines run at half the speed. A short range is left whole. */
+/* The first elements of a range, up to where a cache line of y begins. A short range is left whole. */
 static inline struct range up_to_line(struct range range, const real *y)
 {
-    enum { LONG = 8192 / sizeof(real) };
-    const int64_t beyond = ((uintptr_t)(y + range.begin) % 64 + sizeof(real) - 1) / sizeof(real);
-    if (range.end - range.begin >= LONG)
+    const int64_t beyond = ((uintptr_t)(y + range.begin) % FASTOPT_LINE + sizeof(real) - 1) / sizeof(real);
+    if ((range.end - range.begin) * (int64_t)sizeof(real) >= FASTOPT_LONG)
         range.end = range.begin + (beyond ? LINE_OF_REALS - beyond : 0);
     return range;
 }

@@ -7,7 +7,7 @@ static void stream(void *const *array, const int64_t *size, const double *scalar
     const real *x = array[0], factor = scalar[0];
     real *a = array[1], *b = array[2], *c = array[3];
     const struct range own = own_range(size[0], LINE_OF_REALS, share);
-    if (c) {
+    if (b && c) {
 #pragma omp simd
         for (int64_t i = own.begin; i < own.end; ++i) {
             a[i] = factor * a[i] + x[i];
