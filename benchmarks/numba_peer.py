@@ -37,7 +37,7 @@ def contenders(contest):
                 entered[name] = _step(bind, contest)
         elif contest.name in ("batch_norm_forward", "batch_norm_backward"):
             for label, axis in (name, contest.axis), (f"{name}, other layout", -contest.axis):
-                rows = contest.arrays["x"].ndim == 2 or axis == -1  # whose sums do not divide
+                rows = contest.arrays["x"].ndim == 2 or axis == -1  # whose sums prange does not divide as they stand
                 if not (rows and parallel) and (contest.arrays["x"].ndim > 2 or axis == contest.axis):
                     entered[label] = _batch_norm(bind, contest, axis)
         elif not parallel or contest.name not in SERIAL:
@@ -340,7 +340,7 @@ def col2im(columns, x):
                                 x[i, y, z, c] += columns[i, oy, ox, ky, kx, c]
 
 
-#: Layers whose loops do not divide.
+#: Layers whose loops prange does not divide as they stand.
 SERIAL = ("bias_relu_backward",)
 
 

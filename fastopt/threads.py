@@ -25,7 +25,7 @@ def set_num_threads(n: int) -> None:
     ----------
     n : int
         In [1, 256]; 1 means the calling thread alone. At import it is the number of CPUs that this process may use, by
-        its affinity and by the quota of its control group.
+        its affinity and by the quota of its container.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def available() -> int:
 
 
 def _quota() -> float:
-    """How many CPUs' worth of time the control group grants, as containers limit it; infinity for no limit."""
+    """How many CPUs' worth of time the container grants, by its control group; infinity for no limit."""
     group = Path("/sys/fs/cgroup")
     try:
         quota, period = (group / "cpu.max").read_text().split()  # version 2
