@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +25,23 @@ def empty(shape: tuple[int, ...], dtype: Any, past_line: int = 0) -> Array:
 
 def beside(like: Array, value: float) -> Array:
     """A filled array of the shape and type of another, and as far past a line: kernels step through both by lines."""
-    array = empty(like.shape, like.dtype, address(like) % LINE)
-    array.fill(value)
-    return array
+    return all_beside([like], value)[0]
+
+
+def all_beside(like: Sequence[Array], value: float) -> list[Array]:
+    """The same for several arrays of one type, in one block of memory."""
+    starts, end = [], 0
+    for array in like:
+        starts.append(-(-end // LINE) * LINE + address(array) % LINE)
+        end = starts[-1] + array.nbytes
+    block = empty((end,), np.uint8)
+    made = [
+        block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        for start, array in zip(starts, like, strict=True)
+    ]
+    for array in made:
+        array.fill(value)
+    return made
 
 
 class Flat(NamedTuple):
@@ -49,7 +64,8 @@ class Flat(NamedTuple):
 def flatten(params: Arrays) -> Flat:
     """Lay out a model in contiguous memory, aligned to cache lines, with as much for its gradients.
 
-    What works on all parameters at once then works on one array: a norm over all gradients is
+    What works on all parameters at once then works on one array (an optimizer's state lies in blocks in any case): a norm
+    over all gradients is
     ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``; an optimizer may be given ``flat.params``
     and ``flat.grads``, or ``flat.param`` and ``flat.grad``, which takes the same steps (with an `eps` above 0).
 

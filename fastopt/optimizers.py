@@ -163,9 +163,10 @@ class Optimizer:
         by_name = checks.named("param", params)
         for name, param in by_name.items():
             checks.array(checks.param_label(name), param, writable=True)
+        keys = _kernels.STEPS[self.kernel][0]
+        blocks = [arena.all_beside([*by_name.values()], self._initial_value(key)) for key in keys]
         state = {
-            name: {key: arena.beside(param, self._initial_value(key)) for key in _kernels.STEPS[self.kernel][0]}
-            for name, param in by_name.items()
+            name: {key: block[i] for key, block in zip(keys, blocks, strict=True)} for i, name in enumerate(by_name)
         }
         checks.step_arrays(by_name, state)
         self._params = params

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import arena
+from fastopt import _kernels, arena
 from fastopt.optimizers import OPTIMIZERS
 
 SHAPES = [(3, 4), (), (17,), (0, 5), (16,), (2, 3, 4), (1,), (20_001,), (0,)]
@@ -209,3 +209,18 @@ def test_read_only_arrays_are_copied(rng):
 )
 def test_what_cannot_be_flattened(params, message, refuses):
     refuses(lambda: fastopt.flatten(params), message)
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16])
+def test_the_state_of_a_model_lies_in_one_block_as_its_parameters_lie(offset):
+    params = [arena.empty((n,), np.float32, offset) for n in (5, 1000, 0, 33)]
+    for param in params:
+        param.fill(1)
+    optimizer = fastopt.Adam(params)
+    for key in ("m", "v"):
+        states = [optimizer.state[str(i)][key] for i in range(len(params))]
+        places = [_kernels.address(state) for state in states if state.size]
+        assert [place % 64 for place in places] == [offset] * 3
+        assert places == sorted(places)
+        assert places[-1] - places[0] < 4 * (5 + 1000) + 4 * 64
+        assert not any(state.any() for state in states)
