@@ -65,8 +65,8 @@ def flatten(params: Arrays) -> Flat:
     """Lay out a model in contiguous memory, aligned to cache lines, with as much for its gradients.
 
     What works on all parameters at once then works on one array: a norm over all gradients is
-    ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``; an optimizer (whose state lies in blocks in
-    any case) may be given ``flat.params`` and ``flat.grads``, or ``flat.param`` and ``flat.grad``, which takes the same
+    ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``; an optimizer (whose state lies in blocks
+    anyway) may be given ``flat.params`` and ``flat.grads``, or ``flat.param`` and ``flat.grad``, which takes the same
     steps (with an `eps` above 0).
 
     >>> flat = flatten({"w": np.ones((3, 5)), "b": np.zeros(5)})
