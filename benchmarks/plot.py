@@ -147,7 +147,7 @@ def _spread(places: dict[str, float], gap: float) -> dict[str, float]:
 
 
 def _footnote(environment: dict) -> str:
-    number = int(environment.get("threads", environment["kernel threads"]))
+    number = int(environment.get("threads", 1))  # as `fastopt bench` has it
     count = "one thread" if number == 1 else f"{number} threads"
     return (
         f"float32, {count}, {environment['instruction set'].split()[0]}; medians of interleaved rounds. "
