@@ -243,6 +243,15 @@ def _like(name: str, x: Array, out: Array | None) -> Array:
     return out if isinstance(out, np.ndarray) else checks.array("out", out)
 
 
+def _explain_alike(out: Array | None, **arrays: Array) -> None:
+    """Say which array of an elementwise layer does not fit: all are like the first, which `out` may be, too."""
+    (name, first), *others = arrays.items()
+    checks.array(name, first)
+    for other, value in others:
+        checks.array(other, value, dtype=first.dtype, shape=first.shape)
+    checks.output("out", out, first, apart_from=arrays, in_place=name)
+
+
 # ---- Activations and losses ---------------------------------------------------------------------------------
 
 _relu_forward = _kernels.Layer("relu_forward")
@@ -269,8 +278,7 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
     try:
         _relu_forward((x, y), (x.size,))
     except _kernels.Misfit:
-        checks.array("x", x)
-        checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+        _explain_alike(out, x=x)
         raise
     return y
 
@@ -295,9 +303,7 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     try:
         _relu_backward((dy, y, dx), (dy.size,))
     except _kernels.Misfit:
-        checks.array("dy", dy)
-        checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
-        checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+        _explain_alike(out, dy=dy, y=y)
         raise
     return dx
 
@@ -320,7 +326,7 @@ def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     try:
         _bias_relu_forward((x, bias, y), _rows("x", x))
     except _kernels.Misfit:
-        _explain_bias("x", x, bias, out)
+        _explain_bias(x, bias, out)
         raise
     return y
 
@@ -352,18 +358,16 @@ def _scaled_bias_relu_backward(dy: Array, y: Array, factor: float, out: Array | 
     try:
         _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
     except _kernels.Misfit:
-        checks.array("dy", dy)
-        checks.array("y", y, dtype=dy.dtype, shape=dy.shape)
-        checks.output("out", out, dy, apart_from={"dy": dy, "y": y}, in_place="dy")
+        _explain_alike(out, dy=dy, y=y)
         raise
     return dx, dbias
 
 
-def _explain_bias(name: str, x: Array, bias: Array, out: Array | None) -> None:
+def _explain_bias(x: Array, bias: Array, out: Array | None) -> None:
     """Say which array of a layer with a bias does not fit."""
-    checks.array(name, x)
+    checks.array("x", x)
     checks.array("bias", bias, dtype=x.dtype, shape=x.shape[-1:])
-    checks.output("out", out, x, apart_from={name: x, "bias": bias}, in_place=name)
+    checks.output("out", out, x, apart_from={"x": x, "bias": bias}, in_place="x")
 
 
 def _rows(name: str, x: Array) -> tuple[int, int]:
@@ -476,8 +480,7 @@ def dropout(
     try:
         _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
     except _kernels.Misfit:
-        checks.array("x", x)
-        checks.output("out", out, x, apart_from={"x": x}, in_place="x")
+        _explain_alike(out, x=x)
         raise
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
@@ -545,7 +548,7 @@ def bias_relu_dropout_forward(
     try:
         _bias_relu_dropout_forward((x, bias, y), (*_rows("x", x), seed, counter, threshold), (factor,))
     except _kernels.Misfit:
-        _explain_bias("x", x, bias, out)
+        _explain_bias(x, bias, out)
         raise
     return y
 
