@@ -6,13 +6,13 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.nn import files
 from fastopt.nn import training as loop
 from fastopt.nn.callbacks import Callback
 from fastopt.nn.layers import Grads, Layer, Shape
@@ -183,6 +183,10 @@ class Sequential:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model to one npz file, without pickle. An existing file is replaced at once or not at all."""
+        files.write_arrays(path, self.entries())
+
+    def entries(self) -> dict[str, Any]:
+        """What the file of a model holds, by name: its ``config`` as JSON, and arrays."""
         layers: list[Any] = [
             {"class": type(layer).__name__, **layer.config()} if self._first[i] == i else self._first[i]
             for i, layer in enumerate(self.layers)
@@ -190,15 +194,15 @@ class Sequential:
         config = {"layers": layers, "input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name}
         arrays = {f"params/{name}": a for name, a in self.params.items()}
         arrays |= {f"state/{name}": a for name, a in self.state.items()}
-        path = Path(path)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as file:
-                np.savez(file, config=json.dumps(config), **arrays)  # type: ignore[arg-type]
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        return {"config": json.dumps(config), **arrays}
+
+    def copy(self, *, dtype: Any = None) -> Sequential:
+        """A model of its own, alike in all, with the same values (rounded to another `dtype` where that is given)."""
+        entries = self.entries()
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        config = json.dumps(json.loads(entries.pop("config")) | {"dtype": dtype.name})
+        arrays = {name: a.astype(dtype) if a.dtype == self.dtype else a for name, a in entries.items()}
+        return _read({"config": np.array(config), **arrays})
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

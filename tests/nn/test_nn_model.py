@@ -315,3 +315,24 @@ def test_layers_of_your_own(batch, tmp_path, monkeypatch, same_bits):
     model.fit(x, y)
     model.save(tmp_path / "model.npz")
     same_bits(nn.load(tmp_path / "model.npz").predict(x), model.predict(x))
+
+
+# ---- Copies ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [None, np.float32, np.float64])
+def test_a_copy_is_a_model_of_its_own(dtype, rng):
+    layers = [nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(3)]
+    model = nn.Sequential(layers, (5,), seed=3)
+    x, y = rng.normal(size=(20, 5)), np.arange(20) % 3
+    model.fit(x, y)
+    twin = model.copy(dtype=dtype)
+    assert twin.dtype == (dtype or np.float32)
+    assert [repr(layer) for layer in twin.layers] == [repr(layer) for layer in model.layers]
+    for name, array in (model.params | model.state).items():
+        np.testing.assert_array_equal((twin.params | twin.state)[name], array)
+    wanted = model.forward(model.inputs("x", x), training=True, counter=7)[0]
+    np.testing.assert_allclose(twin.forward(twin.inputs("x", x), training=True, counter=7)[0], wanted, 1e-4, 1e-4)
+    before = twin.params["0.weight"].copy()
+    model.fit(x, y)
+    np.testing.assert_array_equal(twin.params["0.weight"], before)
