@@ -52,6 +52,7 @@ __all__ = [
     "relu_backward",
     "relu_forward",
     "softmax_cross_entropy",
+    "winner_type",
 ]
 
 
@@ -331,7 +332,9 @@ def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     return y
 
 
-def bias_relu_backward(dy: Array, y: Array, out: Array | None = None) -> tuple[Array, Array]:
+def bias_relu_backward(
+    dy: Array, y: Array, out: Array | None = None, dbias: Array | None = None
+) -> tuple[Array, Array]:
     """The gradients of `bias_relu_forward`, in one pass.
 
     Parameters
@@ -342,25 +345,42 @@ def bias_relu_backward(dy: Array, y: Array, out: Array | None = None) -> tuple[A
         What `bias_relu_forward` returned.
     out : ndarray like `dy`, optional
         Where to write dx; may be `dy` itself.
+    dbias : ndarray (d,), optional
+        Where to write that.
 
     Returns
     -------
     dx : ndarray like `dy`
     dbias : ndarray (d,)
     """
-    return _scaled_bias_relu_backward(dy, y, 1.0, out)
+    return _scaled_bias_relu_backward(dy, y, 1.0, out, dbias)
 
 
-def _scaled_bias_relu_backward(dy: Array, y: Array, factor: float, out: Array | None) -> tuple[Array, Array]:
+def _scaled_bias_relu_backward(
+    dy: Array, y: Array, factor: float, out: Array | None, dbias: Array | None
+) -> tuple[Array, Array]:
     dx = _like("dy", dy, out)
     rows, columns = _rows("dy", dy)
-    dbias = np.empty(columns, dy.dtype)
+    given = dbias
+    if dbias is None:
+        dbias = np.empty(columns, dy.dtype)
     try:
         _bias_relu_backward((dy, y, dx, dbias), (rows, columns), (factor,))
     except _kernels.Misfit:
         _explain_alike(out, dy=dy, y=y)
+        _explain_outputs({"dy": dy, "y": y, "out": dx}, dbias=(given, dy.dtype, (columns,)))
         raise
     return dx, dbias
+
+
+def _explain_outputs(others: dict[str, Array], **outputs: tuple[Array | None, Any, tuple[int, ...]]) -> None:
+    """Say which further output (as given, with the type and the shape that it must have) does not fit."""
+    given = {name: out for name, (out, _, _) in outputs.items() if out is not None}
+    for name, out in given.items():
+        checks.array(name, out, dtype=outputs[name][1], shape=outputs[name][2], writable=True)
+        for other, array in others.items():
+            checks.apart({name: out, other: array})
+    checks.apart(given)
 
 
 def _explain_bias(x: Array, bias: Array, out: Array | None) -> None:
@@ -379,7 +399,7 @@ def _rows(name: str, x: Array) -> tuple[int, int]:
 
 
 def softmax_cross_entropy(
-    logits: Array, labels: NDArray[np.integer[Any]], out: Array | None = None
+    logits: Array, labels: NDArray[np.integer[Any]], out: Array | None = None, losses: Array | None = None
 ) -> tuple[float, Array]:
     """Softmax cross-entropy of integer labels: the mean loss and its gradient, in one pass.
 
@@ -394,6 +414,8 @@ def softmax_cross_entropy(
         Each in [0, c).
     out : ndarray like `logits`, optional
         Where to write dlogits; may be `logits` itself.
+    losses : ndarray (n,), optional
+        Where to write the loss of each row.
 
     Returns
     -------
@@ -406,14 +428,18 @@ def softmax_cross_entropy(
         checks.array("logits", logits, ndim=2)
     n, classes = logits.shape
     own_labels = checks.labels("labels", labels, n, classes)  # a copy, so the bridge does not see where they are
-    losses = np.empty(n, logits.dtype)
+    given = losses
+    if losses is None:
+        losses = np.empty(n, logits.dtype)
     try:
-        if out is not None:
-            checks.apart({"out": dlogits, "labels": labels})
+        for name, written in (("out", out), ("losses", given)):
+            if written is not None:
+                checks.apart({name: checks.array(name, written), "labels": labels})
         _softmax_cross_entropy((logits, own_labels, losses, dlogits), (n, classes), (1 / max(n, 1),))
     except _kernels.Misfit:
         checks.array("logits", logits, ndim=2)
         checks.output("out", out, logits, apart_from={"logits": logits, "labels": labels}, in_place="logits")
+        _explain_outputs({"logits": logits, "out": dlogits}, losses=(given, logits.dtype, (n,)))
         raise
     return float(np.add.reduce(losses, dtype=np.float64)) / max(n, 1), dlogits
 
@@ -438,6 +464,7 @@ def dropout(
     p_is: PIs = "drop",
     mask_format: Literal["bits", "bytes"] = "bits",
     out: Array | None = None,
+    mask: NDArray[np.uint8] | None = None,
 ) -> tuple[Array, Mask]:
     """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
 
@@ -459,6 +486,8 @@ def dropout(
         ``"bytes"``: bool, shaped like `x`, to look at.
     out : ndarray like `x`, optional
         Where to write y; may be `x` itself.
+    mask : uint8 ndarray (⌈size / 8⌉,), optional
+        Where to write the mask's bits.
 
     Returns
     -------
@@ -472,15 +501,20 @@ def dropout(
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
     """
     y = _like("x", x, out)
-    mask = np.empty((x.size + 7) // 8, np.uint8)
+    given = mask
+    if mask is None:
+        mask = np.empty((x.size + 7) // 8, np.uint8)
     threshold, factor = _threshold(p, p_is)
     seed, counter = _key(seed, counter)
     if mask_format != "bits":
         checks.choice("mask_format", mask_format, ("bits", "bytes"))
+    if given is not None and given.shape != ((x.size + 7) // 8,):
+        _explain_outputs({}, mask=(given, _BYTE, ((x.size + 7) // 8,)))
     try:
         _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
     except _kernels.Misfit:
         _explain_alike(out, x=x)
+        _explain_outputs({"x": x, "out": y}, mask=(given, _BYTE, ((x.size + 7) // 8,)))
         raise
     if mask_format == "bytes":
         return y, np.unpackbits(mask, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
@@ -554,7 +588,7 @@ def bias_relu_dropout_forward(
 
 
 def bias_relu_dropout_backward(
-    dy: Array, y: Array, p: float, *, p_is: PIs = "drop", out: Array | None = None
+    dy: Array, y: Array, p: float, *, p_is: PIs = "drop", out: Array | None = None, dbias: Array | None = None
 ) -> tuple[Array, Array]:
     """The gradients of `bias_relu_dropout_forward`, in one pass: ``dx = 0`` where ``y <= 0``, else ``dy / (1 − p)``.
 
@@ -568,13 +602,15 @@ def bias_relu_dropout_backward(
         As there.
     out : ndarray like `dy`, optional
         Where to write dx; may be `dy` itself.
+    dbias : ndarray (d,), optional
+        Where to write that.
 
     Returns
     -------
     dx : ndarray like `dy`
     dbias : ndarray (d,)
     """
-    return _scaled_bias_relu_backward(dy, y, _threshold(p, p_is)[1], out)
+    return _scaled_bias_relu_backward(dy, y, _threshold(p, p_is)[1], out, dbias)
 
 
 def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
@@ -653,6 +689,8 @@ def batch_norm_forward(
     unbiased: bool = True,
     relu: bool = False,
     out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
 ) -> tuple[Array, BatchNormCache | None]:
     """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
 
@@ -680,6 +718,8 @@ def batch_norm_forward(
         Whether to apply `relu_forward` to y, at next to no cost: ``y = max(y, 0)``. `batch_norm_backward` knows of it.
     out : ndarray like `x`, optional
         Where to write y.
+    mean, inv_std : float64 ndarray (c,), optional
+        Where to write the cache's; not used in inference.
 
     Returns
     -------
@@ -705,10 +745,9 @@ def batch_norm_forward(
         if not training:
             _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, relu), (eps,))
             return y, None
-        new = np.empty if count else np.zeros
-        mean, inv_std = new(channels), new(channels)
+        statistics = np.empty(channels) if mean is None else mean, np.empty(channels) if inv_std is None else inv_std
         _batch_norm_forward(
-            (x, scale, shift, y, mean, inv_std, running_mean, running_var),
+            (x, scale, shift, y, *statistics, running_mean, running_var),
             (*sizes, relu),
             (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0),
         )
@@ -721,8 +760,13 @@ def batch_norm_forward(
             checks.array(name, value, dtype=x.dtype, shape=(channels,), writable=training and running)
         checks.output("out", out, x, apart_from={"x": x, **given})
         checks.apart({"x": x, **given})
+        double = np.dtype(np.float64), (channels,)
+        _explain_outputs({"x": x, "out": y, **given}, mean=(mean, *double), inv_std=(inv_std, *double))
         raise
-    return y, BatchNormCache(x, scale, shift, mean, inv_std, axis, relu)
+    if not count:
+        for empty in statistics:
+            empty.fill(0)
+    return y, BatchNormCache(x, scale, shift, *statistics, axis, relu)
 
 
 @_remembered
@@ -737,7 +781,13 @@ def _norm_options(
     return training, checks.number("eps", eps, "[0, inf)"), new_weight, unbiased, checks.flag("relu", relu)
 
 
-def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = None) -> tuple[Array, Array, Array]:
+def batch_norm_backward(
+    dy: Array,
+    cache: BatchNormCache,
+    out: Array | None = None,
+    dscale: Array | None = None,
+    dshift: Array | None = None,
+) -> tuple[Array, Array, Array]:
     """The gradients of `batch_norm_forward` in training.
 
     Parameters
@@ -748,6 +798,8 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
         From `batch_norm_forward`; x, scale and shift must be unchanged since.
     out : ndarray like `dy`, optional
         Where to write dx.
+    dscale, dshift : ndarray (c,), optional
+        Where to write those.
 
     Returns
     -------
@@ -760,9 +812,9 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
     relu = checks.flag("cache.relu", relu)
     dx = _like("dy", dy, out)
     sizes = _channels("cache.x", x.shape, axis, "cache.axis")
-    dscale, dshift = np.zeros((2, sizes[1]), dy.dtype)
+    dlearnt = [np.empty(sizes[1], dy.dtype) if given is None else given for given in (dscale, dshift)]
     try:
-        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, dx, dscale, dshift), (*sizes, relu))
+        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, dx, *dlearnt), (*sizes, relu))
     except _kernels.Misfit:
         checks.array("cache.x", x)
         inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=x.shape), "cache.x": x}
@@ -772,8 +824,13 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, out: Array | None = No
             if learnt is not None:
                 inputs[name] = checks.array(name, learnt, dtype=x.dtype, shape=sizes[1:2])
         checks.output("out", out, dy, apart_from=inputs)
+        like = dy.dtype, sizes[1:2]
+        _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like))
         raise
-    return dx, dscale, dshift
+    if not x.size:
+        for empty in dlearnt:
+            empty.fill(0)
+    return dx, dlearnt[0], dlearnt[1]
 
 
 @_remembered
@@ -796,7 +853,7 @@ Pair = int | tuple[int, int]
 
 
 def max_pool_forward(
-    x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None
+    x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None, winner: NDArray[Any] | None = None
 ) -> tuple[Array, NDArray[Any]]:
     """The maximum of each window, without padding. NaN wins; of equals, the first.
 
@@ -809,6 +866,8 @@ def max_pool_forward(
         Distance from window to window; `size` where absent. What is left over at the border is ignored.
     out : ndarray (n, oh, ow, c), optional
         Where to write y.
+    winner : ndarray (n, oh, ow, c) of `winner_type`, optional
+        Where to write that.
 
     Returns
     -------
@@ -820,7 +879,10 @@ def max_pool_forward(
     checks.array("x", x, ndim=4)
     sizes, shape = _pooling(x.shape, size, stride)
     y = checks.output("out", out, x, shape=shape, apart_from={"x": x})
-    winner = np.empty(shape, _winner_type(x))
+    if winner is None:
+        winner = np.empty(shape, winner_type(x.dtype))
+    else:
+        _explain_outputs({"x": x, "out": y}, winner=(winner, winner_type(x.dtype), shape))
     _max_pool_forward((x, y, winner), sizes)
     return y, winner
 
@@ -854,7 +916,7 @@ def max_pool_backward(
     """
     sizes, pooled = _pooling(shape, size, stride)
     checks.array("dy", dy, shape=pooled)
-    checks.array("winner", winner, dtype=_winner_type(dy), shape=pooled)
+    checks.array("winner", winner, dtype=winner_type(dy.dtype), shape=pooled)
     dx = checks.output("out", out, dy, shape=tuple(shape), apart_from={"dy": dy, "winner": winner})
     _max_pool_backward((dy, winner, dx), sizes)
     return dx
@@ -917,9 +979,9 @@ def col2im(
     return x
 
 
-def _winner_type(x: Array) -> np.dtype[Any]:
-    """Integers as wide as the reals beside them."""
-    return np.dtype(np.int32 if x.dtype == np.float32 else np.int64)
+def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of the places that `max_pool_forward` returns beside reals of a type: integers as wide."""
+    return np.dtype(np.int32 if real == np.float32 else np.int64)
 
 
 def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

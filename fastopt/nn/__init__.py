@@ -9,15 +9,18 @@ True
 """
 
 from fastopt.nn.callbacks import Callback, LearningRateScheduler, Lines
-from fastopt.nn.layers import Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
+from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
 from fastopt.nn.norms import BatchNorm
 from fastopt.nn.training import History
 
 __all__ = [
+    "FRESH",
     "BatchNorm",
     "Callback",
+    "Composite",
     "Conv2D",
     "Dense",
     "Dropout",
@@ -30,6 +33,7 @@ __all__ = [
     "MaxPool2D",
     "ReLU",
     "Sequential",
+    "Workspace",
     "load",
     "softmax_cross_entropy",
 ]

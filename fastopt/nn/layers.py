@@ -4,11 +4,13 @@
     dx, grads = layer.backward(dy, cache)
 
 A layer may therefore stand in a model twice. Arrays are batch first and channels last: (n, d) or (n, h, w, c).
+Results are new arrays, unless `memory` says where they go: see `fastopt.nn.memory`.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn import init as initial
 from fastopt.nn.init import Init
+from fastopt.nn.memory import FRESH, Memory
 
 Shape = tuple[int, ...]
 Grads = dict[str, Array]
@@ -32,6 +35,8 @@ class Layer:
         What is learnt; empty until the layer is built.
     state : dict of ndarray
         What forward in training keeps up to date beside that, such as running means.
+    parts : dict of Layer
+        The layers that a `Composite` is made of.
     """
 
     #: Every layer class by its name, for loading models.
@@ -43,6 +48,7 @@ class Layer:
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}
         self.state: dict[str, Array] = {}
+        self.parts: dict[str, Layer] = {}
         self.input_shape: Shape | None = None
 
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
@@ -64,24 +70,65 @@ class Layer:
         """The shape of outputs for inputs of a shape, both without the batch."""
         return input_shape
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
         """The output, and the cache that `backward` takes.
 
         `counter` tells calls apart: layers that draw random numbers draw others for another counter.
         """
         raise TypeError(f"{type(self).__name__} has no forward pass")
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         """The gradients with respect to the input and, by name, to the parameters."""
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
+    def adopt(self, params: Mapping[str, Array]) -> None:
+        """Use these arrays, which hold the same values, in the place of those `params`."""
+        self.params.update(params)
+
+    def walk(self) -> Iterator[Layer]:
+        """The layer, and all that it is made of."""
+        yield self
+        for part in self.parts.values():
+            yield from part.walk()
+
     def config(self) -> dict[str, Any]:
-        """The arguments that make such a layer."""
+        """The arguments that make such a layer; they may hold layers, alone or in lists."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+class Composite(Layer):
+    """A layer made of others, each of which it builds in `_build` and calls with ``memory.child(key)``.
+
+    `params` and `state` are those of all parts, named ``"<key>.<name>"``; gradients must be, too.
+
+    Parameters
+    ----------
+    parts : mapping of str to Layer
+        Each layer once.
+    """
+
+    def __init__(self, parts: Mapping[str, Layer]) -> None:
+        super().__init__()
+        self.parts = dict(parts)
+
+    def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
+        shape = super().build(input_shape, rng, dtype)
+        for attribute in ("params", "state"):
+            getattr(self, attribute).update(
+                {f"{key}.{name}": a for key, part in self.parts.items() for name, a in getattr(part, attribute).items()}
+            )
+        return shape
+
+    def adopt(self, params: Mapping[str, Array]) -> None:
+        super().adopt(params)
+        for key, part in self.parts.items():
+            part.adopt({name.removeprefix(f"{key}."): a for name, a in params.items() if name.startswith(f"{key}.")})
 
 
 def _check_images(layer: Layer, input_shape: Shape) -> None:
@@ -105,17 +152,19 @@ class _Affine(Layer):
         self.params["bias"] = np.zeros(shape[-1], dtype)
 
     def _finish(self, y: Array) -> Array:
-        """Add the bias to a fresh product, and activate, in place."""
+        """Add the bias to a product, and activate, in place."""
         if self.activation:
             return F.bias_relu_forward(y, self.params["bias"], out=y)
         y += self.params["bias"]
         return y
 
-    def _begin(self, dy: Array, y: Array) -> tuple[Array, Array]:
+    def _begin(self, dy: Array, y: Array, memory: Memory) -> tuple[Array, Array]:
         """The gradients with respect to the product and the bias."""
+        dbias = memory.grad("bias", self.params["bias"])
         if self.activation:
-            return F.bias_relu_backward(dy, y)
-        return dy, dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+            dproduct = memory.array("dproduct", dy.shape, dy.dtype)
+            return F.bias_relu_backward(dy, y, out=dproduct, dbias=dbias)
+        return dy, np.add.reduce(dy, axis=0, out=dbias)
 
 
 class Dense(_Affine):
@@ -143,14 +192,20 @@ class Dense(_Affine):
     def output_shape(self, input_shape: Shape) -> Shape:
         return (self.units,)
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
-        y = self._finish(x @ self.params["weight"])
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        y = memory.array("y", (len(x), self.units), x.dtype)
+        self._finish(np.matmul(x, self.params["weight"], out=y))
         return y, (x, y)
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         x, y = cache
-        dy, dbias = self._begin(dy, y)
-        return dy @ self.params["weight"].T, {"weight": x.T @ dy, "bias": dbias}
+        weight = self.params["weight"]
+        dy, dbias = self._begin(dy, y, memory)
+        dweight = np.matmul(x.T, dy, out=memory.grad("weight", weight))
+        dx = np.matmul(dy, weight.T, out=memory.array("dx", x.shape, x.dtype))
+        return dx, {"weight": dweight, "bias": dbias}
 
 
 class Conv2D(_Affine):
@@ -200,21 +255,29 @@ class Conv2D(_Affine):
         patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding)
         return (*patches[1:3], self.filters)
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
-        columns = F.im2col(x, self.size, self.stride, self.padding)
-        n, out_h, out_w = columns.shape[:3]
-        rows = columns.reshape(n * out_h * out_w, -1)
-        y = self._finish(rows @ self.params["weight"].reshape(-1, self.filters))
-        return y.reshape(n, out_h, out_w, self.filters), (x.shape, columns, y)
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
+        columns = memory.array("columns", shape, x.dtype)
+        F.im2col(x, self.size, self.stride, self.padding, out=columns)
+        rows = columns.reshape(shape[0] * shape[1] * shape[2], -1)
+        y = memory.array("y", (len(rows), self.filters), x.dtype)
+        self._finish(np.matmul(rows, self.params["weight"].reshape(-1, self.filters), out=y))
+        return y.reshape(*shape[:3], self.filters), (x.shape, columns, y)
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         shape, columns, y = cache
-        dy, dbias = self._begin(dy.reshape(y.shape), y)
+        dy, dbias = self._begin(dy.reshape(y.shape), y, memory)
         weight = self.params["weight"]
         rows = columns.reshape(len(y), -1)
-        dcolumns = (dy @ weight.reshape(-1, self.filters).T).reshape(columns.shape)
-        dx = F.col2im(dcolumns, shape, self.size, self.stride, self.padding)
-        return dx, {"weight": (rows.T @ dy).reshape(weight.shape), "bias": dbias}
+        dweight = memory.grad("weight", weight)
+        np.matmul(rows.T, dy, out=dweight.reshape(-1, self.filters))
+        dcolumns = memory.array("dcolumns", columns.shape, columns.dtype)
+        np.matmul(dy, weight.reshape(-1, self.filters).T, out=dcolumns.reshape(rows.shape))
+        dx = memory.array("dx", shape, dy.dtype)
+        F.col2im(dcolumns, shape, self.size, self.stride, self.padding, out=dx)
+        return dx, {"weight": dweight, "bias": dbias}
 
 
 class MaxPool2D(Layer):
@@ -236,13 +299,19 @@ class MaxPool2D(Layer):
         _check_images(self, input_shape)
         return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
-        y, winner = F.max_pool_forward(x, self.size, self.stride)
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        shape = (len(x), *self.output_shape(x.shape[1:]))
+        y = memory.array("y", shape, x.dtype)
+        winner = memory.array("winner", shape, F.winner_type(x.dtype))
+        F.max_pool_forward(x, self.size, self.stride, out=y, winner=winner)
         return y, (x.shape, winner)
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         shape, winner = cache
-        return F.max_pool_backward(dy, winner, shape, self.size, self.stride), {}
+        dx = memory.array("dx", shape, dy.dtype)
+        return F.max_pool_backward(dy, winner, shape, self.size, self.stride, out=dx), {}
 
 
 class Flatten(Layer):
@@ -251,22 +320,26 @@ class Flatten(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return (int(np.prod(input_shape, dtype=np.int64)),)
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
         return x.reshape(len(x), *self.output_shape(x.shape[1:])), x.shape
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         return dy.reshape(cache), {}
 
 
 class ReLU(Layer):
     """``y = max(x, 0)``. Right after Dense or Conv2D, ``activation="relu"`` there is faster."""
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
-        y = F.relu_forward(x)
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        y = F.relu_forward(x, out=memory.array("y", x.shape, x.dtype))
         return y, y
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
-        return F.relu_backward(dy, cache), {}
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        return F.relu_backward(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}
 
 
 class Dropout(Layer):
@@ -294,12 +367,23 @@ class Dropout(Layer):
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.seed = int(rng.integers(2**63))
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
         if not training:
             return x, None
-        return F.dropout(x, self.p, seed=self.seed, counter=counter, p_is=self.p_is)
+        return F.dropout(
+            x,
+            self.p,
+            seed=self.seed,
+            counter=counter,
+            p_is=self.p_is,
+            out=memory.array("y", x.shape, x.dtype),
+            mask=memory.array("mask", ((x.size + 7) // 8,), np.uint8),
+        )
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         if cache is None:
             return dy, {}
-        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is), {}
+        dx = memory.array("dx", dy.shape, dy.dtype)
+        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, out=dx), {}

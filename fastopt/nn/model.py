@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import zipfile
@@ -10,25 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import arena, checks
 from fastopt.checks import Array
 from fastopt.nn import files
 from fastopt.nn import training as loop
 from fastopt.nn.callbacks import Callback
-from fastopt.nn.layers import Grads, Layer, Shape
+from fastopt.nn.layers import Composite, Grads, Layer, Shape
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.memory import FRESH, Memory, Workspace
 from fastopt.optimizers import Optimizer
 
 
-class Sequential:
-    """Layers in a row, built for inputs of one shape.
+class Sequential(Composite):
+    """Layers in a row, built for inputs of one shape: a model, or a part of another one.
 
     Parameters
     ----------
     layers : sequence of Layer
         A layer may stand in it more than once: it then shares its parameters, and its gradients add up.
-    input_shape : tuple of int
-        The shape of one input, without the batch: ``(d,)`` or ``(h, w, c)``.
+    input_shape : tuple of int, optional
+        The shape of one input, without the batch: ``(d,)`` or ``(h, w, c)``. Without it, the layers are built when the
+        model that this one is a part of is, from that one's seed and in its type.
     seed : int, default 0
         All initial weights and dropout masks follow from it.
     dtype : {float32, float64}, default float32
@@ -36,59 +39,78 @@ class Sequential:
     Attributes
     ----------
     params : dict of ndarray
-        Every parameter once, as ``"<number of the layer>.<name>"``: what an optimizer takes.
+        Every parameter once, as ``"<number of the layer>.<name>"``: what an optimizer takes. Those that are made with
+        the model lie side by side in one block of memory, as `fastopt.flatten` lays them out.
     state : dict of ndarray
         Likewise what else a trained model holds (running means and variances).
     """
 
-    def __init__(self, layers: Sequence[Layer], input_shape: Shape, *, seed: int = 0, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], input_shape: Shape | None = None, *, seed: int = 0, dtype: Any = np.float32
+    ) -> None:
         self.layers = list(layers)
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a Layer, got {type(layer).__name__}")
-        self.input_shape = tuple(checks.integer("input_shape", length, 1) for length in input_shape)
+        # Where a layer stands more than once, its first place names its arrays.
+        self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
+        super().__init__({str(i): self.layers[i] for i in sorted({*self._first})})
         self.seed = checks.integer("seed", seed, 0)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
-        rng = np.random.default_rng(self.seed)
-        self.shapes = [self.input_shape]
-        for layer in self.layers:
-            self.shapes.append(layer.build(self.shapes[-1], rng, self.dtype))
-        # Where a layer stands more than once, its first place names its arrays.
-        self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
-        self.params = self._named("params")
-        self.state = self._named("state")
+        self._whole = input_shape is not None
+        if input_shape is not None:
+            elsewhere = {id(param) for layer in self.walk() for param in layer.params.values()}
+            shape = tuple(checks.integer("input_shape", length, 1) for length in input_shape)
+            self.build(shape, np.random.default_rng(self.seed), self.dtype)
+            # Others, such as an optimizer, may hold the arrays of layers that were built before.
+            own = {name: param for name, param in self.params.items() if id(param) not in elsewhere}
+            self.adopt(arena.flatten(own).params)
 
-    def _named(self, attribute: str) -> dict[str, Array]:
-        return {
-            f"{i}.{name}": array
-            for i, layer in enumerate(self.layers)
-            if self._first[i] == i
-            for name, array in getattr(layer, attribute).items()
-        }
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.shapes = [input_shape]
+        for layer in self.layers:
+            self.shapes.append(layer.build(self.shapes[-1], rng, dtype))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        for layer in self.layers:
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
 
     # ---- Passes ---------------------------------------------------------------------------------------------
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, list[Any]]:
+    def workspace(self) -> Workspace:
+        """Memory for passes over this model, in which results are overwritten by the next pass: what `fit` uses.
+
+        Gradients lie side by side in one block, in the order of `params`.
+        """
+        return Workspace(arena.flatten(self.params).grads)
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, list[Any]]:
         """The output, and the caches of all layers.
 
         `counter` is the number of the call in training: another one, other dropout masks.
         """
         caches = []
         for i, layer in enumerate(self.layers):
-            x, cache = layer.forward(x, training=training, counter=counter * len(self.layers) + i)
+            x, cache = layer.forward(
+                x, training=training, counter=counter * len(self.layers) + i, memory=memory.child(str(i))
+            )
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy: Array, caches: list[Any]) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: list[Any], *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         """The gradients with respect to the input, and to each of `params`."""
         grads: Grads = {}
         for i in reversed(range(len(self.layers))):
-            dy, own = self.layers[i].backward(dy, caches[i])
+            dy, own = self.layers[i].backward(dy, cache[i], memory=memory.child(str(i)))
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
-                grads[key] = grads[key] + grad if key in grads else grad
+                grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
         return dy, grads
 
     # ---- Use ------------------------------------------------------------------------------------------------
@@ -150,14 +172,18 @@ class Sequential:
         """The outputs in inference (for a classifier the logits, whose ``argmax(axis=1)`` is the class)."""
         x = self.inputs("x", x)
         batch_size = checks.integer("batch_size", batch_size, 1)
-        parts = [self.forward(x[i : i + batch_size])[0] for i in range(0, len(x), batch_size)]
-        return np.concatenate(parts) if parts else np.empty((0, *self.shapes[-1]), self.dtype)
+        output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace()
+        for i in range(0, len(x), batch_size):
+            output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
+        return output
 
     def inputs(self, name: str, x: Any) -> Array:
         """Inputs of the model's shape, in its type and C-contiguous."""
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")
+        if self.input_shape is None:
+            raise ValueError("the model must have an input_shape, got None")
         if x.shape[1:] != self.input_shape or x.ndim == 0:
             raise ValueError(f"{name} must have shape (n, {', '.join(map(str, self.input_shape))}), got {x.shape}")
         return np.ascontiguousarray(x, self.dtype)
@@ -176,8 +202,9 @@ class Sequential:
         return "\n".join(f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows)
 
     def __repr__(self) -> str:
-        layers = "".join(f"    {layer!r},\n" for layer in self.layers)
-        return f"Sequential([\n{layers}], {self.input_shape}, seed={self.seed}, dtype={self.dtype})"
+        layers = "".join(f"    {line}\n" for layer in self.layers for line in f"{layer!r},".split("\n"))
+        options = f", {self.input_shape}, seed={self.seed}, dtype={self.dtype}" if self._whole else ""
+        return f"Sequential([\n{layers}]{options})"
 
     # ---- Files ----------------------------------------------------------------------------------------------
 
@@ -187,14 +214,9 @@ class Sequential:
 
     def entries(self) -> dict[str, Any]:
         """What the file of a model holds, by name: its ``config`` as JSON, and arrays."""
-        layers: list[Any] = [
-            {"class": type(layer).__name__, **layer.config()} if self._first[i] == i else self._first[i]
-            for i, layer in enumerate(self.layers)
-        ]
-        config = {"layers": layers, "input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name}
         arrays = {f"params/{name}": a for name, a in self.params.items()}
         arrays |= {f"state/{name}": a for name, a in self.state.items()}
-        return {"config": json.dumps(config), **arrays}
+        return {"config": json.dumps(encode(self.config(), [])), **arrays}
 
     def copy(self, *, dtype: Any = None) -> Sequential:
         """A model of its own, alike in all, with the same values (rounded to another `dtype` where that is given)."""
@@ -203,6 +225,10 @@ class Sequential:
         config = json.dumps(json.loads(entries.pop("config")) | {"dtype": dtype.name})
         arrays = {name: a.astype(dtype) if a.dtype == self.dtype else a for name, a in entries.items()}
         return _read({"config": np.array(config), **arrays})
+
+    def config(self) -> dict[str, Any]:
+        own = {"input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name} if self._whole else {}
+        return {"layers": self.layers, **own}
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -224,16 +250,42 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         ) from error
 
 
+def encode(value: Any, seen: list[Layer]) -> Any:
+    """A value of a configuration as JSON has it. A layer that was seen before is given by its number."""
+    if isinstance(value, Layer):
+        known = [i for i, layer in enumerate(seen) if layer is value]
+        if known:
+            return {"layer": known[0]}
+        seen.append(value)
+        return {"class": type(value).__name__, **encode(value.config(), seen)}
+    if isinstance(value, dict):
+        return {key: encode(item, seen) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(item, seen) for item in value]
+    return value
+
+
+def decode(value: Any, seen: list[Layer | None]) -> Any:
+    """The value that `encode` was given."""
+    if isinstance(value, list):
+        return [decode(item, seen) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "layer" in value:
+        return seen[value["layer"]]
+    kind = value.pop("class", None)
+    if kind is None:
+        return {key: decode(item, seen) for key, item in value.items()}
+    checks.choice("class of a layer", kind, tuple(Layer.classes))
+    place = len(seen)
+    seen.append(None)
+    layer = seen[place] = Layer.classes[kind](**{key: decode(item, seen) for key, item in value.items()})
+    return layer
+
+
 def _read(file: Mapping[str, Array]) -> Sequential:
-    config = json.loads(str(file["config"]))
-    layers: list[Layer] = []
-    for entry in config["layers"]:
-        if isinstance(entry, int):
-            layers.append(layers[entry])
-        else:
-            name = checks.choice("class of a layer", entry.pop("class"), tuple(Layer.classes))
-            layers.append(Layer.classes[name](**entry))
-    model = Sequential(layers, config["input_shape"], seed=config["seed"], dtype=config["dtype"])
+    config = decode(json.loads(str(file["config"])), [])
+    model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})
     for kind, own in (("params", model.params), ("state", model.state)):
         for name, array in own.items():
             given = file[f"{kind}/{name}"]

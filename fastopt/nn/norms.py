@@ -10,6 +10,7 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads, Layer, Shape
+from fastopt.nn.memory import FRESH, Memory
 
 
 class BatchNorm(Layer):
@@ -41,7 +42,9 @@ class BatchNorm(Layer):
         self.params.update(scale=np.ones(channels, dtype), shift=np.zeros(channels, dtype))
         self.state.update(running_mean=np.zeros(channels, dtype), running_var=np.ones(channels, dtype))
 
-    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
         return F.batch_norm_forward(
             x,
             self.params["scale"],
@@ -54,10 +57,19 @@ class BatchNorm(Layer):
             momentum=self.momentum,
             momentum_of=self.momentum_of,
             unbiased=self.unbiased,
+            out=memory.array("y", x.shape, x.dtype),
+            mean=memory.array("mean", x.shape[-1:], np.float64),
+            inv_std=memory.array("inv_std", x.shape[-1:], np.float64),
         )
 
-    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("BatchNorm.backward needs the cache of forward(…, training=True)")
-        dx, dscale, dshift = F.batch_norm_backward(dy, cache)
+        dx, dscale, dshift = F.batch_norm_backward(
+            dy,
+            cache,
+            out=memory.array("dx", dy.shape, dy.dtype),
+            dscale=memory.grad("scale", self.params["scale"]),
+            dshift=memory.grad("shift", self.params["shift"]),
+        )
         return dx, {"scale": dscale, "shift": dshift}

@@ -100,6 +100,7 @@ def fit(
         raise ValueError("optimizer must be bound to model.params")
     count = sum(1 for _ in batches(len(x), batch_size, np.random.default_rng(0)))
     labelled = are_labels(y)
+    memory = model.workspace()
     history = History()
 
     for callback in callbacks:
@@ -110,9 +111,12 @@ def fit(
         started, total, right = time.perf_counter(), 0.0, 0.0
         for batch, chosen in enumerate(batches(len(x), batch_size, np.random.default_rng([seed, optimizer.t]))):
             targets = y[chosen]
-            output, caches = model.forward(x[chosen], training=True, counter=optimizer.t)
+            inputs = np.take(
+                x, chosen, axis=0, out=memory.array("x", (len(chosen), *x.shape[1:]), x.dtype), mode="clip"
+            )
+            output, cache = model.forward(inputs, training=True, counter=optimizer.t, memory=memory)
             value, dy = loss(output, targets)
-            _, grads = model.backward(dy, caches)
+            _, grads = model.backward(dy, cache, memory=memory)
             optimizer.step(grads)
             total += value * len(chosen)
             right += accuracy(output, targets) * len(chosen) if labelled else 0.0

@@ -1,6 +1,7 @@
 """Sequential: names, passes, inputs, files."""
 
 import copy
+import itertools
 import json
 import zipfile
 
@@ -9,6 +10,7 @@ import pytest
 from finite_differences import check_gradients
 
 from fastopt import functional, nn
+from fastopt.nn.memory import FRESH
 
 
 def small_cnn(dtype=np.float64, seed=1):
@@ -21,6 +23,13 @@ def shared():
     """A dense layer and a dropout layer that stand twice."""
     dense, dropout = nn.Dense(6), nn.Dropout(0.2)
     return nn.Sequential([dense, nn.ReLU(), dropout, dense, dropout, nn.Dense(3)], (6,), dtype=np.float64)
+
+
+def nested():
+    """A model in a model, with a layer that stands in both rows of it twice."""
+    inner = nn.Sequential([nn.Dense(5), nn.BatchNorm(), nn.Sequential([nn.ReLU(), nn.Dropout(0.3)])])
+    outer = [nn.Dense(5), inner, inner, nn.Dense(4)]
+    return nn.Sequential(outer, (5,), seed=3, dtype=np.float64)
 
 
 @pytest.fixture
@@ -50,7 +59,73 @@ def test_a_shared_layer_has_its_arrays_once():
     assert list(shared().params) == ["0.weight", "0.bias", "5.weight", "5.bias"]
 
 
-@pytest.mark.parametrize("make", [small_cnn, shared])
+def test_parts_of_a_nested_model():
+    model = nested()
+    assert list(model.params)[2:-2] == ["1.0.weight", "1.0.bias", "1.1.scale", "1.1.shift"]
+    assert list(model.state) == ["1.1.running_mean", "1.1.running_var"]
+    inner = model.layers[1]
+    assert model.params["1.0.weight"] is inner.params["0.weight"] is inner.layers[0].params["weight"]
+    assert model.state["1.1.running_var"] is inner.layers[1].state["running_var"]
+
+
+def test_parameters_lie_in_one_block():
+    model = nested()
+    ends = [(a.__array_interface__["data"][0], a.nbytes) for a in model.params.values()]
+    assert all(start % 64 == 0 for start, _ in ends)
+    for (start, size), (following, _) in itertools.pairwise(ends):
+        assert 0 <= following - (start + size) < 64
+
+
+def test_layers_that_were_built_before_keep_their_arrays():
+    """An optimizer of the model that they come from goes on to update them."""
+    first = small_cnn()
+    params = dict(first.params)
+    second = nn.Sequential([*first.layers[:-1], nn.Dense(4)], (4, 6, 2), dtype=np.float64)
+    assert all(first.params[name] is params[name] for name in params)
+    assert second.params["0.weight"] is first.params["0.weight"]
+    assert second.params["6.weight"] is second.layers[6].params["weight"] is not first.params["6.weight"]
+
+
+def test_results_are_the_callers(batch, same_bits):
+    """No later call overwrites what forward, backward and predict return."""
+    model = small_cnn()
+    x, y = batch(model, 20)
+    output, caches = model.forward(x, training=True)
+    dy = functional.softmax_cross_entropy(output, y)[1]
+    results = {"output": output, "predicted": model.predict(x, batch_size=7)}
+    dx, grads = model.backward(dy, caches)
+    results |= {"dx": dx, **grads}
+    before = copy.deepcopy(results)
+    model.backward(dy, model.forward(x[::-1].copy(), training=True, counter=1)[1])
+    model.predict(-x, batch_size=7)
+    model.evaluate(-x, y)
+    model.fit(x, y, optimizer=functional.OPTIMIZERS["sgd"](model.params, lr=0.0))
+    for name, result in results.items():
+        same_bits(result, before[name])
+
+
+@pytest.mark.parametrize("make", [small_cnn, shared, nested])
+def test_a_workspace_changes_no_bit_of_a_model(make, batch, same_bits):
+    model, twin = make(), make()
+    memory = model.workspace()
+    for counter, n in enumerate([8, 8, 3, 8]):
+        x, y = batch(model, n)
+        output, caches = twin.forward(x, training=True, counter=counter)
+        dy = functional.softmax_cross_entropy(output, y)[1]
+        wanted = twin.backward(dy, caches)
+        own_output, own_caches = model.forward(x, training=True, counter=counter, memory=memory)
+        same_bits(own_output, output)
+        dx, grads = model.backward(dy, own_caches, memory=memory)
+        same_bits(dx, wanted[0])
+        assert list(grads) == list(wanted[1])
+        for name, grad in grads.items():
+            same_bits(grad, wanted[1][name])
+            assert grad is memory.grad(name, model.params[name])
+    for name, array in model.state.items():
+        same_bits(array, twin.state[name])
+
+
+@pytest.mark.parametrize("make", [small_cnn, shared, nested])
 def test_gradients_of_a_whole_model(make, batch):
     model = make()
     x, y = batch(model)
@@ -182,7 +257,7 @@ def test_inputs_are_refused(x, error, message):
 # ---- Files ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [small_cnn, lambda: small_cnn(np.float32), shared])
+@pytest.mark.parametrize("make", [small_cnn, lambda: small_cnn(np.float32), shared, nested])
 def test_files_keep_every_bit(make, batch, tmp_path, same_bits):
     model = make()
     x, y = batch(model, 20)
@@ -304,10 +379,10 @@ def test_layers_of_your_own(batch, tmp_path, monkeypatch, same_bits):
             super().__init__()
             self.factor = factor
 
-        def forward(self, x, *, training=False, counter=0):
+        def forward(self, x, *, training=False, counter=0, memory=FRESH):
             return x * self.factor, None
 
-        def backward(self, dy, cache):
+        def backward(self, dy, cache, *, memory=FRESH):
             return dy * self.factor, {}
 
     model = nn.Sequential([Scale(0.5), nn.Dense(3)], (4,))

@@ -56,7 +56,9 @@ def test_each_epoch_has_an_order_of_its_own(samples, monkeypatch):
     x, y = samples
     seen = []
     forward = nn.Sequential.forward
-    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x, **o: seen.append(x[:, 0]) or forward(self, x, **o))
+    monkeypatch.setattr(
+        nn.Sequential, "forward", lambda self, x, **o: seen.append(x[:, 0].copy()) or forward(self, x, **o)
+    )
     mlp().fit(x, y, epochs=2)
     one, two = np.concatenate(seen[:2]), np.concatenate(seen[2:])
     assert (one != two).any()
