@@ -1,20 +1,471 @@
-"""Learning rates as functions of the step."""
+"""Learning rates, and any other hyperparameter, as functions of the step.
+
+Each function takes the step, counted from 0, and its options by keyword. It keeps no state: a run may begin anywhere.
+`bind` ties the options to it; the `Schedule` that it returns can be compared, pickled, and written as a plain dict.
+docs/schedules.md says which function gives whose numbers.
+
+>>> from fastopt.schedules import bind, cosine, warmup
+>>> schedule = bind(warmup, steps=10, then=bind(cosine, peak=0.1, steps=90))
+>>> [round(schedule(step), 3) for step in (0, 5, 10, 55, 100)]
+[0.0, 0.05, 0.1, 0.05, 0.0]
+"""
 
 from __future__ import annotations
 
+import bisect
+import functools
+import inspect
+import itertools
 import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from fastopt import checks
+
+F = TypeVar("F", bound=Callable[..., float])
+Rule = Callable[[str, Any], Any]
+
+# A rule stands in the annotation: an interval, or the least integer.
+Rate = Annotated[float, "[0, inf)"]
+Factor = Annotated[float, "(0, inf)"]
+Share = Annotated[float, "[0, 1]"]
+Steps = Annotated[int, 0]
+Period = Annotated[int, 1]
+Anneal = Literal["cos", "linear"]
 
 
-def cosine(step: int, *, steps: int, peak: float, floor: float = 0.0) -> float:
-    """Half a cosine wave from `peak` at step 0 down to `floor` at `steps` and after [1]_.
+# ---- Binding ------------------------------------------------------------------------------------------------
+
+#: Every schedule by its name; `register` adds to it.
+SCHEDULES: dict[str, Callable[..., float]] = {}
+
+
+def register(function: F) -> F:
+    """Let a function be bound, saved and loaded by its name, and check its arguments; also a decorator.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(step, *, …) -> float``. Each keyword is annotated with its rule: ``float``, ``int``, ``bool``,
+        ``Literal["a", "b"]``, `Schedule`, ``Annotated[float, "[0, 1)"]`` (an interval), ``Annotated[int, 1]`` (the
+        least integer), ``tuple[X, ...]`` or ``X | None`` of these.
+
+    Returns
+    -------
+    callable
+        The same function, which refuses what breaks a rule.
+
+    Raises
+    ------
+    TypeError
+        Where a keyword has another annotation, or the function takes other arguments.
+    ValueError
+        Where another function has its name.
+    """
+    name = function.__name__
+    held = SCHEDULES.get(name, function)
+    if not name.isidentifier() or (held.__module__, held.__qualname__) != (function.__module__, function.__qualname__):
+        raise ValueError(f"function must have a name of its own, got {name!r}")
+    rules = _rules(function)
+
+    @functools.wraps(function)
+    def checked(step: int, **keywords: Any) -> float:
+        known = {key: rules[key](key, value) if key in rules else value for key, value in keywords.items()}
+        return function(checks.integer("step", step, 0), **known)
+
+    SCHEDULES[name] = checked
+    return cast(F, checked)
+
+
+@functools.cache
+def _rules(function: Callable[..., float]) -> dict[str, Rule]:
+    """How each keyword of a schedule is checked."""
+    _, *keywords = inspect.signature(function).parameters.values()
+    hints = get_type_hints(function, include_extras=True)
+    for keyword in keywords:
+        if keyword.kind is not keyword.KEYWORD_ONLY or keyword.name == "schedule":
+            raise TypeError(f"{function.__name__} must take only keywords, none called schedule, got {keyword}")
+    return {keyword.name: _rule(keyword.name, hints.get(keyword.name)) for keyword in keywords}
+
+
+def _rule(name: str, annotation: Any) -> Rule:
+    plain: dict[Any, Rule] = {
+        float: checks.number,
+        int: lambda name, value: checks.integer(name, value, -(2**63)),
+        bool: checks.flag,
+        Schedule: _bound,
+    }
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is None and annotation in plain:
+        return plain[annotation]
+    if kind is Literal:
+        return lambda name, value: checks.choice(name, value, arguments)
+    if kind is Annotated and arguments[0] in (float, int):
+        check: Callable[..., Any] = checks.number if arguments[0] is float else checks.integer
+        return lambda name, value: check(name, value, arguments[1])
+    if kind in (Union, types.UnionType) and arguments[1:] == (types.NoneType,):
+        rule = _rule(name, arguments[0])
+        return lambda name, value: None if value is None else rule(name, value)
+    if kind is tuple and arguments[1:] == (...,):
+        return functools.partial(_several, _rule(name, arguments[0]))
+    raise TypeError(f"{name} must have an annotation that says its rule, got {annotation!r}")
+
+
+def _several(rule: Rule, name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple or a list, got {value!r}")
+    return tuple(rule(f"{name}[{i}]", item) for i, item in enumerate(value))
+
+
+def _bound(name: str, value: Any) -> Schedule:
+    if not isinstance(value, Schedule):
+        raise TypeError(f"{name} must be a Schedule, which bind returns, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Schedule:
+    """A schedule with its options: called with a step, it returns a value. See `bind`, which makes it.
+
+    Attributes
+    ----------
+    name : str
+        The name of the function.
+    items : tuple of (str, value)
+        Its options in the order of the signature, those left at their defaults among them.
+    """
+
+    name: str
+    items: tuple[tuple[str, Any], ...]
+    _call: functools.partial[float] = field(compare=False)
+
+    def __init__(self, function: Callable[..., float], /, **keywords: Any) -> None:
+        registered = SCHEDULES.get(getattr(function, "__name__", ""))
+        if registered is None or function not in (registered, inspect.unwrap(registered)):
+            raise ValueError(f"function must be one of {', '.join(SCHEDULES)}, or be registered; got {function!r}")
+        raw = inspect.unwrap(registered)
+        given = {**(raw.__kwdefaults__ or {}), **keywords}
+        registered(0, **given)  # which finds what is wrong, missing, unknown, or does not go together
+        checked = {key: rule(key, given[key]) for key, rule in _rules(raw).items()}
+        object.__setattr__(self, "name", raw.__name__)
+        object.__setattr__(self, "items", tuple(checked.items()))
+        object.__setattr__(self, "_call", functools.partial(raw, **checked))
+
+    def __call__(self, step: int) -> float:
+        return self._call(checks.integer("step", step, 0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The schedule in plain values, which JSON can hold.
+
+        Returns
+        -------
+        dict
+            ``{"schedule": name, option: value, …}``; tuples are lists, a schedule within is such a dict.
+        """
+        return {"schedule": self.name} | {key: _plain(value) for key, value in self.items}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Schedule:
+        """The schedule that `as_dict` wrote.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Where it names no registered function, or an option breaks its rule.
+        """
+        options = {key: cls.from_dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+        name = checks.choice("schedule", options.pop("schedule"), tuple(SCHEDULES))
+        return cls(SCHEDULES[name], **options)
+
+    def __reduce__(self) -> Any:
+        return Schedule.from_dict, (self.as_dict(),)
+
+    def __repr__(self) -> str:
+        return f"bind({', '.join([self.name, *(f'{key}={value!r}' for key, value in self.items)])})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return value.as_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def bind(function: Callable[..., float], /, **keywords: Any) -> Schedule:
+    """Tie a schedule to its options, which are checked here, once.
+
+    Parameters
+    ----------
+    function : callable
+        One of `SCHEDULES`.
+    **keywords
+        Its options.
+
+    Returns
+    -------
+    Schedule
+        ``bind(function, **keywords)(step)`` is ``function(step, **keywords)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the function is not registered, or an option is missing, unknown, or breaks its rule.
+    """
+    return Schedule(function, **keywords)
+
+
+def _done(step: int, steps: int) -> float:
+    """The share of `steps` that is over, at most 1; all of none."""
+    return min(step / steps, 1.0) if steps else 1.0
+
+
+def _half_wave(done: float) -> float:
+    """Half a cosine wave from 1 to 0, as `done` goes from 0 to 1."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+# ---- Steps --------------------------------------------------------------------------------------------------
+
+
+@register
+def constant(step: int, *, value: Rate) -> float:
+    """The same at every step.
 
     Parameters
     ----------
     step : int
         Counted from 0.
+    value : float
+        In [0, inf).
+
+    Returns
+    -------
+    float
+        `value`
+    """
+    return value
+
+
+@register
+def step_decay(step: int, *, peak: Rate, steps: Period, gamma: Factor = 0.1) -> float:
+    """Multiplied by `gamma` every `steps` steps.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak : float
+        The value at step 0, in [0, inf).
     steps : int
-        How long it falls.
+        The length of a stair, at least 1.
+    gamma : float, default 0.1
+        In (0, inf).
+
+    Returns
+    -------
+    float
+        ``peak·gamma^⌊step / steps⌋``
+    """
+    return peak * gamma ** (step // steps)
+
+
+@register
+def multi_step(step: int, *, peak: Rate, milestones: tuple[Steps, ...], gamma: Factor = 0.1) -> float:
+    """Multiplied by `gamma` at each milestone.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak : float
+        The value before the first milestone, in [0, inf).
+    milestones : tuple of int
+        The steps from which on a factor counts; one that is given twice counts twice.
+    gamma : float, default 0.1
+        In (0, inf).
+
+    Returns
+    -------
+    float
+        ``peak·gamma^n``, where n milestones are at most `step`.
+    """
+    return peak * gamma ** sum(milestone <= step for milestone in milestones)
+
+
+@register
+def piecewise_constant(step: int, *, boundaries: tuple[Steps, ...], values: tuple[Rate, ...]) -> float:
+    """One value up to each boundary, and the last after all.
+
+    A boundary is the last step of its value, as in Keras; a milestone of `multi_step` is the first of the next.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    boundaries : tuple of int
+        They increase.
+    values : tuple of float
+        One more than there are boundaries, each in [0, inf).
+
+    Returns
+    -------
+    float
+        ``values[i]``, where i boundaries are below `step`.
+
+    Raises
+    ------
+    ValueError
+        Where boundaries do not increase, or the numbers of both do not fit.
+    """
+    if not all(low < high for low, high in itertools.pairwise(boundaries)):
+        raise ValueError(f"boundaries must increase, got {boundaries}")
+    if len(values) != len(boundaries) + 1:
+        raise ValueError(f"values must be one more than the {len(boundaries)} boundaries, got {values}")
+    return values[bisect.bisect_left(boundaries, step)]
+
+
+# ---- Falls --------------------------------------------------------------------------------------------------
+
+
+@register
+def exponential(step: int, *, peak: Rate, gamma: Factor, steps: Period = 1, staircase: bool = False) -> float:
+    """Multiplied by `gamma` every `steps` steps, gradually.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak : float
+        The value at step 0, in [0, inf).
+    gamma : float
+        In (0, inf). Above 1 the value grows, as in the search for a learning rate; OverflowError ends it.
+    steps : int, default 1
+        How long a factor of `gamma` takes, at least 1.
+    staircase : bool, default False
+        Whether the exponent is rounded down, as in `step_decay`.
+
+    Returns
+    -------
+    float
+        ``peak·gamma^(step / steps)``
+    """
+    return peak * gamma ** (step // steps if staircase else step / steps)
+
+
+@register
+def inverse_time(step: int, *, peak: Rate, decay: Rate, steps: Period = 1, staircase: bool = False) -> float:
+    """Falls as the inverse of the step.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak : float
+        The value at step 0, in [0, inf).
+    decay : float
+        In [0, inf). With 1, it is half of `peak` after `steps`.
+    steps : int, default 1
+        The unit of time, at least 1.
+    staircase : bool, default False
+        Whether time is rounded down to its unit.
+
+    Returns
+    -------
+    float
+        ``peak / (1 + decay·step / steps)``
+    """
+    return peak / (1 + decay * (step // steps if staircase else step / steps))
+
+
+@register
+def inverse_sqrt(step: int, *, peak: Rate, warmup_steps: Steps) -> float:
+    """Rises linearly, then falls as the inverse square root of the step: the Transformer's [1]_.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0; the paper counts from 1.
+    peak : float
+        The highest value, at step ``warmup_steps - 1``, in [0, inf). The paper has ``(d_model·warmup_steps)^-0.5``.
+    warmup_steps : int
+        How long it rises. With 0 or 1, it begins at `peak`.
+
+    Returns
+    -------
+    float
+        ``peak·min(n / w, √(w / n))``, where ``n = step + 1`` and ``w = warmup_steps``.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention is all you need", 2017, eq. 3.
+    """
+    ratio = (step + 1) / max(warmup_steps, 1)
+    return peak * min(ratio, 1 / math.sqrt(ratio))
+
+
+@register
+def polynomial(
+    step: int, *, peak: Rate, steps: Steps, power: Factor = 1.0, floor: Rate = 0.0, cycle: bool = False
+) -> float:
+    """Falls from `peak` at step 0 to `floor` at `steps` and after, as a power of the time that is left.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
     peak, floor : float
+        In [0, inf); `floor` is 0 by default.
+    steps : int
+        How long it falls. With 0, it is at the floor from the first.
+    power : float, default 1.0
+        In (0, inf).
+    cycle : bool, default False
+        After `steps`, go on as if it had been planned for twice as long, after that for three times, and so on.
+
+    Returns
+    -------
+    float
+        ``floor + (peak − floor)·(1 − step / steps)^power``; with `cycle`, `steps` is multiplied by ``⌈step / steps⌉``.
+    """
+    if cycle and steps:
+        steps *= max(-(-step // steps), 1)
+    return floor + (peak - floor) * (1 - _done(step, steps)) ** power
+
+
+@register
+def linear(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
+    """A straight line from `peak` at step 0 to `floor` at `steps`, where it stays.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak, floor : float
+        In [0, inf); `floor` is 0 by default, and may be the higher.
+    steps : int
+        How long it falls. With 0, it is at the floor from the first.
+
+    Returns
+    -------
+    float
+        ``floor + (peak − floor)·(1 − step / steps)``
+    """
+    return floor + (peak - floor) * (1 - _done(step, steps))
+
+
+@register
+def cosine(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
+    """Half a cosine wave from `peak` at step 0 down to `floor` at `steps`, where it stays [1]_.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak, floor : float
+        In [0, inf); `floor` is 0 by default.
+    steps : int
+        How long it falls. With 0, it is at the floor from the first.
 
     Returns
     -------
@@ -25,5 +476,378 @@ def cosine(step: int, *, steps: int, peak: float, floor: float = 0.0) -> float:
     ----------
     .. [1] I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, eq. 5.
     """
-    done = min(step / steps, 1.0) if steps else 1.0
-    return floor + (peak - floor) * (1 + math.cos(math.pi * done)) / 2
+    return floor + (peak - floor) * _half_wave(_done(step, steps))
+
+
+# ---- Waves --------------------------------------------------------------------------------------------------
+
+
+@register
+def cosine_restarts(
+    step: int,
+    *,
+    peak: Rate,
+    steps: Period,
+    t_mul: Annotated[float, "[1, inf)"] = 1.0,
+    m_mul: Factor = 1.0,
+    floor: Rate = 0.0,
+) -> float:
+    """`cosine` again and again, each time `t_mul` as long and `m_mul` as high as before [1]_.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    peak, floor : float
+        In [0, inf); `floor` is 0 by default.
+    steps : int
+        The length of the first wave, at least 1.
+    t_mul : float, default 1.0
+        The factor of the length at each restart, in [1, inf).
+    m_mul : float, default 1.0
+        The factor of the height above the floor at each restart, in (0, inf).
+
+    Returns
+    -------
+    float
+        ``floor + (peak − floor)·m_mul^i·(1 + cos(π·t / T)) / 2`` at t steps after the i-th restart, from which the
+        wave takes ``T = steps·t_mul^i`` steps.
+
+    References
+    ----------
+    .. [1] I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, eq. 5.
+    """
+    restarts, since, length = 0, float(step), float(steps)
+    if t_mul == 1:
+        restarts, since = divmod(step, steps)
+    while since >= length:
+        restarts, since, length = restarts + 1, since - length, length * t_mul
+    return floor + (peak - floor) * m_mul**restarts * _half_wave(since / length)
+
+
+@register
+def cyclical(
+    step: int,
+    *,
+    floor: Rate,
+    peak: Rate,
+    steps_up: Period,
+    steps_down: Steps | None = None,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+    gamma: Factor = 1.0,
+) -> float:
+    """Straight lines from `floor` up to `peak` and down again, without end [1]_.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    floor, peak : float
+        In [0, inf).
+    steps_up : int
+        How long it rises, at least 1.
+    steps_down : int, optional
+        How long it falls; as long as it rises by default.
+    mode : {"triangular", "triangular2", "exp_range"}, default "triangular"
+        The height of the peaks above the floor: always the same, half as much in each cycle, or ``gamma^step`` of it.
+    gamma : float, default 1.0
+        In (0, inf); for ``exp_range``.
+
+    Returns
+    -------
+    float
+        ``floor + (peak − floor)·h·x``, where x goes from 0 to 1 and back, and h is 1, ``½^cycle`` or ``gamma^step``.
+
+    References
+    ----------
+    .. [1] L. Smith, "Cyclical learning rates for training neural networks", 2017, section 3.
+    """
+    down = steps_up if steps_down is None else steps_down
+    cycle, since = divmod(step, steps_up + down)
+    x = since / steps_up if since <= steps_up else (steps_up + down - since) / down
+    height = 0.5**cycle if mode == "triangular2" else gamma**step if mode == "exp_range" else 1.0
+    return floor + (peak - floor) * height * x
+
+
+@register
+def one_cycle(
+    step: int,
+    *,
+    peak: Rate,
+    steps: Steps,
+    rise: Share = 0.3,
+    div_factor: Factor = 25.0,
+    final_div_factor: Factor = 1e4,
+    three_phase: bool = False,
+    anneal: Anneal = "cos",
+) -> float:
+    """One rise and one fall, the last far below the beginning [1]_.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0; the last is ``steps - 1``, after which the value stays.
+    peak : float
+        The highest value, in [0, inf).
+    steps : int
+        The length of the run.
+    rise : float, default 0.3
+        The share of the run in which it rises, in [0, 1]; with `three_phase`, in [0, 0.5].
+    div_factor : float, default 25.0
+        It begins at ``peak / div_factor``.
+    final_div_factor : float, default 1e4
+        It ends at ``peak / (div_factor·final_div_factor)``.
+    three_phase : bool, default False
+        Fall to where it began in as long as it rose, and only then to the end.
+    anneal : {"cos", "linear"}, default "cos"
+        Half a cosine wave, or a straight line.
+
+    Returns
+    -------
+    float
+        ``b + (a − b)·(1 + cos(π·x)) / 2`` or ``b + (a − b)·(1 − x)``, as x goes from 0 to 1 in a phase from a to b.
+        The rise ends at step ``rise·steps − 1``, the fall to the beginning at ``2·rise·steps − 2``.
+
+    References
+    ----------
+    .. [1] L. Smith and N. Topin, "Super-convergence: very fast training of neural networks using large learning
+       rates", 2018.
+    """
+    first = peak / div_factor
+    levels = (first, peak, *[first] * three_phase, first / final_div_factor)
+    return _in_phases(step, steps, rise, levels, anneal)
+
+
+@register
+def one_cycle_momentum(
+    step: int,
+    *,
+    steps: Steps,
+    peak: Share = 0.95,
+    floor: Share = 0.85,
+    rise: Share = 0.3,
+    three_phase: bool = False,
+    anneal: Anneal = "cos",
+) -> float:
+    """The momentum, or Adam's beta1, that goes with `one_cycle`: it falls while the rate rises, and rises again.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0; the last is ``steps - 1``, after which the value stays.
+    steps : int
+        The length of the run.
+    peak, floor : float, default 0.95, 0.85
+        In [0, 1].
+    rise : float, default 0.3
+        The share of the run in which the rate rises, in [0, 1]; with `three_phase`, in [0, 0.5].
+    three_phase : bool, default False
+        Rise again in as long as it fell, and stay there.
+    anneal : {"cos", "linear"}, default "cos"
+        Half a cosine wave, or a straight line.
+
+    Returns
+    -------
+    float
+        As in `one_cycle`, from `peak` to `floor` to `peak`.
+    """
+    return _in_phases(step, steps, rise, (peak, floor, peak, *[peak] * three_phase), anneal)
+
+
+def _in_phases(step: int, steps: int, rise: float, levels: Sequence[float], anneal: str) -> float:
+    """The way from level to level, in two phases or three; it is at the last level at step ``steps - 1``."""
+    ends = [rise * steps - 1, steps - 1]
+    if len(levels) == 4:
+        checks.number("rise, with three_phase,", rise, "[0, 0.5]")
+        ends.insert(1, 2 * rise * steps - 2)
+    phase = next((i for i, end in enumerate(ends[:-1]) if step <= end), len(ends) - 1)
+    start, end = (ends[phase - 1] if phase else 0.0), ends[phase]
+    done = min((step - start) / (end - start), 1.0) if start < end else 1.0
+    before, after = levels[phase : phase + 2]
+    return after + (before - after) * (_half_wave(done) if anneal == "cos" else 1 - done)
+
+
+# ---- Before any other ---------------------------------------------------------------------------------------
+
+
+@register
+def warmup(step: int, *, steps: Steps, start: Rate = 0.0, then: Schedule) -> float:
+    """A straight line from `start` to where another schedule begins, then that schedule [1]_.
+
+    The other begins at step `steps`, which is its step 0; so the whole run has `steps` more than the other.
+
+    With ``start=0`` the first step does nothing, as in Keras. With ``start=peak/(steps + 1)`` the values are 1, 2, …,
+    `steps` parts of ``steps + 1``. PyTorch's ``LinearLR(start_factor)`` is ``start=start_factor*peak``.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    steps : int
+        How long it rises. With 0, the other is alone.
+    start : float, default 0.0
+        The value at step 0, in [0, inf).
+    then : Schedule
+        What follows.
+
+    Returns
+    -------
+    float
+        ``start + (then(0) − start)·step / steps`` before step `steps`, ``then(step − steps)`` from it on.
+
+    References
+    ----------
+    .. [1] P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2.
+    """
+    if step >= steps:
+        return then(step - steps)
+    return start + (then(0) - start) * (step / steps)
+
+
+def linear_scaling(rate: float, batch_size: int, base_batch_size: int, *, power: float = 1.0) -> float:
+    """The learning rate for a batch of another size: in proportion to it [1]_, or to its square root [2]_.
+
+    Parameters
+    ----------
+    rate : float
+        The learning rate that is good for `base_batch_size`, in [0, inf).
+    batch_size, base_batch_size : int
+        At least 1.
+    power : float, default 1.0
+        In [0, 1]; 0.5 is square-root scaling.
+
+    Returns
+    -------
+    float
+        ``rate·(batch_size / base_batch_size)^power``
+
+    References
+    ----------
+    .. [1] P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.1.
+    .. [2] A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, section 5.
+    """
+    ratio = checks.integer("batch_size", batch_size, 1) / checks.integer("base_batch_size", base_batch_size, 1)
+    return checks.number("rate", rate, "[0, inf)") * ratio ** checks.number("power", power, "[0, 1]")
+
+
+# ---- By what is measured ------------------------------------------------------------------------------------
+
+
+class ReduceOnPlateau:
+    """Multiplies the learning rate by `factor` where a metric has not got better for more than `patience` updates.
+
+    Parameters
+    ----------
+    optimizer : optional
+        Whose ``lr`` is read and set. Without it, use what `update` returns.
+    lr : float, optional
+        Where the rate begins, in [0, inf); given if and only if there is no optimizer.
+    mode : {"min", "max"}, default "min"
+        Whether lower is better, or higher.
+    factor : float, default 0.1
+        In (0, 1).
+    patience : int, default 10
+        How many updates in a row may bring nothing better.
+    threshold : float, default 1e-4
+        Only what differs from the best by more than this is better.
+    threshold_mode : {"rel", "abs"}, default "rel"
+        Whether `threshold` is a share of the best, in [0, 1), or a difference, in [0, inf).
+    cooldown : int, default 0
+        How many updates after a change do not count.
+    min_lr : float, default 0.0
+        The rate does not fall below this, in [0, inf).
+    eps : float, default 1e-8
+        A change is made only where it is more than this, in [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any = None,
+        *,
+        lr: float | None = None,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        if (optimizer is None) == (lr is None):
+            raise TypeError(f"lr must be given if and only if there is no optimizer, got {lr!r}")
+        self._optimizer = optimizer
+        self._sign = 1.0 if checks.choice("mode", mode, ("min", "max")) == "min" else -1.0
+        self._factor = checks.number("factor", factor, "(0, 1)")
+        self._patience = checks.integer("patience", patience, 0)
+        self._relative = checks.choice("threshold_mode", threshold_mode, ("rel", "abs")) == "rel"
+        self._threshold = checks.number("threshold", threshold, "[0, 1)" if self._relative else "[0, inf)")
+        self._cooldown = checks.integer("cooldown", cooldown, 0)
+        self._min_lr = checks.number("min_lr", min_lr, "[0, inf)")
+        self._eps = checks.number("eps", eps, "[0, inf)")
+        self._lr = checks.number("lr", optimizer.lr if lr is None else lr, "[0, inf)")
+        self._best, self._bad, self._resting = math.inf * self._sign, 0, 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate as it is."""
+        return self._lr if self._optimizer is None else float(self._optimizer.lr)
+
+    def update(self, metric: float) -> float:
+        """Take note of a metric, such as the validation loss of an epoch.
+
+        Parameters
+        ----------
+        metric : float
+            NaN is never better.
+
+        Returns
+        -------
+        float
+            The learning rate from here on.
+        """
+        metric = float(metric)
+        margin = self._sign * self._threshold
+        bound = self._best * (1 - margin) if self._relative else self._best - margin
+        better = self._sign * metric < self._sign * bound
+        if better:
+            self._best = metric
+        self._bad = 0 if better else self._bad + 1
+        if self._resting:
+            self._bad, self._resting = 0, self._resting - 1
+        if self._bad > self._patience:
+            self._bad, self._resting = 0, self._cooldown
+            self._reduce()
+        return self.lr
+
+    def _reduce(self) -> None:
+        before = self.lr
+        after = max(before * self._factor, self._min_lr)
+        if before - after > self._eps:
+            self._lr = after
+            if self._optimizer is not None:
+                self._optimizer.lr = after
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on: ``best``, ``bad`` and ``resting`` updates, and ``lr``."""
+        return {"best": self._best, "bad": self._bad, "resting": self._resting, "lr": self.lr}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; it sets the rate of the optimizer too.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Where something is missing or does not fit; then nothing has been changed.
+        """
+        best = float(state_dict["best"])
+        bad, resting = (checks.integer(key, state_dict[key], 0) for key in ("bad", "resting"))
+        lr = checks.number("lr", state_dict["lr"], "[0, inf)")
+        if self._optimizer is not None:
+            self._optimizer.lr = lr
+        self._best, self._bad, self._resting, self._lr = best, bad, resting, lr
