@@ -2,6 +2,7 @@
 
 - `fastopt.Adam` and its kin: optimizers, one call per step for a whole model.
 - `fastopt.functional`: the same steps, and dropout, batch norm, … as plain functions on your arrays.
+- `fastopt.schedules`: learning rates as functions of the step (import it by name).
 - `fastopt.nn`: a NumPy trainer for MLPs and CNNs (import it by name).
 - `fastopt.data`: datasets (import it by name).
 - `fastopt.reference`: every formula in plain NumPy (import it by name).

@@ -143,13 +143,14 @@ class Schedule:
 
     def __init__(self, function: Callable[..., float], /, **keywords: Any) -> None:
         registered = SCHEDULES.get(getattr(function, "__name__", ""))
-        if registered is None or function not in (registered, inspect.unwrap(registered)):
+        if registered is None or function not in (registered, vars(registered)["__wrapped__"]):
             raise ValueError(f"function must be one of {', '.join(SCHEDULES)}, or be registered; got {function!r}")
-        raw = inspect.unwrap(registered)
-        given = {**(raw.__kwdefaults__ or {}), **keywords}
+        parameters = inspect.signature(registered).parameters
+        given = {key: p.default for key, p in parameters.items() if p.default is not p.empty} | keywords
         registered(0, **given)  # which finds what is wrong, missing, unknown, or does not go together
+        raw = vars(registered)["__wrapped__"]
         checked = {key: rule(key, given[key]) for key, rule in _rules(raw).items()}
-        object.__setattr__(self, "name", raw.__name__)
+        object.__setattr__(self, "name", registered.__name__)
         object.__setattr__(self, "items", tuple(checked.items()))
         object.__setattr__(self, "_call", functools.partial(raw, **checked))
 
@@ -175,7 +176,7 @@ class Schedule:
         KeyError, TypeError, ValueError
             Where it names no registered function, or an option breaks its rule.
         """
-        options = {key: cls.from_dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+        options = {key: _revived(value) for key, value in values.items()}
         name = checks.choice("schedule", options.pop("schedule"), tuple(SCHEDULES))
         return cls(SCHEDULES[name], **options)
 
@@ -190,6 +191,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Schedule):
         return value.as_dict()
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _revived(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Schedule.from_dict(value)
+    return [_revived(item) for item in value] if isinstance(value, list) else value
 
 
 def bind(function: Callable[..., float], /, **keywords: Any) -> Schedule:

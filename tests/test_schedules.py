@@ -1,6 +1,7 @@
 """Schedules: values by hand, beside PyTorch and beside Keras; what all of them share; binding."""
 
 import copy
+import functools
 import inspect
 import json
 import math
@@ -358,6 +359,16 @@ def test_copies_are_equal(name, options):
         assert [other(step) for step in range(20)] == [schedule(step) for step in range(20)]
 
 
+@pytest.mark.parametrize(("name", "options"), SOME)
+def test_warmup_leads_to_any(name, options):
+    then = bind(SCHEDULES[name], **options)
+    whole = bind(schedules.warmup, steps=8, start=0.25, then=then)
+    rise = [whole(step) for step in range(9)]
+    assert np.diff(rise) == pytest.approx((then(0) - 0.25) / 8, rel=1e-12, abs=1e-15)
+    assert rise[0] == 0.25
+    assert [whole(8 + step) for step in range(20)] == [then(step) for step in range(20)]
+
+
 @pytest.mark.parametrize("name", FIRST)
 def test_steps_are_refused(name, refuses):
     for step in (-1, 1.0, math.nan, None, "1", [1]):
@@ -441,6 +452,17 @@ def test_only_registered_functions_are_bound(refuses):
     refuses(lambda: register(lambda step: 1.0), "function must have a name of its own, got '<lambda>'")
 
 
+def doubled(function):
+    """A decorator of the user's, which must not get lost."""
+
+    @functools.wraps(function)
+    def twice(step, **keywords):
+        return 2 * function(step, **keywords)
+
+    return twice
+
+
+@doubled
 def zigzag(
     step: int,
     *,
@@ -448,7 +470,7 @@ def zigzag(
     shift: int = -3,
     mode: Literal["zig", "zag"] = "zig",
     parts: tuple[float, ...] | None = None,
-    then: Schedule | None = None,
+    then: tuple[Schedule, ...] = (),
 ) -> float:
     """A user's own."""
     return peak * ((step + shift) % 2)
@@ -459,8 +481,8 @@ def test_register_a_function(monkeypatch, refuses):
     register(zigzag)
     checked = register(zigzag)  # again, as where a notebook's cell is run again
     assert (checked.__name__, checked.__doc__) == ("zigzag", "A user's own.")
-    schedule = bind(checked, peak=1, parts=[1, 2], then=bind(schedules.constant, value=1))
-    assert [schedule(step) for step in range(4)] == [1.0, 0.0, 1.0, 0.0]
+    schedule = bind(checked, peak=1, parts=[1, 2], then=[bind(schedules.constant, value=1)])
+    assert [schedule(step) for step in range(4)] == [2.0, 0.0, 2.0, 0.0]
     assert bind(zigzag, peak=1) == bind(checked, peak=1)
     assert pickle.loads(pickle.dumps(schedule)) == schedule
     assert Schedule.from_dict(json.loads(json.dumps(schedule.as_dict()))) == schedule
