@@ -125,6 +125,9 @@ class Sequential(Composite):
         optimizer: Optimizer | str = "adam",
         validation_data: tuple[Array, Array] | None = None,
         loss: Loss = softmax_cross_entropy,
+        sample_weight: Array | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | Array | None = None,
+        accumulate: int = 1,
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> loop.History:
@@ -145,17 +148,47 @@ class Sequential(Composite):
         validation_data : (ndarray, ndarray), optional
             Inputs and labels to evaluate on after each epoch.
         loss : callable, default softmax_cross_entropy
-            ``loss(output, targets) -> (mean loss, gradient)``.
+            ``loss(output, targets) -> (mean loss, gradient)``; where there are weights,
+            ``loss(output, targets, sample_weight=w)``, whose mean is ``Σ w·l / Σ w``.
+        sample_weight : ndarray (n,), optional
+            How much each sample counts, in [0, inf).
+        class_weight : dict, sequence or ndarray (classes,), optional
+            How much each sample of a class counts, in [0, inf); multiplies `sample_weight`.
+        accumulate : int, default 1
+            The batches per step of the optimizer. Their gradients are averaged, so that a step is that of one batch
+            of all their samples (with rounding; but for batch norm and dropout, which see each batch alone). For
+            callbacks, these are one batch.
         seed : int, optional
             Decides the order of samples; the model's own seed where absent.
         callbacks : sequence of Callback, optional
+            See `fastopt.nn.callbacks`.
 
         Returns
         -------
         History
             Loss and accuracy per epoch. The same seed gives the same bits.
+
+        Notes
+        -----
+        Ctrl-C ends the run after the step that is being taken: `History` has the epochs so far, the callbacks are
+        told, such as `EarlyStopping`, which brings back the best weights, and ``history.stopped`` says what happened.
+        A second Ctrl-C raises KeyboardInterrupt at once.
         """
-        return loop.fit(self, x, y, epochs, batch_size, optimizer, validation_data, loss, seed, callbacks)
+        return loop.fit(
+            self,
+            x,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            optimizer=optimizer,
+            validation_data=validation_data,
+            loss=loss,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            seed=seed,
+            callbacks=callbacks,
+        )
 
     def evaluate(
         self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +24,29 @@ from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.optimizers import OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
+    from fastopt.nn.layers import Grads
     from fastopt.nn.model import Sequential
+
+Indices = NDArray[np.int64]
 
 
 class History(dict[str, list[float]]):
     """What was measured, per epoch: ``loss``, ``accuracy`` (over the epoch's batches, as trained on),
     ``val_loss``, ``val_accuracy`` (where there is validation data), ``samples_per_second``.
-    Accuracies are there where the targets are integer labels."""
+    Accuracies are there where the targets are integer labels.
+
+    Attributes
+    ----------
+    stopped : str
+        Why and when the run ended before its last epoch; empty where it did not.
+    monitor : dict
+        What a `fastopt.nn.monitor.Monitor` recorded; empty where there was none.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stopped = ""
+        self.monitor: dict[str, Any] = {}
 
     def add(self, logs: dict[str, float]) -> None:
         """Append the values of one epoch."""
@@ -33,12 +54,209 @@ class History(dict[str, list[float]]):
             self.setdefault(key, []).append(value)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, in which NaN and infinity become null."""
-        finite = {key: [v if math.isfinite(v) else None for v in values] for key, values in self.items()}
-        Path(path).write_text(json.dumps(finite, indent=1) + "\n")
+        """Write it as JSON, in which NaN and infinity become null; ``stopped`` and ``monitor`` where there are such."""
+        more = {"stopped": self.stopped, "monitor": self.monitor}
+        Path(path).write_text(json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n")
 
 
-def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Batch(NamedTuple):
+    """What one pass is made on: inputs, targets, weights of samples or None, and the counter for `forward`."""
+
+    x: Array
+    y: Array
+    weight: Array | None
+    counter: int
+
+
+class Run:
+    """A training run: what callbacks see of it, and may change.
+
+    Attributes
+    ----------
+    model : Sequential
+    optimizer : Optimizer
+    loss : callable
+    callbacks : list of Callback
+    history : History
+        Of the epochs so far.
+    epochs, batches : int
+        The number of epochs, and of steps in each.
+    samples, batch_size, accumulate, seed : int
+    measures : tuple of str
+        The names that an epoch's ``logs`` will have.
+    epoch : int
+        The epoch, counted from 0. Set in `Callback.on_train_begin`, it is the one to begin with.
+    stopped : str
+        Why the run is to end; empty until `stop`.
+    interrupted : bool
+        Whether that was by Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        data: tuple[Array, Array, Array | None],
+        optimizer: Optimizer,
+        loss: Loss,
+        *,
+        epochs: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        validation_data: tuple[Array, Array] | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.rank)
+        self.history = History()
+        self.epochs, self.batch_size, self.accumulate, self.seed = epochs, batch_size, accumulate, seed
+        self._x, self._y, self._weight = data
+        self._validation_data = validation_data
+        self._labelled = are_labels(self._y)
+        own = ("loss", "accuracy") if self._labelled else ("loss",)
+        validated = () if validation_data is None else ("loss", "accuracy")[: 1 + are_labels(validation_data[1])]
+        self.measures = (*own, "samples_per_second", *(f"val_{name}" for name in validated))
+        self.samples = len(self._x)
+        self.batches = sum(1 for _ in self._steps())
+        self.epoch = 0
+        self.stopped, self.interrupted = "", False
+        self._where = ""
+        self._memory = model.workspace()
+        self._sums: Grads = {}
+        self._parts: list[Indices] = []
+        self._counter = 0
+
+    def stop(self, reason: str) -> None:
+        """End the run after the step that is being taken."""
+        self.stopped = self.stopped or reason
+
+    def parts(self) -> Iterator[Batch]:
+        """The batches of the present step: one, or as many as gradients are accumulated over."""
+        for i, chosen in enumerate(self._parts):
+            weight = None if self._weight is None else self._weight[chosen]
+            yield Batch(self._x[chosen], self._y[chosen], weight, self._counter + i)
+
+    # ---- The loop -------------------------------------------------------------------------------------------
+
+    def _tell(self, name: str, *args: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, name)(*args)
+
+    def go(self) -> History:
+        """All epochs."""
+        with _interruptible(self):
+            self._tell("on_train_begin", self)
+            while self.epoch < self.epochs and not self.stopped:
+                self._tell("on_epoch_begin", self.epoch)
+                logs = self._one_epoch()
+                if logs is None:
+                    break
+                self.history.add(logs)
+                self._tell("on_epoch_end", self.epoch, logs)
+                self.epoch += 1
+            if self.stopped:
+                self.history.stopped = f"{self.stopped}; stopped {self._where or f'after epoch {self.epoch}'}"
+            self._tell("on_train_end")
+        return self.history
+
+    def _steps(self) -> Iterator[list[Indices]]:
+        """The samples of each step of the epoch that begins, by batches."""
+        order = np.random.default_rng([self.seed, self.optimizer.t])
+        each = batches(len(self._x), self.batch_size, order)
+        while parts := list(itertools.islice(each, self.accumulate)):
+            yield parts
+
+    def _one_epoch(self) -> dict[str, float] | None:
+        """The epoch's logs; None where it was stopped on the way."""
+        started, total, right, mass = time.perf_counter(), 0.0, 0.0, 0.0
+        for step, parts in enumerate(self._steps()):
+            self._parts, self._counter = parts, self.optimizer.t * self.accumulate
+            self._tell("on_batch_begin", step)
+            value, correct, weight = self._step(step)
+            total, right, mass = total + value * weight, right + correct, mass + weight
+            self._tell("on_batch_end", step, {"loss": value})
+            if self.stopped and step + 1 < self.batches:
+                self._where = f"after {step + 1} of {self.batches} batches of epoch {self.epoch + 1}"
+                return None
+        logs: dict[str, float] = {"loss": total / mass}
+        if self._labelled:
+            logs["accuracy"] = right / len(self._x)
+        logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
+        if self._validation_data is not None:
+            measured = self.model.evaluate(*self._validation_data, loss=self.loss)
+            logs |= {f"val_{key}": measured[key] for key in measured}
+        return logs
+
+    def _step(self, step: int) -> tuple[float, float, float]:
+        """Forward, backward and the optimizer's step; the mean loss, how many were right, and the samples' weight."""
+        model, x, memory = self.model, self._x, self._memory
+        weights = [len(chosen) if self._weight is None else self._weight[chosen].sum() for chosen in self._parts]
+        value = right = 0.0
+        for i, chosen in enumerate(self._parts):
+            targets = self._y[chosen]
+            inputs = memory.array("x", (len(chosen), *x.shape[1:]), x.dtype)
+            np.take(x, chosen, axis=0, out=inputs, mode="clip")
+            output, cache = model.forward(inputs, training=True, counter=self._counter + i, memory=memory)
+            if self._weight is None:
+                part, dy = self.loss(output, targets)
+            else:
+                part, dy = self.loss(output, targets, sample_weight=self._weight[chosen])
+            share = 1.0
+            if len(weights) > 1:
+                share = float(weights[i] / sum(weights))
+                dy = dy * share
+            _, grads = model.backward(dy, cache, memory=memory)
+            if len(weights) > 1:
+                grads = self._summed(grads, begin=i == 0)
+            value += share * part
+            right += accuracy(output, targets) * len(targets) if self._labelled else 0.0
+        self._tell("on_gradients", step, grads)
+        self.optimizer.step(grads)
+        return value, right, float(sum(weights))
+
+    def _summed(self, grads: Grads, *, begin: bool) -> Grads:
+        """The sum of the gradients since the beginning."""
+        for name, grad in grads.items():
+            if begin:
+                np.copyto(self._sums.setdefault(name, np.empty_like(grad)), grad)
+            else:
+                self._sums[name] += grad
+        return self._sums
+
+
+@contextlib.contextmanager
+def _interruptible(run: Run) -> Iterator[None]:
+    """Let the first Ctrl-C end the run after its step, and a second one at once.
+
+    A handler of the program's own stays; other threads than the main one receive no signals.
+    """
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGINT, usual)
+        run.interrupted = True
+        run.stop("interrupted")
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
     """Indices of all samples in random order, by batches. A lone last sample joins the batch before."""
     order = rng.permutation(n)
     start = 0
@@ -60,6 +278,37 @@ def samples(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[Array, A
     return x, y
 
 
+def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any]) -> Array | None:
+    """The weight of each sample, checked: its own times that of its class; None where there are neither."""
+    weight = None
+    if sample_weight is not None:
+        weight = _weights("sample_weight", sample_weight, (len(y),))
+    if class_weight is not None:
+        if not are_labels(y):
+            raise ValueError("class_weight must come with integer labels y (n,)")
+        classes = int(y.max(initial=-1)) + 1
+        if isinstance(class_weight, Mapping):
+            missing = sorted({*y.tolist()} - {*class_weight})
+            if missing:
+                raise ValueError(f"class_weight must hold a weight per class, but lacks {missing[0]}")
+            class_weight = [class_weight.get(label, 0.0) for label in range(classes)]
+        by_class = _weights("class_weight", class_weight, (max(classes, len(class_weight)),))
+        weight = by_class[y] if weight is None else weight * by_class[y]
+    if weight is not None and not weight.any():
+        raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
+    return None if weight is None else np.ascontiguousarray(weight, dtype)
+
+
+def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(value, np.float64)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    wrong = array[~((array >= 0) & (array < np.inf))]
+    if wrong.size:
+        raise ValueError(f"{name} must be in [0, inf), got {wrong[0]}")
+    return array
+
+
 def are_labels(y: Array) -> bool:
     """Whether targets are integer labels, so that a model can be right about them."""
     return y.ndim == 1 and y.dtype.kind in "iu"
@@ -74,15 +323,28 @@ def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
     return {name: id(array) for name, array in arrays.items()}
 
 
+def bound(model: Sequential, optimizer: Optimizer | str) -> Optimizer:
+    """The optimizer, which must be bound to the model; or one of that name, with its defaults."""
+    if isinstance(optimizer, str):
+        return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
+    if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
+        raise ValueError("optimizer must be bound to model.params")
+    return optimizer
+
+
 def fit(
     model: Sequential,
     x: Array,
     y: Array,
+    *,
     epochs: int,
     batch_size: int,
+    accumulate: int,
     optimizer: Optimizer | str,
     validation_data: tuple[Array, Array] | None,
     loss: Loss,
+    sample_weight: Any,
+    class_weight: Any,
     seed: int | None,
     callbacks: Sequence[Callback],
 ) -> History:
@@ -90,48 +352,19 @@ def fit(
     x, y = samples(model, x, y, loss)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
-    if validation_data is not None:
-        validation_data = samples(model, *validation_data, loss)
-    epochs, batch_size = checks.integer("epochs", epochs, 0), checks.integer("batch_size", batch_size, 1)
-    seed = model.seed if seed is None else checks.integer("seed", seed, 0)
-    if isinstance(optimizer, str):
-        optimizer = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
-    elif _identities(checks.named("param", optimizer.params)) != _identities(model.params):
-        raise ValueError("optimizer must be bound to model.params")
-    count = sum(1 for _ in batches(len(x), batch_size, np.random.default_rng(0)))
-    labelled = are_labels(y)
-    memory = model.workspace()
-    history = History()
-
-    for callback in callbacks:
-        callback.on_train_begin(model, optimizer, epochs, count)
-    for epoch in range(epochs):
-        for callback in callbacks:
-            callback.on_epoch_begin(epoch)
-        started, total, right = time.perf_counter(), 0.0, 0.0
-        for batch, chosen in enumerate(batches(len(x), batch_size, np.random.default_rng([seed, optimizer.t]))):
-            targets = y[chosen]
-            inputs = np.take(
-                x, chosen, axis=0, out=memory.array("x", (len(chosen), *x.shape[1:]), x.dtype), mode="clip"
-            )
-            output, cache = model.forward(inputs, training=True, counter=optimizer.t, memory=memory)
-            value, dy = loss(output, targets)
-            _, grads = model.backward(dy, cache, memory=memory)
-            optimizer.step(grads)
-            total += value * len(chosen)
-            right += accuracy(output, targets) * len(chosen) if labelled else 0.0
-            for callback in callbacks:
-                callback.on_batch_end(batch, {"loss": value})
-        logs: dict[str, float] = {"loss": total / len(x)}
-        if labelled:
-            logs["accuracy"] = right / len(x)
-        logs["samples_per_second"] = len(x) / (time.perf_counter() - started)
-        if validation_data is not None:
-            measured = model.evaluate(*validation_data, loss=loss)
-            logs |= {f"val_{key}": measured[key] for key in measured}
-        history.add(logs)
-        for callback in callbacks:
-            callback.on_epoch_end(epoch, logs)
-    for callback in callbacks:
-        callback.on_train_end()
+    run = Run(
+        model,
+        (x, y, weights(sample_weight, class_weight, y, model.dtype)),
+        loss=loss,
+        epochs=checks.integer("epochs", epochs, 0),
+        batch_size=checks.integer("batch_size", batch_size, 1),
+        accumulate=checks.integer("accumulate", accumulate, 1),
+        seed=model.seed if seed is None else checks.integer("seed", seed, 0),
+        validation_data=None if validation_data is None else samples(model, *validation_data, loss),
+        optimizer=bound(model, optimizer),
+        callbacks=callbacks,
+    )
+    history = run.go()
+    if run.interrupted:
+        print(f"fastopt: {history.stopped}; weights and history are kept", file=sys.stderr)
     return history

@@ -199,11 +199,17 @@ class Recorder(nn.Callback):
     def __init__(self):
         self.calls = []
 
-    def on_train_begin(self, model, optimizer, epochs, batches):
-        self.calls.append(("train begins", model, optimizer, epochs, batches))
+    def on_train_begin(self, run):
+        self.calls.append(("train begins", run.model, run.optimizer, run.epochs, run.batches))
 
     def on_epoch_begin(self, epoch):
         self.calls.append(("epoch begins", epoch))
+
+    def on_batch_begin(self, batch):
+        self.calls.append(("batch begins", batch))
+
+    def on_gradients(self, batch, grads):
+        self.calls.append(("gradients", batch, list(grads)))
 
     def on_batch_end(self, batch, logs):
         self.calls.append(("batch ends", batch, list(logs)))
@@ -222,6 +228,7 @@ def test_callbacks_are_called_in_order(samples):
     optimizer = fastopt.Adam(model.params)
     history = model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.Callback(), recorder])
     keys = ["loss", "accuracy", "samples_per_second"]
+    names = ["4.weight", "4.bias", "1.scale", "1.shift", "0.weight", "0.bias"]
     assert recorder.calls == [
         ("train begins", model, optimizer, 2, 2),
         *(
@@ -229,8 +236,15 @@ def test_callbacks_are_called_in_order(samples):
             for epoch in range(2)
             for call in (
                 ("epoch begins", epoch),
-                ("batch ends", 0, ["loss"]),
-                ("batch ends", 1, ["loss"]),
+                *(
+                    (*event, *more)
+                    for batch in range(2)
+                    for event, more in (
+                        (("batch begins", batch), ()),
+                        (("gradients", batch), (names,)),
+                        (("batch ends", batch), (["loss"],)),
+                    )
+                ),
                 ("epoch ends", epoch, keys),
             )
         ),
