@@ -8,22 +8,32 @@
 True
 """
 
-from fastopt.nn.callbacks import Callback, LearningRateScheduler, Lines
+from fastopt.nn.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LearningRateScheduler,
+    Lines,
+    ModelCheckpoint,
+    TensorBoard,
+)
 from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
 from fastopt.nn.norms import BatchNorm
-from fastopt.nn.training import History
+from fastopt.nn.training import History, Run, batches
 
 __all__ = [
     "FRESH",
     "BatchNorm",
+    "CSVLogger",
     "Callback",
     "Composite",
     "Conv2D",
     "Dense",
     "Dropout",
+    "EarlyStopping",
     "Flatten",
     "History",
     "Layer",
@@ -31,9 +41,13 @@ __all__ = [
     "Lines",
     "Loss",
     "MaxPool2D",
+    "ModelCheckpoint",
     "ReLU",
+    "Run",
     "Sequential",
+    "TensorBoard",
     "Workspace",
+    "batches",
     "load",
     "softmax_cross_entropy",
 ]

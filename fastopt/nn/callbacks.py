@@ -56,7 +56,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned, after `on_train_begin`."""
+        """Take over what `state_dict` returned (where that was not empty), after `on_train_begin`."""
 
 
 # ---- By the value of a measure --------------------------------------------------------------------------------
@@ -268,7 +268,8 @@ class ModelCheckpoint(_Watcher):
         run.history.monitor = saved["monitor"]
         run.epoch, run.stopped = saved["epoch"], saved["stopped"]
         for callback, state in zip(run.callbacks, saved["callbacks"], strict=True):
-            callback.load_state_dict(state)
+            if state:
+                callback.load_state_dict(state)
 
 
 # ---- Learning rates ---------------------------------------------------------------------------------------------

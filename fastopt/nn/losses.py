@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fastopt.checks import Array
 from fastopt.functional import softmax_cross_entropy
 
 __all__ = ["Loss", "softmax_cross_entropy"]
 
-#: (output, targets) -> (mean loss, gradient with respect to the output)
-Loss = Callable[[Array, Any], tuple[float, Array]]
+#: (output, targets) -> (mean loss, gradient with respect to the output); with weights, (…, sample_weight=w)
+Loss = Callable[..., tuple[float, Array]]
