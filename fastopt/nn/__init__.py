@@ -15,6 +15,7 @@ from fastopt.nn.callbacks import (
     LearningRateScheduler,
     Lines,
     ModelCheckpoint,
+    ReduceLROnPlateau,
     TensorBoard,
 )
 from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
@@ -43,6 +44,7 @@ __all__ = [
     "MaxPool2D",
     "ModelCheckpoint",
     "ReLU",
+    "ReduceLROnPlateau",
     "Run",
     "Sequential",
     "TensorBoard",

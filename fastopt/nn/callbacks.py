@@ -16,6 +16,7 @@ import numpy as np
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn import files
+from fastopt.schedules import ReduceOnPlateau
 
 if TYPE_CHECKING:
     from fastopt.nn.layers import Grads
@@ -67,19 +68,15 @@ class _Watcher(Callback):
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         self.monitor = monitor
-        self.mode = checks.choice("mode", mode, ("auto", "min", "max"))
+        checks.choice("mode", mode, ("auto", "min", "max"))
+        self.mode = mode if mode != "auto" else "min" if monitor.endswith("loss") else "max"
         self.min_delta = checks.number("min_delta", min_delta, "[0, inf)")
 
     def on_train_begin(self, run: Run) -> None:
         checks.choice("monitor", self.monitor, run.measures)
         self._run = run
-        self._sign = 1.0 if self._better_mode() == "min" else -1.0
+        self._sign = 1.0 if self.mode == "min" else -1.0
         self._best, self._best_epoch = math.inf, -1
-
-    def _better_mode(self) -> str:
-        if self.mode != "auto":
-            return self.mode
-        return "min" if self.monitor.endswith("loss") else "max"
 
     def _improved(self, epoch: int, logs: dict[str, float]) -> bool:
         """Whether the measure is better than it ever was, by more than `min_delta`; NaN never is."""
@@ -300,6 +297,64 @@ class LearningRateScheduler(Callback):
     def _set(self, batch: int) -> None:
         run = self._run
         run.optimizer.lr = self.schedule(run.epoch * run.batches + batch, run.epochs * run.batches)
+
+
+class ReduceLROnPlateau(_Watcher):
+    """Lowers the learning rate where a measure has not got better: `fastopt.schedules.ReduceOnPlateau`, once per epoch.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        The measure: a key of `History`.
+    factor : float, default 0.1
+        What the rate is multiplied by, in (0, 1).
+    patience : int, default 10
+        How many epochs in a row may bring nothing better.
+    min_delta : float, default 1e-4
+        Only what differs from the best by more than this is better, in [0, inf).
+    cooldown : int, default 0
+        How many epochs after a change do not count.
+    min_lr : float, default 0.0
+        The rate does not fall below this, in [0, inf).
+    mode : {"auto", "min", "max"}, default "auto"
+        See `EarlyStopping`.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        mode: Mode = "auto",
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        self._options: dict[str, Any] = {
+            "mode": self.mode,
+            "factor": factor,
+            "patience": patience,
+            "threshold": self.min_delta,
+            "threshold_mode": "abs",
+            "cooldown": cooldown,
+            "min_lr": min_lr,
+        }
+        ReduceOnPlateau(lr=0.0, **self._options)  # which checks them
+
+    def on_train_begin(self, run: Run) -> None:
+        super().on_train_begin(run)
+        self._plateau = ReduceOnPlateau(run.optimizer, **self._options)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self._plateau.update(logs[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._plateau.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._plateau.load_state_dict(state)
 
 
 # ---- Loggers ------------------------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ def test_a_measure_that_will_not_be_there_is_refused_at_once(samples, callback):
         (lambda: nn.EarlyStopping(patience=-1), "patience must be at least 0, got -1"),
         (lambda: nn.EarlyStopping(min_delta=-1.0), r"min_delta must be in \[0, inf\), got -1.0"),
         (lambda: nn.EarlyStopping(mode="up"), "mode must be one of 'auto', 'min', 'max'; got 'up'"),
+        (lambda: nn.ReduceLROnPlateau(factor=1.0), r"factor must be in \(0, 1\), got 1.0"),
+        (lambda: nn.ReduceLROnPlateau(patience=-1), "patience must be at least 0, got -1"),
         (lambda: nn.ModelCheckpoint("a", every=0), "every must be at least 1, got 0"),
         (lambda: nn.ModelCheckpoint("{epoch}.npz", resume=True), "path must name one file where resume is True"),
     ],
@@ -135,6 +137,31 @@ def test_a_measure_that_will_not_be_there_is_refused_at_once(samples, callback):
 def test_options_are_checked(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "rates"),
+    [
+        ({"patience": 1}, [3, 2, 2, 2, 2, 2], [1, 1, 1, 0.1, 0.1, 0.01]),
+        ({"patience": 0, "factor": 0.5, "cooldown": 2}, [3, 3, 3, 3, 3, 3], [1, 0.5, 0.5, 0.5, 0.25, 0.25]),
+        ({"patience": 0, "factor": 0.5, "min_lr": 0.3}, [3, 3, 3, 3], [1, 0.5, 0.3, 0.3]),
+        ({"patience": 0, "factor": 0.5, "min_delta": 1.0}, [5, 4.5, 3.5], [1, 0.5, 0.5]),
+        ({"patience": 0, "factor": 0.5, "monitor": "val_accuracy"}, [0.1, 0.2, 0.2], [1, 1, 0.5]),
+    ],
+)
+def test_reduce_on_plateau(samples, options, values, rates):
+    model, script = mlp(), Script(values, options.get("monitor", "val_loss"))
+    optimizer, seen = fastopt.SGD(model.params, lr=1.0), []
+
+    class Watch(nn.Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(optimizer.lr)
+
+    plateau = nn.ReduceLROnPlateau(**options)
+    model.fit(
+        *samples, epochs=len(values), optimizer=optimizer, validation_data=samples, callbacks=[script, plateau, Watch()]
+    )
+    assert seen == pytest.approx(rates)
 
 
 # ---- Checkpoints ----------------------------------------------------------------------------------------
@@ -170,9 +197,9 @@ def resumable(path, samples, *, epochs=8, killer=None, optimizer=fastopt.Adam):
         validation_data=samples,
         callbacks=[
             nn.ModelCheckpoint(path, resume=True),
-            nn.EarlyStopping(patience=2, min_delta=0.02),
+            nn.EarlyStopping(patience=2, min_delta=0.2),
+            nn.ReduceLROnPlateau(patience=0, min_delta=0.2, factor=0.5),
             nn.ModelCheckpoint(path.with_name("best.npz"), best_only=True),
-            nn.LearningRateScheduler(lambda step, steps: 0.1 / (1 + step)),
             killer or Killer(None),
         ],
     )
@@ -188,7 +215,9 @@ def flat(optimizer):
 @pytest.mark.parametrize("optimizer", [fastopt.Adam, fastopt.Momentum])
 def test_a_killed_run_goes_on_to_the_same_bits(samples, tmp_path, optimizer):
     model, bound, history = resumable(tmp_path / "whole.npz", samples, optimizer=optimizer)
-    for epoch in (0, 1, 4):
+    assert history.stopped.startswith("val_loss has not got better since")
+    assert bound.lr < 1e-2
+    for epoch in (0, 1, 3):
         with pytest.raises(Kill):
             resumable(tmp_path / "killed.npz", samples, killer=Killer(epoch), optimizer=optimizer)
     again = resumable(tmp_path / "killed.npz", samples, optimizer=optimizer)
@@ -206,7 +235,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(samples, tmp_path, optimizer):
 def test_a_run_can_be_made_longer(samples, tmp_path):
     def run(epochs, path):
         model = mlp()
-        model.fit(*samples, epochs=epochs, callbacks=[nn.ModelCheckpoint(path, resume=True)])
+        falling = nn.LearningRateScheduler(lambda step, steps: 0.1 / (1 + step))
+        model.fit(*samples, epochs=epochs, callbacks=[nn.ModelCheckpoint(path, resume=True), falling])
         return model
 
     run(2, tmp_path / "a.npz")
