@@ -41,7 +41,9 @@ def contenders(contest):
                 if not (rows and parallel) and (contest.arrays["x"].ndim > 2 or axis == contest.axis):
                     entered[label] = _batch_norm(bind, contest, axis)
         elif not parallel or contest.name not in SERIAL:
-            entered[name] = _layer(bind, contest.name, **contest.arrays)
+            made = _layer(bind, contest.name, **contest.arrays)
+            if made is not None:
+                entered[name] = made
     return entered
 
 
@@ -345,6 +347,7 @@ SERIAL = ("bias_relu_backward",)
 
 
 def _layer(bind, name, **arrays):
+    """A bound function and its result, or None for a layer that has no entry."""
     first, *others = arrays.values()
     out = np.empty_like(first)
     match name:
@@ -383,7 +386,7 @@ def _layer(bind, name, **arrays):
         case "col2im":
             out = np.empty((*first.shape[:3], first.shape[5]), first.dtype)
             return bind(col2im, first, out), out
-    raise ValueError(f"nothing is entered for {name}")
+    return None
 
 
 def _batch_norm(bind, contest, axis):

@@ -352,6 +352,60 @@ def _size(shape: Shape, axis: int = 1) -> str:
     return size if axis == 1 else f"{size} channels last"
 
 
+def activation_forward(n: int) -> Contest:
+    x, y = _normal(n), np.empty(n, np.float32)
+    return Contest("activation_forward", f"{n:,}", 8 * n, {"x": x}, {
+        "fastopt": lambda: F.activation_forward(x, "gelu_tanh", out=y),
+        "NumPy textbook": lambda: reference.activation_forward(x, "gelu_tanh"),
+    })  # fmt: skip
+
+
+def activation_backward(n: int) -> Contest:
+    x, dy, dx = _normal(n), _normal(n)[::-1].copy(), np.empty(n, np.float32)
+    return Contest("activation_backward", f"{n:,}", 12 * n, {"dy": dy, "x": x}, {
+        "fastopt": lambda: F.activation_backward(dy, x, "gelu_tanh", out=dx),
+        "NumPy textbook": lambda: reference.activation_backward(dy, x, "gelu_tanh"),
+    })  # fmt: skip
+
+
+def group_norm_forward(*shape: int) -> Contest:
+    """Layer norm of rows, and images in four groups."""
+    groups = 1 if len(shape) == 2 else 4
+    x, scale, shift, y = _normal(*shape), _normal(shape[-1]), _normal(shape[-1]), np.empty(shape, np.float32)
+    return Contest("group_norm_forward", str(shape), 2 * x.nbytes, {"x": x, "scale": scale, "shift": shift}, {
+        "fastopt": lambda: F.group_norm_forward(x, groups, scale, shift, out=y),
+        "NumPy textbook": lambda: reference.group_norm_forward(x, groups, scale, shift),
+    })  # fmt: skip
+
+
+def group_norm_backward(*shape: int) -> Contest:
+    groups = 1 if len(shape) == 2 else 4
+    x, scale, dy, dx = _normal(*shape), _normal(shape[-1]), _normal(*shape)[::-1].copy(), np.empty(shape, np.float32)
+    _, cache = F.group_norm_forward(x, groups, scale)
+    _, textbook = reference.group_norm_forward(x, groups, scale)
+    return Contest("group_norm_backward", str(shape), 3 * x.nbytes, {"dy": dy, "x": x, "scale": scale}, {
+        "fastopt": lambda: F.group_norm_backward(dy, cache, out=dx),
+        "NumPy textbook": lambda: reference.group_norm_backward(dy, textbook),
+    })  # fmt: skip
+
+
+def softmax_forward(rows: int, columns: int) -> Contest:
+    x, y = _normal(rows, columns), np.empty((rows, columns), np.float32)
+    return Contest("softmax_forward", str(x.shape), 2 * x.nbytes, {"x": x}, {
+        "fastopt": lambda: F.softmax_forward(x, out=y),
+        "NumPy textbook": lambda: reference.softmax_forward(x),
+    })  # fmt: skip
+
+
+def softmax_backward(rows: int, columns: int) -> Contest:
+    dy, dx = _normal(rows, columns), np.empty((rows, columns), np.float32)
+    y = F.softmax_forward(dy[::-1].copy())
+    return Contest("softmax_backward", str(dy.shape), 3 * dy.nbytes, {"dy": dy, "y": y}, {
+        "fastopt": lambda: F.softmax_backward(dy, y, out=dx),
+        "NumPy textbook": lambda: reference.softmax_backward(dy, y),
+    })  # fmt: skip
+
+
 def softmax_cross_entropy(n: int, classes: int) -> Contest:
     x, d = _normal(n, classes), np.empty((n, classes), np.float32)
     labels = np.random.default_rng(0).integers(classes, size=n)
@@ -381,6 +435,40 @@ def max_pool_backward(*shape: int) -> Contest:
         "NumPy in place": lambda: inplace.max_pool_backward(dy, x, y, dx),
         "NumPy textbook": lambda: reference.max_pool_backward(dy, winner, shape, (2, 2), (2, 2)),
     }, {"NumPy in place": dx})  # fmt: skip
+
+
+def average_pool_forward(*shape: int) -> Contest:
+    x = _normal(*shape)
+    y = F.average_pool_forward(x, 2)
+    return Contest("average_pool_forward", str(shape), x.nbytes + y.nbytes, {"x": x}, {
+        "fastopt": lambda: F.average_pool_forward(x, 2, out=y),
+        "NumPy textbook": lambda: reference.average_pool_forward(x, (2, 2), (2, 2)),
+    })  # fmt: skip
+
+
+def average_pool_backward(*shape: int) -> Contest:
+    n, h, w, c = shape
+    dy, dx = _normal(n, h // 2, w // 2, c), np.empty(shape, np.float32)
+    return Contest("average_pool_backward", str(shape), dy.nbytes + dx.nbytes, {"dy": dy}, {
+        "fastopt": lambda: F.average_pool_backward(dy, (n, h, w, c), 2, out=dx),
+        "NumPy textbook": lambda: reference.average_pool_backward(dy, shape, (2, 2), (2, 2)),
+    })  # fmt: skip
+
+
+def embedding_backward(places: int, count: int, width: int) -> Contest:
+    dy, table = _normal(places, width), np.empty((count, width), np.float32)
+    entries = np.random.default_rng(0).integers(count, size=places)
+
+    def add_at() -> Array:
+        table.fill(0)
+        np.add.at(table, entries, dy)
+        return table
+
+    return Contest("embedding_backward", str((places, count, width)), dy.nbytes + table.nbytes, {"dy": dy}, {
+        "fastopt": lambda: F.embedding_backward(dy, entries, count, out=table),
+        "NumPy in place": add_at,
+        "NumPy textbook": lambda: reference.embedding_backward(dy, entries, count),
+    })  # fmt: skip
 
 
 def im2col(n: int, h: int, w: int, c: int) -> Contest:
@@ -420,7 +508,16 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     bias_relu_dropout_forward: _DENSE,
     batch_norm_forward: _NORM,
     batch_norm_backward: _NORM,
+    activation_forward: _FLAT[:2],
+    activation_backward: _FLAT[:2],
+    group_norm_forward: [*_DENSE, *_NORM_LAST],
+    group_norm_backward: [*_DENSE, *_NORM_LAST],
+    softmax_forward: [(64, 10), (128, 1000)],
+    softmax_backward: [(64, 10), (128, 1000)],
     softmax_cross_entropy: [(64, 10), (128, 1000)],
+    average_pool_forward: _IMAGES,
+    average_pool_backward: _IMAGES,
+    embedding_backward: [(2048, 1000, 64)],
     max_pool_forward: _IMAGES,
     max_pool_backward: _IMAGES,
     im2col: _IMAGES,

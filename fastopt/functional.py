@@ -22,7 +22,7 @@ import linecache
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,13 @@ from fastopt.optimizers import OPTIMIZERS, Optimizer
 
 __all__ = [
     *OPTIMIZERS,
+    "ACTIVATIONS",
     "BatchNormCache",
+    "GroupNormCache",
+    "activation_backward",
+    "activation_forward",
+    "average_pool_backward",
+    "average_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
     "bias_relu_backward",
@@ -44,19 +50,26 @@ __all__ = [
     "dropout",
     "dropout_apply",
     "dropout_backward",
+    "embedding_backward",
+    "group_norm_backward",
+    "group_norm_forward",
     "im2col",
+    "instance_norm_forward",
+    "layer_norm_forward",
     "max_pool_backward",
     "max_pool_forward",
     "patches_shape",
     "plan",
     "relu_backward",
     "relu_forward",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_forward",
     "winner_type",
 ]
 
 
-_PLAIN = frozenset({bool, float, int, str, tuple})
+_PLAIN = frozenset({bool, float, int, str, tuple, type(None)})
 
 
 def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -442,6 +455,143 @@ def softmax_cross_entropy(
         _explain_outputs({"logits": logits, "out": dlogits}, losses=(given, logits.dtype, (n,)))
         raise
     return float(np.add.reduce(losses, dtype=np.float64)) / max(n, 1), dlogits
+
+
+# ---- Further activations ------------------------------------------------------------------------------------
+
+_activation_forward = _kernels.Layer("activation_forward")
+_activation_backward = _kernels.Layer("activation_backward")
+_softmax_forward = _kernels.Layer("softmax_forward")
+_softmax_backward = _kernels.Layer("softmax_backward")
+
+Activation = Literal["leaky_relu", "elu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu", "softplus"]
+#: What `activation_forward` can compute. The gradients of the first four follow from y, those of the others from x.
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+
+def activation_forward(x: Array, kind: Activation, *, alpha: float | None = None, out: Array | None = None) -> Array:
+    """An activation, element by element; NaN stays NaN.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    kind : str
+        ``"leaky_relu"``: x, or `alpha`·x where x < 0. ``"elu"`` [1]_: x, or `alpha`·(eˣ − 1) where x < 0. ``"tanh"``.
+        ``"sigmoid"``: 1 / (1 + e⁻ˣ). ``"gelu"`` [2]_: x·Φ(x), Φ being the normal distribution. ``"gelu_tanh"``: its
+        approximation x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))). ``"silu"`` [2]_: x / (1 + e⁻ˣ). ``"softplus"``:
+        log(1 + eˣ).
+    alpha : float, optional
+        In [0, inf); where absent 0.01 for ``"leaky_relu"``, 1 for ``"elu"``.
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+
+    References
+    ----------
+    .. [1] D.-A. Clevert et al., "Fast and accurate deep network learning by exponential linear units", 2016.
+    .. [2] D. Hendrycks and K. Gimpel, "Gaussian error linear units", 2016.
+    """
+    y = _like("x", x, out)
+    options = _activation(kind, alpha)
+    try:
+        _activation_forward((x, y), (x.size, options[0]), options[1:])
+    except _kernels.Misfit:
+        _explain_alike(out, x=x)
+        raise
+    return y
+
+
+def activation_backward(
+    dy: Array, seen: Array, kind: Activation, *, alpha: float | None = None, out: Array | None = None
+) -> Array:
+    """The gradient of `activation_forward`.
+
+    Parameters
+    ----------
+    dy : ndarray, any shape
+        The gradient with respect to y.
+    seen : ndarray like `dy`
+        For ``"leaky_relu"``, ``"elu"``, ``"tanh"`` and ``"sigmoid"`` the y that forward returned, for the others its x.
+    kind, alpha
+        As there.
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    """
+    dx = _like("dy", dy, out)
+    options = _activation(kind, alpha)
+    try:
+        _activation_backward((dy, seen, dx), (dy.size, options[0]), options[1:])
+    except _kernels.Misfit:
+        _explain_alike(out, dy=dy, seen=seen)
+        raise
+    return dx
+
+
+@_remembered
+def _activation(kind: str, alpha: Any) -> tuple[int, float]:
+    """Place and parameter of an activation."""
+    place = ACTIVATIONS.index(checks.choice("kind", kind, ACTIVATIONS))
+    if alpha is None:
+        return place, 0.01 if kind == "leaky_relu" else 1.0
+    return place, checks.number("alpha", alpha, "[0, inf)")
+
+
+def softmax_forward(x: Array, out: Array | None = None, log_sum: NDArray[np.float64] | None = None) -> Array:
+    """Softmax over the last axis: ``y = exp(x) / Σ exp(x)``. The maximum is taken off first, so any finite x is safe.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+    log_sum : float64 ndarray (size / d,), optional
+        Where to write ``log Σ exp(x)`` of each row.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    y = _like("x", x, out)
+    rows, columns = _rows("x", x)
+    try:
+        _softmax_forward((x, y, log_sum), (rows, columns))
+    except _kernels.Misfit:
+        _explain_alike(out, x=x)
+        _explain_outputs({"x": x, "out": y}, log_sum=(log_sum, np.dtype(np.float64), (rows,)))
+        raise
+    return y
+
+
+def softmax_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
+    """The gradient of `softmax_forward`: ``dx = y·(dy − Σ dy·y)``.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    y : ndarray like `dy`
+        What `softmax_forward` returned.
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    """
+    dx = _like("dy", dy, out)
+    try:
+        _softmax_backward((dy, y, dx), _rows("dy", dy))
+    except _kernels.Misfit:
+        _explain_alike(out, dy=dy, y=y)
+        raise
+    return dx
 
 
 # ---- Dropout ------------------------------------------------------------------------------------------------
@@ -842,10 +992,271 @@ def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "ax
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
+# ---- Layer, group and instance norm -------------------------------------------------------------------------
+
+_group_norm_forward = _kernels.Layer("group_norm_forward")
+_group_norm_backward = _kernels.Layer("group_norm_backward")
+
+
+class GroupNormCache(NamedTuple):
+    """What `group_norm_backward` needs: x as (rows, pixels, channels), scale (channels,), the number of groups, and the
+    statistics of each row and group, float64 (rows · groups,)."""
+
+    x: Array
+    scale: Array | None
+    mean: NDArray[np.float64]
+    inv_std: NDArray[np.float64]
+    groups: int
+
+    @property
+    def parts_shape(self) -> tuple[int, int, int]:
+        """The shape of the `parts` of `group_norm_backward`."""
+        rows, _, channels = self.x.shape
+        return -(-rows // _block(self.x.shape)), 2, channels
+
+
+def layer_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    axes: int = 1,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+) -> tuple[Array, GroupNormCache]:
+    """Layer normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift`` over the last `axes` axes.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    scale, shift : ndarray of the shape of the last `axes` axes, optional
+        Learnt for each element; 1 and 0 where absent.
+    axes : int, default 1
+        Over how many axes, the last ones.
+    eps : float, default 1e-5
+        Added to the variance (that with divisor n), in [0, inf).
+    out : ndarray like `x`, optional
+        Where to write y.
+    mean, inv_std : float64 ndarray (rows,), optional
+        Where to write the cache's; rows being the product of the other axes.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : GroupNormCache
+        For `group_norm_backward`.
+
+    References
+    ----------
+    .. [1] J. L. Ba et al., "Layer normalization", 2016, eq. 3 and 4.
+    """
+    if not isinstance(x, np.ndarray) or x.ndim == 0:
+        checks.array("x", x)
+        raise ValueError("x must have at least one dimension, got shape ()")
+    axes = checks.integer("axes", axes, 1, x.ndim)
+    learnt = x.shape[x.ndim - axes :]
+    shape = math.prod(x.shape[: x.ndim - axes]), 1, math.prod(learnt)
+    return _normalise(x, shape, 1, scale, shift, learnt, eps, out, mean, inv_std)
+
+
+def group_norm_forward(
+    x: Array,
+    groups: int,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+) -> tuple[Array, GroupNormCache]:
+    """Group normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per sample over a group of channels.
+
+    Parameters
+    ----------
+    x : ndarray (n, …, c)
+    groups : int
+        A divisor of c. Group g has the channels from ``g·c/groups`` on.
+    scale, shift : ndarray (c,), optional
+        Learnt for each channel; 1 and 0 where absent.
+    eps, out
+        As in `layer_norm_forward`.
+    mean, inv_std : float64 ndarray (n · groups,), optional
+        Where to write the cache's.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : GroupNormCache
+        For `group_norm_backward`.
+
+    References
+    ----------
+    .. [1] Y. Wu and K. He, "Group normalization", 2018, eq. 1 to 7.
+    """
+    shape = _pixels(x)
+    groups = checks.integer("groups", groups, 1)
+    if shape[2] % groups:
+        raise ValueError(f"groups must divide the number of channels, {shape[2]}, got {groups}")
+    return _normalise(x, shape, groups, scale, shift, shape[2:], eps, out, mean, inv_std)
+
+
+def instance_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+) -> tuple[Array, GroupNormCache]:
+    """Instance normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per sample and channel.
+
+    Parameters
+    ----------
+    x : ndarray (n, …, c)
+    scale, shift, eps, out, mean, inv_std
+        As in `group_norm_forward` with c groups.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : GroupNormCache
+        For `group_norm_backward`.
+
+    References
+    ----------
+    .. [1] D. Ulyanov et al., "Instance normalization", 2016, eq. 2.
+    """
+    shape = _pixels(x)
+    return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
+
+
+def group_norm_backward(
+    dy: Array,
+    cache: GroupNormCache,
+    out: Array | None = None,
+    dscale: Array | None = None,
+    dshift: Array | None = None,
+    parts: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of `layer_norm_forward`, `group_norm_forward` and `instance_norm_forward`.
+
+    Parameters
+    ----------
+    dy : ndarray like x
+        The gradient with respect to y.
+    cache : GroupNormCache
+        From forward; x and scale must be unchanged since.
+    out : ndarray like `dy`, optional
+        Where to write dx.
+    dscale, dshift : ndarray of as many elements as scale has or would have, optional
+        Where to write those.
+    parts : ndarray of the shape ``cache.parts_shape``, optional
+        Room for sums over blocks of rows.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dscale, dshift : ndarray (channels,), or as given
+    """
+    if not isinstance(cache, GroupNormCache):
+        raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
+    x, scale, mean, inv_std, groups = cache
+    dx = _like("dy", dy, out)
+    rows, pixels, channels = checks.array("cache.x", x, ndim=3).shape
+    sizes = (rows, pixels, channels, checks.integer("cache.groups", groups, 1), rows * groups, _block(x.shape))
+    for name, given in (("dscale", dscale), ("dshift", dshift)):
+        if given is not None and checks.array(name, given, dtype=x.dtype, writable=True).size != channels:
+            raise ValueError(f"{name} must have {channels} elements, got shape {given.shape}")
+    if channels % groups or dy.size != x.size:
+        checks.array("dy", dy, dtype=x.dtype, shape=x.shape)
+        raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
+    if out is not None and out.shape != dy.shape:
+        checks.output("out", out, dy, apart_from={})
+    given_parts = parts
+    if parts is None:
+        parts = np.empty(cache.parts_shape, x.dtype)
+    elif parts.shape != cache.parts_shape:
+        _explain_outputs({}, parts=(parts, x.dtype, cache.parts_shape))
+    try:
+        _group_norm_backward((dy.reshape(x.shape), x, scale, mean, inv_std, dx.reshape(x.shape), parts), sizes)
+    except _kernels.Misfit:
+        inputs = {"dy": checks.array("dy", dy, dtype=x.dtype), "cache.x": x}
+        for name, value in (("cache.mean", mean), ("cache.inv_std", inv_std)):
+            inputs[name] = checks.array(name, value, dtype=np.float64, shape=(rows * groups,))
+        if scale is not None:
+            inputs["cache.scale"] = checks.array("cache.scale", scale, dtype=x.dtype, shape=(channels,))
+        checks.output("out", out, dy, apart_from=inputs)
+        _explain_outputs({**inputs, "out": dx}, parts=(given_parts, x.dtype, cache.parts_shape))
+        raise
+    dlearnt = [np.empty(channels, x.dtype) if given is None else given for given in (dscale, dshift)]
+    with np.errstate(all="ignore"):  # as in a kernel
+        sums = np.add.reduce(parts, axis=0, dtype=np.float64) if x.size else np.zeros((2, channels))
+        for result, total in zip(dlearnt, sums, strict=True):
+            result.reshape(-1)[...] = total
+    return dx, dlearnt[0], dlearnt[1]
+
+
+def _normalise(
+    x: Array,
+    shape: tuple[int, int, int],
+    groups: int,
+    scale: Array | None,
+    shift: Array | None,
+    learnt: tuple[int, ...],
+    eps: float,
+    out: Array | None,
+    mean: NDArray[np.float64] | None,
+    inv_std: NDArray[np.float64] | None,
+) -> tuple[Array, GroupNormCache]:
+    """Group norm of x as (rows, pixels, channels), with scale and shift of the shape `learnt`."""
+    checks.array("x", x)
+    y = _like("x", x, out)
+    eps = checks.number("eps", eps, "[0, inf)")
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value is not None:
+            checks.array(name, value, dtype=x.dtype, shape=learnt)
+    count = shape[0] * groups
+    statistics = np.empty(count) if mean is None else mean, np.empty(count) if inv_std is None else inv_std
+    flat = [None if value is None else value.reshape(-1) for value in (scale, shift)]
+    try:
+        _group_norm_forward((x, *flat, y, *statistics), (*shape, groups, count), (eps,))
+    except _kernels.Misfit:
+        given = {name: a for name, a in (("x", x), ("scale", scale), ("shift", shift)) if a is not None}
+        checks.output("out", out, x, apart_from=given)
+        double = np.dtype(np.float64), (count,)
+        _explain_outputs({"out": y, **given}, mean=(mean, *double), inv_std=(inv_std, *double))
+        raise
+    if not x.size:
+        for empty in statistics:
+            empty.fill(0)
+    return y, GroupNormCache(x.reshape(shape), flat[0], *statistics, groups)
+
+
+def _pixels(x: Array) -> tuple[int, int, int]:
+    """The shape (n, …, c) as (n, pixels, c)."""
+    if not isinstance(x, np.ndarray) or x.ndim < 2:
+        checks.array("x", x)
+        raise ValueError(f"x must have shape (n, …, c), got {x.shape}")
+    return x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]
+
+
+def _block(shape: tuple[int, ...]) -> int:
+    """How many rows of (rows, pixels, channels) are added up before their sum goes to a part of its own."""
+    _, pixels, channels = shape
+    return max(min(65536 // max(pixels * channels, 1), 64), -(-16 // max(pixels, 1)))
+
+
 # ---- Images -------------------------------------------------------------------------------------------------
 
 _max_pool_forward = _kernels.Layer("max_pool_forward")
 _max_pool_backward = _kernels.Layer("max_pool_backward")
+_average_pool_forward = _kernels.Layer("average_pool_forward")
+_average_pool_backward = _kernels.Layer("average_pool_backward")
 _im2col = _kernels.Layer("im2col")
 _col2im = _kernels.Layer("col2im")
 
@@ -919,6 +1330,60 @@ def max_pool_backward(
     checks.array("winner", winner, dtype=winner_type(dy.dtype), shape=pooled)
     dx = checks.output("out", out, dy, shape=tuple(shape), apart_from={"dy": dy, "winner": winner})
     _max_pool_backward((dy, winner, dx), sizes)
+    return dx
+
+
+def average_pool_forward(x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None) -> Array:
+    """The mean of each window, without padding.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size, stride
+        As in `max_pool_forward`.
+    out : ndarray (n, oh, ow, c), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, c)
+        With ``oh = (h − size) // stride + 1``.
+    """
+    checks.array("x", x, ndim=4)
+    sizes, shape = _pooling(x.shape, size, stride)
+    y = checks.output("out", out, x, shape=shape, apart_from={"x": x})
+    _average_pool_forward((x, y), sizes)
+    return y
+
+
+def average_pool_backward(
+    dy: Array,
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `average_pool_forward`: each dy is shared out among the elements of its window.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, c)
+        The gradient with respect to y.
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    size, stride
+        As in `max_pool_forward`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+    """
+    sizes, pooled = _pooling(shape, size, stride)
+    checks.array("dy", dy, shape=pooled)
+    dx = checks.output("out", out, dy, shape=tuple(shape), apart_from={"dy": dy})
+    _average_pool_backward((dy, dx), sizes)
     return dx
 
 
@@ -1005,3 +1470,38 @@ def _patches(shape: Any, size: Pair, stride: Pair, padding: Pair) -> tuple[tuple
         raise ValueError(f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}, got {(kh, kw)}")
     out_h, out_w = (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1
     return (n, h, w, c, kh, kw, sh, sw, ph, pw), (n, out_h, out_w, kh, kw, c)
+
+
+# ---- Embedding ----------------------------------------------------------------------------------------------
+
+_embedding_backward = _kernels.Layer("embedding_backward")
+
+
+def embedding_backward(dy: Array, entries: NDArray[np.integer[Any]], count: int, out: Array | None = None) -> Array:
+    """The gradient of ``y = table[entries]`` with respect to the table: of equal entries, the dy are added up.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    entries : integer ndarray (…)
+        Each in [0, count).
+    count : int
+        The number of entries of the table.
+    out : ndarray (count, d), optional
+        Where to write.
+
+    Returns
+    -------
+    dtable : ndarray (count, d)
+    """
+    checks.array("dy", dy)
+    places, width = _rows("dy", dy)
+    count = checks.integer("count", count, 1)
+    if not isinstance(entries, np.ndarray) or entries.shape != dy.shape[:-1]:
+        got = entries.shape if isinstance(entries, np.ndarray) else type(entries).__name__
+        raise ValueError(f"entries must be an array of shape {dy.shape[:-1]}, got {got}")
+    own = checks.labels("entries", entries.reshape(-1), math.prod(entries.shape), count)
+    dtable = checks.output("out", out, dy, shape=(count, width), apart_from={"dy": dy, "entries": entries})
+    _embedding_backward((dy, own, dtable), (places, count, width))
+    return dtable

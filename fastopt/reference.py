@@ -6,6 +6,7 @@ Names, arguments and defaults are those of `fastopt.functional`; a step returns 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,72 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     n = len(logits)
     onehot = np.eye(logits.shape[1])[labels]
     return float(-(log_softmax * onehot).sum() / n), (np.exp(log_softmax) - onehot) / n
+
+
+# ---- Further activations ------------------------------------------------------------------------------------
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _sigmoid(x):
+    return np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x)))
+
+
+def _gelu_argument(x):
+    return np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+
+
+def activation_forward(x: Array, kind: str, *, alpha: float | None = None) -> Array:
+    match kind:
+        case "leaky_relu":
+            return np.where(x < 0, (0.01 if alpha is None else alpha) * x, x)
+        case "elu":
+            return np.where(x < 0, (1.0 if alpha is None else alpha) * np.expm1(np.minimum(x, 0)), x)
+        case "tanh":
+            return np.tanh(x)
+        case "sigmoid":
+            return _sigmoid(x)
+        case "gelu":
+            return x / 2 * (1 + _erf(x / np.sqrt(2)))
+        case "gelu_tanh":
+            return x / 2 * (1 + np.tanh(_gelu_argument(x)))
+        case "silu":
+            return x * _sigmoid(x)
+        case "softplus":
+            return np.logaddexp(0, x)
+    raise ValueError(kind)
+
+
+def activation_backward(dy: Array, seen: Array, kind: str, *, alpha: float | None = None) -> Array:
+    match kind:
+        case "leaky_relu":
+            return np.where(seen > 0, 1, 0.01 if alpha is None else alpha) * dy
+        case "elu":
+            return np.where(seen > 0, 1, seen + (1.0 if alpha is None else alpha)) * dy
+        case "tanh":
+            return (1 - seen**2) * dy
+        case "sigmoid":
+            return seen * (1 - seen) * dy
+        case "gelu":
+            density = np.exp(-(seen**2) / 2) / np.sqrt(2 * np.pi)
+            return ((1 + _erf(seen / np.sqrt(2))) / 2 + seen * density) * dy
+        case "gelu_tanh":
+            t = np.tanh(_gelu_argument(seen))
+            return ((1 + t) / 2 + seen / 2 * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * seen**2)) * dy
+        case "silu":
+            return _sigmoid(seen) * (1 + seen * (1 - _sigmoid(seen))) * dy
+        case "softplus":
+            return _sigmoid(seen) * dy
+    raise ValueError(kind)
+
+
+def softmax_forward(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def softmax_backward(dy: Array, y: Array) -> Array:
+    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
 # ---- Dropout ------------------------------------------------------------------------------------------------
@@ -205,6 +272,47 @@ def batch_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array]: 
     return dx, dscale.ravel(), dshift.ravel()
 
 
+# ---- Layer, group and instance norm -------------------------------------------------------------------------
+
+
+def group_norm_forward(x, groups, scale=1.0, shift=0.0, *, eps=1e-5):
+    """Returns y, (x_hat, inv_std, scale): x_hat and inv_std as (n, pixels, groups, channels of a group)."""
+    n, c = len(x), x.shape[-1]
+    grouped = x.reshape(n, -1, groups, c // groups)
+    mean, var = grouped.mean(axis=(1, 3), keepdims=True), grouped.var(axis=(1, 3), keepdims=True)
+    inv_std = 1 / np.sqrt(var + eps)
+    x_hat = (grouped - mean) * inv_std
+    scale = np.broadcast_to(scale, c)
+    return scale * x_hat.reshape(x.shape) + shift, (x_hat, inv_std, scale)
+
+
+def group_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array]:  # type: ignore[type-arg]
+    x_hat, inv_std, scale = cache
+    g = (dy * scale).reshape(x_hat.shape)
+    dx = inv_std * (g - g.mean(axis=(1, 3), keepdims=True) - x_hat * (g * x_hat).mean(axis=(1, 3), keepdims=True))
+    axes = tuple(range(dy.ndim - 1))
+    return dx.reshape(dy.shape), (dy * x_hat.reshape(dy.shape)).sum(axis=axes), dy.sum(axis=axes)
+
+
+def layer_norm_forward(x, scale=1.0, shift=0.0, *, axes=1, eps=1e-5):
+    """For `group_norm_backward` of dy as (rows, elements)."""
+    learnt = x.shape[x.ndim - axes :]
+    rows = x.reshape(-1, math.prod(learnt))
+    y, cache = group_norm_forward(rows, 1, *(np.broadcast_to(a, learnt).ravel() for a in (scale, shift)), eps=eps)
+    return y.reshape(x.shape), cache
+
+
+def instance_norm_forward(x, scale=1.0, shift=0.0, *, eps=1e-5):
+    return group_norm_forward(x, x.shape[-1], scale, shift, eps=eps)
+
+
+# ---- Embedding ----------------------------------------------------------------------------------------------
+
+
+def embedding_backward(dy: Array, entries: Array, count: int) -> Array:
+    return np.eye(count)[entries.ravel()].T @ dy.reshape(-1, dy.shape[-1])
+
+
 # ---- Images (n, h, w, c) ------------------------------------------------------------------------------------
 
 
@@ -240,4 +348,13 @@ def max_pool_backward(
 ) -> Array:
     places = np.arange(size[0] * size[1]).reshape(1, 1, 1, *size, 1)
     columns = np.where(winner[:, :, :, None, None] == places, dy[:, :, :, None, None], 0)
+    return col2im(columns, shape, size, stride, (0, 0))
+
+
+def average_pool_forward(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
+    return im2col(x, size, stride).mean(axis=(3, 4))
+
+
+def average_pool_backward(dy: Array, shape: tuple[int, ...], size: tuple[int, int], stride: tuple[int, int]) -> Array:
+    columns = np.broadcast_to(dy[:, :, :, None, None] / (size[0] * size[1]), (*dy.shape[:3], *size, dy.shape[3]))
     return col2im(columns, shape, size, stride, (0, 0))

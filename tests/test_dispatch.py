@@ -39,6 +39,28 @@ def batch_norm_backward(x, shape, how):
     return functional.batch_norm_backward(x(*shape), cache)
 
 
+#: Shapes, and the groups of their channels.
+GROUPS = [
+    ((9, 45), 1),
+    ((130, 33), 1),
+    ((7, 32), 4),
+    ((70, 3), 3),
+    ((5, 31, 3), 1),
+    ((3, 7, 29, 4), 2),
+    ((2, 9, 700), 7),
+]
+
+
+def group_norm_forward(x, shape, groups):
+    y, cache = functional.group_norm_forward(x(*shape), groups, x(shape[-1]), x(shape[-1]))
+    return y, cache.mean, cache.inv_std
+
+
+def group_norm_backward(x, shape, groups):
+    _, cache = functional.group_norm_forward(x(*shape), groups, x(shape[-1]), x(shape[-1]))
+    return functional.group_norm_backward(x(*shape), cache)
+
+
 RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(n)) for n in (1, 33, 1000)],
     "relu_backward": lambda x: [functional.relu_backward(x(n), x(n)) for n in (1, 33, 1000)],
@@ -57,6 +79,23 @@ RUN = {
     "batch_norm_forward": lambda x: [out for norm in NORMS for out in batch_norm_forward(x, *norm)],
     "batch_norm_inference": lambda x: [batch_norm_inference(x, *norm) for norm in NORMS],
     "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
+    "activation_forward": lambda x: [functional.activation_forward(x(1003), kind) for kind in functional.ACTIVATIONS],
+    "activation_backward": lambda x: [
+        functional.activation_backward(x(1003), x(1003), kind) for kind in functional.ACTIVATIONS
+    ],
+    "group_norm_forward": lambda x: [out for norm in GROUPS for out in group_norm_forward(x, *norm)],
+    "group_norm_backward": lambda x: [out for norm in GROUPS for out in group_norm_backward(x, *norm)],
+    "softmax_forward": lambda x: [
+        functional.softmax_forward(x(*shape)) for shape in ((13, 1), (13, 10), (3, 33), (2, 5000))
+    ],
+    "softmax_backward": lambda x: [
+        functional.softmax_backward(x(*shape), x(*shape)) for shape in ((13, 1), (13, 10), (3, 33), (2, 5000))
+    ],
+    "average_pool_forward": lambda x: [functional.average_pool_forward(x(*SHAPE), **WINDOW)],
+    "average_pool_backward": lambda x: [functional.average_pool_backward(x(*POOLED), SHAPE, **WINDOW)],
+    "embedding_backward": lambda x: [
+        functional.embedding_backward(x(n, width), np.arange(n) ** 2 % 17, 17) for n, width in ((70, 1), (70, 37))
+    ],
     "softmax_cross_entropy": lambda x: [
         np.asarray(out, dlogits.dtype)
         for n in (1, 2, 10, 33, 5000)

@@ -244,6 +244,20 @@ ROWS = [(LARGE // 8 + 9, 1), (6007, 45), (501, 517), (7, 37_013), (2, 131_075)]
 BATCHES = [(6001, 45), (253, 1061), (130_001, 2), (17, 47, 331), (2, 3, 45_001), (3, 1049, 9, 9)]
 NORMS = [(shape, {"axis": axis, "relu": relu}) for shape in BATCHES for axis, relu in ((1, False), (-1, True))]
 
+#: Shapes, and the groups of their channels.
+GROUPS = [((6007, 45), 1), ((501, 517), 1), ((501, 517), 11), ((17, 47, 331), 331), ((3, 1049, 81), 3)]
+
+
+def group_norm_forward(x, shape, groups):
+    y, cache = functional.group_norm_forward(x(*shape), groups, x(shape[-1]), x(shape[-1]))
+    return y, cache.mean, cache.inv_std
+
+
+def group_norm_backward(x, shape, groups):
+    _, cache = functional.group_norm_forward(x(*shape), groups, x(shape[-1]), x(shape[-1]))
+    return functional.group_norm_backward(x(*shape), cache)
+
+
 # How to run the kernel of each row of LAYERS on work for eight threads, given a function x(*shape) for its arrays.
 RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(LARGE // 8 + 3), out=x(LARGE // 8 + 3))],
@@ -270,6 +284,22 @@ RUN = {
         for shape in BATCHES
     ],
     "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
+    "activation_forward": lambda x: [
+        functional.activation_forward(x(LARGE // 8 + 3), kind) for kind in functional.ACTIVATIONS
+    ],
+    "activation_backward": lambda x: [
+        functional.activation_backward(x(LARGE // 8 + 3), x(LARGE // 8 + 3), kind) for kind in functional.ACTIVATIONS
+    ],
+    "group_norm_forward": lambda x: [out for norm in GROUPS for out in group_norm_forward(x, *norm)],
+    "group_norm_backward": lambda x: [out for norm in GROUPS for out in group_norm_backward(x, *norm)],
+    "softmax_forward": lambda x: [functional.softmax_forward(x(*shape)) for shape in ROWS],
+    "softmax_backward": lambda x: [functional.softmax_backward(x(*shape), x(*shape)) for shape in ROWS],
+    "average_pool_forward": lambda x: [functional.average_pool_forward(x(*IMAGES), **WINDOW)],
+    "average_pool_backward": lambda x: [functional.average_pool_backward(x(*POOLED), IMAGES, **WINDOW)],
+    "embedding_backward": lambda x: [
+        functional.embedding_backward(x(n, width), np.arange(n) ** 2 % 17, 17)
+        for n, width in ((LARGE // 8, 1), (6007, 45), (501, 517))
+    ],
     "softmax_cross_entropy": lambda x: [
         np.asarray(out, dlogits.dtype)
         for rows, classes in ROWS

@@ -1,19 +1,23 @@
-/* Softmax cross-entropy: the loss of each row and the gradient with respect to the logits, in one pass.
+/* Softmax of rows, and its cross-entropy: the loss of each row and the gradient with respect to the logits, in one
+ * pass.
  *
+ *   softmax(x)_j = exp(x_j - max) / sum_k exp(x_k - max)
  *   loss = log sum_j exp(x_j - max) - (x_label - max);  dx_j = factor (softmax(x)_j - [j = label])
  */
 #include "elementary.h"
 #include "lanes.h"
 #include "share.h"
 
-static double row_sum(const real *x, int64_t n)
+/* The sum of a row, or of its products with the factors. */
+INLINE double row_sum(const real *x, const real *factor, int64_t n)
 {
     lanes sum = lanes_all(0);
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        sum = lanes_add(sum, lanes_load(x + i));
+        sum = lanes_add(sum, factor ? lanes_multiply(lanes_load(x + i), lanes_load(factor + i)) : lanes_load(x + i));
     real rest[LANES] = {0};
-    memcpy(rest, x + i, (n - i) * sizeof(real));
+    for (int64_t l = 0; l < n - i; ++l)
+        rest[l] = factor ? x[i + l] * factor[i + l] : x[i + l];
     return lanes_sum(lanes_add(sum, lanes_load(rest)));
 }
 
@@ -47,7 +51,7 @@ static void row_sums(const real *x, int64_t rows, int64_t classes, double *sum)
 {
     if (classes >= LANES)
         for (int64_t row = 0; row < rows; ++row)
-            sum[row] = row_sum(x + row * classes, classes);
+            sum[row] = row_sum(x + row * classes, NULL, classes);
     else
         for (int64_t j = 0; j < classes; ++j)
 #pragma omp simd
@@ -55,13 +59,74 @@ static void row_sums(const real *x, int64_t rows, int64_t classes, double *sum)
                 sum[row] = (j == 0 ? 0 : sum[row]) + x[row * classes + j];
 }
 
+/* Rows go in blocks that stay in the first-level cache; exp and log run over a whole block. */
+static int64_t rows_in_cache(int64_t columns)
+{
+    const int64_t fit = 4096 / (columns < 1 ? 1 : columns > 4096 ? 4096 : columns);
+    return fit < MOST_ROWS ? fit : MOST_ROWS;
+}
+
+/* e = exp(x - max), with the maximum of each row and the sum of its e; e may be x. */
+static void exponentials(const real *x, int64_t rows, int64_t columns, real *max, real *e, double *sum)
+{
+    row_maxima(x, rows, columns, max);
+    for (int64_t row = 0; row < rows; ++row)
+#pragma omp simd
+        for (int64_t j = row * columns; j < (row + 1) * columns; ++j)
+            e[j] = x[j] - max[row];
+#pragma omp simd
+    for (int64_t i = 0; i < rows * columns; ++i)
+        e[i] = exp_of_negative(e[i]);
+    row_sums(e, rows, columns, sum);
+}
+
+/* y = softmax(x), and log_sum = max + log sum_j exp(x_j - max). */
+static void softmax_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const int64_t columns = size[1];
+    const int64_t block = rows_in_cache(columns);
+    const struct range own = own_range(size[0], block, share);
+    (void)scalar;
+    for (int64_t first = own.begin, n; first < own.end; first += n) {
+        n = own.end - first < block ? own.end - first : block;
+        real *y = (real *)array[1] + first * columns, max[MOST_ROWS];
+        double *log_sum = array[2] ? (double *)array[2] + first : NULL, sum[MOST_ROWS];
+        exponentials((const real *)array[0] + first * columns, n, columns, max, y, sum);
+        for (int64_t row = 0; row < n; ++row) {
+            const real to_probability = 1 / sum[row];
+#pragma omp simd
+            for (int64_t j = row * columns; j < (row + 1) * columns; ++j)
+                y[j] *= to_probability;
+        }
+        if (log_sum)
+#pragma omp simd
+            for (int64_t row = 0; row < n; ++row)
+                log_sum[row] = max[row] + log_of_positive(sum[row]);
+    }
+}
+
+/* dx = y (dy - sum_j dy_j y_j) */
+static void softmax_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const int64_t columns = size[1];
+    const struct range own = own_range(size[0], 1, share);
+    (void)scalar;
+    for (int64_t row = own.begin; row < own.end; ++row) {
+        const real *dy = (const real *)array[0] + row * columns, *y = (const real *)array[1] + row * columns;
+        real *dx = (real *)array[2] + row * columns;
+        const real mean = row_sum(dy, y, columns);
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j)
+            dx[j] = y[j] * (dy[j] - mean);
+    }
+}
+
 static void softmax_cross_entropy(void *const *array, const int64_t *size, const double *scalar,
                                   struct fastopt_share share)
 {
     const int64_t rows = size[0], classes = size[1];
     const real factor = scalar[0]; /* rounded once, so that what should cancel does */
-    /* Rows go in blocks that stay in the first-level cache; exp and log run over a whole block. */
-    const int64_t fit = classes < 4096 ? 4096 / classes : 1, block = fit < MOST_ROWS ? fit : MOST_ROWS;
+    const int64_t block = rows_in_cache(classes);
     const struct range own = own_range(rows, block, share);
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
@@ -72,20 +137,12 @@ static void softmax_cross_entropy(void *const *array, const int64_t *size, const
         real max[MOST_ROWS], to_probability[MOST_ROWS];
         double sum[MOST_ROWS];
 
-        row_maxima(x, n, classes, max);
         for (int64_t row = 0; row < n; ++row)
-            losses[row] = max[row] - x[row * classes + labels[row]];
-        for (int64_t row = 0; row < n; ++row)
-#pragma omp simd
-            for (int64_t j = row * classes; j < (row + 1) * classes; ++j)
-                d[j] = x[j] - max[row];
-#pragma omp simd
-        for (int64_t i = 0; i < n * classes; ++i)
-            d[i] = exp_of_negative(d[i]);
-        row_sums(d, n, classes, sum);
+            losses[row] = -x[row * classes + labels[row]]; /* before d, which may be x, is written */
+        exponentials(x, n, classes, max, d, sum);
 #pragma omp simd
         for (int64_t row = 0; row < n; ++row) {
-            losses[row] = losses[row] + log_of_positive(sum[row]);
+            losses[row] = (max[row] + losses[row]) + log_of_positive(sum[row]);
             to_probability[row] = factor / sum[row];
         }
         for (int64_t row = 0; row < n; ++row) {

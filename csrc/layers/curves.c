@@ -1,0 +1,135 @@
+/* Activations other than ReLU. Elementwise kernels work in place too.
+ *
+ * Backward sees y of those whose derivative follows from it, else x: the arrays that `sees_output` says. */
+#include "elementary.h"
+#include "share.h"
+
+/* The choices of `kind`, in the order of functional.ACTIVATIONS. */
+enum curve { LEAKY_RELU, ELU, TANH, SIGMOID, GELU, GELU_TANH, SILU, SOFTPLUS };
+
+/* 1 / (1 + exp(-x)), and what it lacks to 1. */
+struct sigmoid {
+    real value, rest;
+};
+
+INLINE struct sigmoid sigmoid_at(real x)
+{
+    const real e = exp_of_negative(-fabs(x)), large = 1 / (1 + e), small = e * large;
+    return (struct sigmoid){x < 0 ? small : large, x < 0 ? large : small};
+}
+
+/* The share of a normal distribution below x. */
+INLINE real normal_cdf(real x)
+{
+    const real tail = (real)0.5 * erfc_of_positive(fabs(x) * (real)0.70710678118654752);
+    return x < 0 ? tail : 1 - tail;
+}
+
+/* Twice the argument of the tanh in the approximation of GELU: 2 sqrt(2 / pi) (x + 0.044715 x^3). */
+INLINE real gelu_argument(real x)
+{
+    return (real)1.5957691216057308 * (x + (real)0.044715 * x * x * x);
+}
+
+INLINE real curve_value(enum curve kind, real x, real alpha)
+{
+    switch (kind) {
+    case LEAKY_RELU:
+        return x > 0 ? x : alpha * x;
+    case ELU:
+        return x > 0 ? x : alpha * expm1_of_negative(x > 0 ? 0 : x);
+    case TANH: {
+        const real m = expm1_of_negative(-2 * fabs(x)), size = -m / (2 + m);
+        return x < 0 ? -size : size;
+    }
+    case SIGMOID:
+        return sigmoid_at(x).value;
+    case GELU:
+        return x * normal_cdf(x);
+    case GELU_TANH:
+        return x * sigmoid_at(gelu_argument(x)).value;
+    case SILU:
+        return x * sigmoid_at(x).value;
+    default:
+        return (x > 0 ? x : 0) + log1p_of_unit(exp_of_negative(-fabs(x)));
+    }
+}
+
+/* The derivative, as seen from y for the first four, else from x. */
+INLINE real curve_slope(enum curve kind, real seen, real alpha)
+{
+    switch (kind) {
+    case LEAKY_RELU:
+        return seen > 0 ? 1 : alpha;
+    case ELU:
+        return seen > 0 ? 1 : seen + alpha;
+    case TANH:
+        return 1 - seen * seen;
+    case SIGMOID:
+        return seen * (1 - seen);
+    case GELU:
+        return normal_cdf(seen) + seen * (real)0.39894228040143268 * exp_of_negative(seen * seen * (real)-0.5);
+    case GELU_TANH: {
+        const struct sigmoid s = sigmoid_at(gelu_argument(seen));
+        const real inner = (real)1.5957691216057308 * (1 + (real)(3 * 0.044715) * seen * seen);
+        return s.value + seen * s.value * s.rest * inner;
+    }
+    case SILU: {
+        const struct sigmoid s = sigmoid_at(seen);
+        return s.value * (1 + seen * s.rest);
+    }
+    default:
+        return sigmoid_at(seen).value;
+    }
+}
+
+/* y = value(x), or dx = dy slope(x) where there is a dy. */
+INLINE void curve(enum curve kind, const real *dy, const real *x, real *out, struct range own, real alpha)
+{
+    for (struct range part = up_to_line(own, out); part.begin < own.end; part = after(part, own))
+#pragma omp simd
+        for (int64_t i = part.begin; i < part.end; ++i)
+            out[i] = dy ? dy[i] * curve_slope(kind, x[i], alpha) : curve_value(kind, x[i], alpha);
+}
+
+/* Compiles the loop for each kind. */
+INLINE void any_curve(enum curve kind, const real *dy, const real *x, real *out, struct range own, real alpha)
+{
+    switch (kind) {
+    case LEAKY_RELU:
+        curve(LEAKY_RELU, dy, x, out, own, alpha);
+        break;
+    case ELU:
+        curve(ELU, dy, x, out, own, alpha);
+        break;
+    case TANH:
+        curve(TANH, dy, x, out, own, alpha);
+        break;
+    case SIGMOID:
+        curve(SIGMOID, dy, x, out, own, alpha);
+        break;
+    case GELU:
+        curve(GELU, dy, x, out, own, alpha);
+        break;
+    case GELU_TANH:
+        curve(GELU_TANH, dy, x, out, own, alpha);
+        break;
+    case SILU:
+        curve(SILU, dy, x, out, own, alpha);
+        break;
+    case SOFTPLUS:
+        curve(SOFTPLUS, dy, x, out, own, alpha);
+    }
+}
+
+static void activation_forward(void *const *array, const int64_t *size, const double *scalar,
+                               struct fastopt_share share)
+{
+    any_curve((enum curve)size[1], NULL, array[0], array[1], own_range(size[0], LINE_OF_REALS, share), scalar[0]);
+}
+
+static void activation_backward(void *const *array, const int64_t *size, const double *scalar,
+                                struct fastopt_share share)
+{
+    any_curve((enum curve)size[1], array[0], array[1], array[2], own_range(size[0], LINE_OF_REALS, share), scalar[0]);
+}

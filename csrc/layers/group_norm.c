@@ -1,0 +1,354 @@
+/* Group normalisation (Wu & He 2018) of x (rows, pixels, channels), whose channels are cut into groups: per row and
+ * group, over the pixels and the group's channels. Layer norm (Ba et al. 2016) has one pixel and one group, instance
+ * norm (Ulyanov et al. 2016) one channel in each group.
+ *
+ *   forward    y = n scale + shift,  n = (x - mean) / sqrt(var + eps)
+ *   backward   dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps),  g = dy scale
+ *              dshift = sum(dy),  dscale = sum(dy n), over rows and pixels
+ *
+ * Elements enter as c = x - high, high being a real near the mean, as in batch_norm.c.
+ *
+ * Rows are shared out by blocks. Each block adds up its part of dscale and dshift, and the caller adds up the parts, so
+ * bits do not depend on the threads.
+ */
+#include "lanes.h"
+#include "share.h"
+
+enum {
+    CHUNK = 256,         /* channels at a time */
+    ADD_TO_DOUBLE = 128, /* additions to a sum in the real type before it goes over to double */
+};
+
+/* Some whole groups of one row, and what is learnt of their channels (or null). */
+struct groups {
+    const real *dy, *x; /* dy is null in forward */
+    real *y;
+    const real *scale, *shift;
+    real *dscale, *dshift;
+    int64_t pixels, stride, count /* of groups */, width /* of a group */;
+};
+
+/* Of each group: high, 1 / sqrt(var + eps) and the mean's distance from high; the sums of u and of u c, where u is c in
+ * forward, and g in backward. */
+struct moments {
+    real high[CHUNK];
+    double inv_std[CHUNK], off[CHUNK], sum[CHUNK], dot[CHUNK];
+};
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The sums of u and u c over `n` channels that stand side by side, for which one high serves. */
+INLINE void sums_along(const real *dy, const real *scale, const real *x, int64_t n, real high, double *sum, double *dot)
+{
+    const lanes highs = lanes_all(high);
+    for (int64_t i = 0; i < n;) {
+        const int64_t end = smaller(n, i + ADD_TO_DOUBLE * LANES);
+        lanes u_sum = lanes_all(0), dot_sum = u_sum;
+        for (; i < end; i += LANES) {
+            lanes c, u;
+            if (i + LANES <= end) {
+                c = lanes_subtract(lanes_load(x + i), highs);
+                u = dy ? lanes_load(dy + i) : c;
+                if (dy && scale)
+                    u = lanes_multiply(u, lanes_load(scale + i));
+            } else {
+                real some_c[LANES] = {0}, some_u[LANES] = {0};
+                for (int64_t l = 0; l < end - i; ++l) {
+                    some_c[l] = x[i + l] - high;
+                    some_u[l] = !dy ? some_c[l] : scale ? dy[i + l] * scale[i + l] : dy[i + l];
+                }
+                c = lanes_load(some_c);
+                u = lanes_load(some_u);
+            }
+            u_sum = lanes_add(u_sum, u);
+            dot_sum = lanes_add(dot_sum, lanes_multiply(u, c));
+        }
+        *sum += lanes_sum(u_sum);
+        *dot += lanes_sum(dot_sum);
+    }
+}
+
+/* The same over all pixels, for each of some channels; u is dy in backward. */
+INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t stride, int64_t n, const real *high,
+                      double *sum, double *dot)
+{
+    real some_sum[CHUNK], some_dot[CHUNK];
+    for (int64_t j = 0; j < n; ++j)
+        sum[j] = dot[j] = 0;
+    for (int64_t p = 0; p < pixels;) {
+        const int64_t end = smaller(pixels, p + ADD_TO_DOUBLE);
+        for (int64_t j = 0; j < n; ++j)
+            some_sum[j] = some_dot[j] = 0;
+        for (; p < end; ++p)
+#pragma omp simd
+            for (int64_t j = 0; j < n; ++j) {
+                const real c = x[p * stride + j] - high[j], u = dy ? dy[p * stride + j] : c;
+                some_sum[j] += u;
+                some_dot[j] += u * c;
+            }
+#pragma omp simd
+        for (int64_t j = 0; j < n; ++j) {
+            sum[j] += some_sum[j];
+            dot[j] += some_dot[j];
+        }
+    }
+}
+
+/* Whether a row is one group without pixels: its elements stand side by side. */
+INLINE int is_line(const struct groups *t)
+{
+    return t->pixels == 1 && t->count == 1;
+}
+
+/* The sums of c and c c of each group. */
+static void forward_sums(const struct groups *t, struct moments *m)
+{
+    for (int64_t g = 0; g < t->count; ++g)
+        m->sum[g] = m->dot[g] = 0;
+    if (is_line(t)) {
+        sums_along(NULL, NULL, t->x, t->width, m->high[0], m->sum, m->dot);
+        return;
+    }
+    const int64_t all = t->count * t->width;
+    for (int64_t first = 0, n; first < all; first += n) {
+        real high[CHUNK];
+        double sum[CHUNK], dot[CHUNK];
+        n = smaller(all - first, CHUNK);
+        for (int64_t j = 0; j < n; ++j)
+            high[j] = m->high[(first + j) / t->width];
+        sums_down(NULL, t->x + first, t->pixels, t->stride, n, high, sum, dot);
+        for (int64_t j = 0; j < n; ++j) {
+            m->sum[(first + j) / t->width] += sum[j];
+            m->dot[(first + j) / t->width] += dot[j];
+        }
+    }
+}
+
+/* The sums of g and g n of each group, and its part of dscale and dshift. */
+static void backward_sums(const struct groups *t, struct moments *m)
+{
+    for (int64_t g = 0; g < t->count; ++g)
+        m->sum[g] = m->dot[g] = 0;
+    if (is_line(t)) {
+        sums_along(t->dy, t->scale, t->x, t->width, m->high[0], m->sum, m->dot);
+        m->dot[0] = (m->dot[0] - m->off[0] * m->sum[0]) * m->inv_std[0];
+        return; /* dscale and dshift go with dx */
+    }
+    const int64_t all = t->count * t->width;
+    for (int64_t first = 0, n; first < all; first += n) {
+        real high[CHUNK];
+        double sum[CHUNK], dot[CHUNK];
+        n = smaller(all - first, CHUNK);
+        for (int64_t j = 0; j < n; ++j)
+            high[j] = m->high[(first + j) / t->width];
+        sums_down(t->dy + first, t->x + first, t->pixels, t->stride, n, high, sum, dot);
+        for (int64_t j = 0; j < n; ++j) {
+            const int64_t g = (first + j) / t->width;
+            const double product = (dot[j] - m->off[g] * sum[j]) * m->inv_std[g];
+            const double factor = t->scale ? t->scale[first + j] : 1;
+            m->sum[g] += factor * sum[j];
+            m->dot[g] += factor * product;
+            if (t->dscale) {
+                t->dscale[first + j] += product;
+                t->dshift[first + j] += sum[j];
+            }
+        }
+    }
+}
+
+/* y of a row that is one group. */
+static void write_line(const struct groups *t, const struct moments *m)
+{
+    const real high = m->high[0], inv_std = m->inv_std[0], minus = -m->off[0] * m->inv_std[0];
+    const real *x = t->x, *scale = t->scale, *shift = t->shift;
+    real *y = t->y;
+#pragma omp simd
+    for (int64_t j = 0; j < t->width; ++j)
+        y[j] = ((x[j] - high) * inv_std + minus) * (scale ? scale[j] : 1) + (shift ? shift[j] : 0);
+}
+
+static void write_y(const struct groups *t, const struct moments *m)
+{
+    const int64_t all = t->count * t->width;
+    for (int64_t first = 0, n; first < all; first += n) {
+        real high[CHUNK], inv_std[CHUNK], minus[CHUNK], scale[CHUNK], shift[CHUNK];
+        n = smaller(all - first, CHUNK);
+        for (int64_t j = 0; j < n; ++j) {
+            const int64_t g = (first + j) / t->width;
+            high[j] = m->high[g];
+            inv_std[j] = m->inv_std[g];
+            minus[j] = -m->off[g] * m->inv_std[g];
+            scale[j] = t->scale ? t->scale[first + j] : 1;
+            shift[j] = t->shift ? t->shift[first + j] : 0;
+        }
+        const real *x = t->x + first;
+        real *y = t->y + first;
+        for (int64_t p = 0; p < t->pixels; ++p, x += t->stride, y += t->stride)
+#pragma omp simd
+            for (int64_t j = 0; j < n; ++j)
+                y[j] = ((x[j] - high[j]) * inv_std[j] + minus[j]) * scale[j] + shift[j];
+    }
+}
+
+/* What dx = dy factor - c slope + offset takes, for a channel of this scale. */
+struct slant {
+    real factor, slope, offset;
+};
+
+INLINE struct slant slant_of(const struct groups *t, const struct moments *m, int64_t g, real scale)
+{
+    const double inv_std = m->inv_std[g], weight = 1 / ((double)t->pixels * t->width);
+    const double slope = inv_std * inv_std * m->dot[g] * weight;
+    return (struct slant){scale * inv_std, slope, m->off[g] * slope - inv_std * m->sum[g] * weight};
+}
+
+/* dx of a row that is one group, and its part of dscale and dshift. */
+static void write_line_back(const struct groups *t, const struct moments *m)
+{
+    const struct slant k = slant_of(t, m, 0, 1);
+    const real high = m->high[0], inv_std = m->inv_std[0], minus = -m->off[0] * m->inv_std[0];
+    const real *dy = t->dy, *x = t->x, *scale = t->scale;
+    real *dx = t->y, *dscale = t->dscale, *dshift = t->dshift;
+#pragma omp simd
+    for (int64_t j = 0; j < t->width; ++j)
+        dx[j] = (scale ? dy[j] * scale[j] : dy[j]) * k.factor - (x[j] - high) * k.slope + k.offset;
+    if (dscale)
+#pragma omp simd
+        for (int64_t j = 0; j < t->width; ++j) {
+            dscale[j] += dy[j] * ((x[j] - high) * inv_std + minus);
+            dshift[j] += dy[j];
+        }
+}
+
+static void write_dx(const struct groups *t, const struct moments *m)
+{
+    const int64_t all = t->count * t->width;
+    for (int64_t first = 0, n; first < all; first += n) {
+        real high[CHUNK], factor[CHUNK], slope[CHUNK], offset[CHUNK];
+        n = smaller(all - first, CHUNK);
+        for (int64_t j = 0; j < n; ++j) {
+            const int64_t g = (first + j) / t->width;
+            const struct slant k = slant_of(t, m, g, t->scale ? t->scale[first + j] : 1);
+            high[j] = m->high[g];
+            factor[j] = k.factor;
+            slope[j] = k.slope;
+            offset[j] = k.offset;
+        }
+        const real *dy = t->dy + first, *x = t->x + first;
+        real *dx = t->y + first;
+        for (int64_t p = 0; p < t->pixels; ++p, dy += t->stride, x += t->stride, dx += t->stride)
+#pragma omp simd
+            for (int64_t j = 0; j < n; ++j)
+                dx[j] = dy[j] * factor[j] - (x[j] - high[j]) * slope[j] + offset[j];
+    }
+}
+
+struct group_sizes {
+    int64_t rows, pixels, channels, groups, statistics, block;
+};
+
+/* As many groups from number `first` on as are worked on at once. */
+static int64_t groups_at(const struct group_sizes *s, int64_t first)
+{
+    const int64_t width = s->channels / s->groups, fit = CHUNK / width;
+    return smaller(s->groups - first, fit < 1 ? 1 : fit);
+}
+
+static void group_norm_forward(void *const *array, const int64_t *size, const double *scalar,
+                               struct fastopt_share share)
+{
+    const struct group_sizes *s = (const void *)size;
+    const real *scale = array[1], *shift = array[2];
+    if (s->pixels * s->channels == 0)
+        return;
+    const int64_t width = s->channels / s->groups;
+    const double weight = 1 / ((double)s->pixels * width);
+    const struct range own = own_range(s->rows, 1, share);
+    for (int64_t row = own.begin; row < own.end; ++row)
+        for (int64_t first = 0, count; first < s->groups; first += count) {
+            count = groups_at(s, first);
+            const int64_t at = row * s->pixels * s->channels + first * width;
+            double *mean = (double *)array[4] + row * s->groups + first;
+            double *inv_std = (double *)array[5] + row * s->groups + first;
+            const struct groups t = {.x = (const real *)array[0] + at,
+                                     .y = (real *)array[3] + at,
+                                     .scale = scale ? scale + first * width : NULL,
+                                     .shift = shift ? shift + first * width : NULL,
+                                     .pixels = s->pixels,
+                                     .stride = s->channels,
+                                     .count = count,
+                                     .width = width};
+            struct moments m;
+            for (int64_t g = 0; g < count; ++g) {
+                m.high[g] = 0;
+                for (int64_t i = 0; i < 8; ++i) /* of eight elements, from here and there */
+                    m.high[g] += (real)0.125 * t.x[i * t.pixels / 8 * t.stride + g * width + i * width / 8];
+            }
+            /* About a value within two standard deviations of the mean, sums give the variance to nearly all digits.
+             * Where it is further away, they at least give the mean, about which sums are then taken. */
+            for (int passes = 0, again = 1; again && passes < 2; ++passes) {
+                forward_sums(&t, &m);
+                again = 0;
+                for (int64_t g = 0; g < count && passes == 0; ++g) {
+                    const double off = m.sum[g] * weight;
+                    if (m.sum[g] * off > 0.8 * m.dot[g]) {
+                        m.high[g] += off;
+                        again = 1;
+                    }
+                }
+            }
+            for (int64_t g = 0; g < count; ++g) {
+                const double off = m.sum[g] * weight, var = m.dot[g] * weight - off * off;
+                mean[g] = m.high[g] + off;
+                inv_std[g] = m.inv_std[g] = 1 / sqrt((var < 0 ? 0 : var) + scalar[0]);
+                m.high[g] = mean[g];
+                m.off[g] = mean[g] - m.high[g];
+            }
+            (is_line(&t) ? write_line : write_y)(&t, &m);
+        }
+}
+
+static void group_norm_backward(void *const *array, const int64_t *size, const double *scalar,
+                                struct fastopt_share share)
+{
+    const struct group_sizes *s = (const void *)size;
+    const real *scale = array[2];
+    real *parts = array[6];
+    (void)scalar;
+    if (s->pixels * s->channels == 0)
+        return;
+    const int64_t width = s->channels / s->groups;
+    const struct range own = own_range(s->rows, s->block, share);
+    for (int64_t row = own.begin; row < own.end; ++row) {
+        real *part = parts ? parts + row / s->block * 2 * s->channels : NULL;
+        if (part && row % s->block == 0)
+            memset(part, 0, 2 * s->channels * sizeof(real));
+        for (int64_t first = 0, count; first < s->groups; first += count) {
+            count = groups_at(s, first);
+            const int64_t at = row * s->pixels * s->channels + first * width;
+            const double *mean = (const double *)array[3] + row * s->groups + first;
+            const double *inv_std = (const double *)array[4] + row * s->groups + first;
+            const struct groups t = {.dy = (const real *)array[0] + at,
+                                     .x = (const real *)array[1] + at,
+                                     .y = (real *)array[5] + at,
+                                     .scale = scale ? scale + first * width : NULL,
+                                     .dscale = part ? part + first * width : NULL,
+                                     .dshift = part ? part + s->channels + first * width : NULL,
+                                     .pixels = s->pixels,
+                                     .stride = s->channels,
+                                     .count = count,
+                                     .width = width};
+            struct moments m;
+            for (int64_t g = 0; g < count; ++g) {
+                m.high[g] = mean[g];
+                m.off[g] = mean[g] - m.high[g];
+                m.inv_std[g] = inv_std[g];
+            }
+            backward_sums(&t, &m);
+            (is_line(&t) ? write_line_back : write_dx)(&t, &m);
+        }
+    }
+}
