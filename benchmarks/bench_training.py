@@ -32,7 +32,7 @@ MOST_OUTSIDE = 0.25
 def main() -> None:
     arguments = parse()
     os.environ["FASTOPT_BENCH_THREADS"] = str(arguments.threads)  # libraries read their threads when they load
-    import settings  # noqa: F401, I001
+    import settings  # noqa: F401
     import trainers
 
     import fastopt
@@ -40,7 +40,9 @@ def main() -> None:
 
     fastopt.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
-    variables = [f"{name}={os.environ[name]}" for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ]
+    variables = [
+        f"{name}={os.environ[name]}" for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in os.environ
+    ]
     fence = "```\n" if arguments.markdown else ""
     print(f"{fence}{cli.describe_environment()}\nBLAS variables   {', '.join(variables) or 'unset'}\n"
           f"threads of all   {arguments.threads}\nload before      {load:.1f}\n{fence}", flush=True)  # fmt: skip

@@ -42,6 +42,7 @@ __all__ = [
     "average_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
+    "bias_backward",
     "bias_relu_backward",
     "bias_relu_dropout_backward",
     "bias_relu_dropout_forward",
@@ -271,6 +272,7 @@ def _explain_alike(out: Array | None, **arrays: Array) -> None:
 _relu_forward = _kernels.Layer("relu_forward")
 _relu_backward = _kernels.Layer("relu_backward")
 _bias_relu_forward = _kernels.Layer("bias_relu_forward")
+_bias_backward = _kernels.Layer("bias_backward")
 _bias_relu_backward = _kernels.Layer("bias_relu_backward")
 _softmax_cross_entropy = _kernels.Layer("softmax_cross_entropy")
 
@@ -343,6 +345,30 @@ def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
         _explain_bias(x, bias, out)
         raise
     return y
+
+
+def bias_backward(dy: Array, out: Array | None = None) -> Array:
+    """The gradient of a bias that was added to rows: their sum.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+    out : ndarray (d,), optional
+        Where to write dbias.
+
+    Returns
+    -------
+    dbias : ndarray (d,)
+    """
+    rows, columns = _rows("dy", dy)
+    dbias = np.empty(columns, dy.dtype) if out is None else out
+    try:
+        _bias_backward((dy, dbias), (rows, columns))
+    except _kernels.Misfit:
+        checks.array("dy", dy)
+        _explain_outputs({"dy": dy}, out=(out, dy.dtype, (columns,)))
+        raise
+    return dbias
 
 
 def bias_relu_backward(

@@ -45,20 +45,18 @@ static void bias_relu_forward(void *const *array, const int64_t *size, const dou
         bias_relu(x, bias, y, columns);
 }
 
-/* dx as in relu_backward, times factor (of a dropout behind it: what that dropped is 0 in y, too), and dbias = the sum
- * of dx over the rows: in order by blocks of rows, and these in double. */
-static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+/* The sum of the rows, in order by blocks of them, and these in double. With y, dy counts only where y is not 0, times
+ * factor, and is written to dx. */
+INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *dbias, int64_t rows, int64_t columns,
+                     real factor, struct fastopt_share share)
 {
     enum { ROWS = 64, COLUMNS = 32 * LANES };
-    const int64_t rows = size[0], columns = size[1];
     const struct range own = own_range(columns, LANES, share);
-    const real factor = scalar[0];
     const lanes factors = lanes_all(factor);
     for (int64_t first = own.begin; first < own.end; first += COLUMNS) {
         const int64_t width = own.end - first < COLUMNS ? own.end - first : COLUMNS, whole = width - width % LANES;
-        const real *dy = (const real *)array[0] + first, *y = (const real *)array[1] + first;
-        real *dx = (real *)array[2] + first, *dbias = (real *)array[3] + first;
+        const real *dy = all_dy + first, *y = all_y ? all_y + first : NULL;
+        real *dx = all_y ? all_dx + first : NULL;
         /* Rows that share one load of the sums: of wide rows, whose places in the first-level cache collide, only one.
          */
         const int64_t together = width > 8 * LANES ? 1 : 8;
@@ -72,24 +70,46 @@ static void bias_relu_backward(void *const *array, const int64_t *size, const do
             for (int64_t j = 0; j < whole; j += LANES) {
                 lanes sums = lanes_load(sum + j);
                 for (int64_t at = row * columns + j; at < end * columns; at += columns) {
-                    const lanes d = lanes_multiply(lanes_gate(lanes_load(dy + at), lanes_load(y + at)), factors);
-                    lanes_store(dx + at, d);
+                    lanes d = lanes_load(dy + at);
+                    if (y) {
+                        d = lanes_multiply(lanes_gate(d, lanes_load(y + at)), factors);
+                        lanes_store(dx + at, d);
+                    }
                     sums = lanes_add(sums, d);
                 }
                 lanes_store(sum + j, sums);
             }
             for (int64_t at = row * columns; at < end * columns; at += columns)
+                if (y) {
 #pragma omp simd
-                for (int64_t j = whole; j < width; ++j) {
-                    const real d = dy[at + j] * factor, seen = y[at + j] <= 0 ? 0 : d;
-                    dx[at + j] = seen;
-                    sum[j] += seen;
+                    for (int64_t j = whole; j < width; ++j) {
+                        const real d = dy[at + j] * factor, seen = y[at + j] <= 0 ? 0 : d;
+                        dx[at + j] = seen;
+                        sum[j] += seen;
+                    }
+                } else {
+#pragma omp simd
+                    for (int64_t j = whole; j < width; ++j)
+                        sum[j] += dy[at + j];
                 }
             if (end % ROWS == 0 || end == rows)
                 for (int64_t j = 0; j < width; ++j)
                     total[j] += sum[j];
         }
         for (int64_t j = 0; j < width; ++j)
-            dbias[j] = total[j];
+            dbias[first + j] = total[j];
     }
+}
+
+static void bias_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    (void)scalar;
+    sum_rows(array[0], NULL, NULL, array[1], size[0], size[1], 1, share);
+}
+
+/* dx as in relu_backward, times factor (of a dropout behind it: what that dropped is 0 in y, too), and dbias. */
+static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
+                               struct fastopt_share share)
+{
+    sum_rows(array[0], array[1], array[2], array[3], size[0], size[1], scalar[0], share);
 }

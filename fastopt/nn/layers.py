@@ -10,8 +10,8 @@ Results are new arrays, unless `memory` says where they go: see `fastopt.nn.memo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Layer:
 
     #: Every layer class by its name, for loading models.
     classes: ClassVar[dict[str, type[Layer]]] = {}
+    #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
+    may_skip_input_grad: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         Layer.classes[cls.__name__] = cls
@@ -79,9 +81,16 @@ class Layer:
         """
         raise TypeError(f"{type(self).__name__} has no forward pass")
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Any, Grads]:
         """The gradients with respect to the input and, by name, to the parameters."""
         raise TypeError(f"{type(self).__name__} has no backward pass")
+
+    def fuses(self, behind: Sequence[Layer]) -> int:
+        """How many of the layers that come right behind this one `forward` also takes over, given as ``fused=``.
+
+        `backward` then takes over theirs; results are the same.
+        """
+        return 0
 
     def adopt(self, params: Mapping[str, Array]) -> None:
         """Use these arrays, which hold the same values, in the place of those `params`."""
@@ -137,6 +146,13 @@ def _check_images(layer: Layer, input_shape: Shape) -> None:
         raise ValueError(f"{type(layer).__name__} takes inputs of shape (n, h, w, c), got ({shape})")
 
 
+class _Tail(NamedTuple):
+    """What came behind the bias."""
+
+    relu: bool
+    dropout: Dropout | None
+
+
 class _Affine(Layer):
     """A weight and a bias with an optional ReLU, which is fused with the bias."""
 
@@ -151,20 +167,34 @@ class _Affine(Layer):
         self.params["weight"] = initial.weight(self.init, shape, fan_in, fan_out, rng, dtype)
         self.params["bias"] = np.zeros(shape[-1], dtype)
 
-    def _finish(self, y: Array) -> Array:
-        """Add the bias to a product, and activate, in place."""
-        if self.activation:
-            return F.bias_relu_forward(y, self.params["bias"], out=y)
-        y += self.params["bias"]
-        return y
+    def fuses(self, behind: Sequence[Layer]) -> int:
+        relu = not self.activation and len(behind) > 0 and type(behind[0]) is ReLU
+        activated = relu or self.activation
+        return relu + bool(activated and len(behind) > relu and type(behind[relu]) is Dropout)
 
-    def _begin(self, dy: Array, y: Array, memory: Memory) -> tuple[Array, Array]:
+    def _finish(self, y: Array, fused: tuple[Layer, ...], training: bool, counter: int) -> _Tail:
+        """Add the bias to a product, activate, and drop out, in place."""
+        bias = self.params["bias"]
+        dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None
+        if not (self.activation or fused):
+            y += bias
+            return _Tail(False, None)
+        if dropout is None:
+            F.bias_relu_forward(y, bias, out=y)
+        else:
+            dropout.fused_forward(y, bias, counter + len(fused))
+        return _Tail(True, dropout)
+
+    def _begin(self, dy: Array, y: Array, tail: _Tail, memory: Memory) -> tuple[Array, Array]:
         """The gradients with respect to the product and the bias."""
         dbias = memory.grad("bias", self.params["bias"])
-        if self.activation:
-            dproduct = memory.array("dproduct", dy.shape, dy.dtype)
+        if not tail.relu:
+            return dy, F.bias_backward(dy, out=dbias)
+        dproduct = memory.array("dproduct", dy.shape, dy.dtype)
+        if tail.dropout is None:
             return F.bias_relu_backward(dy, y, out=dproduct, dbias=dbias)
-        return dy, np.add.reduce(dy, axis=0, out=dbias)
+        p, p_is = tail.dropout.p, tail.dropout.p_is
+        return F.bias_relu_dropout_backward(dy, y, p, p_is=p_is, out=dproduct, dbias=dbias)
 
 
 class Dense(_Affine):
@@ -180,6 +210,8 @@ class Dense(_Affine):
         See `fastopt.nn.init`. The bias begins at zero.
     """
 
+    may_skip_input_grad = True
+
     def __init__(self, units: int, activation: Literal["relu"] | None = None, init: Init = "he") -> None:
         super().__init__(activation, init)
         self.units = checks.integer("units", units, 1)
@@ -193,19 +225,28 @@ class Dense(_Affine):
         return (self.units,)
 
     def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+        self,
+        x: Array,
+        *,
+        training: bool = False,
+        counter: int = 0,
+        memory: Memory = FRESH,
+        fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), self.units), x.dtype)
-        self._finish(np.matmul(x, self.params["weight"], out=y))
-        return y, (x, y)
+        tail = self._finish(np.matmul(x, self.params["weight"], out=y), fused, training, counter)
+        return y, (x, y, tail)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        x, y = cache
+    def backward(
+        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        x, y, tail = cache
         weight = self.params["weight"]
-        dy, dbias = self._begin(dy, y, memory)
-        dweight = np.matmul(x.T, dy, out=memory.grad("weight", weight))
-        dx = np.matmul(dy, weight.T, out=memory.array("dx", x.shape, x.dtype))
-        return dx, {"weight": dweight, "bias": dbias}
+        dy, dbias = self._begin(dy, y, tail, memory)
+        grads = {"weight": np.matmul(x.T, dy, out=memory.grad("weight", weight)), "bias": dbias}
+        if not input_grad:
+            return None, grads
+        return np.matmul(dy, weight.T, out=memory.array("dx", x.shape, x.dtype)), grads
 
 
 class Conv2D(_Affine):
@@ -225,6 +266,8 @@ class Conv2D(_Affine):
     init : {"he", "xavier"}, default "he"
         See `fastopt.nn.init`. The bias begins at zero.
     """
+
+    may_skip_input_grad = True
 
     def __init__(
         self,
@@ -256,23 +299,34 @@ class Conv2D(_Affine):
         return (*patches[1:3], self.filters)
 
     def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+        self,
+        x: Array,
+        *,
+        training: bool = False,
+        counter: int = 0,
+        memory: Memory = FRESH,
+        fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
         shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
         columns = memory.array("columns", shape, x.dtype)
         F.im2col(x, self.size, self.stride, self.padding, out=columns)
         rows = columns.reshape(shape[0] * shape[1] * shape[2], -1)
         y = memory.array("y", (len(rows), self.filters), x.dtype)
-        self._finish(np.matmul(rows, self.params["weight"].reshape(-1, self.filters), out=y))
-        return y.reshape(*shape[:3], self.filters), (x.shape, columns, y)
+        product = np.matmul(rows, self.params["weight"].reshape(-1, self.filters), out=y)
+        tail = self._finish(product, fused, training, counter)
+        return y.reshape(*shape[:3], self.filters), (x.shape, columns, y, tail)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        shape, columns, y = cache
-        dy, dbias = self._begin(dy.reshape(y.shape), y, memory)
+    def backward(
+        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        shape, columns, y, tail = cache
+        dy, dbias = self._begin(dy.reshape(y.shape), y, tail, memory)
         weight = self.params["weight"]
         rows = columns.reshape(len(y), -1)
         dweight = memory.grad("weight", weight)
         np.matmul(rows.T, dy, out=dweight.reshape(-1, self.filters))
+        if not input_grad:
+            return None, {"weight": dweight, "bias": dbias}
         dcolumns = memory.array("dcolumns", columns.shape, columns.dtype)
         np.matmul(dy, weight.reshape(-1, self.filters).T, out=dcolumns.reshape(rows.shape))
         dx = memory.array("dx", shape, dy.dtype)
@@ -387,3 +441,7 @@ class Dropout(Layer):
             return dy, {}
         dx = memory.array("dx", dy.shape, dy.dtype)
         return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, out=dx), {}
+
+    def fused_forward(self, y: Array, bias: Array, counter: int) -> None:
+        """Dropout behind bias and ReLU, in place."""
+        F.bias_relu_dropout_forward(y, bias, self.p, seed=self.seed, counter=counter, p_is=self.p_is, out=y)

@@ -55,6 +55,7 @@ class Sequential(Composite):
         # Where a layer stands more than once, its first place names its arrays.
         self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
         super().__init__({str(i): self.layers[i] for i in sorted({*self._first})})
+        self._stages = _stages(self.layers)
         self.seed = checks.integer("seed", seed, 0)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -68,11 +69,14 @@ class Sequential(Composite):
             own = {name: param for name, param in self.params.items() if id(param) not in elsewhere}
             self.adopt(arena.flatten(own).params)
 
+    may_skip_input_grad = True
+
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self.shapes = [input_shape]
         for layer in self.layers:
             self.shapes.append(layer.build(self.shapes[-1], rng, dtype))
+        self._lowest = next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
@@ -95,23 +99,29 @@ class Sequential(Composite):
 
         `counter` is the number of the call in training: another one, other dropout masks.
         """
-        caches = []
-        for i, layer in enumerate(self.layers):
-            x, cache = layer.forward(
-                x, training=training, counter=counter * len(self.layers) + i, memory=memory.child(str(i))
+        caches: list[Any] = [None] * len(self.layers)
+        for i, options in self._stages:
+            x, caches[i] = self.layers[i].forward(
+                x, training=training, counter=counter * len(self.layers) + i, memory=memory.child(str(i)), **options
             )
-            caches.append(cache)
         return x, caches
 
-    def backward(self, dy: Array, cache: list[Any], *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        """The gradients with respect to the input, and to each of `params`."""
+    def backward(
+        self, dy: Array, cache: list[Any], *, memory: Memory = FRESH, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        """The gradients with respect to the input (without `input_grad`, None), and to each of `params`."""
         grads: Grads = {}
-        for i in reversed(range(len(self.layers))):
-            dy, own = self.layers[i].backward(dy, cache[i], memory=memory.child(str(i)))
+        last = 0 if input_grad else self._lowest  # below which there is nothing to learn
+        for i, _ in reversed(self._stages):
+            if i < last:
+                break
+            layer = self.layers[i]
+            skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
+            dy, own = layer.backward(dy, cache[i], memory=memory.child(str(i)), **skip)
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
                 grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
-        return dy, grads
+        return (dy if input_grad else None), grads
 
     # ---- Use ------------------------------------------------------------------------------------------------
 
@@ -262,6 +272,16 @@ class Sequential(Composite):
     def config(self) -> dict[str, Any]:
         own = {"input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name} if self._whole else {}
         return {"layers": self.layers, **own}
+
+
+def _stages(layers: Sequence[Layer]) -> list[tuple[int, dict[str, Any]]]:
+    """The places of layers that are called, and with what: some take over those behind them."""
+    stages, i = [], 0
+    while i < len(layers):
+        count = layers[i].fuses(layers[i + 1 :])
+        stages.append((i, {"fused": tuple(layers[i + 1 : i + 1 + count])} if count else {}))
+        i += 1 + count
+    return stages
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

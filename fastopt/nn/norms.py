@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.layers import Grads, Layer, Shape
+from fastopt.nn.layers import Grads, Layer, ReLU, Shape
 from fastopt.nn.memory import FRESH, Memory
 
 
@@ -42,8 +43,17 @@ class BatchNorm(Layer):
         self.params.update(scale=np.ones(channels, dtype), shift=np.zeros(channels, dtype))
         self.state.update(running_mean=np.zeros(channels, dtype), running_var=np.ones(channels, dtype))
 
+    def fuses(self, behind: Sequence[Layer]) -> int:
+        return int(len(behind) > 0 and type(behind[0]) is ReLU)
+
     def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+        self,
+        x: Array,
+        *,
+        training: bool = False,
+        counter: int = 0,
+        memory: Memory = FRESH,
+        fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
         return F.batch_norm_forward(
             x,
@@ -57,6 +67,7 @@ class BatchNorm(Layer):
             momentum=self.momentum,
             momentum_of=self.momentum_of,
             unbiased=self.unbiased,
+            relu=len(fused) > 0,
             out=memory.array("y", x.shape, x.dtype),
             mean=memory.array("mean", x.shape[-1:], np.float64),
             inv_std=memory.array("inv_std", x.shape[-1:], np.float64),

@@ -21,6 +21,7 @@ from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.callbacks import Callback
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.memory import Memory
 from fastopt.optimizers import OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
@@ -202,23 +203,21 @@ class Run:
         weights = [len(chosen) if self._weight is None else self._weight[chosen].sum() for chosen in self._parts]
         value = right = 0.0
         for i, chosen in enumerate(self._parts):
-            targets = self._y[chosen]
-            inputs = memory.array("x", (len(chosen), *x.shape[1:]), x.dtype)
-            np.take(x, chosen, axis=0, out=inputs, mode="clip")
+            inputs, targets = gather("x", x, chosen, memory), gather("y", self._y, chosen, memory)
             output, cache = model.forward(inputs, training=True, counter=self._counter + i, memory=memory)
             if self._weight is None:
-                part, dy = self.loss(output, targets)
+                part, dy = loss_of(self.loss, output, targets, memory)
             else:
                 part, dy = self.loss(output, targets, sample_weight=self._weight[chosen])
             share = 1.0
             if len(weights) > 1:
                 share = float(weights[i] / sum(weights))
                 dy = dy * share
-            _, grads = model.backward(dy, cache, memory=memory)
+            _, grads = model.backward(dy, cache, memory=memory, input_grad=False)
             if len(weights) > 1:
                 grads = self._summed(grads, begin=i == 0)
             value += share * part
-            right += accuracy(output, targets) * len(targets) if self._labelled else 0.0
+            right += count_right(output, targets) if self._labelled else 0
         self._tell("on_gradients", step, grads)
         self.optimizer.step(grads)
         return value, right, float(sum(weights))
@@ -314,9 +313,28 @@ def are_labels(y: Array) -> bool:
     return y.ndim == 1 and y.dtype.kind in "iu"
 
 
+def count_right(output: Array, y: Array) -> int:
+    """The number of rows whose largest output is at the label."""
+    return int(np.count_nonzero(output.argmax(axis=1) == y))
+
+
 def accuracy(output: Array, y: Array) -> float:
     """The share of rows whose largest output is at the label; 0.0 for none."""
-    return float((output.argmax(axis=1) == y).mean()) if len(y) else 0.0
+    return count_right(output, y) / len(y) if len(y) else 0.0
+
+
+def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
+    """The chosen samples side by side."""
+    out = memory.array(name, (len(chosen), *samples.shape[1:]), samples.dtype)
+    return np.take(samples, chosen, axis=0, out=out, mode="clip")  # other modes go by way of a copy
+
+
+def loss_of(loss: Loss, output: Array, y: Array, memory: Memory) -> tuple[float, Array]:
+    """A loss and its gradient, which softmax cross-entropy writes to memory."""
+    if loss is not softmax_cross_entropy:
+        return loss(output, y)
+    losses = memory.array("losses", output.shape[:1], output.dtype)
+    return loss(output, y, out=memory.array("dy", output.shape, output.dtype), losses=losses)
 
 
 def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:

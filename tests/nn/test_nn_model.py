@@ -138,6 +138,52 @@ def test_gradients_of_a_whole_model(make, batch):
     check_gradients(loss, {"x": x, **model.params}, {"x": dx, **grads})
 
 
+@pytest.mark.parametrize(
+    ("layers", "stages"),
+    [
+        ([nn.Dense(40), nn.ReLU(), nn.Dropout(0.4), nn.Dense(3), nn.ReLU()], [0, 3]),
+        ([nn.Dense(40, activation="relu"), nn.Dropout(0.4), nn.Dropout(0.1), nn.Dense(3)], [0, 2, 3]),
+        ([nn.Dense(40), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.4), nn.Dense(3), nn.Dropout(0.5)], [0, 1, 3, 4, 5]),
+        ([nn.ReLU(), nn.Dropout(0.4), nn.BatchNorm(), nn.Dropout(0.2)], [0, 1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_that_are_called_together_give_the_same_bits(layers, stages, training, batch, same_bits):
+    model = nn.Sequential(copy.deepcopy(layers), (6,), seed=2)
+    assert [i for i, _ in model._stages] == stages
+    twin = model.copy()
+    x, _ = batch(model, 70)
+    y, caches = model.forward(x, training=training, counter=9)
+    one_by_one, signal = [], x
+    for i, layer in enumerate(twin.layers):
+        signal, cache = layer.forward(signal, training=training, counter=9 * len(layers) + i)
+        one_by_one.append(cache)
+    same_bits(y, signal)
+    if not training:
+        return
+    dy = batch(nn.Sequential([nn.Flatten()], y.shape[1:]), 70)[0]
+    _, grads = model.backward(dy, caches)
+    dx = dy
+    for i in reversed(range(len(layers))):
+        dx, own = twin.layers[i].backward(dx, one_by_one[i])
+        for name, grad in own.items():
+            same_bits(grads[f"{i}.{name}"], grad)
+    same_bits(model.backward(dy, caches)[0], dx)
+
+
+def test_without_the_gradient_of_the_input(batch, same_bits):
+    inner = nn.Sequential([nn.ReLU(), nn.Dense(5), nn.ReLU()])
+    for model in (small_cnn(), nested(), nn.Sequential([nn.Dropout(0.1), inner, nn.Dense(4)], (6,))):
+        x, _ = batch(model)
+        y, caches = model.forward(x, training=True)
+        dx, wanted = model.backward(y, caches)
+        assert dx is not None
+        nothing, grads = model.backward(y, caches, input_grad=False)
+        assert nothing is None
+        for name, grad in wanted.items():
+            same_bits(grads[name], grad)
+
+
 def test_a_layer_that_stands_twice_draws_two_masks():
     dropout = nn.Dropout(0.5)
     model = nn.Sequential([dropout, dropout], (1000,))
