@@ -19,7 +19,16 @@ from fastopt.nn.callbacks import (
     TensorBoard,
 )
 from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import (
+    L1,
+    Hinge,
+    Huber,
+    Loss,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    softmax_cross_entropy,
+)
 from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
 from fastopt.nn.norms import BatchNorm
@@ -27,6 +36,7 @@ from fastopt.nn.training import History, Run, batches
 
 __all__ = [
     "FRESH",
+    "L1",
     "BatchNorm",
     "CSVLogger",
     "Callback",
@@ -36,7 +46,9 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Flatten",
+    "Hinge",
     "History",
+    "Huber",
     "Layer",
     "LearningRateScheduler",
     "Lines",
@@ -47,6 +59,9 @@ __all__ = [
     "ReduceLROnPlateau",
     "Run",
     "Sequential",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
     "TensorBoard",
     "Workspace",
     "batches",

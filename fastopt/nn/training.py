@@ -274,6 +274,8 @@ def samples(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[Array, A
         raise ValueError(f"y must have one target per input, {len(x)}, got shape {y.shape}")
     if loss is softmax_cross_entropy:
         checks.labels("y", y, len(x), model.shapes[-1][-1])
+    elif hasattr(loss, "check"):
+        loss.check(y, (len(x), *model.shapes[-1]))
     return x, y
 
 
