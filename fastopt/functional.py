@@ -1413,7 +1413,9 @@ def average_pool_backward(
     return dx
 
 
-def im2col(x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None) -> Array:
+def im2col(
+    x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
+) -> Array:
     """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
 
     Parameters
@@ -1426,14 +1428,17 @@ def im2col(x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array
         Zeros on each side.
     out : ndarray (n, oh, ow, kh, kw, c), optional
         Where to write.
+    dilation : int or (int, int), default 1
+        Distance of neighbours in the window: only each such pixel is taken.
 
     Returns
     -------
     columns : ndarray (n, oh, ow, kh, kw, c)
-        With ``oh = (h + 2·padding − kh) // stride + 1``. A copy: ``columns.reshape(-1, kh * kw * c)`` is free.
+        With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
+        ``columns.reshape(-1, kh * kw * c)`` is free.
     """
     checks.array("x", x, ndim=4)
-    sizes, shape = _patches(x.shape, size, stride, padding)
+    sizes, shape = _patches(x.shape, size, stride, padding, dilation)
     columns = checks.output("out", out, x, shape=shape, apart_from={"x": x})
     _im2col((x, columns), sizes)
     return columns
@@ -1446,6 +1451,8 @@ def col2im(
     stride: Pair = 1,
     padding: Pair = 0,
     out: Array | None = None,
+    *,
+    dilation: Pair = 1,
 ) -> Array:
     """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
 
@@ -1454,7 +1461,7 @@ def col2im(
     columns : ndarray (n, oh, ow, kh, kw, c)
     shape : tuple of int
         The shape (n, h, w, c) of the image.
-    size, stride, padding
+    size, stride, padding, dilation
         As in `im2col`.
     out : ndarray (n, h, w, c), optional
         Where to write.
@@ -1463,7 +1470,7 @@ def col2im(
     -------
     x : ndarray (n, h, w, c)
     """
-    sizes, wanted = _patches(shape, size, stride, padding)
+    sizes, wanted = _patches(shape, size, stride, padding, dilation)
     checks.array("columns", columns, shape=wanted)
     x = checks.output("out", out, columns, shape=tuple(shape), apart_from={"columns": columns})
     _col2im((columns, x), sizes)
@@ -1476,26 +1483,33 @@ def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    sizes, patches = _patches(shape, size, size if stride is None else stride, 0)
-    return sizes[:-2], (*patches[:3], shape[3])
+    sizes, patches = _patches(shape, size, size if stride is None else stride, 0, 1)
+    return sizes[:8], (*patches[:3], shape[3])
 
 
-def patches_shape(shape: tuple[int, ...], size: Pair, stride: Pair = 1, padding: Pair = 0) -> tuple[int, ...]:
+def patches_shape(
+    shape: tuple[int, ...], size: Pair, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1
+) -> tuple[int, ...]:
     """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c)."""
-    return _patches(shape, size, stride, padding)[1]
+    return _patches(shape, size, stride, padding, dilation)[1]
 
 
-def _patches(shape: Any, size: Pair, stride: Pair, padding: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _patches(
+    shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The sizes that the kernels take, and the shape (n, oh, ow, kh, kw, c) of all patches of an image."""
     if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
         raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
     n, h, w, c = (checks.integer("shape", length, 0) for length in shape)
     (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
-    ph, pw = checks.pair("padding", padding, 0)
-    if h + 2 * ph < kh or w + 2 * pw < kw:
-        raise ValueError(f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}, got {(kh, kw)}")
-    out_h, out_w = (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1
-    return (n, h, w, c, kh, kw, sh, sw, ph, pw), (n, out_h, out_w, kh, kw, c)
+    (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
+    room_h, room_w = h + 2 * ph - dh * (kh - 1) - 1, w + 2 * pw - dw * (kw - 1) - 1
+    if room_h < 0 or room_w < 0:
+        spread = "" if dh == dw == 1 else f" spread over {(dh * (kh - 1) + 1, dw * (kw - 1) + 1)}"
+        padded = h + 2 * ph, w + 2 * pw
+        raise ValueError(f"size must be at most that of the padded image {padded}, got {(kh, kw)}{spread}")
+    sizes = (n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw)
+    return sizes, (n, room_h // sh + 1, room_w // sw + 1, kh, kw, c)
 
 
 # ---- Embedding ----------------------------------------------------------------------------------------------

@@ -316,22 +316,36 @@ def embedding_backward(dy: Array, entries: Array, count: int) -> Array:
 # ---- Images (n, h, w, c) ------------------------------------------------------------------------------------
 
 
-def im2col(x: Array, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)) -> Array:
+def im2col(
+    x: Array,
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+) -> Array:
     padded = np.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(1, 2))
-    return windows[:, :: stride[0], :: stride[1]].transpose(0, 1, 2, 4, 5, 3)
+    spread = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spread, axis=(1, 2))
+    every = windows[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
+    return every.transpose(0, 1, 2, 4, 5, 3)
 
 
 def col2im(
-    columns: Array, shape: tuple[int, ...], size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    columns: Array,
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
 ) -> Array:
     n, h, w, c = shape
     x = np.zeros((n, h + 2 * padding[0], w + 2 * padding[1], c), columns.dtype)
     _, out_h, out_w = columns.shape[:3]
     for ky in range(size[0]):
         for kx in range(size[1]):
-            rows = slice(ky, ky + out_h * stride[0], stride[0])
-            cols = slice(kx, kx + out_w * stride[1], stride[1])
+            top, left = ky * dilation[0], kx * dilation[1]
+            rows = slice(top, top + out_h * stride[0], stride[0])
+            cols = slice(left, left + out_w * stride[1], stride[1])
             x[:, rows, cols] += columns[:, :, :, ky, kx]
     return x[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w]
 

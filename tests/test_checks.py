@@ -180,6 +180,7 @@ CALLS = STEPS | {
     "relu_forward": Call(functional.relu_forward, {"x": ramp(6, 4)} | ROWS),
     "relu_backward": Call(functional.relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),
     "bias_relu_forward": Call(functional.bias_relu_forward, {"x": ramp(6, 4), "bias": ramp(4)} | ROWS),
+    "bias_backward": Call(functional.bias_backward, {"dy": ramp(6, 4), "out": ramp(4)}),
     "bias_relu_backward": Call(functional.bias_relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),
     "activation_forward": Call(
         lambda **arrays: functional.activation_forward(kind="silu", **arrays), {"x": ramp(6, 4)} | ROWS
@@ -388,6 +389,13 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     *((f, "size", [5, (4, 4), *NO_SIZE], "size must be ") for f in (TO_COLUMNS, TO_IMAGE, POOL, UNPOOL)),
     (TO_COLUMNS, "stride", NO_SIZE, "stride must be "),
     *((call, "padding", [-1, 0.5, (1, -1), None], "padding must be ") for call in (TO_COLUMNS, TO_IMAGE)),
+    *((call, "dilation", NO_SIZE, "dilation must be ") for call in (TO_COLUMNS, TO_IMAGE)),
+    (
+        TO_COLUMNS,
+        "dilation",
+        [(4, 1), 4],
+        r"size must be at most that of the padded image \(4, 3\), got \(2, 2\) spread",
+    ),
     *((call, "shape", NO_SHAPE, "shape must be ") for call in (TO_IMAGE, UNPOOL)),
     (TO_IMAGE, "columns", [COLUMNS[:, 1:], X], "columns must have shape"),
     (UNPOOL, "dy", [POOLED[:, 1:], X], "dy must have shape"),

@@ -775,6 +775,22 @@ def test_im2col_and_its_transpose(isa, dtype, shape, size, stride, padding, rng,
     assert np.vdot(columns, y) == np.vdot(x, back)
 
 
+@pytest.mark.parametrize("dilation", [(2, 1), (1, 2), (3, 2)], ids=str)
+@pytest.mark.parametrize(("size", "stride", "padding"), [((2, 3), (1, 1), (0, 0)), ((3, 2), (2, 3), (2, 4))], ids=str)
+def test_im2col_with_dilation(isa, dtype, size, stride, padding, dilation, rng, guarded, same_bits):
+    shape = (2, 9, 8, 5)
+    x = rng.integers(-9, 9, shape).astype(dtype)
+    expected = reference.im2col(x, size, stride, padding, dilation)
+    options = {"size": size, "stride": stride, "padding": padding, "dilation": dilation}
+    columns = functional.im2col(guarded(x, 1), out=guarded(expected * 0, 2), **options)
+    same_bits(columns, expected)
+    assert columns.shape == functional.patches_shape(shape, **options)
+    y = rng.integers(-9, 9, columns.shape).astype(dtype)
+    back = functional.col2im(guarded(y, 1), shape, out=guarded(x, 3), **options)
+    np.testing.assert_array_equal(back, reference.col2im(y, shape, size, stride, padding, dilation))
+    assert np.vdot(columns, y) == np.vdot(x, back)
+
+
 # ---- Empty arrays -----------------------------------------------------------------------------------
 
 

@@ -257,14 +257,20 @@ class Conv2D(_Affine):
     filters : int
         The number of output channels.
     size : int or (int, int), default 3
-        Height and width of the kernel. `params`: ``weight`` (height, width, channels, filters), ``bias`` (filters,).
+        Height and width of the kernel. `params`: ``weight`` (height, width, channels / groups, filters), ``bias``
+        (filters,).
     stride : int or (int, int), default 1
     padding : "same", "valid", int or (int, int), default "same"
-        Zeros on each side; ``"same"`` is ``size // 2``, which keeps the shape for odd sizes at stride 1.
+        Zeros on each side; ``"same"`` is half of the window, which keeps the shape for odd sizes at stride 1.
     activation : "relu" or None, default None
         Fused with the bias.
     init : {"he", "xavier"}, default "he"
         See `fastopt.nn.init`. The bias begins at zero.
+    dilation : int or (int, int), default 1
+        Distance of the window's pixels from each other.
+    groups : int, default 1
+        A divisor of the numbers of channels and of filters: each group of filters sees its own group of channels. As
+        many groups as channels make a depthwise convolution.
     """
 
     may_skip_input_grad = True
@@ -277,26 +283,53 @@ class Conv2D(_Affine):
         padding: Literal["same", "valid"] | F.Pair = "same",
         activation: Literal["relu"] | None = None,
         init: Init = "he",
+        dilation: F.Pair = 1,
+        groups: int = 1,
     ) -> None:
         super().__init__(activation, init)
         self.filters = checks.integer("filters", filters, 1)
         self.size = checks.pair("size", size, 1)
         self.stride = checks.pair("stride", stride, 1)
+        self.dilation = checks.pair("dilation", dilation, 1)
         if isinstance(padding, str):
             same = checks.choice("padding", padding, ("same", "valid")) == "same"
-            padding = (self.size[0] // 2, self.size[1] // 2) if same else 0
+            (kh, kw), (dh, dw) = self.size, self.dilation
+            padding = ((dh * (kh - 1) + 1) // 2, (dw * (kw - 1) + 1) // 2) if same else 0
         self.padding = checks.pair("padding", padding, 0)
+        self.groups = checks.integer("groups", groups, 1)
+        if self.filters % self.groups:
+            raise ValueError(f"groups must divide filters, {self.filters}, got {groups}")
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.output_shape(input_shape)
         pixels = self.size[0] * self.size[1]
-        channels = input_shape[2]
-        self._make((*self.size, channels, self.filters), pixels * channels, pixels * self.filters, rng, dtype)
+        channels = input_shape[2] // self.groups
+        fan_out = pixels * self.filters // self.groups
+        self._make((*self.size, channels, self.filters), pixels * channels, fan_out, rng, dtype)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         _check_images(self, input_shape)
-        patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding)
+        if input_shape[2] % self.groups:
+            raise ValueError(f"groups must divide the number of channels, {input_shape[2]}, got {self.groups}")
+        patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding, self.dilation)
         return (*patches[1:3], self.filters)
+
+    def _by_group(self, images: Array, name: str, memory: Memory) -> Array:
+        """Images (n, h, w, groups · c) as (groups · n, h, w, c)."""
+        n, h, w, channels = images.shape
+        split = memory.array(name, (self.groups, n, h, w, channels // self.groups), images.dtype)
+        split[...] = np.moveaxis(images.reshape(n, h, w, self.groups, -1), 3, 0)
+        return split.reshape(-1, *split.shape[2:])
+
+    def _join(self, split: Array, out: Array) -> Array:
+        """The same back into `out`."""
+        n, h, w, _ = out.shape
+        out.reshape(n, h, w, self.groups, -1)[...] = np.moveaxis(split.reshape(self.groups, n, h, w, -1), 0, 3)
+        return out
+
+    def _group_weights(self, weight: Array) -> Array:
+        """The weight as a stack of matrices (groups, inputs, filters / groups), a view."""
+        return np.moveaxis(weight.reshape(-1, self.groups, self.filters // self.groups), 1, 0)
 
     def forward(
         self,
@@ -307,31 +340,50 @@ class Conv2D(_Affine):
         memory: Memory = FRESH,
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
-        shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
+        n, groups = len(x), self.groups
+        if groups > 1:
+            x = self._by_group(x, "x", memory)
+        shape = F.patches_shape(x.shape, self.size, self.stride, self.padding, self.dilation)
         columns = memory.array("columns", shape, x.dtype)
-        F.im2col(x, self.size, self.stride, self.padding, out=columns)
-        rows = columns.reshape(shape[0] * shape[1] * shape[2], -1)
-        y = memory.array("y", (len(rows), self.filters), x.dtype)
-        product = np.matmul(rows, self.params["weight"].reshape(-1, self.filters), out=y)
-        tail = self._finish(product, fused, training, counter)
-        return y.reshape(*shape[:3], self.filters), (x.shape, columns, y, tail)
+        F.im2col(x, self.size, self.stride, self.padding, dilation=self.dilation, out=columns)
+        _, out_h, out_w = shape[:3]
+        y = memory.array("y", (n * out_h * out_w, self.filters), x.dtype)
+        images, weight = y.reshape(n, out_h, out_w, -1), self.params["weight"]
+        if groups == 1:
+            np.matmul(columns.reshape(len(y), -1), weight.reshape(-1, self.filters), out=y)
+        else:
+            product = memory.array("product", (groups, len(y), self.filters // groups), x.dtype)
+            np.matmul(columns.reshape(groups, len(y), -1), self._group_weights(weight), out=product)
+            self._join(product, images)
+        tail = self._finish(y, fused, training, counter)
+        return images, (x.shape, columns, y, tail)
 
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         shape, columns, y, tail = cache
+        n, groups, images = len(dy), self.groups, dy.shape
         dy, dbias = self._begin(dy.reshape(y.shape), y, tail, memory)
         weight = self.params["weight"]
-        rows = columns.reshape(len(y), -1)
         dweight = memory.grad("weight", weight)
-        np.matmul(rows.T, dy, out=dweight.reshape(-1, self.filters))
+        grads = {"weight": dweight, "bias": dbias}
+        if groups == 1:
+            rows, weights = columns.reshape(len(y), -1), weight.reshape(-1, self.filters)
+            np.matmul(rows.T, dy, out=dweight.reshape(weights.shape))
+        else:
+            dy = self._by_group(dy.reshape(images), "dproduct by group", memory).reshape(groups, len(y), -1)
+            rows, weights = columns.reshape(groups, len(y), -1), self._group_weights(weight)
+            dweights = memory.array("dweights", weights.shape, weight.dtype)
+            self._group_weights(dweight)[...] = np.matmul(rows.swapaxes(1, 2), dy, out=dweights)
         if not input_grad:
-            return None, {"weight": dweight, "bias": dbias}
+            return None, grads
         dcolumns = memory.array("dcolumns", columns.shape, columns.dtype)
-        np.matmul(dy, weight.reshape(-1, self.filters).T, out=dcolumns.reshape(rows.shape))
+        np.matmul(dy, weights.swapaxes(-1, -2), out=dcolumns.reshape(rows.shape))
         dx = memory.array("dx", shape, dy.dtype)
-        F.col2im(dcolumns, shape, self.size, self.stride, self.padding, out=dx)
-        return dx, {"weight": dweight, "bias": dbias}
+        F.col2im(dcolumns, shape, self.size, self.stride, self.padding, dilation=self.dilation, out=dx)
+        if groups > 1:
+            dx = self._join(dx, memory.array("joined dx", (n, *shape[1:3], groups * shape[3]), dy.dtype))
+        return dx, grads
 
 
 class MaxPool2D(Layer):
