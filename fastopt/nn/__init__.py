@@ -8,6 +8,7 @@
 True
 """
 
+from fastopt.nn import monitor
 from fastopt.nn.callbacks import (
     Callback,
     CSVLogger,
@@ -66,5 +67,6 @@ __all__ = [
     "Workspace",
     "batches",
     "load",
+    "monitor",
     "softmax_cross_entropy",
 ]

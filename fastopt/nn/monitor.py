@@ -1,30 +1,432 @@
-"""Looking at a training run."""
+"""Looking at a training run: what to record, what to draw, and where a NaN came from.
+
+>>> from fastopt import data, nn
+>>> x, y = data.digits()
+>>> model = nn.Sequential([nn.Flatten(), nn.Dense(64, activation="relu"), nn.Dense(10)], x.shape[1:])
+>>> history = model.fit(x, y, epochs=3, callbacks=[nn.monitor.Monitor(), nn.monitor.DetectAnomaly()])
+>>> nn.monitor.plot(history, "curves.png")                                                     # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.checks import Array
+from fastopt.nn.callbacks import Callback
+from fastopt.nn.layers import Grads, Layer, ReLU
+from fastopt.nn.losses import Loss, softmax_cross_entropy
+
+if TYPE_CHECKING:
+    from fastopt.nn.model import Sequential
+    from fastopt.nn.training import Run
+
+# ---- Passes under watch -----------------------------------------------------------------------------------------
 
 
-def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Draw the curves of loss and accuracy, in training and validation, into a picture file.
+class Trace(NamedTuple):
+    """What a pass forward and back made, layer by layer.
+
+    Attributes
+    ----------
+    loss : float
+    outputs, gradients : list of ndarray
+        The output of each layer, and the gradient of the loss with respect to it.
+    grads : dict of ndarray
+        The gradients of the parameters.
+    """
+
+    loss: float
+    outputs: list[Array]
+    gradients: list[Array]
+    grads: Grads
+
+
+#: What is told of each array that a layer makes: the layer's name, "forward" or "backward", what it is, the array.
+Witness = Callable[[str, str, str, Array], None]
+
+
+def trace(
+    model: Sequential,
+    x: Array,
+    y: Array,
+    loss: Loss = softmax_cross_entropy,
+    *,
+    sample_weight: Array | None = None,
+    counter: int = 0,
+    witness: Witness | None = None,
+) -> Trace:
+    """One pass in training, layer by layer, which leaves the model as it was.
 
     Parameters
     ----------
-    history : mapping of str to sequence of float
-        A `fastopt.nn.History`, or the same read back from its JSON file.
+    model : Sequential
+    x, y : ndarray
+        A batch, of the model's type.
+    loss : callable, default softmax_cross_entropy
+    sample_weight : ndarray (n,), optional
+    counter : int, default 0
+        As for `Sequential.forward`.
+    witness : callable, optional
+        ``witness(name, pass, what, array)`` is called for all that the layers make, those inside of others first.
+    """
+    outputs: list[Array] = []
+    caches: list[Any] = []
+    gradients: list[Array] = []
+    grads: Grads = {}
+    names = _places(model)
+    with _state_kept(model), contextlib.ExitStack() as stack:
+        if witness is not None:
+            for name, layer in names.items():
+                stack.enter_context(_witnessed(name, layer, witness))
+        for i, layer in enumerate(model.layers):
+            x, cache = layer.forward(x, training=True, counter=counter * len(model.layers) + i)
+            outputs.append(x)
+            caches.append(cache)
+        value, dy = loss(x, y) if sample_weight is None else loss(x, y, sample_weight=sample_weight)
+        if witness is not None:
+            witness("the loss", "forward", "output", np.asarray(value))
+            witness("the loss", "backward", "gradient", dy)
+        for i in reversed(range(len(model.layers))):
+            gradients.insert(0, dy)
+            dy, own = model.layers[i].backward(dy, caches[i])
+            first = next(k for k, layer in enumerate(model.layers) if layer is model.layers[i])
+            for name, grad in own.items():
+                key = f"{first}.{name}"
+                grads[key] = grads[key] + grad if key in grads else grad
+    return Trace(value, outputs, gradients, grads)
+
+
+@contextlib.contextmanager
+def _state_kept(model: Sequential) -> Iterator[None]:
+    """Bring back running means and the like."""
+    before = {name: array.copy() for name, array in model.state.items()}
+    try:
+        yield
+    finally:
+        for name, array in before.items():
+            np.copyto(model.state[name], array)
+
+
+def _places(layer: Layer, prefix: str = "") -> dict[str, Layer]:
+    """All layers inside of one by name, inner ones first."""
+    found: dict[str, Layer] = {}
+    for key, part in layer.parts.items():
+        found |= _places(part, f"{prefix}{key}.")
+        found[f"layer {prefix}{key} ({type(part).__name__})"] = part
+    return found
+
+
+@contextlib.contextmanager
+def _witnessed(name: str, layer: Layer, witness: Witness) -> Iterator[None]:
+    """Tell a witness of all that a layer makes."""
+    forward, backward = layer.forward, layer.backward
+
+    def watched_forward(*args: Any, **kwargs: Any) -> Any:
+        y, cache = forward(*args, **kwargs)
+        witness(name, "forward", "output", y)
+        return y, cache
+
+    def watched_backward(*args: Any, **kwargs: Any) -> Any:
+        dx, grads = backward(*args, **kwargs)
+        if not layer.parts:
+            for key, grad in grads.items():
+                witness(name, "backward", f"gradient of {key}", grad)
+        if dx is not None:
+            witness(name, "backward", "gradient of the input", dx)
+        return dx, grads
+
+    vars(layer).update(forward=watched_forward, backward=watched_backward)
+    try:
+        yield
+    finally:
+        del vars(layer)["forward"], vars(layer)["backward"]
+
+
+# ---- Anomalies --------------------------------------------------------------------------------------------------
+
+
+class Anomaly(FloatingPointError):
+    """A NaN or an infinity in training; the message names the first layer and pass that made one."""
+
+
+def find_anomaly(
+    model: Sequential,
+    x: Array,
+    y: Array,
+    loss: Loss = softmax_cross_entropy,
+    *,
+    sample_weight: Array | None = None,
+    counter: int = 0,
+) -> str | None:
+    """The first layer and pass that makes a NaN or an infinity of finite numbers; None where there is none.
+
+    Parameters
+    ----------
+    model, x, y, loss, sample_weight, counter
+        See `trace`.
+
+    Returns
+    -------
+    str or None
+        Such as ``"the forward pass of layer 2 (Dense): 3 of 640 values of its output are NaN, 5 infinite"``.
+    """
+    given = {"x": x, "y": y, **{f"params[{name}]": param for name, param in model.params.items()}}
+    for name, array in given.items():
+        if trouble := _trouble(array):
+            return f"{name}, which was given: {trouble}"
+
+    class Found(Exception):
+        pass
+
+    def witness(name: str, direction: str, what: str, array: Array) -> None:
+        if trouble := _trouble(array):
+            whose = "its" if what == "output" else "the"
+            raise Found(f"the {direction} pass of {name}: in {whose} {what}, {trouble}")
+
+    try:
+        with np.errstate(all="ignore"):
+            trace(model, x, y, loss, sample_weight=sample_weight, counter=counter, witness=witness)
+    except Found as found:
+        return str(found)
+    return None
+
+
+def _trouble(array: Array) -> str:
+    """How many values are not finite; empty where all are."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return ""
+    kinds = {"NaN": np.isnan(array).sum(), "infinite": np.isinf(array).sum()}
+    counts = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    return f"{counts} of {array.size} values"
+
+
+class DetectAnomaly(Callback):
+    """Raises `Anomaly` before a step whose gradients hold a NaN or an infinity; the parameters are still good then.
+
+    Finite gradients cost one look at each.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        self._run = run
+
+    def on_gradients(self, batch: int, grads: Grads) -> None:
+        if all(np.isfinite(grad).all() for grad in grads.values()):
+            return
+        run = self._run
+        found = [
+            find_anomaly(run.model, part.x, part.y, run.loss, sample_weight=part.weight, counter=part.counter)
+            for part in run.parts()
+        ]
+        cause = next((text for text in found if text), "gradients that were changed, or added up, since")
+        raise Anomaly(f"epoch {run.epoch + 1}, batch {batch + 1}: {cause}")
+
+
+# ---- Numbers ----------------------------------------------------------------------------------------------------
+
+
+def norm(arrays: Mapping[str, Array]) -> float:
+    """The Euclidean norm of all arrays together, in double precision."""
+    return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays.values()))
+
+
+def dead_share(output: Array) -> float:
+    """The share of features (n, d) or channels (n, h, w, c) that are 0 for the whole batch."""
+    return float((output.reshape(-1, output.shape[-1]) == 0).all(axis=0).mean())
+
+
+def noise_scale(
+    model: Sequential,
+    x: Array,
+    y: Array,
+    loss: Loss = softmax_cross_entropy,
+    *,
+    sample_weight: Array | None = None,
+    parts: int = 4,
+    counter: int = 0,
+) -> tuple[float, float]:
+    """Unbiased estimates for the simple noise scale of gradients [1]_, from one batch and its parts.
+
+    The noise scale is the ratio of the two, each averaged over many batches first: the batch size up to which
+    larger batches make training faster almost in proportion.
+
+    Parameters
+    ----------
+    model, x, y, loss, sample_weight, counter
+        See `trace`.
+    parts : int, default 4
+        How many parts of equal size the batch is cut into, of two samples at least.
+
+    Returns
+    -------
+    trace : float
+        Of the covariance of a sample's gradient, ``tr Σ``.
+    square : float
+        Of the true gradient, ``|G|²``. Either may be below 0 by chance.
+
+    References
+    ----------
+    .. [1] S. McCandlish, J. Kaplan, D. Amodei et al., "An empirical model of large-batch training", 2018, appendix A.1.
+    """
+    parts = checks.integer("parts", min(parts, len(x) // 2), 2)
+    small = len(x) // parts
+    total: Grads = {}
+    square = 0.0
+    with _state_kept(model):
+        for i in range(parts):
+            own = slice(i * small, (i + 1) * small)
+            output, cache = model.forward(x[own], training=True, counter=counter)
+            given = {} if sample_weight is None else {"sample_weight": sample_weight[own]}
+            _, grads = model.backward(loss(output, y[own], **given)[1], cache)
+            square += norm(grads) ** 2 / parts
+            for name, grad in grads.items():
+                total[name] = grad.astype(np.float64) + total.get(name, 0.0)
+    big = small * parts
+    big_square = norm(total) ** 2 / parts**2
+    covariance = (square - big_square) / (1 / small - 1 / big)
+    return covariance, (big * big_square - small * square) / (big - small)
+
+
+# ---- Recording --------------------------------------------------------------------------------------------------
+
+
+class Monitor(Callback):
+    """Records what a run looks like from inside, into ``history.monitor``, which `plot` draws.
+
+    Each record costs about two steps more, and leaves the run to the bit what it is without.
+
+    Parameters
+    ----------
+    every : int, default 20
+        The number of steps from one record to the next; the first step is recorded.
+    bins : int, default 40
+        Of histograms.
+
+    Notes
+    -----
+    ``history.monitor`` is a dict of lists with a value per record:
+
+    - ``step``, ``loss`` (the mean since the record before), ``lr``
+    - ``gradient_norm``: over all parameters, before the step
+    - ``noise_scale``: see the function `noise_scale`; the ratio of running means (weight 0.1 of the newest)
+    - ``update_ratio``, by parameter with two axes or more: the norm of the step's update over that of the parameter.
+      About 1e-3 is healthy; far above, the learning rate is too high, far below, too low.
+    - ``dead``, by layer with ReLU: the share of features or channels that are 0 for the whole batch
+    - ``activations``, ``gradients``, by layer: histograms ``[low, high, counts]`` of its output, and of log10 of the
+      magnitudes of the loss's gradient with respect to it, both without zeros. Activations that shrink or grow from
+      layer to layer, and gradients that do so backwards, tell of a wrong initialisation.
+    """
+
+    def __init__(self, every: int = 20, *, bins: int = 40) -> None:
+        self.every = checks.integer("every", every, 1)
+        self.bins = checks.integer("bins", bins, 1)
+
+    def on_train_begin(self, run: Run) -> None:
+        self._run, self._due = run, False
+        self._loss, self._count = 0.0, 0
+        self._squares = [0.0, 0.0]
+        run.history.monitor = {
+            **{key: [] for key in ("step", "loss", "lr", "gradient_norm", "noise_scale")},
+            **{key: {} for key in ("update_ratio", "dead", "activations", "gradients")},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self._loss, "count": self._count, "squares": self._squares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._loss, self._count, self._squares = state["loss"], state["count"], state["squares"]
+
+    def _add(self, key: str, value: Any, name: str | None = None) -> None:
+        record = self._run.history.monitor[key]
+        (record if name is None else record.setdefault(name, [])).append(value)
+
+    def on_batch_begin(self, batch: int) -> None:
+        run = self._run
+        self._due = run.optimizer.t % self.every == 0
+        if not self._due:
+            return
+        self._add("step", run.optimizer.t)
+        self._add("lr", run.optimizer.lr)
+        x, y, weight, counter = next(run.parts())
+        self._before = {name: param.copy() for name, param in run.model.params.items() if param.ndim > 1}
+        seen = trace(run.model, x, y, run.loss, sample_weight=weight, counter=counter)
+        for i, layer in enumerate(run.model.layers):
+            name = f"{i} {type(layer).__name__}"
+            if isinstance(layer, ReLU) or getattr(layer, "activation", None) == "relu":
+                self._add("dead", dead_share(seen.outputs[i]), name)
+            output, gradient = seen.outputs[i], np.abs(seen.gradients[i])
+            self._add("activations", self._histogram(output[output != 0]), name)
+            self._add("gradients", self._histogram(np.log10(gradient[gradient > 0])), name)
+        self._add("noise_scale", math.nan)
+        if len(x) >= 4:
+            measured = noise_scale(run.model, x, y, run.loss, sample_weight=weight, counter=counter)
+            self._squares = [0.9 * old + 0.1 * new for old, new in zip(self._squares, measured, strict=True)]
+            covariance, square = self._squares
+            if square > 0:  # the estimate may miss, among few records
+                run.history.monitor["noise_scale"][-1] = covariance / square
+
+    def _histogram(self, values: Array) -> list[Any]:
+        values = values[np.isfinite(values)]
+        counts, edges = np.histogram(values, self.bins)
+        return [float(edges[0]), float(edges[-1]), counts.tolist()]
+
+    def on_gradients(self, batch: int, grads: Grads) -> None:
+        if self._due:
+            self._add("gradient_norm", norm(grads))
+
+    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        self._loss, self._count = self._loss + logs["loss"], self._count + 1
+        if not self._due:
+            return
+        self._add("loss", self._loss / self._count)
+        self._loss, self._count = 0.0, 0
+        for name, before in self._before.items():
+            size = norm({name: before})
+            update = norm({name: self._run.model.params[name] - before})
+            self._add("update_ratio", update / size if size else math.nan, name)
+
+
+# ---- Drawing ----------------------------------------------------------------------------------------------------
+
+
+def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
+    """Draw a run into a picture file: loss and accuracy; and what a `Monitor` recorded, on one page.
+
+    Parameters
+    ----------
+    history : History or mapping
+        What `Sequential.fit` returned, or the same read back from its JSON file.
     path : path
         Its ending decides the format: ``.png``, ``.svg``, ``.pdf``.
 
     Raises
     ------
     ImportError
-        Where matplotlib is missing: it is part of the extra ``train``.
+        Where matplotlib is missing: it is the extra ``plot``.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    record = _record(history)
+    if not record:
+        figure = _figure((9, 3.6))
+        loss, accuracy = figure.subplots(1, 2)
+    else:
+        figure = _figure((14, 12.5))
+        rows = figure.subplot_mosaic(
+            [
+                ["loss"] * 2 + ["accuracy"] * 2 + ["lr"] * 2,
+                ["update"] * 2 + ["norm"] * 2 + ["dead"] * 2,
+                ["activations"] * 3 + ["gradients"] * 3,
+            ],
+            height_ratios=[1, 1, max(1.3, 0.16 * len(record["activations"]))],
+        )
+        loss, accuracy = rows["loss"], rows["accuracy"]
+        _draw_record(rows, record)
+    for axes, key in ((loss, "loss"), (accuracy, "accuracy")):
         for name, label, style in ((key, "training", "C0-"), (f"val_{key}", "validation", "C1-")):
             if history.get(name):
                 epochs = range(1, len(history[name]) + 1)
@@ -37,3 +439,62 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
         if key == "loss":
             axes.set_yscale("log")
     figure.savefig(path, dpi=120)
+
+
+def _record(history: Mapping[str, Any]) -> Any:
+    """What a `Monitor` recorded, of a History or of what is in its file; or nothing."""
+    return getattr(history, "monitor", None) or history.get("monitor")
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'fastopt[plot]'") from error
+    return Figure(figsize=size, layout="constrained")
+
+
+def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Everything but loss and accuracy."""
+    step = record["step"]
+    axes["lr"].plot(step[: len(record["loss"])], record["loss"], color="C0")
+    axes["lr"].set(title="loss (blue) and learning rate (orange)", yscale="log")
+    rate = axes["lr"].twinx()
+    rate.plot(step, record["lr"], color="C1")
+    rate.set_ylim(bottom=0)
+    for name, ratios in record["update_ratio"].items():
+        axes["update"].plot(step[: len(ratios)], ratios, label=name, linewidth=1)
+    axes["update"].axhline(1e-3, color="black", linestyle="--", linewidth=1)
+    axes["update"].set(title="norm of update / norm of weight", yscale="log")
+    axes["norm"].plot(step[: len(record["gradient_norm"])], record["gradient_norm"], label="gradient norm")
+    axes["norm"].plot(step, record["noise_scale"], label="noise scale, in samples")
+    axes["norm"].set(title="gradient norm and noise scale", yscale="log")
+    for name, shares in record["dead"].items():
+        axes["dead"].plot(step, shares, label=name, linewidth=1)
+    axes["dead"].set(title="dead ReLUs: share at 0 for a whole batch", ylim=(-0.02, 1.02))
+    for key in ("lr", "update", "norm", "dead"):
+        axes[key].set_xlabel("step")
+        axes[key].grid(alpha=0.3)
+        if key != "lr" and axes[key].get_legend_handles_labels()[0]:
+            axes[key].legend(fontsize=7, ncols=2)
+    _ridges(axes["activations"], record["activations"], "outputs of layers other than 0")
+    low, high = axes["activations"].get_xlim()
+    axes["activations"].set_xscale("asinh")
+    decades = [10**power for power in range(math.ceil(math.log10(max(-low, high, 1))) + 1)]
+    ticks = [tick for tick in (*[-d for d in decades], 0, *decades) if low <= tick <= high]
+    axes["activations"].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes["activations"].set_xlim(low, high)
+    _ridges(axes["gradients"], record["gradients"], "log10 |gradient of the loss by the output|")
+
+
+def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> None:
+    """The first and the last histogram of each layer, from top to bottom."""
+    for place, (_, histograms) in enumerate(record.items()):
+        for which, style in ((0, {"color": "C7", "alpha": 0.7}), (-1, {"color": "C0"})):
+            low, high, counts = histograms[which]
+            heights = np.array(counts) / max(*counts, 1) * 0.85
+            edges = np.linspace(low, high, len(counts) + 1)
+            axes.stairs(heights - place, edges, baseline=-place, fill=which == -1, linewidth=1, **style)
+    axes.set_yticks([-place for place in range(len(record))], list(record), fontsize=8)
+    axes.set_title(f"{title}: first record (grey), last (blue)")
+    axes.grid(alpha=0.3, axis="x")
