@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
@@ -49,19 +48,27 @@ class _MeanLoss:
         if output.ndim == 0:
             raise ValueError("output must have shape (n, …), got ()")
         targets = self.check(targets, output.shape)
-        losses, gradient, mass = self._each(output, targets)
+        losses, gradient = self._each(output, targets)
+        weight = np.ones(1)
         if sample_weight is not None:
             weight = _numbers("sample_weight", sample_weight, output.shape[:1], low=0.0)
-            losses, mass = losses * weight, mass * weight
-        else:
-            weight = np.ones(1)
-        total = float(np.sum(mass, dtype=np.float64))
+            losses = losses * weight
+        total = self.mass(targets, sample_weight)
         factor = np.asarray(weight / total if total else 0 * weight, output.dtype)
         gradient *= factor.reshape(-1, *(1,) * (output.ndim - 1))
         return float(np.sum(losses, dtype=np.float64)) / (total or 1.0), gradient
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
-        """Of each sample: its loss (n,), the gradient of that (n, …), and how much it counts (n,)."""
+    def mass(self, targets: Array, sample_weight: Array | None = None) -> float:
+        """What the mean divides by: the sum of what samples count."""
+        each = self._masses(targets)
+        return float(np.sum(each if sample_weight is None else each * sample_weight, dtype=np.float64))
+
+    def _masses(self, targets: Array) -> Array:
+        """How much each sample counts but for its weight (n,)."""
+        return np.ones(len(targets))
+
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
+        """Of each sample: its loss (n,), and the gradient of that (n, …)."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -127,14 +134,17 @@ class SoftmaxCrossEntropy(_MeanLoss):
             return softmax_cross_entropy(output, np.asarray(targets))
         return super().__call__(output, targets, sample_weight)
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
+    def _masses(self, targets: Array) -> Array:
+        if self.class_weight is None:
+            return super()._masses(targets)
+        weight = np.array(self.class_weight)
+        return weight[targets] if targets.ndim == 1 else targets @ weight
+
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         n, classes = output.shape
         weight = np.ones(classes) if self.class_weight is None else np.array(self.class_weight)
         if targets.ndim == 1:
-            mass = weight[targets]
             targets = (targets[:, None] == np.arange(classes)).astype(np.float64)
-        else:
-            mass = targets @ weight
         smooth = self.label_smoothing
         weighted = ((1 - smooth) * targets + smooth / classes) * weight
         log_sum = np.empty(n)
@@ -142,7 +152,7 @@ class SoftmaxCrossEntropy(_MeanLoss):
         losses = (weighted * (log_sum[:, None] - output)).sum(axis=1)
         gradient *= weighted.sum(axis=1, keepdims=True).astype(output.dtype)
         gradient -= weighted.astype(output.dtype)
-        return losses, gradient, mass
+        return losses, gradient
 
 
 class SigmoidCrossEntropy(_MeanLoss):
@@ -156,7 +166,7 @@ class SigmoidCrossEntropy(_MeanLoss):
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:
         return _numbers("targets", targets, shape, 0.0, 1.0)
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         targets = targets.astype(output.dtype)
         gradient = F.activation_forward(output, "sigmoid")
         gradient -= targets
@@ -190,14 +200,14 @@ class Hinge(_MeanLoss):
             raise ValueError(f"output must have shape (n, c), got {shape}")
         return checks.labels("targets", np.asarray(targets), *shape)
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         rows = np.arange(len(output))
         excess = output - output[rows, targets][:, None] + output.dtype.type(self.margin)
         excess[rows, targets] = 0
         np.maximum(excess, 0, out=excess)
         gradient = (excess > 0).astype(output.dtype)
         gradient[rows, targets] = -gradient.sum(axis=1)
-        return excess.sum(axis=1), gradient, np.ones(len(output))
+        return excess.sum(axis=1), gradient
 
 
 class SquaredError(_MeanLoss):
@@ -206,7 +216,7 @@ class SquaredError(_MeanLoss):
     Range [0, ∞); at random the mean of the squares of the targets: their variance, if they are centred.
     """
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         error = output - targets.astype(output.dtype)
         return _mean_of_elements(error**2, 2 * error)
 
@@ -217,7 +227,7 @@ class L1(_MeanLoss):
     Range [0, ∞); at random the mean of the sizes of the targets.
     """
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         error = output - targets.astype(output.dtype)
         return _mean_of_elements(np.abs(error), np.sign(error))
 
@@ -242,14 +252,14 @@ class Huber(_MeanLoss):
     def __init__(self, delta: float = 1.0) -> None:
         self.delta = checks.number("delta", delta, "(0, inf)")
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array, Array]:
+    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         error = output - targets.astype(output.dtype)
         slope = np.clip(error, -self.delta, self.delta)
         return _mean_of_elements(slope * (error - slope / 2), slope)
 
 
-def _mean_of_elements(losses: Array, gradient: Array) -> tuple[Array, NDArray[Any], Array]:
+def _mean_of_elements(losses: Array, gradient: Array) -> tuple[Array, Array]:
     """Each sample's mean over its outputs."""
     n, per_sample = len(losses), losses[:1].size or 1
     gradient /= per_sample
-    return losses.reshape(n, -1).mean(axis=1, dtype=np.float64) if losses.size else np.zeros(n), gradient, np.ones(n)
+    return losses.reshape(n, -1).mean(axis=1, dtype=np.float64) if losses.size else np.zeros(n), gradient

@@ -22,6 +22,7 @@ from fastopt.checks import Array
 from fastopt.nn.callbacks import Callback
 from fastopt.nn.layers import Grads, Layer, ReLU
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.training import loss_of
 
 if TYPE_CHECKING:
     from fastopt.nn.model import Sequential
@@ -89,7 +90,7 @@ def trace(
             x, cache = layer.forward(x, training=True, counter=counter * len(model.layers) + i)
             outputs.append(x)
             caches.append(cache)
-        value, dy = loss(x, y) if sample_weight is None else loss(x, y, sample_weight=sample_weight)
+        value, dy = loss_of(loss, x, y, sample_weight)
         if witness is not None:
             witness("the loss", "forward", "output", np.asarray(value))
             witness("the loss", "backward", "gradient", dy)
@@ -282,8 +283,8 @@ def noise_scale(
         for i in range(parts):
             own = slice(i * small, (i + 1) * small)
             output, cache = model.forward(x[own], training=True, counter=counter)
-            given = {} if sample_weight is None else {"sample_weight": sample_weight[own]}
-            _, grads = model.backward(loss(output, y[own], **given)[1], cache)
+            weight = None if sample_weight is None else sample_weight[own]
+            _, grads = model.backward(loss_of(loss, output, y[own], weight)[1], cache)
             square += norm(grads) ** 2 / parts
             for name, grad in grads.items():
                 total[name] = grad.astype(np.float64) + total.get(name, 0.0)

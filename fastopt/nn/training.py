@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.callbacks import Callback
-from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.memory import Memory
+from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
+from fastopt.nn.memory import FRESH, Memory
 from fastopt.optimizers import OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Run:
             if self.stopped and step + 1 < self.batches:
                 self._where = f"after {step + 1} of {self.batches} batches of epoch {self.epoch + 1}"
                 return None
-        logs: dict[str, float] = {"loss": total / mass}
+        logs: dict[str, float] = {"loss": total / (mass or 1.0)}
         if self._labelled:
             logs["accuracy"] = right / len(self._x)
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
@@ -199,28 +199,34 @@ class Run:
 
     def _step(self, step: int) -> tuple[float, float, float]:
         """Forward, backward and the optimizer's step; the mean loss, how many were right, and the samples' weight."""
-        model, x, memory = self.model, self._x, self._memory
-        weights = [len(chosen) if self._weight is None else self._weight[chosen].sum() for chosen in self._parts]
+        model, memory = self.model, self._memory
+        masses = [self._mass(chosen) for chosen in self._parts]
+        total = sum(masses)
         value = right = 0.0
         for i, chosen in enumerate(self._parts):
-            inputs, targets = gather("x", x, chosen, memory), gather("y", self._y, chosen, memory)
+            inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
+            weight = None if self._weight is None else self._weight[chosen]
             output, cache = model.forward(inputs, training=True, counter=self._counter + i, memory=memory)
-            if self._weight is None:
-                part, dy = loss_of(self.loss, output, targets, memory)
-            else:
-                part, dy = self.loss(output, targets, sample_weight=self._weight[chosen])
+            part, dy = loss_of(self.loss, output, targets, weight, memory)
             share = 1.0
-            if len(weights) > 1:
-                share = float(weights[i] / sum(weights))
+            if len(masses) > 1:
+                share = masses[i] / (total or 1.0)
                 dy = dy * share
             _, grads = model.backward(dy, cache, memory=memory, input_grad=False)
-            if len(weights) > 1:
+            if len(masses) > 1:
                 grads = self._summed(grads, begin=i == 0)
             value += share * part
             right += count_right(output, targets) if self._labelled else 0
         self._tell("on_gradients", step, grads)
         self.optimizer.step(grads)
-        return value, right, float(sum(weights))
+        return value, right, total
+
+    def _mass(self, chosen: Indices) -> float:
+        """How much samples count together: what the mean of their losses divides by."""
+        weight = None if self._weight is None else self._weight[chosen]
+        if hasattr(self.loss, "mass"):
+            return float(self.loss.mass(self._y[chosen], weight))
+        return float(len(chosen) if weight is None else weight.sum())
 
     def _summed(self, grads: Grads, *, begin: bool) -> Grads:
         """The sum of the gradients since the beginning."""
@@ -331,8 +337,13 @@ def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
     return np.take(samples, chosen, axis=0, out=out, mode="clip")  # other modes go by way of a copy
 
 
-def loss_of(loss: Loss, output: Array, y: Array, memory: Memory) -> tuple[float, Array]:
+def loss_of(
+    loss: Loss, output: Array, y: Array, sample_weight: Array | None = None, memory: Memory = FRESH
+) -> tuple[float, Array]:
     """A loss and its gradient, which softmax cross-entropy writes to memory."""
+    if sample_weight is not None:
+        loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
+        return loss(output, y, sample_weight=sample_weight)
     if loss is not softmax_cross_entropy:
         return loss(output, y)
     losses = memory.array("losses", output.shape[:1], output.dtype)

@@ -449,11 +449,9 @@ def weighted_square(output, targets, sample_weight=None):
     return float(share @ (error**2).sum(axis=1) / 2), error * share[:, None]
 
 
-def trained(samples, epochs=3, optimizer=None, **options):
+def trained(samples, epochs=3, loss=weighted_square, **options):
     model = linear()
-    history = model.fit(
-        *samples, epochs=epochs, loss=weighted_square, optimizer=fastopt.SGD(model.params, lr=0.1), **options
-    )
+    history = model.fit(*samples, epochs=epochs, loss=loss, optimizer=fastopt.SGD(model.params, lr=0.1), **options)
     return model.params["0.weight"], history
 
 
@@ -468,6 +466,18 @@ def test_equal_weights_are_none(samples):
         weight, history = trained(samples, **options)
         np.testing.assert_allclose(weight, wanted[0], rtol=1e-12)
         assert history["loss"] == pytest.approx(wanted[1]["loss"])
+
+
+def test_weights_with_softmax_cross_entropy(samples):
+    weights = np.linspace(0, 5, 65)
+    wanted = trained(samples, loss=nn.SoftmaxCrossEntropy(), sample_weight=weights)
+    weight, history = trained(samples, loss=nn.softmax_cross_entropy, sample_weight=weights)
+    np.testing.assert_array_equal(weight, wanted[0])
+    assert history["loss"] == wanted[1]["loss"]
+    by_loss = trained(samples, loss=nn.SoftmaxCrossEntropy(class_weight=[1.0, 0.0, 4.0]))
+    weight, history = trained(samples, loss=nn.softmax_cross_entropy, class_weight=[1.0, 0.0, 4.0])
+    np.testing.assert_allclose(weight, by_loss[0], rtol=1e-12)
+    assert history["loss"] == pytest.approx(by_loss[1]["loss"])
 
 
 def test_a_sample_of_weight_0_does_not_count(samples):
@@ -532,15 +542,20 @@ def test_class_weights_need_labels(samples):
 
 
 @pytest.mark.parametrize("weights", [None, np.linspace(0.1, 3, 65)])
+@pytest.mark.parametrize(
+    "loss",
+    [weighted_square, nn.softmax_cross_entropy, nn.SoftmaxCrossEntropy(class_weight=[0.0, 1.0, 3.0])],
+    ids=["own", "softmax", "weighted"],
+)
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(16, 2), (8, 4), (1, 32), (32, 1), (20, 9)])
-def test_accumulated_batches_are_one(samples, batch_size, accumulate, weights):
+def test_accumulated_batches_are_one(samples, batch_size, accumulate, weights, loss):
     calls = []
 
     class Count(nn.Callback):
         def on_batch_end(self, batch, logs):
             calls.append((batch, logs["loss"]))
 
-    options = {"sample_weight": weights, "epochs": 3}
+    options = {"sample_weight": weights, "loss": loss}
     weight, history = trained(samples, batch_size=batch_size, accumulate=accumulate, callbacks=[Count()], **options)
     own, calls = calls, []
     wanted = trained(samples, batch_size=batch_size * accumulate, callbacks=[Count()], **options)
