@@ -360,12 +360,11 @@ def bias_backward(dy: Array, out: Array | None = None) -> Array:
     -------
     dbias : ndarray (d,)
     """
-    rows, columns = _rows("dy", dy)
+    rows, columns = _rows("dy", checks.array("dy", dy))
     dbias = np.empty(columns, dy.dtype) if out is None else out
     try:
         _bias_backward((dy, dbias), (rows, columns))
     except _kernels.Misfit:
-        checks.array("dy", dy)
         _explain_outputs({"dy": dy}, out=(out, dy.dtype, (columns,)))
         raise
     return dbias

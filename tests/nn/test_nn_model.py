@@ -400,8 +400,8 @@ def broken(path):
         (rewritten(lambda config, arrays: arrays.pop("params/6.bias")), "params/6.bias"),
         (rewritten(lambda config, arrays: arrays.update({"params/6.bias": np.zeros(5)})), r"shape \(4,\), got \(5,\)"),
         (rewritten(lambda config, arrays: arrays.update({"state/1.running_var": np.zeros(3, "f4")})), "float64"),
-        (rewritten(lambda config, arrays: config["layers"][1].update({"class": "LayerNorm"})), "LayerNorm"),
-        (rewritten(lambda config, arrays: config["layers"][0].update(dilation=2)), "dilation"),
+        (rewritten(lambda config, arrays: config["layers"][1].update({"class": "Unknown"})), "Unknown"),
+        (rewritten(lambda config, arrays: config["layers"][0].update(twist=2)), "twist"),
         (rewritten(lambda config, arrays: config.pop("seed")), "seed"),
     ],
 )
