@@ -56,6 +56,7 @@ __all__ = [
     "group_norm_forward",
     "im2col",
     "instance_norm_forward",
+    "kept_share",
     "layer_norm_forward",
     "max_pool_backward",
     "max_pool_forward",
@@ -640,6 +641,7 @@ def dropout(
     mask_format: Literal["bits", "bytes"] = "bits",
     out: Array | None = None,
     mask: NDArray[np.uint8] | None = None,
+    inverted: bool = True,
 ) -> tuple[Array, Mask]:
     """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
 
@@ -663,6 +665,8 @@ def dropout(
         Where to write y; may be `x` itself.
     mask : uint8 ndarray (⌈size / 8⌉,), optional
         Where to write the mask's bits.
+    inverted : bool, default True
+        False leaves the rest unscaled: in inference, all is then to be scaled by `kept_share`.
 
     Returns
     -------
@@ -680,6 +684,8 @@ def dropout(
     if mask is None:
         mask = np.empty((x.size + 7) // 8, np.uint8)
     threshold, factor = _threshold(p, p_is)
+    if not checks.flag("inverted", inverted):
+        factor = 1.0
     seed, counter = _key(seed, counter)
     if mask_format != "bits":
         checks.choice("mask_format", mask_format, ("bits", "bytes"))
@@ -696,7 +702,9 @@ def dropout(
     return y, mask
 
 
-def dropout_apply(x: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None) -> Array:
+def dropout_apply(
+    x: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None, inverted: bool = True
+) -> Array:
     """Dropout with a given mask: ``y = x / (1 − p)`` where the mask is set, else 0.
 
     Parameters
@@ -704,17 +712,19 @@ def dropout_apply(x: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Ar
     x : ndarray, any shape
     mask : ndarray
         As `dropout` returned it, or your own: bool or 0/1 integers shaped like `x`, or bits.
-    p, p_is, out
+    p, p_is, out, inverted
         As in `dropout`.
 
     Returns
     -------
     y : ndarray like `x`
     """
-    return _apply("x", x, mask, p, p_is, out)
+    return _apply("x", x, mask, p, p_is, out, inverted)
 
 
-def dropout_backward(dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None) -> Array:
+def dropout_backward(
+    dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None, inverted: bool = True
+) -> Array:
     """The gradient of `dropout`: ``dx = dy / (1 − p)`` where the mask is set, else 0.
 
     Parameters
@@ -723,14 +733,19 @@ def dropout_backward(dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out
         The gradient with respect to y.
     mask : ndarray
         As `dropout` returned it.
-    p, p_is, out
+    p, p_is, out, inverted
         As in `dropout`; `out` may be `dy` itself.
 
     Returns
     -------
     dx : ndarray like `dy`
     """
-    return _apply("dy", dy, mask, p, p_is, out)
+    return _apply("dy", dy, mask, p, p_is, out, inverted)
+
+
+def kept_share(p: float, p_is: PIs = "drop") -> float:
+    """The probability of keeping an element, with `p` rounded as in `dropout`."""
+    return 1 / _threshold(p, p_is)[1]
 
 
 def bias_relu_dropout_forward(
@@ -788,9 +803,9 @@ def bias_relu_dropout_backward(
     return _scaled_bias_relu_backward(dy, y, _threshold(p, p_is)[1], out, dbias)
 
 
-def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None) -> Array:
+def _apply(name: str, x: Array, mask: Mask, p: float, p_is: PIs, out: Array | None, inverted: bool) -> Array:
     y = _like(name, x, out)
-    _, factor = _threshold(p, p_is)
+    factor = _threshold(p, p_is)[1] if checks.flag("inverted", inverted) else 1.0
     bits = _mask_bits(mask, x)
     try:
         _dropout_apply((x, bits, y), (x.size,), (factor,))

@@ -9,6 +9,7 @@ True
 """
 
 from fastopt.nn import monitor
+from fastopt.nn.activations import ELU, GELU, LeakyReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from fastopt.nn.callbacks import (
     Callback,
     CSVLogger,
@@ -19,6 +20,9 @@ from fastopt.nn.callbacks import (
     ReduceLROnPlateau,
     TensorBoard,
 )
+from fastopt.nn.dropouts import SpatialDropout, VanillaDropout
+from fastopt.nn.embedding import Embedding
+from fastopt.nn.init import Constant, He, Initializer, Normal, Orthogonal, Sparse, Xavier
 from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
 from fastopt.nn.losses import (
     L1,
@@ -30,43 +34,73 @@ from fastopt.nn.losses import (
     SquaredError,
     softmax_cross_entropy,
 )
+from fastopt.nn.lsuv import lsuv
 from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
-from fastopt.nn.norms import BatchNorm
+from fastopt.nn.norms import BatchNorm, DecorrelatedBatchNorm, GroupNorm, InstanceNorm, LayerNorm, WeightNorm
+from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
+from fastopt.nn.residual import Residual
 from fastopt.nn.training import History, Run, batches
 
 __all__ = [
+    "ELU",
     "FRESH",
+    "GELU",
     "L1",
+    "AveragePool2D",
     "BatchNorm",
     "CSVLogger",
     "Callback",
     "Composite",
+    "Constant",
     "Conv2D",
+    "DecorrelatedBatchNorm",
     "Dense",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "Flatten",
+    "GlobalAveragePool2D",
+    "GroupNorm",
+    "He",
     "Hinge",
     "History",
     "Huber",
+    "Initializer",
+    "InstanceNorm",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
     "LearningRateScheduler",
     "Lines",
     "Loss",
     "MaxPool2D",
     "ModelCheckpoint",
+    "Normal",
+    "Orthogonal",
     "ReLU",
     "ReduceLROnPlateau",
+    "Residual",
     "Run",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
     "SigmoidCrossEntropy",
+    "Softmax",
     "SoftmaxCrossEntropy",
+    "Softplus",
+    "Sparse",
+    "SpatialDropout",
     "SquaredError",
+    "Tanh",
     "TensorBoard",
+    "VanillaDropout",
+    "WeightNorm",
     "Workspace",
+    "Xavier",
     "batches",
     "load",
+    "lsuv",
     "monitor",
     "softmax_cross_entropy",
 ]

@@ -1,31 +1,217 @@
-"""Initial weights: normal with the variance that keeps the scale of a signal from layer to layer."""
+"""Initial weights: by name, as an object, or as a function of your own.
+
+| name | object | weights |
+| --- | --- | --- |
+| ``"zeros"`` | ``Constant(0.0)`` | all alike: only for a layer on which nothing depends to differ, as the last one |
+| ``"small"`` | ``Normal(0.01)`` | too small for deep networks: signals vanish |
+| ``"large"`` | ``Normal(1.0)`` | too large: units saturate, or signals explode |
+| ``"xavier"`` | ``Xavier()`` | normal, variance 2 / (fan_in + fan_out) |
+| ``"xavier_in"`` | ``Xavier(fan="in")`` | normal, variance 1 / fan_in |
+| ``"xavier_uniform"`` | ``Xavier(distribution="uniform")`` | uniform, variance 2 / (fan_in + fan_out) |
+| ``"he"`` | ``He()`` | normal, variance 2 / fan_in: before ReLU |
+| ``"he_out"`` | ``He(fan="out")`` | normal, variance 2 / fan_out: keeps gradients' scale instead of signals' |
+| ``"he_uniform"`` | ``He(distribution="uniform")`` | uniform, variance 2 / fan_in |
+| ``"sparse"`` | ``Sparse()`` | normal, 15 inputs of each output, the others 0 |
+| ``"orthogonal"`` | ``Orthogonal()`` | orthonormal columns, or rows |
+
+fan_in is how many inputs an output sums up, fan_out how many outputs an input enters.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
 
-Init = Literal["he", "xavier"]
+
+class Initializer:
+    """Draws weights: ``initializer(shape, fan_in, fan_out, rng) -> ndarray``. Outputs are on the last axis."""
+
+    #: Every such class by its name, for loading models.
+    classes: ClassVar[dict[str, type[Initializer]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Initializer.classes[cls.__name__] = cls
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make such an object."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.config().items())})"
+
+
+class Constant(Initializer):
+    """All weights the same.
+
+    Parameters
+    ----------
+    value : float, default 0.0
+    """
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = checks.number("value", value)
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        return np.full(shape, self.value)
+
+
+class Normal(Initializer):
+    """A centred normal distribution of one standard deviation whatever the shape.
+
+    Parameters
+    ----------
+    std : float, default 0.01
+        In [0, inf).
+    """
+
+    def __init__(self, std: float = 0.01) -> None:
+        self.std = checks.number("std", std, "[0, inf)")
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        return rng.normal(0.0, self.std, shape)
+
+
+def _draw(distribution: str, variance: float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    if distribution == "normal":
+        return rng.normal(0.0, math.sqrt(variance), shape)
+    limit = math.sqrt(3 * variance)
+    return rng.uniform(-limit, limit, shape)
+
+
+Distribution = Literal["normal", "uniform"]
+_DISTRIBUTIONS = ("normal", "uniform")
+
+
+class Xavier(Initializer):
+    """The variance that keeps the scale of signals, and of gradients, through linear units (Glorot & Bengio 2010).
+
+    Parameters
+    ----------
+    fan : {"average", "in"}, default "average"
+        The variance: ``2 / (fan_in + fan_out)`` (eq. 12), or ``1 / fan_in`` (eq. 10).
+    distribution : {"normal", "uniform"}, default "normal"
+    """
+
+    def __init__(self, fan: Literal["average", "in"] = "average", distribution: Distribution = "normal") -> None:
+        checks.choice("fan", fan, ("average", "in"))
+        checks.choice("distribution", distribution, _DISTRIBUTIONS)
+        self.fan, self.distribution = fan, distribution
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        variance = 2 / (fan_in + fan_out) if self.fan == "average" else 1 / fan_in
+        return _draw(self.distribution, variance, shape, rng)
+
+
+class He(Initializer):
+    """The variance that keeps the scale of signals, or of gradients, through ReLU (He et al. 2015, eq. 10 and 14).
+
+    Parameters
+    ----------
+    fan : {"in", "out"}, default "in"
+        The variance: ``2 / fan_in``, or ``2 / fan_out``.
+    distribution : {"normal", "uniform"}, default "normal"
+    """
+
+    def __init__(self, fan: Literal["in", "out"] = "in", distribution: Distribution = "normal") -> None:
+        checks.choice("fan", fan, ("in", "out"))
+        checks.choice("distribution", distribution, _DISTRIBUTIONS)
+        self.fan, self.distribution = fan, distribution
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        return _draw(self.distribution, 2 / (fan_in if self.fan == "in" else fan_out), shape, rng)
+
+
+class Sparse(Initializer):
+    """Few inputs for each output, whatever their number: units neither saturate nor are alike (Martens 2010, sec. 5).
+
+    Parameters
+    ----------
+    count : int, default 15
+        The inputs of an output whose weights are not 0 (all, where there are no more).
+    std : float, default 1.0
+        Of those weights, which are normal; in [0, inf).
+    """
+
+    def __init__(self, count: int = 15, std: float = 1.0) -> None:
+        self.count = checks.integer("count", count, 1)
+        self.std = checks.number("std", std, "[0, inf)")
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        outputs = shape[-1]
+        weight = np.zeros((math.prod(shape[:-1]), outputs))
+        count = min(self.count, len(weight))
+        chosen = rng.permuted(np.tile(np.arange(len(weight)), (outputs, 1)), axis=1)[:, :count]
+        weight[chosen, np.arange(outputs)[:, None]] = rng.normal(0.0, self.std, (outputs, count))
+        return weight.reshape(shape)
+
+
+class Orthogonal(Initializer):
+    """A random orthogonal matrix, of which all columns (or rows, where they are fewer) are orthonormal: signals keep
+    their length through linear units of any depth (Saxe et al. 2014).
+
+    Parameters
+    ----------
+    gain : float, default 1.0
+        What it is multiplied by; √2 before ReLU.
+    """
+
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain = checks.number("gain", gain)
+
+    def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+        q *= np.sign(np.diag(r))  # or it would not be uniformly distributed
+        return self.gain * (q if rows >= columns else q.T).reshape(shape)
+
+
+#: What the names stand for.
+INITIALIZERS: dict[str, Initializer] = {
+    "zeros": Constant(0.0),
+    "small": Normal(0.01),
+    "large": Normal(1.0),
+    "xavier": Xavier(),
+    "xavier_in": Xavier(fan="in"),
+    "xavier_uniform": Xavier(distribution="uniform"),
+    "he": He(),
+    "he_out": He(fan="out"),
+    "he_uniform": He(distribution="uniform"),
+    "sparse": Sparse(),
+    "orthogonal": Orthogonal(),
+}
+
+Init = str | Callable[[tuple[int, ...], int, int, np.random.Generator], Array]
+
+
+def check(init: Any) -> Init:
+    """A name, or something that can be called."""
+    if callable(init):
+        return init
+    return checks.choice("init", init, tuple(INITIALIZERS))
 
 
 def weight(
     init: Init, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator, dtype: np.dtype
 ) -> Array:
-    """A weight array drawn from a centred normal distribution.
+    """A weight array.
 
     Parameters
     ----------
-    init : {"he", "xavier"}
-        The variance: ``2 / fan_in`` (He et al. 2015, eq. 10: before ReLU), or ``2 / (fan_in + fan_out)``
-        (Glorot & Bengio 2010, eq. 12).
+    init : str or callable
+        One of the names above, or ``init(shape, fan_in, fan_out, rng)``: an `Initializer` or your own. (A model with a
+        function of your own cannot be saved.)
     shape : tuple of int
     fan_in, fan_out : int
-        How many inputs an output sums up, and how many outputs an input enters.
     rng : numpy.random.Generator
     dtype : numpy.dtype
 
@@ -33,6 +219,20 @@ def weight(
     -------
     weight : ndarray of `shape`
     """
-    checks.choice("init", init, ("he", "xavier"))
-    variance = 2 / fan_in if init == "he" else 2 / (fan_in + fan_out)
-    return rng.normal(0.0, math.sqrt(variance), shape).astype(dtype)
+    draw = INITIALIZERS[init] if isinstance(check(init), str) else init  # type: ignore[index]
+    drawn = np.asarray(draw(shape, fan_in, fan_out, rng))  # type: ignore[operator]
+    if drawn.shape != shape:
+        raise ValueError(f"init must draw an array of shape {shape}, got {drawn.shape}")
+    return drawn.astype(dtype)
+
+
+Bias = float | Sequence[float]
+
+
+def check_bias(init: Any, units: int) -> Bias:
+    """A number, or one for each unit."""
+    if not isinstance(init, (list, tuple, np.ndarray)):
+        return checks.number("bias_init", init)
+    if len(init) != units:
+        raise ValueError(f"bias_init must hold {units} numbers, got {len(init)}")
+    return [checks.number("bias_init", value) for value in init]

@@ -19,7 +19,7 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn import init as initial
-from fastopt.nn.init import Init
+from fastopt.nn.init import Bias, Init
 from fastopt.nn.memory import FRESH, Memory
 
 Shape = tuple[int, ...]
@@ -140,7 +140,8 @@ class Composite(Layer):
             part.adopt({name.removeprefix(f"{key}."): a for name, a in params.items() if name.startswith(f"{key}.")})
 
 
-def _check_images(layer: Layer, input_shape: Shape) -> None:
+def check_images(layer: Layer, input_shape: Shape) -> None:
+    """Inputs of a layer are images."""
     if len(input_shape) != 3:
         shape = ", ".join(map(str, ("n", *input_shape)))
         raise ValueError(f"{type(layer).__name__} takes inputs of shape (n, h, w, c), got ({shape})")
@@ -156,16 +157,17 @@ class _Tail(NamedTuple):
 class _Affine(Layer):
     """A weight and a bias with an optional ReLU, which is fused with the bias."""
 
-    def __init__(self, activation: Literal["relu"] | None, init: Init) -> None:
+    def __init__(self, units: int, activation: Literal["relu"] | None, init: Init, bias_init: Bias) -> None:
         super().__init__()
         if activation is not None:
             checks.choice("activation", activation, ("relu",))
         self.activation = activation
-        self.init = init
+        self.init = initial.check(init)
+        self.bias_init = initial.check_bias(bias_init, units)
 
     def _make(self, shape: Shape, fan_in: int, fan_out: int, rng: np.random.Generator, dtype: np.dtype) -> None:
         self.params["weight"] = initial.weight(self.init, shape, fan_in, fan_out, rng, dtype)
-        self.params["bias"] = np.zeros(shape[-1], dtype)
+        self.params["bias"] = np.full(shape[-1:], self.bias_init, dtype)
 
     def fuses(self, behind: Sequence[Layer]) -> int:
         relu = not self.activation and len(behind) > 0 and type(behind[0]) is ReLU
@@ -206,15 +208,19 @@ class Dense(_Affine):
         The number of outputs. `params`: ``weight`` (inputs, units), ``bias`` (units,).
     activation : "relu" or None, default None
         Fused with the bias.
-    init : {"he", "xavier"}, default "he"
-        See `fastopt.nn.init`. The bias begins at zero.
+    init : str or callable, default "he"
+        Of the weight: a name or an object of `fastopt.nn.init`.
+    bias_init : float or sequence of float, default 0.0
+        Of the bias: one number for all units, or one for each.
     """
 
     may_skip_input_grad = True
 
-    def __init__(self, units: int, activation: Literal["relu"] | None = None, init: Init = "he") -> None:
-        super().__init__(activation, init)
+    def __init__(
+        self, units: int, activation: Literal["relu"] | None = None, init: Init = "he", bias_init: Bias = 0.0
+    ) -> None:
         self.units = checks.integer("units", units, 1)
+        super().__init__(self.units, activation, init, bias_init)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         if len(input_shape) != 1:
@@ -264,13 +270,15 @@ class Conv2D(_Affine):
         Zeros on each side; ``"same"`` is half of the window, which keeps the shape for odd sizes at stride 1.
     activation : "relu" or None, default None
         Fused with the bias.
-    init : {"he", "xavier"}, default "he"
-        See `fastopt.nn.init`. The bias begins at zero.
+    init : str or callable, default "he"
+        Of the weight: a name or an object of `fastopt.nn.init`.
     dilation : int or (int, int), default 1
         Distance of the window's pixels from each other.
     groups : int, default 1
         A divisor of the numbers of channels and of filters: each group of filters sees its own group of channels. As
         many groups as channels make a depthwise convolution.
+    bias_init : float or sequence of float, default 0.0
+        Of the bias: one number for all filters, or one for each.
     """
 
     may_skip_input_grad = True
@@ -285,9 +293,10 @@ class Conv2D(_Affine):
         init: Init = "he",
         dilation: F.Pair = 1,
         groups: int = 1,
+        bias_init: Bias = 0.0,
     ) -> None:
-        super().__init__(activation, init)
         self.filters = checks.integer("filters", filters, 1)
+        super().__init__(self.filters, activation, init, bias_init)
         self.size = checks.pair("size", size, 1)
         self.stride = checks.pair("stride", stride, 1)
         self.dilation = checks.pair("dilation", dilation, 1)
@@ -308,7 +317,7 @@ class Conv2D(_Affine):
         self._make((*self.size, channels, self.filters), pixels * channels, fan_out, rng, dtype)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        _check_images(self, input_shape)
+        check_images(self, input_shape)
         if input_shape[2] % self.groups:
             raise ValueError(f"groups must divide the number of channels, {input_shape[2]}, got {self.groups}")
         patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding, self.dilation)
@@ -402,7 +411,7 @@ class MaxPool2D(Layer):
         self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        _check_images(self, input_shape)
+        check_images(self, input_shape)
         return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
 
     def forward(

@@ -16,6 +16,7 @@ from fastopt.checks import Array
 from fastopt.nn import files
 from fastopt.nn import training as loop
 from fastopt.nn.callbacks import Callback
+from fastopt.nn.init import Initializer
 from fastopt.nn.layers import Composite, Grads, Layer, Shape
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory, Workspace
@@ -311,6 +312,8 @@ def encode(value: Any, seen: list[Layer]) -> Any:
             return {"layer": known[0]}
         seen.append(value)
         return {"class": type(value).__name__, **encode(value.config(), seen)}
+    if isinstance(value, Initializer):
+        return {"init": type(value).__name__, **value.config()}
     if isinstance(value, dict):
         return {key: encode(item, seen) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -324,8 +327,11 @@ def decode(value: Any, seen: list[Layer | None]) -> Any:
         return [decode(item, seen) for item in value]
     if not isinstance(value, dict):
         return value
-    if "layer" in value:
+    if set(value) == {"layer"}:
         return seen[value["layer"]]
+    if "init" in value and "class" not in value:
+        name = checks.choice("class of an initializer", value.pop("init"), tuple(Initializer.classes))
+        return Initializer.classes[name](**value)
     kind = value.pop("class", None)
     if kind is None:
         return {key: decode(item, seen) for key, item in value.items()}

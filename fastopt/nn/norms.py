@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.layers import Grads, Layer, ReLU, Shape
+from fastopt.nn.layers import Composite, Conv2D, Dense, Grads, Layer, ReLU, Shape
 from fastopt.nn.memory import FRESH, Memory
 
 
@@ -84,3 +85,293 @@ class BatchNorm(Layer):
             dshift=memory.grad("shift", self.params["shift"]),
         )
         return dx, {"scale": dscale, "shift": dshift}
+
+
+# ---- Over samples ---------------------------------------------------------------------------------------------
+
+
+class _SampleNorm(Layer):
+    """What layer, group and instance norm share: each sample is normalised by itself, so inference is as training."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = checks.number("eps", eps, "[0, inf)")
+
+    def _learnt(self, input_shape: Shape) -> Shape:
+        """The shape of scale and shift."""
+        return input_shape[-1:]
+
+    def _statistics(self, input_shape: Shape) -> int:
+        """How many means each sample has."""
+        raise NotImplementedError
+
+    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+        raise NotImplementedError
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        learnt = self._learnt(input_shape)
+        self.params.update(scale=np.ones(learnt, dtype), shift=np.zeros(learnt, dtype))
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        count = (len(x) * self._statistics(x.shape[1:]),)
+        return self._normalise(
+            x,
+            scale=self.params["scale"],
+            shift=self.params["shift"],
+            eps=self.eps,
+            out=memory.array("y", x.shape, x.dtype),
+            mean=memory.array("mean", count, np.float64),
+            inv_std=memory.array("inv_std", count, np.float64),
+        )
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        dx, dscale, dshift = F.group_norm_backward(
+            dy,
+            cache,
+            out=memory.array("dx", dy.shape, dy.dtype),
+            dscale=memory.grad("scale", self.params["scale"]),
+            dshift=memory.grad("shift", self.params["shift"]),
+            parts=memory.array("parts", cache.parts_shape, dy.dtype),
+        )
+        return dx, {"scale": dscale, "shift": dshift}
+
+
+class LayerNorm(_SampleNorm):
+    """Layer normalisation, as in `fastopt.functional.layer_norm_forward`.
+
+    Parameters
+    ----------
+    axes : int, default 1
+        Over how many axes, the last ones: 1 for each pixel of images by itself, 3 for whole images. `params`: ``scale``
+        from 1 and ``shift`` from 0, of the shape of these axes.
+    eps : float, default 1e-5
+    """
+
+    def __init__(self, axes: int = 1, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+        self.axes = checks.integer("axes", axes, 1)
+
+    def _learnt(self, input_shape: Shape) -> Shape:
+        if self.axes > len(input_shape):
+            raise ValueError(f"axes must be at most {len(input_shape)}, got {self.axes}")
+        return input_shape[-self.axes :]
+
+    def _statistics(self, input_shape: Shape) -> int:
+        return math.prod(input_shape[: -self.axes])
+
+    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+        return F.layer_norm_forward(x, axes=self.axes, **options)
+
+
+class GroupNorm(_SampleNorm):
+    """Group normalisation of (n, …, c), as in `fastopt.functional.group_norm_forward`.
+
+    Parameters
+    ----------
+    groups : int
+        A divisor of c. `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+    eps : float, default 1e-5
+    """
+
+    def __init__(self, groups: int, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+        self.groups = checks.integer("groups", groups, 1)
+
+    def _learnt(self, input_shape: Shape) -> Shape:
+        if input_shape[-1] % self.groups:
+            raise ValueError(f"groups must divide the number of channels, {input_shape[-1]}, got {self.groups}")
+        return input_shape[-1:]
+
+    def _statistics(self, input_shape: Shape) -> int:
+        return self.groups
+
+    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+        return F.group_norm_forward(x, self.groups, **options)
+
+
+class InstanceNorm(_SampleNorm):
+    """Instance normalisation of (n, …, c), as in `fastopt.functional.instance_norm_forward`.
+
+    Parameters
+    ----------
+    eps : float, default 1e-5
+        `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+
+    def _statistics(self, input_shape: Shape) -> int:
+        return input_shape[-1]
+
+    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+        return F.instance_norm_forward(x, **options)
+
+
+# ---- Of weights -----------------------------------------------------------------------------------------------
+
+
+class WeightNorm(Composite):
+    """A dense or convolutional layer whose weight is ``gain · direction / ‖direction‖``, per output [1]_.
+
+    Parameters
+    ----------
+    layer : Dense or Conv2D
+        Its weight and bias begin as they do there. `params`: ``gain`` (outputs,), ``direction`` like the weight, and
+        ``layer.bias``.
+
+    References
+    ----------
+    .. [1] T. Salimans and D. P. Kingma, "Weight normalization", 2016, eq. 2 and 3.
+    """
+
+    may_skip_input_grad = True
+
+    def __init__(self, layer: Dense | Conv2D) -> None:
+        if not isinstance(layer, (Dense, Conv2D)):
+            raise TypeError(f"layer must be Dense or Conv2D, got {type(layer).__name__}")
+        super().__init__({"layer": layer})
+        self.layer = layer
+
+    def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
+        shape = super().build(input_shape, rng, dtype)
+        del self.params["layer.weight"]  # which follows from the others at each forward pass
+        return shape
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self.layer.build(input_shape, rng, dtype)
+        weight = self.layer.params["weight"]
+        gain = self._norms(weight)
+        if not gain.all():
+            raise ValueError(f"init of {self.layer!r} must give no output a weight of zeros")
+        self.params.update(gain=gain.astype(dtype), direction=weight.copy())
+
+    @staticmethod
+    def _norms(direction: Array) -> Array:
+        rows = direction.reshape(-1, direction.shape[-1])
+        return np.sqrt(np.einsum("ij,ij->j", rows, rows))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self.layer.output_shape(input_shape)
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        gain, direction = self.params["gain"], self.params["direction"]
+        norms = self._norms(direction)
+        np.multiply(direction, gain / norms, out=self.layer.params["weight"])
+        y, cache = self.layer.forward(x, training=training, counter=counter, memory=memory.child("layer"))
+        return y, (cache, norms)
+
+    def backward(
+        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        inner, norms = cache
+        gain, direction = self.params["gain"], self.params["direction"]
+        dx, grads = self.layer.backward(dy, inner, memory=memory.child("layer"), input_grad=input_grad)
+        dweight = grads["weight"]
+        dgain = memory.grad("gain", gain)
+        rows = (-1, len(gain))
+        np.einsum("ij,ij->j", dweight.reshape(rows), direction.reshape(rows), out=dgain)
+        dgain /= norms
+        # gain / norm · (dweight − dgain · direction / norm)
+        ddirection = np.multiply(direction, dgain / norms, out=memory.grad("direction", direction))
+        np.subtract(dweight, ddirection, out=ddirection)
+        ddirection *= gain / norms
+        return dx, {"gain": dgain, "direction": ddirection, "layer.bias": grads["bias"]}
+
+
+# ---- Decorrelated batch norm ----------------------------------------------------------------------------------
+
+
+class DecorrelatedBatchNorm(Layer):
+    """Batch normalisation that also takes the correlations away: ZCA whitening of groups of features [1]_.
+
+    ``y = scale·Σ^(−1/2)(x − mean) + shift`` for each group of channels, with mean and covariance Σ over the batch (and
+    the pixels) in training, and running ones in inference. Of Σ = D Λ Dᵀ, the gradient takes no difference of
+    eigenvalues, so equal ones do no harm: the derivative of Σ^(−1/2) is D (K ∘ (Dᵀ dΣ D)) Dᵀ with
+    ``K_ij = −1 / (√λ_i √λ_j (√λ_i + √λ_j))``, the divided difference of λ^(−1/2) in closed form.
+
+    Parameters
+    ----------
+    size : int, default 16
+        How many channels a group has, a divisor of their number; or more than there are, for one group of all.
+    eps : float, default 1e-5
+        Added to the diagonal of Σ, in (0, inf).
+    momentum : float, default 0.1
+        The weight of a new batch in the running statistics, in [0, 1]. `params`: ``scale`` (c,) from 1 and ``shift``
+        (c,) from 0; `state`: ``running_mean`` (c,) from 0, ``running_whitening`` (groups, size, size) from
+        the identity.
+
+    References
+    ----------
+    .. [1] L. Huang et al., "Decorrelated batch normalization", 2018, eq. 3 and algorithms 1 and 2.
+    """
+
+    def __init__(self, size: int = 16, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.size = checks.integer("size", size, 1)
+        self.eps = checks.number("eps", eps, "(0, inf)")
+        self.momentum = checks.number("momentum", momentum, "[0, 1]")
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        channels = input_shape[-1]
+        size = min(self.size, channels)
+        if channels % size:
+            raise ValueError(f"size must divide the number of channels, {channels}, got {self.size}")
+        self.params.update(scale=np.ones(channels, dtype), shift=np.zeros(channels, dtype))
+        whitening = np.tile(np.eye(size, dtype=dtype), (channels // size, 1, 1))
+        self.state.update(running_mean=np.zeros(channels, dtype), running_whitening=whitening)
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        channels, whitening = x.shape[-1], self.state["running_whitening"]
+        mean, cache = self.state["running_mean"], None
+        rows = x.reshape(-1, channels)
+        if training:
+            mean = rows.mean(axis=0, dtype=np.float64).astype(x.dtype)
+        centred = np.subtract(rows, mean, out=memory.array("centred", rows.shape, x.dtype))
+        if training:
+            groups = self._groups(centred)
+            covariance = np.matmul(groups.swapaxes(1, 2), groups).astype(np.float64) / len(rows)
+            values, vectors = np.linalg.eigh(covariance + self.eps * np.eye(groups.shape[2]))
+            roots = np.sqrt(values)
+            whitening = ((vectors / roots[:, None]) @ vectors.swapaxes(1, 2)).astype(x.dtype)
+            for name, new in (("running_mean", mean), ("running_whitening", whitening)):
+                self.state[name] += x.dtype.type(self.momentum) * (new - self.state[name])
+        white = memory.array("white", rows.shape, x.dtype)
+        np.matmul(self._groups(centred), whitening, out=self._groups(white))
+        if training:
+            cache = centred, white, whitening, roots, vectors
+        y = np.multiply(white, self.params["scale"], out=memory.array("y", rows.shape, x.dtype))
+        y += self.params["shift"]
+        return y.reshape(x.shape), cache
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        if cache is None:
+            raise ValueError("DecorrelatedBatchNorm.backward needs the cache of forward(…, training=True)")
+        centred, white, whitening, roots, vectors = cache
+        scale, shift = self.params["scale"], self.params["shift"]
+        rows = dy.reshape(centred.shape)
+        dscale = np.einsum("ij,ij->j", rows, white, out=memory.grad("scale", scale))
+        dshift = F.bias_backward(rows, out=memory.grad("shift", shift))
+        dwhite = np.multiply(rows, scale, out=memory.array("dwhite", rows.shape, dy.dtype))
+        dwhitening = np.matmul(self._groups(centred).swapaxes(1, 2), self._groups(dwhite)).astype(np.float64)
+        turned = vectors.swapaxes(1, 2) @ (dwhitening + dwhitening.swapaxes(1, 2)) @ vectors / 2
+        one, other = roots[:, :, None], roots[:, None, :]
+        dcovariance = vectors @ (-turned / (one * other * (one + other))) @ vectors.swapaxes(1, 2)
+        dx = memory.array("dx", rows.shape, dy.dtype)
+        np.matmul(self._groups(dwhite), whitening, out=self._groups(dx))
+        dx -= dx.mean(axis=0, dtype=np.float64).astype(dx.dtype)
+        through_covariance = memory.array("through covariance", rows.shape, dy.dtype)
+        factor = (2 / len(rows) * dcovariance).astype(dy.dtype)
+        np.matmul(self._groups(centred), factor, out=self._groups(through_covariance))
+        dx += through_covariance
+        return dx.reshape(dy.shape), {"scale": dscale, "shift": dshift}
+
+    def _groups(self, rows: Array) -> Array:
+        """Rows (m, channels) as (groups, m, size), a view."""
+        return rows.reshape(len(rows), -1, min(self.size, rows.shape[1])).swapaxes(0, 1)

@@ -1,0 +1,124 @@
+"""Activations other than ReLU, on `fastopt.functional.activation_forward`; and softmax."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastopt import checks
+from fastopt import functional as F  # noqa: N812
+from fastopt.checks import Array
+from fastopt.nn.layers import Grads, Layer
+from fastopt.nn.memory import FRESH, Memory
+
+
+class _Activation(Layer):
+    """One kind of `fastopt.functional.activation_forward`."""
+
+    kind: F.Activation
+    #: Whether the gradient follows from y, not from x.
+    _sees_output = False
+
+    def _alpha(self) -> float | None:
+        return None
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        y = F.activation_forward(x, self.kind, alpha=self._alpha(), out=memory.array("y", x.shape, x.dtype))
+        return y, y if self._sees_output else x
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        dx = memory.array("dx", dy.shape, dy.dtype)
+        return F.activation_backward(dy, cache, self.kind, alpha=self._alpha(), out=dx), {}
+
+
+class LeakyReLU(_Activation):
+    """``y = x``, and ``slope·x`` where x < 0.
+
+    Parameters
+    ----------
+    slope : float, default 0.01
+        In [0, inf).
+    """
+
+    kind, _sees_output = "leaky_relu", True
+
+    def __init__(self, slope: float = 0.01) -> None:
+        super().__init__()
+        self.slope = checks.number("slope", slope, "[0, inf)")
+
+    def _alpha(self) -> float:
+        return self.slope
+
+
+class ELU(_Activation):
+    """``y = x``, and ``alpha·(eˣ − 1)`` where x < 0 (Clevert et al. 2016).
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        In [0, inf).
+    """
+
+    kind, _sees_output = "elu", True
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = checks.number("alpha", alpha, "[0, inf)")
+
+    def _alpha(self) -> float:
+        return self.alpha
+
+
+class GELU(_Activation):
+    """``y = x·Φ(x)``, Φ being the normal distribution (Hendrycks & Gimpel 2016).
+
+    Parameters
+    ----------
+    approximation : "tanh" or None, default None
+        ``"tanh"``: ``x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))``, in half the time.
+    """
+
+    def __init__(self, approximation: Literal["tanh"] | None = None) -> None:
+        super().__init__()
+        if approximation is not None:
+            checks.choice("approximation", approximation, ("tanh",))
+        self.approximation = approximation
+        self.kind = "gelu_tanh" if approximation else "gelu"
+
+
+class SiLU(_Activation):
+    """``y = x / (1 + e⁻ˣ)``, also called swish (Hendrycks & Gimpel 2016)."""
+
+    kind = "silu"
+
+
+class Tanh(_Activation):
+    """``y = tanh(x)``."""
+
+    kind, _sees_output = "tanh", True
+
+
+class Sigmoid(_Activation):
+    """``y = 1 / (1 + e⁻ˣ)``. In front of a cross-entropy, leave it to `fastopt.nn.SigmoidCrossEntropy`."""
+
+    kind, _sees_output = "sigmoid", True
+
+
+class Softplus(_Activation):
+    """``y = log(1 + eˣ)``."""
+
+    kind = "softplus"
+
+
+class Softmax(Layer):
+    """``y = exp(x) / Σ exp(x)`` over the last axis. In front of a cross-entropy, leave it to the loss."""
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        y = F.softmax_forward(x, out=memory.array("y", x.shape, x.dtype))
+        return y, y
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        return F.softmax_backward(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}

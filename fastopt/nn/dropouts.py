@@ -1,0 +1,72 @@
+"""Dropout of whole channels, and in its first form; inverted dropout is in `fastopt.nn.layers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastopt import functional as F  # noqa: N812
+from fastopt.checks import Array
+from fastopt.nn.layers import Dropout, Grads, Shape, check_images
+from fastopt.nn.memory import FRESH, Memory
+
+
+class VanillaDropout(Dropout):
+    """Dropout as it was first (Srivastava et al. 2014, section 4): what is kept is not scaled in training, but all is
+    in inference, by the probability of keeping.
+
+    The output in inference is the expectation of that in training, as it is for `Dropout`, whose training and inference
+    are this one's divided by that probability: what follows sees a signal of another scale, no more. The same seed and
+    counter drop the same elements as there.
+
+    Parameters
+    ----------
+    p, p_is
+        As in `Dropout`.
+    """
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        y = memory.array("y", x.shape, x.dtype)
+        if not training:
+            return np.multiply(x, x.dtype.type(F.kept_share(self.p, self.p_is)), out=y), None
+        mask = memory.array("mask", ((x.size + 7) // 8,), np.uint8)
+        return F.dropout(x, self.p, seed=self.seed, counter=counter, p_is=self.p_is, inverted=False, out=y, mask=mask)
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        dx = memory.array("dx", dy.shape, dy.dtype)
+        if cache is None:
+            return np.multiply(dy, dy.dtype.type(F.kept_share(self.p, self.p_is)), out=dx), {}
+        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, inverted=False, out=dx), {}
+
+
+class SpatialDropout(Dropout):
+    """Inverted dropout of whole channels of images (n, h, w, c), whose pixels say much the same (Tompson et al. 2015).
+
+    Parameters
+    ----------
+    p, p_is
+        As in `Dropout`.
+    """
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        check_images(self, input_shape)
+        return input_shape
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        if not training:
+            return x, None
+        factor = memory.array("factor", (len(x), 1, 1, x.shape[3]), x.dtype)
+        factor.fill(1)
+        mask = memory.array("mask", ((factor.size + 7) // 8,), np.uint8)
+        F.dropout(factor, self.p, seed=self.seed, counter=counter, p_is=self.p_is, out=factor, mask=mask)
+        return np.multiply(x, factor, out=memory.array("y", x.shape, x.dtype)), factor
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        if cache is None:
+            return dy, {}
+        return np.multiply(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}

@@ -1,0 +1,61 @@
+"""Pooling by means; that by maxima is in `fastopt.nn.layers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastopt import checks
+from fastopt import functional as F  # noqa: N812
+from fastopt.checks import Array
+from fastopt.nn.layers import Grads, Layer, Shape, check_images
+from fastopt.nn.memory import FRESH, Memory
+
+
+class AveragePool2D(Layer):
+    """The mean of each window of images (n, h, w, c).
+
+    Parameters
+    ----------
+    size : int or (int, int), default 2
+    stride : int or (int, int), optional
+        `size` where absent.
+    """
+
+    def __init__(self, size: F.Pair = 2, stride: F.Pair | None = None) -> None:
+        super().__init__()
+        self.size = checks.pair("size", size, 1)
+        self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        check_images(self, input_shape)
+        return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        y = memory.array("y", (len(x), *self.output_shape(x.shape[1:])), x.dtype)
+        return F.average_pool_forward(x, self.size, self.stride, out=y), x.shape
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        dx = memory.array("dx", cache, dy.dtype)
+        return F.average_pool_backward(dy, cache, self.size, self.stride, out=dx), {}
+
+
+class GlobalAveragePool2D(Layer):
+    """The mean of each channel: images (n, h, w, c) become (n, c)."""
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        check_images(self, input_shape)
+        return input_shape[2:]
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        n, h, w, c = x.shape
+        y = memory.array("y", (n, 1, 1, c), x.dtype)
+        return F.average_pool_forward(x, (h, w), out=y).reshape(n, c), x.shape
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        n, h, w, c = cache
+        dx = memory.array("dx", cache, dy.dtype)
+        return F.average_pool_backward(dy.reshape(n, 1, 1, c), cache, (h, w), out=dx), {}
