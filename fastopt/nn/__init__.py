@@ -8,7 +8,7 @@
 True
 """
 
-from fastopt.nn import monitor
+from fastopt.nn import curvature, debug, monitor
 from fastopt.nn.activations import ELU, GELU, LeakyReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from fastopt.nn.callbacks import (
     Callback,
@@ -34,6 +34,7 @@ from fastopt.nn.losses import (
     SquaredError,
     softmax_cross_entropy,
 )
+from fastopt.nn.lr_range import LRRange, lr_find
 from fastopt.nn.lsuv import lsuv
 from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
@@ -68,6 +69,7 @@ __all__ = [
     "Huber",
     "Initializer",
     "InstanceNorm",
+    "LRRange",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -99,7 +101,10 @@ __all__ = [
     "Workspace",
     "Xavier",
     "batches",
+    "curvature",
+    "debug",
     "load",
+    "lr_find",
     "lsuv",
     "monitor",
     "softmax_cross_entropy",

@@ -413,11 +413,11 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
     """
     record = _record(history)
     if not record:
-        figure = _figure((9, 3.6))
-        loss, accuracy = figure.subplots(1, 2)
+        page = figure((9, 3.6))
+        loss, accuracy = page.subplots(1, 2)
     else:
-        figure = _figure((14, 12.5))
-        rows = figure.subplot_mosaic(
+        page = figure((14, 12.5))
+        rows = page.subplot_mosaic(
             [
                 ["loss"] * 2 + ["accuracy"] * 2 + ["lr"] * 2,
                 ["update"] * 2 + ["norm"] * 2 + ["dead"] * 2,
@@ -439,7 +439,7 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
             axes.legend()
         if key == "loss":
             axes.set_yscale("log")
-    figure.savefig(path, dpi=120)
+    page.savefig(path, dpi=120)
 
 
 def _record(history: Mapping[str, Any]) -> Any:
@@ -447,7 +447,8 @@ def _record(history: Mapping[str, Any]) -> Any:
     return getattr(history, "monitor", None) or history.get("monitor")
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def figure(size: tuple[float, float]) -> Any:
+    """A page to draw on, of a size in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,0 +1,155 @@
+"""The learning-rate range test."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fastopt import checks
+from fastopt.checks import Array
+from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.monitor import figure
+from fastopt.nn.training import batches, bound, loss_of, samples
+from fastopt.optimizers import OPTIMIZERS, Optimizer
+
+if TYPE_CHECKING:
+    from fastopt.nn.model import Sequential
+
+
+class LRRange(NamedTuple):
+    """What a learning-rate range test measured.
+
+    Attributes
+    ----------
+    rates, losses : ndarray (steps,)
+        The loss of each batch, and the rate of the step after it; up to where the loss exploded.
+    smoothed : ndarray (steps,)
+        Running means of the losses.
+    lowest, steepest : float
+        The rates at which the smoothed loss is lowest, and at which it falls fastest over the logarithm of the rate.
+    suggestion : float
+        A rate to begin with: the geometric mean of a tenth of `lowest`, which is often too high for adaptive steps,
+        and of `steepest`, which is often too low for plain ones.
+    """
+
+    rates: Array
+    losses: Array
+    smoothed: Array
+    lowest: float
+    steepest: float
+    suggestion: float
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw it into a picture file (extra ``plot``)."""
+        page = figure((7, 4))
+        axes = page.subplots()
+        axes.plot(self.rates, self.losses, color="C7", linewidth=0.7, label="loss")
+        axes.plot(self.rates, self.smoothed, label="smoothed")
+        for name, color, line in (("steepest", "C2", ":"), ("suggestion", "C1", "--"), ("lowest", "C3", ":")):
+            rate = getattr(self, name)
+            axes.axvline(rate, color=color, linestyle=line, label=f"{name}, {rate:.2g}")
+        axes.set(xscale="log", xlabel="learning rate", title="learning-rate range test")
+        axes.set_ylim(0, 1.5 * max(self.smoothed[0], self.smoothed.min()))
+        axes.grid(alpha=0.3)
+        axes.legend()
+        page.savefig(path, dpi=120)
+
+
+def lr_find(
+    model: Sequential,
+    x: Array,
+    y: Array,
+    *,
+    optimizer: Optimizer | str = "adam",
+    loss: Loss = softmax_cross_entropy,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 150,
+    batch_size: int = 32,
+    smoothing: float = 0.9,
+    seed: int | None = None,
+) -> LRRange:
+    """The learning-rate range test [1]_: train with a rate that grows from step to step, and see where the loss falls.
+
+    Model and optimizer are to the bit what they were, afterwards.
+
+    Parameters
+    ----------
+    model : Sequential
+    x, y : ndarray
+        Training data.
+    optimizer : Optimizer or str, default "adam"
+        As for `Sequential.fit`.
+    loss : callable, default softmax_cross_entropy
+    low, high : float, default 1e-6, 10.0
+        The rates to begin and to end with, in (0, inf); in between, each is the one before times a constant. The test
+        ends sooner where the smoothed loss is four times the lowest.
+    steps : int, default 150
+        At least 2.
+    batch_size : int, default 32
+    smoothing : float, default 0.9
+        The weight of the old in the running mean, in [0, 1).
+    seed : int, optional
+        Decides the order of samples; the model's own seed where absent.
+
+    Returns
+    -------
+    LRRange
+
+    References
+    ----------
+    .. [1] L. Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3; that the rates grow by
+       a factor, and a tenth of the rate at the minimum, are S. Gugger's, "How do you find a good learning rate", 2018.
+    """
+    x, y = samples(model, x, y, loss)
+    if not len(x):
+        raise ValueError("x must hold at least one sample, got none")
+    low, high = checks.number("low", low, "(0, inf)"), checks.number("high", high, "(0, inf)")
+    if not low < high:
+        raise ValueError(f"high must be above low, {low}, got {high}")
+    steps, batch_size = checks.integer("steps", steps, 2), checks.integer("batch_size", batch_size, 1)
+    smoothing = checks.number("smoothing", smoothing, "[0, 1)")
+    rng = np.random.default_rng(model.seed if seed is None else checks.integer("seed", seed, 0))
+    if isinstance(optimizer, str):
+        make = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))]
+        needs_rate = inspect.signature(make).parameters["lr"].default is inspect.Parameter.empty
+        optimizer = make(model.params, **({"lr": low} if needs_rate else {}))
+    optimizer = bound(model, optimizer)
+
+    arrays = [*model.params.values(), *model.state.values()]
+    before, state = [array.copy() for array in arrays], optimizer.state_dict()
+    rates: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    mean, memory = 0.0, model.workspace()
+    order = itertools.chain.from_iterable(batches(len(x), batch_size, rng) for _ in itertools.count())
+    try:
+        with np.errstate(all="ignore"):
+            for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):
+                output, cache = model.forward(x[chosen], training=True, counter=step, memory=memory)
+                value, dy = loss_of(loss, output, y[chosen])
+                mean = smoothing * mean + (1 - smoothing) * value
+                current = mean / (1 - smoothing ** (step + 1))
+                if not math.isfinite(value) or (smoothed and current > 4 * min(smoothed)):
+                    break
+                rates.append(float(rate))
+                losses.append(value)
+                smoothed.append(current)
+                optimizer.lr = float(rate)
+                optimizer.step(model.backward(dy, cache, memory=memory, input_grad=False)[1])
+    finally:
+        for array, kept in zip(arrays, before, strict=True):
+            np.copyto(array, kept)
+        optimizer.load_state_dict(state)
+    if len(rates) < 2:
+        raise ValueError(f"low must be a rate at which the model trains, got {low}: the loss exploded at once")
+    end = int(np.argmin(smoothed))
+    slopes = np.gradient(smoothed, np.log(rates))
+    lowest, steepest = rates[end], rates[int(np.argmin(slopes[: max(end, 1)]))]
+    suggestion = math.sqrt(lowest / 10 * steepest)
+    return LRRange(np.array(rates), np.array(losses), np.array(smoothed), lowest, steepest, suggestion)
