@@ -263,7 +263,9 @@ CALLS = STEPS | {
 
 def test_every_function_is_in_the_table_above():
     functions = {name for name in functional.__all__ if inspect.isroutine(getattr(functional, name))}
-    assert functions - {"patches_shape", "winner_type", "kept_share"} <= {word for name in CALLS for word in name.split()}
+    assert functions - {"patches_shape", "winner_type", "kept_share"} <= {
+        word for name in CALLS for word in name.split()
+    }
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

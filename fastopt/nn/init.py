@@ -223,7 +223,7 @@ def weight(
     drawn = np.asarray(draw(shape, fan_in, fan_out, rng))  # type: ignore[operator]
     if drawn.shape != shape:
         raise ValueError(f"init must draw an array of shape {shape}, got {drawn.shape}")
-    return drawn.astype(dtype)
+    return np.array(drawn, dtype, order="C")
 
 
 Bias = float | Sequence[float]
