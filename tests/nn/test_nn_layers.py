@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from finite_differences import check_gradients
 
-from fastopt import nn, reference
+import fastopt
+from fastopt import functional, nn, reference
 from fastopt.nn.memory import Workspace
 from fastopt.nn.model import decode, encode
 
@@ -182,6 +183,43 @@ def test_a_workspace_changes_no_bit(case, rng, same_bits):
     assert all(memory.grad(name, param) is own_grads[name] for name, param in layer.params.items())
 
 
+def test_in_float32(case, rng):
+    """The same numbers, but for rounding, in the same type throughout."""
+    layer, shape = case
+    single = decode(json.loads(json.dumps(encode(layer, []))), [])
+    single.build(shape, rng, np.dtype(np.float32))
+    for one, other in zip(single.walk(), layer.walk(), strict=True):
+        for name, array in one.params.items():
+            array[...] = other.params[name]
+        if isinstance(one, nn.Dropout):
+            one.seed = other.seed
+    x = inputs(layer, rng, N, *shape).astype(np.float32).astype(np.float64)
+    dy = rng.normal(size=(N, *layer.output_shape(shape)))
+    y, cache = layer.forward(x, training=True, counter=3)
+    wanted = [y, *(values for _, values in sorted(layer.backward(dy, cache)[1].items()))]
+    y, cache = single.forward(x.astype(np.float32), training=True, counter=3)
+    dx, grads = single.backward(dy.astype(np.float32), cache)
+    assert dx.dtype == np.float32
+    assert all(a.dtype == np.float32 for a in (*single.params.values(), *single.state.values()))
+    for actual, expected in zip([y, *(values for _, values in sorted(grads.items()))], wanted, strict=True):
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+
+
+def test_files_hold_every_layer(case, rng, tmp_path, same_bits):
+    layer, shape = case
+    model = nn.Sequential([copy.deepcopy(layer)], shape, dtype=np.float64)
+    for array in (*model.params.values(), *model.state.values()):
+        array[...] = rng.uniform(0.5, 1.5, array.shape)
+    model.save(tmp_path / "model.npz")
+    loaded = nn.load(tmp_path / "model.npz")
+    assert repr(loaded) == repr(model)
+    x = inputs(layer, rng, N, *shape)
+    same_bits(loaded.predict(x), model.predict(x))
+    for name, array in (model.params | model.state).items():
+        same_bits((loaded.params | loaded.state)[name], array)
+
+
 def test_configuration_makes_the_same_layer(case):
     layer, shape = case
     described = json.dumps(encode(layer, []))
@@ -231,6 +269,25 @@ def test_a_layer_is_built_once(rng):
         (lambda: nn.Conv2D(2, dilation=0), "dilation must be at least 1"),
         (lambda: nn.Conv2D(4, groups=3), "groups must divide filters, 4, got 3"),
         (lambda: nn.Sequential([nn.Conv2D(4, groups=2)], (3, 3, 3)), "groups must divide the number of channels, 3"),
+        (lambda: nn.LeakyReLU(-0.1), "slope must be in"),
+        (lambda: nn.ELU(float("inf")), "alpha must be in"),
+        (lambda: nn.GELU("erf"), "approximation must be one of 'tanh'"),
+        (lambda: nn.AveragePool2D(0), "size must be at least 1"),
+        (lambda: nn.GlobalAveragePool2D().output_shape((3,)), r"takes inputs of shape \(n, h, w, c\), got \(n, 3\)"),
+        (lambda: nn.SpatialDropout(0.5).output_shape((3,)), r"takes inputs of shape \(n, h, w, c\), got \(n, 3\)"),
+        (lambda: nn.VanillaDropout(1.0), r"p must be in \[0, 1\)"),
+        (lambda: nn.Embedding(0, 3), "entries must be at least 1"),
+        (lambda: nn.Sequential([nn.Embedding(2**24 + 1, 1)], (3,)), "entries must be at most 16777216"),
+        (lambda: nn.LayerNorm(axes=0), "axes must be at least 1"),
+        (lambda: nn.Sequential([nn.LayerNorm(axes=2)], (3,)), "axes must be at most 1, got 2"),
+        (lambda: nn.Sequential([nn.GroupNorm(3)], (4,)), "groups must divide the number of channels, 4, got 3"),
+        (lambda: nn.WeightNorm(nn.ReLU()), "layer must be Dense or Conv2D, got ReLU"),
+        (lambda: nn.Sequential([nn.WeightNorm(nn.Dense(2, init="zeros"))], (3,)), "must give no output "),
+        (lambda: nn.DecorrelatedBatchNorm(eps=0), r"eps must be in \(0, inf\)"),
+        (lambda: nn.Sequential([nn.DecorrelatedBatchNorm(3)], (4,)), "size must divide the number of channels, 4"),
+        (lambda: nn.Residual(nn.ReLU), "body must be a Layer, got type"),
+        (lambda: nn.Residual(nn.ReLU(), activation="tanh"), "activation must be one of 'relu'"),
+        (lambda: nn.Sequential([nn.Residual(nn.Dense(2))], (3,)), r"outputs of one shape, got \(2,\) and \(3,\)"),
         (lambda: nn.MaxPool2D(0), "size must be at least 1"),
         (lambda: nn.Dropout(1.0), r"p must be in \[0, 1\), got 1.0"),
         (lambda: nn.Dropout(0.0, p_is="keep"), r"p must be in \(0, 1\], got 0.0"),
@@ -278,3 +335,136 @@ def test_batch_norm_keeps_running_statistics(options, rng, close):
     close(y, (x - mean) / np.sqrt(var + layer.eps))
     with pytest.raises(ValueError, match="needs the cache of"):
         layer.backward(y, cache)
+
+
+@pytest.mark.parametrize("x", [[[-1.0]], [[7.0]], [[np.nan]], [[0.5]]])
+def test_embedding_of_what_is_no_entry(x, rng):
+    layer = nn.Embedding(7, 3)
+    layer.build((1,), rng, np.dtype(np.float64))
+    with pytest.raises(ValueError, match="inputs of Embedding must be "):
+        layer.forward(np.array(x))
+
+
+# ---- Dropouts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("p", "p_is"), [(0.3, "drop"), (0.3, "keep"), (0.0, "drop")])
+def test_vanilla_dropout_is_inverted_dropout_in_another_scale(p, p_is, rng):
+    """By the share kept, in training as in inference."""
+    x, dy = rng.normal(size=(2, 50, 40))
+    vanilla, inverted = nn.VanillaDropout(p, p_is), nn.Dropout(p, p_is)
+    vanilla.seed = inverted.seed = 5
+    share = functional.kept_share(p, p_is)
+    assert share == pytest.approx(p if p_is == "keep" else 1 - p, abs=2**-17)
+    for training in (True, False):
+        (y, cache), (other, other_cache) = (
+            layer.forward(x, training=training, counter=2) for layer in (vanilla, inverted)
+        )
+        np.testing.assert_allclose(y, share * other, rtol=1e-15)
+        dx, other = vanilla.backward(dy, cache)[0], inverted.backward(dy, other_cache)[0]
+        np.testing.assert_allclose(dx, share * other, rtol=1e-15)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.3), nn.VanillaDropout(0.3), nn.SpatialDropout(0.3)])
+def test_scaling_weights_in_inference_gives_the_expectation(layer, rng):
+    """The output of a linear layer behind dropout: its mean over many masks is that in inference."""
+    layer = copy.deepcopy(layer)
+    layer.build((1, 1, 40), rng, np.dtype(np.float64))
+    x, weight = rng.normal(size=(1, 1, 1, 40)), rng.normal(size=(40, 5))
+    times = 4000
+    outputs = np.array([layer.forward(x, training=True, counter=i)[0].ravel() @ weight for i in range(times)])
+    error = outputs.mean(axis=0) - layer.forward(x)[0].ravel() @ weight
+    assert (np.abs(error) <= 4 * outputs.std(axis=0) / np.sqrt(times)).all()
+
+
+def test_spatial_dropout_drops_channels(rng):
+    layer = nn.SpatialDropout(0.5)
+    layer.build((3, 4, 50), rng, np.dtype(np.float64))
+    y, _ = layer.forward(np.ones((6, 3, 4, 50)), training=True)
+    assert set(np.unique(y)) == {0.0, 2.0}
+    np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1, :1], y.shape))
+    assert 0.4 < y[:, 0, 0].mean() / 2 < 0.6
+
+
+# ---- Norms ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [nn.Dense(5), nn.Conv2D(5, activation="relu")])
+def test_weight_norm_begins_as_its_layer(layer, rng, close):
+    shape = (4,) if isinstance(layer, nn.Dense) else (4, 4, 3)
+    plain, normed = copy.deepcopy(layer), nn.WeightNorm(layer)
+    for each in (plain, normed):
+        each.build(shape, np.random.default_rng(2), np.dtype(np.float64))
+    x = rng.normal(size=(3, *shape))
+    close(normed.forward(x)[0], plain.forward(x)[0])
+    normed.params["direction"] *= 7  # which has no length that matters
+    close(normed.forward(x)[0], plain.forward(x)[0])
+    normed.params["gain"] *= 2
+    normed.params["layer.bias"][...] = 0
+    close(normed.forward(x)[0], 2 * plain.forward(x)[0])
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 2, 8)], ids=str)
+def test_decorrelated_batch_norm_decorrelates(shape, rng, close):
+    layer = nn.DecorrelatedBatchNorm(4, eps=1e-12, momentum=1.0)
+    layer.build(shape, rng, np.dtype(np.float64))
+    x = 5 + rng.normal(size=(60, *shape)) @ rng.normal(size=(8, 8))
+    y, _ = layer.forward(x, training=True)
+    rows = y.reshape(-1, 8)
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-13)
+    covariance = rows.T @ rows / len(rows)
+    for group in (slice(0, 4), slice(4, 8)):
+        np.testing.assert_allclose(covariance[group, group], np.eye(4), atol=1e-8)
+    # ZCA: of all whitenings the one that changes the inputs least, by a symmetric matrix.
+    whitening = layer.state["running_whitening"]
+    np.testing.assert_allclose(whitening, whitening.swapaxes(1, 2), rtol=1e-9)
+    close(layer.forward(x)[0], y, 1e-9)  # the running statistics are those of this batch
+
+
+def test_decorrelated_batch_norm_keeps_running_statistics(rng, close):
+    layer = nn.DecorrelatedBatchNorm(2, momentum=0.25)
+    layer.build((2,), rng, np.dtype(np.float64))
+    x = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 2)) + 3
+    layer.forward(x, training=True)
+    close(layer.state["running_mean"], 0.25 * x.mean(axis=0))
+    values, vectors = np.linalg.eigh(np.cov(x.T, bias=True) + 1e-5 * np.eye(2))
+    close(layer.state["running_whitening"][0], 0.75 * np.eye(2) + 0.25 * vectors / np.sqrt(values) @ vectors.T)
+    y, cache = layer.forward(x)
+    with pytest.raises(ValueError, match="needs the cache of"):
+        layer.backward(y, cache)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3])
+def test_decorrelated_batch_norm_with_close_eigenvalues(gap, rng):
+    """Where a gradient that divides by differences of eigenvalues has no digit left."""
+    layer = nn.DecorrelatedBatchNorm(4, eps=1e-3)
+    layer.build((4,), rng, np.dtype(np.float64))
+    layer.params["scale"][...] = rng.normal(size=4)
+    x = rng.normal(size=(12, 4))
+    x -= x.mean(axis=0)
+    basis, _ = np.linalg.qr(x)
+    turn, _ = np.linalg.qr(rng.normal(size=(4, 4)))
+    x = basis * np.sqrt(12 * (1 + gap * np.arange(4))) @ turn  # whose covariance has these eigenvalues
+    values = np.linalg.eigvalsh(x.T @ x / 12)
+    np.testing.assert_allclose(values, 1 + gap * np.arange(4), atol=1e-14)
+    weights = rng.normal(size=x.shape)
+
+    def loss():
+        return float((layer.forward(x, training=True)[0] * weights).sum())
+
+    dx, grads = layer.backward(weights, layer.forward(x, training=True)[1])
+    check_gradients(loss, {"x": x, **layer.params}, {"x": dx, **grads})
+
+
+def test_a_model_of_residual_blocks_learns(rng):
+    """Its parameters are named by place, in files and in the optimizer."""
+
+    def block(*shortcut):
+        return nn.Residual(nn.Sequential([nn.Conv2D(6), nn.GroupNorm(2), nn.ReLU(), nn.Conv2D(6)]), *shortcut)
+
+    model = nn.Sequential([block(nn.Conv2D(6, 1)), block(), nn.GlobalAveragePool2D(), nn.Dense(3)], (5, 5, 2))
+    assert [name for name in model.params if name.startswith("0.shortcut")] == ["0.shortcut.weight", "0.shortcut.bias"]
+    x, y = rng.normal(size=(30, 5, 5, 2)), rng.integers(3, size=30)
+    before = model.evaluate(x, y)["loss"]
+    model.fit(x, y, epochs=30, optimizer=fastopt.Adam(model.params, lr=0.01))
+    assert model.evaluate(x, y)["loss"] < 0.7 * before

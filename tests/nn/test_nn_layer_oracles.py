@@ -1,0 +1,219 @@
+"""Every layer that PyTorch has, beside PyTorch in float64: outputs, and all gradients. And a whole ResNet-20."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import functional, nn
+
+
+@pytest.fixture(autouse=True)
+def torch():
+    """PyTorch on one thread: more are no faster on arrays this small, and slow where others use the cores."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(before)
+
+
+def channels_second(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def channels_last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def conv(torch, x, weight, bias, **options):
+    """A convolution of arrays laid out as ours."""
+    y = torch.nn.functional.conv2d(channels_second(x), weight.permute(3, 2, 0, 1), bias, **options)
+    return channels_last(y)
+
+
+def group_norm(torch, x, groups, p, **options):
+    """Of (n, …, c)."""
+    y = torch.nn.functional.group_norm(x.movedim(-1, 1), groups, p["scale"], p["shift"], **options)
+    return y.movedim(1, -1)
+
+
+def weight_of(torch, p):
+    """The weight that weight normalisation makes, outputs on the last axis."""
+    direction = p["direction"].movedim(-1, 0)
+    gain = p["gain"].reshape(-1, *(1,) * (direction.ndim - 1))
+    return torch._weight_norm(direction, gain, 0).movedim(0, -1)
+
+
+def whitened(torch, x, size, eps, p):
+    rows = x.reshape(-1, x.shape[-1])
+    centred = (rows - rows.mean(dim=0)).reshape(len(rows), -1, size).movedim(0, 1)
+    covariance = centred.transpose(1, 2) @ centred / len(rows) + eps * torch.eye(size, dtype=x.dtype)
+    values, vectors = torch.linalg.eigh(covariance)
+    white = centred @ (vectors / values.sqrt()[:, None]) @ vectors.transpose(1, 2)
+    return p["scale"] * white.movedim(0, 1).reshape(x.shape) + p["shift"]
+
+
+#: Layers, the shape of an input, and the same in PyTorch: of an input and parameters by name.
+CASES = [
+    (nn.Dense(5, activation="relu"), (7,), lambda t, x, p: t.relu(x @ p["weight"] + p["bias"])),
+    *(
+        (nn.Conv2D(**ours), shape, lambda t, x, p, o=options: conv(t, x, p["weight"], p["bias"], **o))
+        for ours, shape, options in (
+            ({"filters": 4}, (6, 7, 3), {"padding": 1}),
+            ({"filters": 4, "size": (2, 3), "stride": (2, 1), "padding": (1, 0)}, (6, 7, 3),
+             {"stride": (2, 1), "padding": (1, 0)}),
+            ({"filters": 4, "dilation": 2}, (6, 7, 3), {"dilation": 2, "padding": 2}),
+            ({"filters": 4, "dilation": (1, 3), "stride": 2, "padding": 3}, (6, 7, 3),
+             {"dilation": (1, 3), "stride": 2, "padding": 3}),
+            ({"filters": 6, "groups": 3}, (6, 7, 9), {"groups": 3, "padding": 1}),
+            ({"filters": 8, "groups": 4, "stride": 2}, (6, 7, 4), {"groups": 4, "padding": 1, "stride": 2}),
+            ({"filters": 6, "groups": 6, "dilation": 2, "padding": "valid"}, (6, 7, 6), {"groups": 6, "dilation": 2}),
+        )
+    ),
+    (nn.MaxPool2D((3, 2), (2, 1)), (6, 7, 3),
+     lambda t, x, p: channels_last(t.nn.functional.max_pool2d(channels_second(x), (3, 2), (2, 1)))),
+    (nn.AveragePool2D((3, 2), (2, 1)), (6, 7, 3),
+     lambda t, x, p: channels_last(t.nn.functional.avg_pool2d(channels_second(x), (3, 2), (2, 1)))),
+    (nn.GlobalAveragePool2D(), (6, 7, 3), lambda t, x, p: x.mean(dim=(1, 2))),
+    (nn.Embedding(9, 4), (5,), lambda t, x, p: t.nn.functional.embedding(x.long(), p["weight"])),
+    (nn.ReLU(), (6, 7, 3), lambda t, x, p: t.relu(x)),
+    (nn.LeakyReLU(0.2), (9,), lambda t, x, p: t.nn.functional.leaky_relu(x, 0.2)),
+    (nn.ELU(0.7), (9,), lambda t, x, p: t.nn.functional.elu(x, 0.7)),
+    (nn.GELU(), (9,), lambda t, x, p: t.nn.functional.gelu(x)),
+    (nn.GELU("tanh"), (9,), lambda t, x, p: t.nn.functional.gelu(x, approximate="tanh")),
+    (nn.SiLU(), (9,), lambda t, x, p: t.nn.functional.silu(x)),
+    (nn.Tanh(), (9,), lambda t, x, p: t.tanh(x)),
+    (nn.Sigmoid(), (9,), lambda t, x, p: t.sigmoid(x)),
+    (nn.Softplus(), (9,), lambda t, x, p: t.nn.functional.softplus(x, threshold=1000)),
+    (nn.Softmax(), (9,), lambda t, x, p: t.softmax(x, -1)),
+    (nn.BatchNorm(), (6, 7, 3),
+     lambda t, x, p: channels_last(
+         t.nn.functional.batch_norm(channels_second(x), None, None, p["scale"], p["shift"], training=True))),
+    (nn.LayerNorm(), (9,), lambda t, x, p: t.nn.functional.layer_norm(x, (9,), p["scale"], p["shift"])),
+    (nn.LayerNorm(axes=3, eps=0.1), (6, 7, 3),
+     lambda t, x, p: t.nn.functional.layer_norm(x, (6, 7, 3), p["scale"], p["shift"], eps=0.1)),
+    (nn.GroupNorm(4), (6, 7, 8), lambda t, x, p: group_norm(t, x, 4, p)),
+    (nn.GroupNorm(2, eps=0.1), (8,), lambda t, x, p: group_norm(t, x, 2, p, eps=0.1)),
+    (nn.InstanceNorm(), (6, 7, 8),
+     lambda t, x, p: channels_last(
+         t.nn.functional.instance_norm(channels_second(x), weight=p["scale"], bias=p["shift"]))),
+    (nn.WeightNorm(nn.Dense(5)), (7,), lambda t, x, p: x @ weight_of(t, p) + p["layer.bias"]),
+    (nn.WeightNorm(nn.Conv2D(4)), (6, 7, 3), lambda t, x, p: conv(t, x, weight_of(t, p), p["layer.bias"], padding=1)),
+    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (8,), lambda t, x, p: whitened(t, x, 4, 1e-3, p)),
+    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (3, 2, 4), lambda t, x, p: whitened(t, x, 4, 1e-3, p)),
+    (nn.Residual(nn.Conv2D(3), nn.Conv2D(3, 1)), (6, 7, 3),
+     lambda t, x, p: t.relu(conv(t, x, p["body.weight"], p["body.bias"], padding=1)
+                            + conv(t, x, p["shortcut.weight"], p["shortcut.bias"]))),
+]  # fmt: skip
+#: Of these, PyTorch has no layer: dropout draws other numbers, and the others only call layers, or reshape.
+WITHOUT = {"Dropout", "VanillaDropout", "SpatialDropout", "Flatten", "Sequential", "Composite"}
+
+
+def test_every_layer_class_has_a_case():
+    ours = {name for name, cls in nn.Layer.classes.items() if cls.__module__.startswith("fastopt.") and name[0] != "_"}
+    assert ours - WITHOUT == {type(layer).__name__ for layer, *_ in CASES}
+
+
+@pytest.mark.parametrize(("layer", "shape", "theirs"), CASES, ids=lambda value: repr(value)[:60])
+def test_beside_torch(torch, layer, shape, theirs, rng):
+    layer = copy.deepcopy(layer)
+    layer.build(shape, rng, np.dtype(np.float64))
+    for param in layer.params.values():
+        param[...] = rng.normal(size=param.shape)
+    is_table = isinstance(layer, nn.Embedding)
+    x = rng.integers(9, size=(8, *shape)).astype(float) if is_table else 2 * rng.normal(size=(8, *shape))
+    given = torch.tensor(x, requires_grad=not is_table)
+    params = {name: torch.tensor(param, requires_grad=True) for name, param in layer.params.items()}
+    wanted = theirs(torch, given, params)
+    dy = rng.normal(size=wanted.shape)
+    wanted.backward(torch.tensor(dy))
+
+    y, cache = layer.forward(x, training=True)
+    dx, grads = layer.backward(dy, cache)
+    pairs = {"y": (y, wanted.detach()), **{name: (grads[name], p.grad) for name, p in params.items()}}
+    if not is_table:
+        pairs["x"] = dx, given.grad
+    for name, (actual, expected) in pairs.items():
+        expected = np.asarray(expected)
+        assert actual.shape == expected.shape, name
+        assert np.abs(actual - expected).max() <= 1e-10 * np.abs(expected).max(), name
+
+
+# ---- ResNet-20 ------------------------------------------------------------------------------------------
+
+
+def resnet20():
+    """He et al. 2015, section 4.2, for images (32, 32, 3), with projections where the shape changes."""
+
+    def conv_norm(filters, stride=1, size=3):
+        return [nn.Conv2D(filters, size, stride), nn.BatchNorm()]
+
+    def block(filters, stride):
+        body = nn.Sequential([*conv_norm(filters, stride), nn.ReLU(), *conv_norm(filters)])
+        return nn.Residual(body, nn.Sequential(conv_norm(filters, stride, size=1)) if stride > 1 else None)
+
+    stages = [(16, 1), (16, 1), (16, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)]
+    layers = [*conv_norm(16), nn.ReLU(), *(block(*stage) for stage in stages)]
+    layers += [nn.GlobalAveragePool2D(), nn.Dense(10, init="xavier")]
+    return nn.Sequential(layers, (32, 32, 3), dtype=np.float64, seed=4)
+
+
+def torch_resnet20(torch):
+    """The same as modules of PyTorch, whose parameters come in the same order."""
+    layers = torch.nn
+
+    def conv_norm(before, filters, stride=1, size=3):
+        return [layers.Conv2d(before, filters, size, stride, size // 2), layers.BatchNorm2d(filters)]
+
+    class Block(layers.Module):
+        def __init__(self, before, filters, stride):
+            super().__init__()
+            self.body = layers.Sequential(
+                *conv_norm(before, filters, stride), layers.ReLU(), *conv_norm(filters, filters)
+            )
+            self.shortcut = layers.Sequential(*(conv_norm(before, filters, stride, size=1) if stride > 1 else ()))
+
+        def forward(self, x):
+            return torch.relu(self.body(x) + self.shortcut(x))
+
+    blocks, before = [], 16
+    for filters, stride in [(16, 1)] * 3 + [(32, 2)] + [(32, 1)] * 2 + [(64, 2)] + [(64, 1)] * 2:
+        blocks.append(Block(before, filters, stride))
+        before = filters
+    tail = [layers.AdaptiveAvgPool2d(1), layers.Flatten(), layers.Linear(64, 10)]
+    return layers.Sequential(*conv_norm(3, 16), layers.ReLU(), *blocks, *tail).double()
+
+
+def test_a_resnet_beside_torch(torch, rng):
+    """Twenty steps of SGD with Nesterov momentum and weight decay, from the same weights on the same batches."""
+    model, other = resnet20(), torch_resnet20(torch)
+    theirs = list(other.parameters())
+    assert len(theirs) == len(model.params)
+    with torch.no_grad():
+        for param, tensor in zip(model.params.values(), theirs, strict=True):
+            axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[param.ndim]
+            tensor.copy_(torch.tensor(param.transpose(axes)))
+    options = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+    optimizer, their_optimizer = fastopt.Momentum(model.params, **options), torch.optim.SGD(theirs, **options)
+    x, y = rng.normal(size=(4, 32, 32, 3)), rng.integers(10, size=4)
+    memory, losses = model.workspace(), []
+    for step in range(20):
+        chosen = np.arange(2) + 2 * (step % 2)
+        output, cache = model.forward(x[chosen], training=True, counter=step, memory=memory)
+        loss, dy = functional.softmax_cross_entropy(output, y[chosen])
+        optimizer.step(model.backward(dy, cache, memory=memory, input_grad=False)[1])
+
+        their_optimizer.zero_grad()
+        images = torch.tensor(x[chosen].transpose(0, 3, 1, 2))
+        wanted = torch.nn.functional.cross_entropy(other(images), torch.tensor(y[chosen]))
+        wanted.backward()
+        their_optimizer.step()
+        losses.append(loss)
+        assert loss == pytest.approx(wanted.item(), abs=1e-6), step
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])  # it learns
+    other.eval()
+    with torch.no_grad():
+        wanted = other(torch.tensor(x.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(model.predict(x), wanted, atol=1e-5)
