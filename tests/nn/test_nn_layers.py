@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -181,6 +183,24 @@ def test_a_workspace_changes_no_bit(case, rng, same_bits):
         places.append([a.__array_interface__["data"][0] for a in own_grads.values()])
     assert places[0] == places[1] == places[2]
     assert all(memory.grad(name, param) is own_grads[name] for name, param in layer.params.items())
+
+
+def test_a_workspace_saves_allocations(case, rng):
+    """In the steady state, no array of the batch's size is made. (NumPy has buffers of 64 KiB for itself.)"""
+    layer, shape = case
+    n = 60_000 // min(math.prod(shape), math.prod(layer.output_shape(shape)))
+    x, dy = inputs(layer, rng, n, *shape), rng.normal(size=(n, *layer.output_shape(shape)))
+    memory = Workspace()
+
+    def step():
+        layer.backward(dy, layer.forward(x, training=True, counter=1, memory=memory)[1], memory=memory)
+
+    step()
+    tracemalloc.start()
+    step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000 + (x.nbytes if isinstance(layer, nn.Embedding) else 0)
 
 
 def test_in_float32(case, rng):
