@@ -48,6 +48,10 @@ __all__ = [
     "bias_relu_dropout_forward",
     "bias_relu_forward",
     "col2im",
+    "conv2d",
+    "conv2d_fits",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
     "dropout",
     "dropout_apply",
     "dropout_backward",
@@ -60,6 +64,7 @@ __all__ = [
     "layer_norm_forward",
     "max_pool_backward",
     "max_pool_forward",
+    "packed_shape",
     "patches_shape",
     "plan",
     "relu_backward",
@@ -1297,6 +1302,9 @@ _max_pool_forward = _kernels.Layer("max_pool_forward")
 _max_pool_backward = _kernels.Layer("max_pool_backward")
 _average_pool_forward = _kernels.Layer("average_pool_forward")
 _average_pool_backward = _kernels.Layer("average_pool_backward")
+_conv_pack = _kernels.Layer("conv_pack")
+_conv_forward = _kernels.Layer("conv_forward")
+_conv_weight_grad = _kernels.Layer("conv_weight_grad")
 _im2col = _kernels.Layer("im2col")
 _col2im = _kernels.Layer("col2im")
 
@@ -1427,6 +1435,165 @@ def average_pool_backward(
     return dx
 
 
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    *,
+    relu: bool = False,
+    out: Array | None = None,
+    packed: Array | None = None,
+) -> Array:
+    """A convolution without `im2col`: ``y = Σ x[…, s·oy + ky − p, s·ox + kx − p, c] · weight[ky, kx, c, k] + bias``.
+
+    Faster than a matrix product where there are few channels; see `conv2d_fits` for what it takes.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    weight : ndarray (kh, kw, c, k)
+    bias : ndarray (k,), optional
+    stride, padding : int or (int, int)
+        As in `im2col`.
+    relu : bool, default False
+        Whether to apply `relu_forward` to y.
+    out : ndarray (n, oh, ow, k), optional
+        Where to write y.
+    packed : ndarray of `packed_shape`, optional
+        Where to lay out the weights meanwhile.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, k)
+    """
+    sizes, shape, filters = _convolution(x.shape, weight, stride, padding)
+    checks.array("x", x, dtype=weight.dtype)
+    given = {"x": x, "weight": weight}
+    if bias is not None:
+        given["bias"] = checks.array("bias", bias, dtype=x.dtype, shape=(filters,))
+    relu = checks.flag("relu", relu)
+    y = checks.output("out", out, x, shape=(*shape[:3], filters), apart_from=given)
+    own = _packed(weight, False, packed, {**given, "out": y})
+    _conv_forward((x, own, bias, y), (*sizes[:10], filters, relu))
+    return y
+
+
+def conv2d_input_grad(
+    dy: Array,
+    weight: Array,
+    shape: tuple[int, int, int, int],
+    padding: Pair = 0,
+    *,
+    out: Array | None = None,
+    packed: Array | None = None,
+) -> Array:
+    """The gradient of `conv2d` with respect to x, for a stride of 1 and a padding below the weight's size.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, k)
+        The gradient with respect to y.
+    weight : ndarray (kh, kw, c, k)
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    padding : int or (int, int)
+        As in `conv2d`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+    packed : ndarray of ``packed_shape(weight.shape, reverse=True)``, optional
+        Where to lay out the weights meanwhile.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+    """
+    _, wanted, filters = _convolution(tuple(shape), weight, 1, padding)
+    checks.array("dy", dy, dtype=weight.dtype, shape=(*wanted[:3], filters))
+    pads = checks.pair("padding", padding, 0)
+    kh, kw, c, _ = weight.shape
+    if pads[0] >= kh or pads[1] >= kw:
+        raise ValueError(f"padding must be below the weight's size {(kh, kw)}, got {pads}")
+    dx = checks.output("out", out, dy, shape=tuple(shape), apart_from={"dy": dy, "weight": weight})
+    own = _packed(weight, True, packed, {"dy": dy, "weight": weight, "out": dx})
+    # A convolution of dy, whose weights are those of y with the taps in reverse order.
+    sizes = (*dy.shape, kh, kw, 1, 1, kh - 1 - pads[0], kw - 1 - pads[1], c)
+    _conv_forward((dy, own, None, dx), (*sizes, False))
+    return dx
+
+
+def conv2d_weight_grad(
+    x: Array, dy: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, *, out: Array | None = None
+) -> Array:
+    """The gradient of `conv2d` with respect to the weight.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    dy : ndarray (n, oh, ow, k)
+        The gradient with respect to y; k must be a multiple of 16.
+    size : int or (int, int)
+        Height kh and width kw of the weight.
+    stride, padding : int or (int, int)
+        As in `conv2d`.
+    out : ndarray (kh, kw, c, k), optional
+        Where to write dweight.
+
+    Returns
+    -------
+    dweight : ndarray (kh, kw, c, k)
+    """
+    checks.array("x", x, ndim=4)
+    sizes, wanted = _patches(x.shape, size, stride, padding, 1)
+    checks.array("dy", dy, dtype=x.dtype, ndim=4)
+    filters = dy.shape[3]
+    checks.array("dy", dy, shape=(*wanted[:3], filters))
+    if not conv2d_fits(x.shape, filters, size, stride, padding) or filters % 16:
+        raise ValueError(f"x and dy must fit, and dy have a multiple of 16 filters, got {x.shape} and {dy.shape}")
+    dweight = checks.output("out", out, x, shape=(*wanted[3:], filters), apart_from={"x": x, "dy": dy})
+    _conv_weight_grad((x, dy, dweight), (*sizes[:10], filters))
+    return dweight
+
+
+def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair = 1, padding: Pair = 0) -> bool:
+    """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of their rows, padded,
+    must hold at most 2¹⁴ numbers, in x as in y."""
+    (_, _, _, c, kh, kw, _, sw, *_), patches = _patches(shape, size, stride, padding, 1)
+    wide = max(patches[2], 8)
+    return kh <= 64 and kh * ((wide - 1) * sw + kw) * max(c, filters) <= 2**14
+
+
+def packed_shape(weight: tuple[int, ...], *, reverse: bool = False) -> tuple[int, int, int, int]:
+    """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k)."""
+    kh, kw, c, filters = weight
+    wide, deep = (c, filters) if reverse else (filters, c)
+    return -(-wide // 32), kh * kw, deep, 32
+
+
+def _packed(weight: Array, reverse: bool, packed: Array | None, others: dict[str, Array]) -> Array:
+    shape = packed_shape(weight.shape, reverse=reverse)
+    own = np.empty(shape, weight.dtype) if packed is None else packed
+    _explain_outputs(others, packed=(packed, weight.dtype, shape))
+    kh, kw, c, filters = weight.shape
+    _conv_pack((weight, own), (kh * kw, c, filters, reverse))
+    return own
+
+
+def _convolution(
+    shape: Any, weight: Array, stride: Pair, padding: Pair
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The sizes that the kernels take, the shape of all patches, and the number of filters."""
+    checks.array("weight", weight, ndim=4)
+    *size, c, filters = weight.shape
+    if len(shape) != 4 or shape[3] != c:
+        raise ValueError(f"x must have shape (n, h, w, {c}), got {tuple(shape)}")
+    sizes, patches = _patches(shape, tuple(size), stride, padding, 1)
+    if not conv2d_fits(shape, filters, tuple(size), stride, padding):
+        raise ValueError(f"x and weight must fit (see conv2d_fits), got {tuple(shape)} and {weight.shape}")
+    return sizes, patches, filters
+
+
 def im2col(
     x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
 ) -> Array:
@@ -1508,6 +1675,7 @@ def patches_shape(
     return _patches(shape, size, stride, padding, dilation)[1]
 
 
+@_remembered
 def _patches(
     shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -174,18 +174,19 @@ class _Affine(Layer):
         activated = relu or self.activation
         return relu + bool(activated and len(behind) > relu and type(behind[relu]) is Dropout)
 
-    def _finish(self, y: Array, fused: tuple[Layer, ...], training: bool, counter: int) -> _Tail:
+    def _tail(self, fused: tuple[Layer, ...], training: bool) -> _Tail:
+        dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None
+        return _Tail(bool(self.activation or fused), dropout)
+
+    def _finish(self, y: Array, tail: _Tail, counter: int) -> None:
         """Add the bias to a product, activate, and drop out, in place."""
         bias = self.params["bias"]
-        dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None
-        if not (self.activation or fused):
+        if not tail.relu:
             y += bias
-            return _Tail(False, None)
-        if dropout is None:
+        elif tail.dropout is None:
             F.bias_relu_forward(y, bias, out=y)
         else:
-            dropout.fused_forward(y, bias, counter + len(fused))
-        return _Tail(True, dropout)
+            tail.dropout.fused_forward(y, bias, counter)
 
     def _begin(self, dy: Array, y: Array, tail: _Tail, memory: Memory) -> tuple[Array, Array]:
         """The gradients with respect to the product and the bias."""
@@ -240,7 +241,8 @@ class Dense(_Affine):
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), self.units), x.dtype)
-        tail = self._finish(np.matmul(x, self.params["weight"], out=y), fused, training, counter)
+        tail = self._tail(fused, training)
+        self._finish(np.matmul(x, self.params["weight"], out=y), tail, counter + len(fused))
         return y, (x, y, tail)
 
     def backward(
@@ -256,7 +258,10 @@ class Dense(_Affine):
 
 
 class Conv2D(_Affine):
-    """A convolution of images (n, h, w, c), by im2col and one matrix product, with an optional ReLU.
+    """A convolution of images (n, h, w, c), with an optional ReLU.
+
+    Computed by `fastopt.functional.conv2d`; where that does not fit, or the filters are no multiple of 16, by im2col
+    and a matrix product.
 
     Parameters
     ----------
@@ -349,6 +354,8 @@ class Conv2D(_Affine):
         memory: Memory = FRESH,
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
+        if self._is_direct(x.shape):
+            return self._direct_forward(x, self._tail(fused, training), counter + len(fused), memory)
         n, groups = len(x), self.groups
         if groups > 1:
             x = self._by_group(x, "x", memory)
@@ -364,18 +371,55 @@ class Conv2D(_Affine):
             product = memory.array("product", (groups, len(y), self.filters // groups), x.dtype)
             np.matmul(columns.reshape(groups, len(y), -1), self._group_weights(weight), out=product)
             self._join(product, images)
-        tail = self._finish(y, fused, training, counter)
+        tail = self._tail(fused, training)
+        self._finish(y, tail, counter + len(fused))
         return images, (x.shape, columns, y, tail)
+
+    def _is_direct(self, shape: Shape) -> bool:
+        """Whether to compute without `im2col`."""
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.filters % 16 == 0
+        return plain and F.conv2d_fits(shape, self.filters, self.size, self.stride, self.padding)
+
+    def _direct_forward(self, x: Array, tail: _Tail, counter: int, memory: Memory) -> tuple[Array, Any]:
+        weight, bias = self.params["weight"], self.params["bias"]
+        shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
+        y = memory.array("y", (*shape[:3], self.filters), x.dtype)
+        packed = memory.array("packed", F.packed_shape(weight.shape), x.dtype)
+        how = self.stride, self.padding
+        if tail.dropout is None:
+            F.conv2d(x, weight, bias, *how, relu=tail.relu, out=y, packed=packed)
+        else:
+            F.conv2d(x, weight, None, *how, out=y, packed=packed)
+            self._finish(y, tail, counter)
+        return y, (x, None, y, tail)
+
+    def _direct_backward(
+        self, dy: Array, x: Array, grads: Grads, memory: Memory, input_grad: bool
+    ) -> tuple[Array | None, Grads]:
+        weight = self.params["weight"]
+        F.conv2d_weight_grad(x, dy, self.size, self.stride, self.padding, out=grads["weight"])
+        if not input_grad:
+            return None, grads
+        dx = memory.array("dx", x.shape, dy.dtype)
+        if self.stride == (1, 1) and self.padding[0] < self.size[0] and self.padding[1] < self.size[1]:
+            packed = memory.array("packed back", F.packed_shape(weight.shape, reverse=True), x.dtype)
+            return F.conv2d_input_grad(dy, weight, x.shape, self.padding, out=dx, packed=packed), grads
+        columns = memory.array("columns", F.patches_shape(x.shape, self.size, self.stride, self.padding), dy.dtype)
+        rows = dy.reshape(-1, self.filters)
+        np.matmul(rows, weight.reshape(-1, self.filters).T, out=columns.reshape(len(rows), -1))
+        return F.col2im(columns, x.shape, self.size, self.stride, self.padding, out=dx), grads
 
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
-        shape, columns, y, tail = cache
+        shape, columns, y, tail = cache  # without columns, x itself
         n, groups, images = len(dy), self.groups, dy.shape
         dy, dbias = self._begin(dy.reshape(y.shape), y, tail, memory)
         weight = self.params["weight"]
         dweight = memory.grad("weight", weight)
         grads = {"weight": dweight, "bias": dbias}
+        if columns is None:
+            return self._direct_backward(dy.reshape(images), shape, grads, memory, input_grad)
         if groups == 1:
             rows, weights = columns.reshape(len(y), -1), weight.reshape(-1, self.filters)
             np.matmul(rows.T, dy, out=dweight.reshape(weights.shape))

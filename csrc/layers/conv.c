@@ -1,0 +1,298 @@
+/* Convolution of images (n, h, w, c) without im2col: sums of products along whole kernel rows, which lie side by side
+ * in an image as in the weights.
+ *
+ * Forward, its gradient with respect to the input (a convolution of dy with other weights) and that with respect to the
+ * weights are all blocks of
+ *
+ *   out[j][k] = start[j][k] + sum over runs and i of a[j step_j + i step_i] b[i step_b + k]
+ *
+ * in which the sum goes in order, by one product and one addition after the other: bits do not depend on how large the
+ * blocks are. Forward, j is a pixel, i a place in a kernel row, and k a filter; for the weights, j is a place in a
+ * kernel row, and i a pixel. */
+#include "lanes.h"
+#include "share.h"
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { BLOCK = 8 }; /* rows of accumulators: with two vectors each, they stay in 32 registers */
+#else
+enum { BLOCK = 6 };
+#endif
+enum { WIDE = 2, SCRATCH = 1 << 14 /* reals; functional.py knows it, too */, MOST_RUNS = 64, ENOUGH = 128 };
+
+struct run {
+    const real *a, *b;
+};
+
+struct product {
+    struct run runs[MOST_RUNS];
+    int64_t count, length, step_j, step_i, step_b; /* runs, and the i of each */
+    const real *start;                             /* null: zeros */
+    real *out;
+    int64_t step_start, step_out;
+    int64_t width; /* of the k, at most WIDE vectors */
+    int relu;
+};
+
+INLINE vector some(const real *x, int64_t n)
+{
+    real copy[PER_VECTOR] = {0};
+    memcpy(copy, x, n * sizeof(real));
+    return vector_load(copy);
+}
+
+/* The block of `rows` j and so many vectors of k; both are constants. */
+INLINE void block(const struct product *p, int rows, int vectors)
+{
+    vector sum[BLOCK][WIDE];
+    const int64_t last = p->width - (vectors - 1) * PER_VECTOR; /* of the last vector */
+#pragma GCC unroll 8
+    for (int j = 0; j < rows; ++j)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v)
+            sum[j][v] = (vector){0};
+    for (int64_t r = 0; r < p->count; ++r) {
+        const real *a = p->runs[r].a, *b = p->runs[r].b;
+        for (int64_t i = 0; i < p->length; ++i, a += p->step_i, b += p->step_b) {
+            vector wide[WIDE];
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v)
+                wide[v] = vector_load(b + v * PER_VECTOR);
+#pragma GCC unroll 8
+            for (int j = 0; j < rows; ++j) {
+                const vector one = a[j * p->step_j] - (vector){0};
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; ++v)
+                    sum[j][v] += one * wide[v];
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < rows; ++j)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+            real *out = p->out + j * p->step_out + v * PER_VECTOR;
+            if (p->start) {
+                const real *start = p->start + j * p->step_start + v * PER_VECTOR;
+                sum[j][v] += v == vectors - 1 && last < PER_VECTOR ? some(start, last) : vector_load(start);
+            }
+            const vector y = p->relu ? vector_gate(sum[j][v], sum[j][v]) : sum[j][v];
+            if (v == vectors - 1 && last < PER_VECTOR) {
+                real copy[PER_VECTOR];
+                vector_store(copy, y);
+                memcpy(out, copy, last * sizeof(real));
+            } else {
+                vector_store(out, y);
+            }
+        }
+}
+
+static void multiply(const struct product *p, int64_t rows)
+{
+    const int wide = p->width > PER_VECTOR;
+    switch (2 * rows + wide) {
+    case 2:
+        block(p, 1, 1);
+        break;
+    case 3:
+        block(p, 1, 2);
+        break;
+    case 4:
+        block(p, 2, 1);
+        break;
+    case 5:
+        block(p, 2, 2);
+        break;
+    case 6:
+        block(p, 3, 1);
+        break;
+    case 7:
+        block(p, 3, 2);
+        break;
+    case 8:
+        block(p, 4, 1);
+        break;
+    case 9:
+        block(p, 4, 2);
+        break;
+    case 10:
+        block(p, 5, 1);
+        break;
+    case 11:
+        block(p, 5, 2);
+        break;
+    case 12:
+        block(p, 6, 1);
+        break;
+    case 13:
+        block(p, 6, 2);
+        break;
+#if defined(__AVX512F__) || defined(__aarch64__)
+    case 14:
+        block(p, 7, 1);
+        break;
+    case 15:
+        block(p, 7, 2);
+        break;
+    case 16:
+        block(p, 8, 1);
+        break;
+    case 17:
+        block(p, 8, 2);
+        break;
+#endif
+    }
+}
+
+struct convolution {
+    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w, filters;
+};
+
+static int64_t minimum(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Pixels [left, left + width) of a row of the image, which may reach into the padding. */
+static void copy_padded(const struct convolution *v, const real *row, int64_t left, int64_t width, real *out)
+{
+    const int64_t begin = left < 0 ? minimum(-left, width) : 0;
+    const int64_t end = left + width > v->w ? (left < v->w ? v->w - left : 0) : width;
+    const int64_t stop = end < begin ? begin : end;
+    memset(out, 0, begin * v->c * sizeof(real));
+    if (stop > begin)
+        memcpy(out + begin * v->c, row + (left + begin) * v->c, (stop - begin) * v->c * sizeof(real));
+    memset(out + stop * v->c, 0, (width - stop) * v->c * sizeof(real));
+}
+
+/* Weights (taps, c, filters) as forward wants them: packed (⌈k / LANES⌉, taps c, LANES) for k filters, zeros behind the
+ * last. For the gradient of the input, taps are in reverse order, and c and filters change places. */
+static void conv_pack(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const real *weight = array[0];
+    real *packed = array[1];
+    const int64_t taps = size[0], c = size[1], filters = size[2], reverse = size[3];
+    const int64_t rows = taps * (reverse ? filters : c), wide = reverse ? c : filters;
+    const struct range own = own_range((wide + LANES - 1) / LANES, 1, share);
+    (void)scalar;
+    for (int64_t part = own.begin; part < own.end; ++part)
+        for (int64_t row = 0; row < rows; ++row) {
+            real *out = packed + (part * rows + row) * LANES;
+            const int64_t first = part * LANES, n = minimum(wide - first, LANES);
+            if (reverse) {
+                const real *in = weight + (taps - 1 - row / filters) * c * filters + row % filters;
+                for (int64_t k = 0; k < n; ++k)
+                    out[k] = in[(first + k) * filters];
+            } else {
+                memcpy(out, weight + row * filters + first, n * sizeof(real));
+            }
+            memset(out + n, 0, (LANES - n) * sizeof(real));
+        }
+}
+
+/* y = x * weight + bias, bias and ReLU where wanted. */
+static void conv_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const struct convolution *v = (const void *)size;
+    const int64_t relu = size[11];
+    const real *x = array[0], *packed = array[1], *bias = array[2];
+    real *y = array[3], scratch[SCRATCH];
+    const int64_t out_h = (v->h + 2 * v->pad_h - v->size_h) / v->stride_h + 1;
+    const int64_t out_w = (v->w + 2 * v->pad_w - v->size_w) / v->stride_w + 1;
+    const int64_t run = v->size_w * v->c, places = v->size_h * run;
+    const struct range rows = own_range(v->n * out_h, 1, share);
+    struct product p;
+    p.length = run;
+    p.step_j = v->stride_w * v->c;
+    p.step_i = 1;
+    p.step_b = LANES;
+    p.step_start = 0;
+    p.step_out = v->filters;
+    p.relu = relu != 0;
+    (void)scalar;
+
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+        for (int64_t ox = 0, pixels; ox < out_w; ox += pixels) {
+            pixels = minimum(out_w - ox, BLOCK);
+            const int64_t top = row % out_h * v->stride_h - v->pad_h, left = ox * v->stride_w - v->pad_w;
+            const int64_t width = (pixels - 1) * v->stride_w + v->size_w;
+            const real *image = x + row / out_h * v->h * v->w * v->c;
+            const int inside = left >= 0 && left + width <= v->w;
+            p.count = 0;
+            for (int64_t ky = 0; ky < v->size_h; ++ky)
+                if (top + ky >= 0 && top + ky < v->h) {
+                    const real *in = image + (top + ky) * v->w * v->c;
+                    real *copy = scratch + ky * width * v->c;
+                    if (!inside)
+                        copy_padded(v, in, left, width, copy);
+                    p.runs[p.count].a = inside ? in + left * v->c : copy;
+                    p.runs[p.count++].b = packed + ky * run * LANES;
+                }
+            for (int64_t k = 0; k < v->filters; k += p.width) {
+                p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
+                p.start = bias ? bias + k : NULL;
+                p.out = y + (row * out_w + ox) * v->filters + k;
+                multiply(&p, pixels);
+                /* to the next vectors of b: of this part, or of the next */
+                const int64_t next = k + p.width;
+                const int64_t step = next % LANES ? p.width : places * LANES - (k % LANES);
+                for (int64_t r = 0; r < p.count; ++r)
+                    p.runs[r].b += step;
+            }
+        }
+}
+
+/* dweight = sum over pixels of x at the place, times dy; filters are a multiple of 16, so whole vectors. Rows of pixels
+ * go in blocks, which stay in the first-level cache, and whose sums are added to those of earlier blocks. */
+static void conv_weight_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const struct convolution *v = (const void *)size;
+    const real *x = array[0], *dy = array[1];
+    real *dweight = array[2], scratch[SCRATCH];
+    const int64_t out_h = (v->h + 2 * v->pad_h - v->size_h) / v->stride_h + 1;
+    const int64_t out_w = (v->w + 2 * v->pad_w - v->size_w) / v->stride_w + 1;
+    const int64_t run = v->size_w * v->c, width = ((out_w - 1) * v->stride_w + v->size_w) * v->c;
+    const int64_t blocks = (run + BLOCK - 1) / BLOCK;
+    const struct range own = own_range(v->size_h * blocks, 1, share);
+    int64_t together = minimum((ENOUGH + out_w - 1) / out_w, MOST_RUNS);
+    while (together > 1 && ((together - 1) * v->stride_h + v->size_h) * width > SCRATCH)
+        --together;
+    struct product p;
+    p.length = out_w;
+    p.step_j = 1;
+    p.step_i = v->stride_w * v->c;
+    p.step_b = p.step_start = p.step_out = v->filters;
+    p.relu = 0;
+    (void)scalar;
+
+    for (int64_t unit = own.begin; unit < own.end; ++unit) {
+        const int64_t at = unit / blocks * run + unit % blocks * BLOCK;
+        const int64_t n = minimum(run - unit % blocks * BLOCK, BLOCK);
+        memset(dweight + at * v->filters, 0, n * v->filters * sizeof(real));
+    }
+    for (int64_t image = 0; image < v->n; ++image)
+        for (int64_t first = 0, rows; first < out_h; first += rows) {
+            rows = minimum(out_h - first, together);
+            const int64_t top = first * v->stride_h - v->pad_h, high = (rows - 1) * v->stride_h + v->size_h;
+            for (int64_t row = 0; row < high; ++row)
+                if (top + row >= 0 && top + row < v->h)
+                    copy_padded(v, x + (image * v->h + top + row) * v->w * v->c, -v->pad_w, width / v->c,
+                                scratch + row * width);
+            for (int64_t k = 0; k < v->filters; k += p.width) {
+                p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
+                const real *d = dy + (image * out_h + first) * out_w * v->filters + k;
+                for (int64_t unit = own.begin; unit < own.end; ++unit) {
+                    const int64_t ky = unit / blocks, i = unit % blocks * BLOCK;
+                    p.count = 0;
+                    for (int64_t row = 0; row < rows; ++row) {
+                        const int64_t in = row * v->stride_h + ky;
+                        if (top + in >= 0 && top + in < v->h) {
+                            p.runs[p.count].a = scratch + in * width + i;
+                            p.runs[p.count++].b = d + row * out_w * p.step_b;
+                        }
+                    }
+                    p.start = p.out = dweight + (ky * run + i) * v->filters + k;
+                    multiply(&p, minimum(run - i, BLOCK));
+                }
+            }
+        }
+}
