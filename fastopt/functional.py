@@ -1468,8 +1468,9 @@ def conv2d(
     -------
     y : ndarray (n, oh, ow, k)
     """
+    checks.array("x", x, ndim=4)
+    checks.array("weight", weight, dtype=x.dtype, ndim=4)
     sizes, shape, filters = _convolution(x.shape, weight, stride, padding)
-    checks.array("x", x, dtype=weight.dtype)
     given = {"x": x, "weight": weight}
     if bias is not None:
         given["bias"] = checks.array("bias", bias, dtype=x.dtype, shape=(filters,))
@@ -1509,8 +1510,10 @@ def conv2d_input_grad(
     -------
     dx : ndarray (n, h, w, c)
     """
-    _, wanted, filters = _convolution(tuple(shape), weight, 1, padding)
-    checks.array("dy", dy, dtype=weight.dtype, shape=(*wanted[:3], filters))
+    checks.array("dy", dy, ndim=4)
+    checks.array("weight", weight, dtype=dy.dtype, ndim=4)
+    _, wanted, filters = _convolution(shape, weight, 1, padding)
+    checks.array("dy", dy, shape=(*wanted[:3], filters))
     pads = checks.pair("padding", padding, 0)
     kh, kw, c, _ = weight.shape
     if pads[0] >= kh or pads[1] >= kw:
@@ -1546,8 +1549,8 @@ def conv2d_weight_grad(
     """
     checks.array("x", x, ndim=4)
     sizes, wanted = _patches(x.shape, size, stride, padding, 1)
-    checks.array("dy", dy, dtype=x.dtype, ndim=4)
-    filters = dy.shape[3]
+    checks.array("dy", dy, dtype=x.dtype)
+    filters = dy.shape[-1] if dy.ndim == 4 else 16
     checks.array("dy", dy, shape=(*wanted[:3], filters))
     if not conv2d_fits(x.shape, filters, size, stride, padding) or filters % 16:
         raise ValueError(f"x and dy must fit, and dy have a multiple of 16 filters, got {x.shape} and {dy.shape}")
@@ -1584,12 +1587,11 @@ def _convolution(
     shape: Any, weight: Array, stride: Pair, padding: Pair
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """The sizes that the kernels take, the shape of all patches, and the number of filters."""
-    checks.array("weight", weight, ndim=4)
-    *size, c, filters = weight.shape
-    if len(shape) != 4 or shape[3] != c:
-        raise ValueError(f"x must have shape (n, h, w, {c}), got {tuple(shape)}")
-    sizes, patches = _patches(shape, tuple(size), stride, padding, 1)
-    if not conv2d_fits(shape, filters, tuple(size), stride, padding):
+    kh, kw, c, filters = weight.shape
+    sizes, patches = _patches(shape, size := (kh, kw), stride, padding, 1)
+    if shape[3] != c:
+        raise ValueError(f"weight must have shape (kh, kw, {shape[3]}, k), got {weight.shape}")
+    if not conv2d_fits(shape, filters, size, stride, padding):
         raise ValueError(f"x and weight must fit (see conv2d_fits), got {tuple(shape)} and {weight.shape}")
     return sizes, patches, filters
 
@@ -1675,7 +1677,6 @@ def patches_shape(
     return _patches(shape, size, stride, padding, dilation)[1]
 
 
-@_remembered
 def _patches(
     shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

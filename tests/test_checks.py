@@ -253,6 +253,18 @@ CALLS = STEPS | {
         lambda **arrays: functional.max_pool_backward(winner=WINNER, shape=IMAGE.shape, size=2, **arrays),
         {"dy": POOLED, "out": IMAGE},
     ),
+    "conv2d": Call(
+        lambda **arrays: functional.conv2d(weight=ramp(2, 2, 2, 16), **arrays),
+        {"x": IMAGE, "bias": ramp(16), "out": ramp(1, 3, 2, 16)},
+    ),
+    "conv2d_input_grad": Call(
+        lambda **arrays: functional.conv2d_input_grad(weight=ramp(2, 2, 2, 16), shape=IMAGE.shape, **arrays),
+        {"dy": ramp(1, 3, 2, 16), "out": IMAGE},
+    ),
+    "conv2d_weight_grad": Call(
+        lambda **arrays: functional.conv2d_weight_grad(size=2, **arrays),
+        {"x": IMAGE, "dy": ramp(1, 3, 2, 16), "out": ramp(2, 2, 2, 16)},
+    ),
     "im2col": Call(lambda **arrays: functional.im2col(size=2, **arrays), {"x": IMAGE, "out": COLUMNS}),
     "col2im": Call(
         lambda **arrays: functional.col2im(shape=IMAGE.shape, size=2, **arrays),
@@ -263,7 +275,7 @@ CALLS = STEPS | {
 
 def test_every_function_is_in_the_table_above():
     functions = {name for name in functional.__all__ if inspect.isroutine(getattr(functional, name))}
-    assert functions - {"patches_shape", "winner_type", "kept_share"} <= {
+    assert functions - {"conv2d_fits", "kept_share", "packed_shape", "patches_shape", "winner_type"} <= {
         word for name in CALLS for word in name.split()
     }
 

@@ -65,6 +65,7 @@ RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(n)) for n in (1, 33, 1000)],
     "relu_backward": lambda x: [functional.relu_backward(x(n), x(n)) for n in (1, 33, 1000)],
     "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(7, n), x(n)) for n in (1, 31, 45, 100)],
+    "bias_backward": lambda x: [functional.bias_backward(x(7, n)) for n in (1, 31, 45, 100)],
     "bias_relu_backward": lambda x: [
         out for n in (1, 31, 45, 100) for out in functional.bias_relu_backward(x(201, n), x(201, n))
     ],
@@ -105,6 +106,13 @@ RUN = {
     "max_pool_forward": lambda x: functional.max_pool_forward(x(*SHAPE), **WINDOW),
     "max_pool_backward": lambda x: [
         functional.max_pool_backward(x(*POOLED), functional.max_pool_forward(x(*SHAPE), **WINDOW)[1], SHAPE, **WINDOW)
+    ],
+    "conv_pack": lambda x: [functional.conv2d_input_grad(x(2, 7, 9, 16), x(3, 3, 5, 16), (2, 9, 11, 5))],
+    "conv_forward": lambda x: [
+        functional.conv2d(x(*SHAPE), x(3, 2, 5, k), x(k), (2, 1), (1, 2), relu=k > 16) for k in (1, 16, 23, 48, 77)
+    ],
+    "conv_weight_grad": lambda x: [
+        functional.conv2d_weight_grad(x(*SHAPE), x(*COLUMNS[:3], k), (3, 2), (2, 1), (1, 2)) for k in (16, 80)
     ],
     "im2col": lambda x: [functional.im2col(x(*SHAPE), **WINDOW, padding=(1, 2))],
     "stream": lambda x: stream(x(1001)),

@@ -791,6 +791,72 @@ def test_im2col_with_dilation(isa, dtype, size, stride, padding, dilation, rng, 
     assert np.vdot(columns, y) == np.vdot(x, back)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "filters", "stride", "padding"),
+    [
+        ((2, 5, 9, 3), (3, 3), 16, (1, 1), (1, 1)),
+        ((2, 7, 33, 5), (3, 3), 48, (1, 1), (1, 1)),
+        ((1, 6, 5, 1), (3, 3), 80, (1, 1), (0, 0)),
+        ((3, 1, 1, 35), (3, 3), 16, (1, 1), (1, 1)),
+        ((2, 9, 10, 4), (2, 5), 32, (1, 1), (1, 4)),
+        ((2, 9, 10, 4), (4, 1), 32, (1, 1), (3, 0)),
+        ((2, 9, 21, 4), (3, 2), 16, (2, 3), (1, 2)),
+        ((1, 2, 2, 2), (3, 3), 16, (1, 1), (2, 2)),
+        ((1, 3, 150, 2), (3, 3), 16, (1, 1), (1, 1)),
+        ((1, 70, 1, 2), (1, 1), 16, (1, 1), (0, 0)),
+        ((2, 5, 5, 0), (3, 3), 16, (1, 1), (1, 1)),
+    ],
+    ids=str,
+)
+def test_conv2d(isa, dtype, shape, size, filters, stride, padding, rng, guarded, same_bits):
+    """Of whole numbers, so that no sum is rounded."""
+    x, weight = rng.integers(-9, 9, shape).astype(dtype), rng.integers(-9, 9, (*size, shape[3], filters)).astype(dtype)
+    bias = rng.integers(-99, 99, filters).astype(dtype)
+    columns = reference.im2col(x, size, stride, padding)
+    rows = columns.reshape(math.prod(columns.shape[:3]), -1 if columns.size else 0)
+    expected = (rows @ weight.reshape(rows.shape[1], filters) + bias).reshape(*columns.shape[:3], filters)
+    assert functional.conv2d_fits(shape, filters, size, stride, padding)
+    placed = guarded(x, 1), guarded(weight, 2), guarded(bias, 3), stride, padding
+    np.testing.assert_array_equal(functional.conv2d(*placed, out=guarded(expected * 0, 3)), expected)
+    packed = guarded(np.ones(functional.packed_shape(weight.shape), dtype), 1)
+    np.testing.assert_array_equal(functional.conv2d(*placed, relu=True, packed=packed), np.maximum(expected, 0))
+    for fewer in (1, 7, filters - 1):
+        own = np.ascontiguousarray(weight[..., :fewer])
+        y = functional.conv2d(x, own, None, stride, padding, out=guarded(expected[..., :fewer], 1))
+        np.testing.assert_array_equal(y, (expected - bias)[..., :fewer])
+
+    dy = rng.integers(-9, 9, expected.shape).astype(dtype)
+    dweight = guarded(weight, 1)
+    assert functional.conv2d_weight_grad(guarded(x, 2), guarded(dy, 3), size, stride, padding, out=dweight) is dweight
+    np.testing.assert_array_equal(dweight, (rows.T @ dy.reshape(-1, filters)).reshape(weight.shape))
+    if stride == (1, 1):
+        dx = functional.conv2d_input_grad(dy, weight, shape, padding, out=guarded(x, 3))
+        dcolumns = (dy.reshape(-1, filters) @ weight.reshape(rows.shape[1], filters).T).reshape(columns.shape)
+        np.testing.assert_array_equal(dx, reference.col2im(dcolumns, shape, size, stride, padding))
+
+
+def test_conv2d_keeps_nan(isa, dtype):
+    x, weight = np.ones((1, 9, 9, 2), dtype), np.ones((3, 3, 2, 16), dtype)
+    x[0, 4, 4, 0] = np.nan
+    y = functional.conv2d(x, weight, None, 1, 1, relu=True)
+    reached = np.zeros((9, 9), bool)
+    reached[3:6, 3:6] = True
+    np.testing.assert_array_equal(np.isnan(y[0, :, :, 5]), reached)
+
+
+def test_conv2d_of_what_does_not_fit(rng):
+    x, weight = rng.normal(size=(1, 5, 200, 64)), rng.normal(size=(3, 3, 64, 16))
+    assert not functional.conv2d_fits(x.shape, 16, 3, 1, 1)
+    with pytest.raises(ValueError, match="must fit"):
+        functional.conv2d(x, weight, None, 1, 1)
+    with pytest.raises(ValueError, match=r"weight must have shape \(kh, kw, 64, k\), got \(3, 3, 63, 16\)"):
+        functional.conv2d(x, weight[:, :, 1:].copy(), None, 1, 1)
+    with pytest.raises(ValueError, match="a multiple of 16 filters"):
+        functional.conv2d_weight_grad(x[:, :, :9].copy(), np.ones((1, 5, 9, 15)), 3, 1, 1)
+    with pytest.raises(ValueError, match="padding must be below the weight's size"):
+        functional.conv2d_input_grad(np.ones((1, 9, 9, 16)), np.ones((3, 3, 2, 16)), (1, 5, 5, 2), 3)
+
+
 # ---- Empty arrays -----------------------------------------------------------------------------------
 
 

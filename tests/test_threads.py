@@ -263,6 +263,7 @@ RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(LARGE // 8 + 3), out=x(LARGE // 8 + 3))],
     "relu_backward": lambda x: [functional.relu_backward(*(x(LARGE // 8 + 3) for _ in range(2)))],
     "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(*shape), x(shape[1])) for shape in ROWS],
+    "bias_backward": lambda x: [functional.bias_backward(x(*shape)) for shape in ROWS],
     "bias_relu_backward": lambda x: [
         out for shape in ROWS for out in functional.bias_relu_backward(x(*shape), x(*shape))
     ],
@@ -309,6 +310,11 @@ RUN = {
     "max_pool_forward": lambda x: functional.max_pool_forward(x(*IMAGES), **WINDOW),
     "max_pool_backward": lambda x: [
         functional.max_pool_backward(x(*POOLED), functional.max_pool_forward(x(*IMAGES), **WINDOW)[1], IMAGES, **WINDOW)
+    ],
+    "conv_pack": lambda x: [functional.conv2d_input_grad(x(9, 31, 29, 64), x(3, 3, 30, 64), IMAGES)],
+    "conv_forward": lambda x: [functional.conv2d(x(*IMAGES), x(3, 2, 30, 45), x(45), (2, 1), (1, 2), relu=True)],
+    "conv_weight_grad": lambda x: [
+        functional.conv2d_weight_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2))
     ],
     "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],

@@ -250,7 +250,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     real *dweight = array[2], scratch[SCRATCH];
     const int64_t out_h = (v->h + 2 * v->pad_h - v->size_h) / v->stride_h + 1;
     const int64_t out_w = (v->w + 2 * v->pad_w - v->size_w) / v->stride_w + 1;
-    const int64_t run = v->size_w * v->c, width = ((out_w - 1) * v->stride_w + v->size_w) * v->c;
+    const int64_t run = v->size_w * v->c, pixels = (out_w - 1) * v->stride_w + v->size_w, width = pixels * v->c;
     const int64_t blocks = (run + BLOCK - 1) / BLOCK;
     const struct range own = own_range(v->size_h * blocks, 1, share);
     int64_t together = minimum((ENOUGH + out_w - 1) / out_w, MOST_RUNS);
@@ -275,7 +275,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
             const int64_t top = first * v->stride_h - v->pad_h, high = (rows - 1) * v->stride_h + v->size_h;
             for (int64_t row = 0; row < high; ++row)
                 if (top + row >= 0 && top + row < v->h)
-                    copy_padded(v, x + (image * v->h + top + row) * v->w * v->c, -v->pad_w, width / v->c,
+                    copy_padded(v, x + (image * v->h + top + row) * v->w * v->c, -v->pad_w, pixels,
                                 scratch + row * width);
             for (int64_t k = 0; k < v->filters; k += p.width) {
                 p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
