@@ -83,6 +83,7 @@ def gradient_check(
     y: Array,
     loss: Loss = softmax_cross_entropy,
     *,
+    inputs: bool = True,
     places: int = 20,
     step: float = 1e-5,
     tolerance: float = 1e-6,
@@ -97,6 +98,8 @@ def gradient_check(
     x, y : ndarray
         A small batch.
     loss : callable, default softmax_cross_entropy
+    inputs : bool, default True
+        Whether to check the gradient of the input, too; not where the input is whole numbers, as for `Embedding`.
     places : int, default 20
         How many elements of each parameter, and of the input, to compare; drawn at random.
     step : float, default 1e-5
@@ -117,7 +120,8 @@ def gradient_check(
     x, y = samples(twin, x, y, loss)
     x = x.copy()
     _, _, dx, grads = _pass(twin, x, y, loss)
-    arrays, exact = {"x": x, **twin.params}, {"x": dx, **grads}
+    given = {"x": x} if checks.flag("inputs", inputs) else {}
+    arrays, exact = {**given, **twin.params}, {"x": dx, **grads}
 
     def value() -> float:
         return loss_of(loss, twin.forward(x, training=True)[0], y)[0]

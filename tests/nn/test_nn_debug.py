@@ -62,6 +62,13 @@ def test_right_gradients_of_images(rng):
     assert debug.gradient_check(cnn(), rng.normal(size=(4, 6, 6, 1)), np.arange(4) % 3)
 
 
+def test_right_gradients_of_words(rng):
+    model = nn.Sequential([nn.Embedding(9, 4), nn.Flatten(), nn.Dense(3)], (5,))
+    found = debug.gradient_check(model, rng.integers(9, size=(8, 5)), np.arange(8) % 3, inputs=False)
+    assert found
+    assert set(found.values) == set(model.params)
+
+
 @pytest.mark.parametrize("factor", [1.001, -1.0, 0.0, np.nan])
 def test_wrong_gradients(samples, factor):
     found = debug.gradient_check(mlp(Wrong(factor)), *samples)
