@@ -1,4 +1,4 @@
-"""The command: fastopt train | bench | info."""
+"""The command: fastopt train | ablate | bench | info."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import inspect
 import json
 import platform
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,31 +18,41 @@ from fastopt import _kernels
 from fastopt.optimizers import OPTIMIZERS, Optimizer
 
 if TYPE_CHECKING:
-    from fastopt.nn import Sequential
+    from fastopt.nn import History, Sequential
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="train | bench | info")
+    commands = parser.add_subparsers(required=True, metavar="train | ablate | bench | info")
 
-    command = commands.add_parser("train", help="train a network and measure it on held-out data")
-    command.set_defaults(run=train)
-    command.add_argument("--model", choices=["mlp", "cnn"], default="cnn", help="default: cnn")
-    command.add_argument(
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--model", choices=["mlp", "cnn"], default="cnn", help="default: cnn")
+    shared.add_argument(
         "--data", default="digits", metavar="digits|PATH", help="a folder with MNIST's or CIFAR-10's files, or digits"
     )
-    command.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adamw", help="default: adamw")
+    shared.add_argument("--epochs", type=int, default=20, help="default: 20")
+    shared.add_argument("--batch-size", type=int, default=32, help="default: 32")
+
+    command = commands.add_parser("train", parents=[shared], help="train a network and measure it on held-out data")
+    command.set_defaults(run=train)
+    command.add_argument("--optimizer", choices=list(OPTIMIZERS), default=OPTIMIZER, help=f"default: {OPTIMIZER}")
     command.add_argument(
         "--lr",
         type=float,
         help="learning rate at its peak, from which it falls as a cosine (default: three times the optimizer's own, "
         "or 0.05 where it has none)",
     )
-    command.add_argument("--epochs", type=int, default=30, help="default: 30")
-    command.add_argument("--batch-size", type=int, default=32, help="default: 32")
     command.add_argument("--seed", type=int, default=0, help="of weights, masks and the order of samples (default: 0)")
     command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+    command.add_argument("--monitor", action="store_true", help="draw what the run looks like from inside, too")
+
+    command = commands.add_parser(
+        "ablate", parents=[shared], help="train without batch norm, without dropout, …, and with every optimizer"
+    )
+    command.set_defaults(run=ablate)
+    command.add_argument("--seeds", type=int, default=5, help="how many runs of each (default: 5)")
+    command.add_argument("--only", default="", metavar="TEXT", help="the rows whose name holds TEXT")
 
     command = commands.add_parser("bench", help="measure every kernel beside NumPy")
     command.set_defaults(run=bench)
@@ -60,25 +71,38 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-# ---- train --------------------------------------------------------------------------------------------------
+# ---- train and ablate ---------------------------------------------------------------------------------------
+
+OPTIMIZER = "adamw"  #: that of `train` where none is named
 
 
-def build(name: str, input_shape: tuple[int, ...], classes: int, seed: int) -> Sequential:
-    """The network of that name."""
+def build(
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    *,
+    batch_norm: bool = True,
+    dropout: bool = True,
+    init: Literal["he", "xavier"] = "he",
+) -> Sequential:
+    """The network of that name, or one that lacks a part."""
     from fastopt import nn
 
+    norm = [nn.BatchNorm] if batch_norm else []
+    drop = [nn.Dropout] if dropout else []
     layers: list[nn.Layer] = []
     if name == "cnn":
         for filters, pool in ((32, False), (64, True), (128, True)):
-            layers += [nn.Conv2D(filters), nn.BatchNorm(), nn.ReLU()]
+            layers += [nn.Conv2D(filters, init=init), *(make() for make in norm), nn.ReLU()]
             if pool:
-                layers += [nn.MaxPool2D(), nn.Dropout(0.25)]
-        layers += [nn.Flatten(), nn.Dense(128, activation="relu"), nn.Dropout(0.5)]
+                layers += [nn.MaxPool2D(), *(make(0.25) for make in drop)]
+        layers += [nn.Flatten(), nn.Dense(128, activation="relu", init=init), *(make(0.5) for make in drop)]
     else:
         layers += [nn.Flatten()]
         for units in (256, 128):
-            layers += [nn.Dense(units), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3)]
-    return nn.Sequential([*layers, nn.Dense(classes)], input_shape, seed=seed)
+            layers += [nn.Dense(units, init=init), *(make() for make in norm), nn.ReLU(), *(make(0.3) for make in drop)]
+    return nn.Sequential([*layers, nn.Dense(classes, init=init)], input_shape, seed=seed)
 
 
 def peak_rate(optimizer: type[Optimizer]) -> float:
@@ -87,17 +111,36 @@ def peak_rate(optimizer: type[Optimizer]) -> float:
     return 0.05 if default is inspect.Parameter.empty else 3 * default
 
 
+def _fit(
+    model: Sequential, optimizer: Optimizer, x: Any, y: Any, arguments: argparse.Namespace, **options: Any
+) -> History:
+    """Train, with a rate that falls as a cosine from that of the optimizer."""
+    from fastopt import nn
+    from fastopt.schedules import cosine
+
+    peak = optimizer.lr
+    falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
+    callbacks = [falling, *options.pop("callbacks", ())]
+    return model.fit(
+        x,
+        y,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        optimizer=optimizer,
+        callbacks=callbacks,
+        **options,
+    )
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Train, measure on held-out data, and write model, history and curves."""
     from fastopt import data, nn
-    from fastopt.schedules import cosine
 
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
-    peak = peak_rate(optimizer) if arguments.lr is None else arguments.lr
-    bound = optimizer(model.params, lr=peak)
+    bound = optimizer(model.params, lr=peak_rate(optimizer) if arguments.lr is None else arguments.lr)
     print(model.summary())
     print(
         f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
@@ -105,27 +148,62 @@ def train(arguments: argparse.Namespace) -> None:
         flush=True,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    history = model.fit(
+    history = _fit(
+        model,
+        bound,
         x[training],
         y[training],
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        optimizer=bound,
+        arguments,
         validation_data=(x[validation], y[validation]),
-        callbacks=[nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak)), nn.Lines()],
+        callbacks=[nn.Lines(), *([nn.monitor.Monitor()] if arguments.monitor else [])],
     )
     model.save(arguments.out / "model.npz")
     history.save(arguments.out / "history.json")
     written = ["model.npz", "history.json"]
     try:
-        from fastopt.nn.monitor import plot
-
-        plot(history, arguments.out / "curves.png")
+        nn.monitor.plot(history, arguments.out / "curves.png")
         written.append("curves.png")
     except ImportError:
         print("no picture of the curves: matplotlib is not installed")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
+
+
+def ablations() -> dict[str, tuple[dict[str, Any], str]]:
+    """What `ablate` compares: options of `build`, and an optimizer, by the row's name."""
+    return {
+        "all of it": ({}, OPTIMIZER),
+        "no batch norm": ({"batch_norm": False}, OPTIMIZER),
+        "no dropout": ({"dropout": False}, OPTIMIZER),
+        "Xavier instead of He": ({"init": "xavier"}, OPTIMIZER),
+        **{name: ({}, name) for name in OPTIMIZERS if name != OPTIMIZER},
+    }
+
+
+def ablate(arguments: argparse.Namespace) -> None:
+    """Train variants, and print a table of their accuracies on held-out data."""
+    from fastopt import data
+    from fastopt.checks import integer
+
+    seeds = range(integer("seeds", arguments.seeds, 1))
+    x, y, x_test, y_test = data.load(arguments.data)
+    columns = ("variant", "rate", "mean accuracy", "lowest", "highest", "CPU seconds a run")
+    print(f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}")
+    for name, (options, named) in ablations().items():
+        if arguments.only not in name:
+            continue
+        optimizer, accuracies, started = OPTIMIZERS[named], [], time.process_time()
+        for seed in seeds:
+            model = build(arguments.model, x.shape[1:], int(y.max()) + 1, seed, **options)
+            bound = optimizer(model.params, lr=peak_rate(optimizer))
+            _fit(model, bound, x, y, arguments)
+            if hasattr(bound, "averaged"):  # what a schedule-free optimizer has learnt lies beside the parameters
+                for key, average in bound.averaged().items():
+                    np.copyto(model.params[key], average)
+            accuracies.append(model.evaluate(x_test, y_test)["accuracy"])
+        seconds = (time.process_time() - started) / len(seeds)
+        numbers = [f"{100 * value:.2f} %" for value in (np.mean(accuracies), min(accuracies), max(accuracies))]
+        print(f"| {name} | {peak_rate(optimizer):g} | {' | '.join(numbers)} | {seconds:.1f} |", flush=True)
 
 
 # ---- bench and info -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from idx_files import write_mnist
 
 import fastopt
 from fastopt import _kernels, data, nn
-from fastopt.cli import main
+from fastopt.cli import ablations, build, main
 from fastopt.optimizers import OPTIMIZERS
 
 CURVES = {"curves.png"} if importlib.util.find_spec("matplotlib") else set()
@@ -92,6 +92,12 @@ def test_options_are_taken(run, tmp_path):
     assert "seed 0, batches of 100, SGD(lr=0.25, weight_decay=0.0, t=0)" in lines
 
 
+def test_train_under_watch(run, tmp_path):
+    run("train", "--model", "mlp", "--epochs", 1, "--monitor", "--out", tmp_path)
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history["monitor"]["step"] == [0, 20]
+
+
 def test_no_epochs(run, tmp_path):
     assert accuracy_of(run("train", "--model", "mlp", "--epochs", 0, "--out", tmp_path)) < 0.5
 
@@ -143,6 +149,33 @@ def test_wrong_words(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert re.match("fastopt.*: error: ", capsys.readouterr().err.splitlines()[-1])
+
+
+# ---- ablate ---------------------------------------------------------------------------------------------
+
+
+def test_ablate(run):
+    lines = run("ablate", "--model", "mlp", "--epochs", 1, "--seeds", 2, "--only", "no ")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in rows[2:]] == ["no batch norm", "no dropout"]
+    assert {len(row) for row in rows} == {6}
+    for row in rows[2:]:
+        assert row[1] == "0.003"
+        mean, lowest, highest = (float(cell.removesuffix(" %")) for cell in row[2:5])
+        assert 50 < lowest <= mean <= highest <= 100
+        assert mean == pytest.approx((lowest + highest) / 2, abs=0.011)
+
+
+def test_what_ablate_compares():
+    rows = ablations()
+    assert {optimizer for _, optimizer in rows.values()} == set(OPTIMIZERS)
+    texts = [
+        repr(build(model, (8, 8, 1), 10, 0, **options)) for options, _ in rows.values() for model in ("mlp", "cnn")
+    ]
+    for part, absent in (("BatchNorm", 1), ("Dropout", 2), ("init='he'", 3)):
+        for i in range(4):
+            for text in texts[2 * i : 2 * i + 2]:
+                assert (part in text) == (i != absent)
 
 
 # ---- info and bench -------------------------------------------------------------------------------------
