@@ -1,6 +1,7 @@
 /* Chooses the instruction set, and runs the kernels of the chosen one, on as many threads as pay. */
 #include "parallel.h"
 
+#include <math.h>
 #include <string.h>
 
 #define STEP(name, states, hypers) {#name, #states, #hypers},
@@ -8,6 +9,16 @@ const struct fastopt_step_row fastopt_step_rows[] = {
 #include "kernels.def"
     {0}};
 #undef STEP
+
+#define TEXT(...) #__VA_ARGS__
+#define TEXT_OF(list) TEXT(list)
+const char fastopt_every_step[] = TEXT_OF((FASTOPT_EVERY_STEP));
+
+#define SUMS(name) #name,
+static const char *const sums_names[] = {
+#include "kernels.def"
+};
+#undef SUMS
 
 #define LAYER(name, arrays, sizes, scalars) {#name, arrays, sizes, scalars},
 const struct fastopt_layer_row fastopt_layer_rows[] = {
@@ -154,8 +165,10 @@ enum { PIECES = 64 };
 /* A tensor's n elements from `start` on. */
 static struct fastopt_tensor piece(const struct fastopt_tensor *tensor, size_t start, size_t n, size_t real_size)
 {
-    struct fastopt_tensor part = {
-        n, (char *)tensor->param + start * real_size, (const char *)tensor->grad + start * real_size, {0}};
+    struct fastopt_tensor part = *tensor;
+    part.n = n;
+    part.param = (char *)tensor->param + start * real_size;
+    part.grad = (const char *)tensor->grad + start * real_size;
     for (int k = 0; k < FASTOPT_MAX_STATES && tensor->state[k]; ++k)
         part.state[k] = (char *)tensor->state[k] + start * real_size;
     return part;
@@ -179,12 +192,69 @@ static size_t cut(const struct fastopt_tensor *tensor, int64_t k, size_t real_si
     return beyond < (size_t)k ? (size_t)k - beyond : 0;
 }
 
+/* ---- Steps --------------------------------------------------------------------------------------------------------
+ *
+ * A formula sees nothing of what all steps share. Its gradient comes with one scale; where there is more to it, the
+ * gradient that it is to see is made block by block, in a buffer that stays in the first cache. */
+
+enum { BLOCK = 1 << 12 }; /* elements of a buffer, and of what is summed up at a time */
+
 struct step_work {
-    fastopt_step_fn *step;
+    const struct fastopt_kernels *kernels;
+    size_t row; /* of the step, or of the sums */
     const struct fastopt_tensor *tensors;
     size_t count, elements, real_size;
     const double *hyper;
+    double *scratch;
 };
+
+/* A piece with all by which its gradient is multiplied. */
+static struct fastopt_tensor scaled(const struct step_work *w, struct fastopt_tensor part)
+{
+    const struct fastopt_every_step *h = (const void *)w->hyper;
+    part.grad_scale *= h->maximize ? -h->grad_scale : h->grad_scale;
+    return part;
+}
+
+/* A scaled piece with the gradient that a formula is to see, in a buffer. */
+static struct fastopt_tensor seen(const struct step_work *w, struct fastopt_tensor part, void *buffer)
+{
+    w->kernels->see(&part, w->hyper, buffer);
+    part.grad = buffer;
+    part.grad_scale = 1;
+    return part;
+}
+
+static int needs_buffer(const double *hyper)
+{
+    const struct fastopt_every_step *h = (const void *)hyper;
+    return h->clip_value < HUGE_VAL || h->l1 != 0 || (h->weight_decay != 0 && !h->decoupled);
+}
+
+static void step_plain(const struct step_work *w, const struct fastopt_tensor *pieces, size_t count)
+{
+    w->kernels->steps[w->row](pieces, count, w->hyper);
+}
+
+/* Steps pieces whose gradients need a buffer. */
+static void step_buffered(const struct step_work *w, const struct fastopt_tensor *pieces, size_t count)
+{
+    _Alignas(FASTOPT_LINE) double buffer[BLOCK];
+    for (size_t i = 0; i < count; ++i)
+        for (size_t start = 0; start < pieces[i].n; start += BLOCK) {
+            const size_t rest = pieces[i].n - start;
+            const struct fastopt_tensor part =
+                seen(w, piece(&pieces[i], start, rest < BLOCK ? rest : BLOCK, w->real_size), buffer);
+            w->kernels->steps[w->row](&part, 1, w->hyper);
+        }
+}
+
+static void sum_block(const struct step_work *w, struct fastopt_tensor block, int buffered, double *sums)
+{
+    _Alignas(FASTOPT_LINE) double buffer[BLOCK];
+    const struct fastopt_tensor part = scaled(w, block), in = buffered ? seen(w, part, buffer) : part;
+    w->kernels->sums[w->row](&in, w->hyper, sums);
+}
 
 /* Steps a share of all elements, as if the tensors were one. */
 static void step_part(const void *work, struct fastopt_share share)
@@ -192,6 +262,7 @@ static void step_part(const void *work, struct fastopt_share share)
     const struct step_work *w = work;
     const int64_t begin = (int64_t)(w->elements * share.index / share.count);
     const int64_t end = (int64_t)(w->elements * (share.index + 1) / share.count);
+    const int buffered = needs_buffer(w->hyper);
     const float_mode old = flush_denormals();
     int64_t before = 0; /* elements of earlier tensors */
     for (size_t i = 0; i < w->count && before < end;) {
@@ -203,25 +274,116 @@ static void step_part(const void *work, struct fastopt_share share)
                          last = cut(tensor, end - before, w->real_size);
             const size_t head = first ? first : before_line(tensor, w->real_size), line = head < last ? head : last;
             if (line > first)
-                pieces[filled++] = piece(tensor, first, line - first, w->real_size);
+                pieces[filled++] = scaled(w, piece(tensor, first, line - first, w->real_size));
             if (last > line)
-                pieces[filled++] = piece(tensor, line, last - line, w->real_size);
+                pieces[filled++] = scaled(w, piece(tensor, line, last - line, w->real_size));
         }
-        w->step(pieces, filled, w->hyper);
+        (buffered ? step_buffered : step_plain)(w, pieces, filled);
     }
     restore(old);
 }
 
-void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
-                      const double *hyper)
+/* The bytes of so many arrays of the size of all tensors. */
+static size_t bytes_of(const struct step_work *w, size_t arrays)
 {
-    struct step_work work = {active->kernels[real]->steps[row], tensors, count, 0, size_of[real], hyper};
+    return w->elements * w->real_size * arrays;
+}
+
+static struct step_work work_of(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
+                                const double *hyper, double *scratch)
+{
+    struct step_work work = {active->kernels[real], row, tensors, count, 0, size_of[real], hyper, scratch};
+    for (size_t i = 0; i < count; ++i)
+        work.elements += tensors[i].n;
+    return work;
+}
+
+/* How many arrays a step goes through: parameter, gradient, and state. */
+static size_t arrays_of(const struct fastopt_tensor *tensors, size_t count)
+{
     size_t arrays = 2;
     while (arrays < 2 + FASTOPT_MAX_STATES && count && tensors[0].state[arrays - 2])
         ++arrays;
-    for (size_t i = 0; i < count; ++i)
-        work.elements += tensors[i].n;
-    run(step_part, &work, work.elements * work.real_size * arrays);
+    return arrays;
+}
+
+size_t fastopt_blocks(size_t n)
+{
+    return (n + BLOCK - 1) / BLOCK;
+}
+
+/* Sums up a share of all blocks. */
+static void sums_part(const void *work, struct fastopt_share share)
+{
+    const struct step_work *w = work;
+    size_t blocks = 0, before = 0; /* of all tensors, of earlier ones */
+    for (size_t i = 0; i < w->count; ++i)
+        blocks += fastopt_blocks(w->tensors[i].n);
+    const size_t begin = blocks * share.index / share.count, end = blocks * (share.index + 1) / share.count;
+    const int buffered = w->row != FASTOPT_SUMS_squares && needs_buffer(w->hyper);
+    const float_mode old = flush_denormals();
+    for (size_t i = 0; i < w->count && before < end; before += fastopt_blocks(w->tensors[i++].n)) {
+        const struct fastopt_tensor *tensor = &w->tensors[i];
+        const size_t own = fastopt_blocks(tensor->n);
+        for (size_t k = begin > before ? begin - before : 0; k < own && before + k < end; ++k) {
+            const size_t n = k + 1 < own ? BLOCK : tensor->n - k * BLOCK;
+            sum_block(w, piece(tensor, k * BLOCK, n, w->real_size), buffered, w->scratch + FASTOPT_SUMS * (before + k));
+        }
+    }
+    restore(old);
+}
+
+void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper, double *scratch)
+{
+    const struct step_work work = work_of(row, real, tensors, count, hyper, scratch);
+    run(sums_part, &work, bytes_of(&work, row == FASTOPT_SUMS_squares ? 1 : arrays_of(tensors, count)));
+    for (size_t i = 0; i < count; ++i) {
+        const size_t blocks = fastopt_blocks(tensors[i].n);
+        for (int k = 0; k < FASTOPT_SUMS; ++k) {
+            tensors[i].sums[k] = 0;
+            for (size_t block = 0; block < blocks; ++block)
+                tensors[i].sums[k] += scratch[FASTOPT_SUMS * block + k];
+        }
+        scratch += FASTOPT_SUMS * blocks;
+    }
+}
+
+/* The sums of the name of a step, which it needs before it begins. */
+static enum fastopt_sums sums_of(size_t step)
+{
+    for (int row = 0; row < FASTOPT_NO_SUMS; ++row)
+        if (!strcmp(sums_names[row], fastopt_step_rows[step].name))
+            return (enum fastopt_sums)row;
+    return FASTOPT_NO_SUMS;
+}
+
+/* Constrains a share of the columns of each matrix. */
+static void constrain_part(const void *work, struct fastopt_share share)
+{
+    const struct step_work *w = work;
+    const double limit = ((const struct fastopt_every_step *)w->hyper)->max_norm;
+    const float_mode old = flush_denormals();
+    for (size_t i = 0; i < w->count; ++i) {
+        const size_t columns = w->tensors[i].columns, strips = (columns + FASTOPT_STRIP - 1) / FASTOPT_STRIP;
+        const size_t end = strips * (share.index + 1) / share.count;
+        for (size_t strip = strips * share.index / share.count; strip < end; ++strip)
+            w->kernels->constrain(&w->tensors[i], strip * FASTOPT_STRIP,
+                                  strip + 1 < strips ? (strip + 1) * FASTOPT_STRIP : columns, limit);
+    }
+    restore(old);
+}
+
+void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper, double *scratch)
+{
+    const enum fastopt_sums sums = sums_of(row);
+    if (sums != FASTOPT_NO_SUMS)
+        fastopt_run_sums(sums, real, tensors, count, hyper, scratch);
+    const struct step_work work = work_of(row, real, tensors, count, hyper, scratch);
+    run(step_part, &work, bytes_of(&work, arrays_of(tensors, count)));
+    if (((const struct fastopt_every_step *)hyper)->max_norm < HUGE_VAL)
+        run(constrain_part, &work, bytes_of(&work, 1));
 }
 
 struct layer_work {

@@ -10,11 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 16, FASTOPT_MAX_ARRAYS = 12, FASTOPT_MAX_THREADS = 256 };
+enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 24, FASTOPT_MAX_ARRAYS = 12, FASTOPT_MAX_THREADS = 256 };
 
 /* NumPy puts arrays at any multiple of 16 bytes, and wide vectors that straddle cache lines run at half the speed. So
  * kernels go through arrays of some length by whole lines (those of the array that is written; others may disagree). */
 enum { FASTOPT_LINE = 64, FASTOPT_LONG = 8192 /* bytes */ };
+
+enum { FASTOPT_SUMS = 2, FASTOPT_STRIP = 64 /* columns that are constrained at a time */ };
 
 /* One parameter with its gradient and state: arrays of n reals each, no two of which overlap. */
 struct fastopt_tensor {
@@ -22,6 +24,15 @@ struct fastopt_tensor {
     void *param;
     const void *grad;
     void *state[FASTOPT_MAX_STATES];
+    size_t columns;            /* the length of the last of two or more axes, else 0 */
+    double grad_scale;         /* what this gradient is multiplied by, beside the step's grad_scale; for a kernel, in all */
+    double sums[FASTOPT_SUMS]; /* over the whole tensor: what fastopt_run_sums found */
+};
+
+/* The hyperparameters that every step has: the first members of each `struct <name>_hyper`, doubles all. */
+#define FASTOPT_EVERY_STEP t, grad_scale, maximize, clip_value, l1, weight_decay, decoupled, max_norm
+struct fastopt_every_step {
+    double FASTOPT_EVERY_STEP, lr;
 };
 
 /* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
@@ -33,6 +44,11 @@ struct fastopt_share {
 };
 
 typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count, const double *hyper);
+typedef void fastopt_sums_fn(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS]);
+/* Writes the gradient that a step is to see where there is more to it than a scale: clipping and penalties. */
+typedef void fastopt_see_fn(const struct fastopt_tensor *tensor, const double *hyper, void *seen);
+/* Scales those columns in [begin, end) of a matrix whose norm exceeds a limit down to it. */
+typedef void fastopt_constrain_fn(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit);
 typedef void fastopt_layer_fn(void *const *array, const int64_t *size, const double *scalar,
                               struct fastopt_share share);
 
@@ -43,12 +59,24 @@ struct fastopt_step_row {
 struct fastopt_layer_row {
     const char *name, *arrays, *sizes, *scalars;
 };
+extern const char fastopt_every_step[]; /* FASTOPT_EVERY_STEP, as text */
 extern const struct fastopt_step_row fastopt_step_rows[];
 extern const struct fastopt_layer_row fastopt_layer_rows[];
+
+/* Sums over tensors: of squared gradients, and what the steps of these names must know before they begin. */
+enum fastopt_sums {
+#define SUMS(name) FASTOPT_SUMS_##name,
+#include "kernels.def"
+#undef SUMS
+    FASTOPT_NO_SUMS
+};
 
 /* The kernels of one instruction set for one real type, in the order of the rows. */
 struct fastopt_kernels {
     fastopt_step_fn *const *steps;
+    fastopt_sums_fn *const *sums;
+    fastopt_see_fn *see;
+    fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;
 };
 
@@ -68,9 +96,15 @@ extern const struct fastopt_variant fastopt_variants[];
 const char *fastopt_use(const char *name);
 
 /* Run a row's kernel of the active variant, with denormals flushed to zero meanwhile: on several threads where there is
- * enough to do, which for a layer the number of bytes in its arrays says. */
-void fastopt_run_step(size_t row, enum fastopt_real real, const struct fastopt_tensor *tensors, size_t count,
-                      const double *hyper);
+ * enough to do, which for a layer the number of bytes in its arrays says.
+ *
+ * Sums are taken block by block, so that their bits do not depend on how blocks are shared out; `scratch` has room for
+ * FASTOPT_SUMS doubles per block. A step that needs sums takes them first. */
+void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper, double *scratch);
+void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper, double *scratch);
+size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
                        const double *scalar, size_t bytes);
 

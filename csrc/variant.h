@@ -33,13 +33,14 @@ enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 #define UNWRAP(...) __VA_ARGS__
 #define STEP(name, states, hypers)                                                                                     \
     struct name##_hyper {                                                                                              \
-        double t, grad_scale, UNWRAP hypers;                                                                           \
+        double FASTOPT_EVERY_STEP, UNWRAP hypers;                                                                      \
     };
 #include "kernels.def"
 #undef STEP
 
 #define STEP(name, states, hypers)                                                                                     \
-    _Static_assert(sizeof(struct name##_hyper) <= FASTOPT_MAX_HYPERS * sizeof(double), #name);
+    _Static_assert(sizeof(struct name##_hyper) <= FASTOPT_MAX_HYPERS * sizeof(double), #name);                         \
+    _Static_assert(offsetof(struct name##_hyper, lr) == offsetof(struct fastopt_every_step, lr), #name);
 #include "kernels.def"
 #undef STEP
 
@@ -53,6 +54,12 @@ static fastopt_step_fn *const steps[] = {
 };
 #undef STEP
 
+#define SUMS(name) name##_sums,
+static fastopt_sums_fn *const sums[] = {
+#include "kernels.def"
+};
+#undef SUMS
+
 #define LAYER(name, arrays, sizes, scalars) name,
 static fastopt_layer_fn *const layers[] = {
 #include "kernels.def"
@@ -60,4 +67,4 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, layers};
+const struct fastopt_kernels VARIANT = {steps, sums, see, constrain, layers};

@@ -12,9 +12,10 @@ from fastopt import functional, optimizers
 from fastopt._kernels import isa, isas
 from fastopt.arena import flatten
 from fastopt.functional import plan
+from fastopt.optimizer import vectors
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
-__all__ = ["flatten", "functional", "get_num_threads", "isa", "isas", "plan", "set_num_threads"]
+__all__ = ["flatten", "functional", "get_num_threads", "isa", "isas", "plan", "set_num_threads", "vectors"]
 __all__ += optimizers.__all__

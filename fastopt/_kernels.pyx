@@ -40,6 +40,9 @@ cdef extern from "fastopt.h" nogil:
         FASTOPT_MAX_HYPERS
         FASTOPT_MAX_ARRAYS
         FASTOPT_MAX_THREADS
+        FASTOPT_SUMS
+    enum fastopt_sums:
+        FASTOPT_SUMS_squares
     enum fastopt_real:
         FASTOPT_FLOAT
         FASTOPT_DOUBLE
@@ -48,6 +51,9 @@ cdef extern from "fastopt.h" nogil:
         void *param
         const void *grad
         void *state[FASTOPT_MAX_STATES]
+        size_t columns
+        double grad_scale
+        double sums[FASTOPT_SUMS]
     struct fastopt_step_row:
         const char *name
         const char *states
@@ -60,12 +66,16 @@ cdef extern from "fastopt.h" nogil:
     struct fastopt_variant:
         const char *name
         int (*supported)() noexcept
+    const char fastopt_every_step[]
     const fastopt_step_row fastopt_step_rows[]
     const fastopt_layer_row fastopt_layer_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
-    void fastopt_run_step(size_t row, fastopt_real real, const fastopt_tensor *tensors, size_t count,
-                          const double *hyper)
+    void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
+                          double *scratch)
+    void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
+                          const double *hyper, double *scratch)
+    size_t fastopt_blocks(size_t n)
     void fastopt_run_layer(size_t row, fastopt_real real, void **array, const int64_t *size, const double *scalar,
                            size_t bytes)
     unsigned fastopt_get_num_threads()
@@ -225,10 +235,11 @@ cdef words(str cell):
 
 cdef read_steps():
     cdef const fastopt_step_row *row = fastopt_step_rows
+    every = words((<const char *>fastopt_every_step).decode().strip("()"))
     steps = {}
     while row.name != NULL:
         steps[row.name.decode()] = (words(row.states.decode().strip("()")),
-                                    ("t", "grad_scale", *words(row.hypers.decode().strip("()"))))
+                                    (*every, *words(row.hypers.decode().strip("()"))))
         row += 1
     return steps
 
@@ -286,24 +297,30 @@ cdef class Plan:
         What `step` will also expect of its gradients.
     states : list of tuple of ndarray
         For each parameter, its state arrays in the order of the table.
-    hyper : sequence of float
-        Hyperparameters in the order of the table, ``t`` and ``grad_scale`` in front.
+    hypers : list of sequence of float
+        For each group of parameters its hyperparameters, in the order of the table.
+    group_of : sequence of int, optional
+        For each parameter the number of its group; -1 where it is frozen, and neither it nor its gradient is looked at.
     explain : callable, optional
         Called with the plan and the arguments of a `step` that do not fit.
     """
     cdef size_t row
     cdef int real
-    cdef Py_ssize_t count, width, bytes
+    cdef Py_ssize_t total, count, groups, width, bytes
     cdef object keys, explain
     cdef bint single, busy
+    cdef Py_ssize_t *place      # of a parameter among the tensors, which lie group by group; -1 where it is frozen
+    cdef Py_ssize_t *first      # tensor of each group, and behind the last one
     cdef fastopt_tensor *tensors
     cdef buffer *bound
     cdef buffer *grads
     cdef span *spans
-    cdef double hyper[FASTOPT_MAX_HYPERS]
+    cdef double *hypers         # FASTOPT_MAX_HYPERS for each group
+    cdef double *running        # the same, as a step in progress has them
+    cdef double *scratch
 
-    def __cinit__(self, step, params, list states, hyper, explain=None):
-        cdef Py_ssize_t i, k
+    def __cinit__(self, step, params, list states, list hypers, group_of=None, explain=None):
+        cdef Py_ssize_t i, k, group, blocks = 0
         cdef buffer *param
         cdef buffer *view
         self.row = STEP_NUMBER[step]
@@ -311,50 +328,75 @@ cdef class Plan:
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
-        self.count = len(arrays)
+        cdef list group_numbers = [0] * len(arrays) if group_of is None else list(group_of)
+        self.total, self.groups = len(arrays), len(hypers)
         self.width = 1 + len(STEPS[step][0])
-        if len(states) != self.count or len(hyper) != len(STEPS[step][1]) or self.width > 1 + FASTOPT_MAX_STATES:
+        if (len(states) != self.total or len(group_numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
+                or any(len(hyper) != len(STEPS[step][1]) for hyper in hypers)):
             raise Misfit("structure")
         self.real = -1
-        for i in range(len(hyper)):
-            self.hyper[i] = hyper[i]
-        self.tensors = <fastopt_tensor *>PyMem_Calloc(self.count + 1, sizeof(fastopt_tensor))
-        self.bound = <buffer *>PyMem_Calloc(self.count * self.width + 1, sizeof(buffer))
-        self.grads = <buffer *>PyMem_Calloc(self.count + 1, sizeof(buffer))
-        self.spans = <span *>PyMem_Calloc(self.count * self.width + 1, sizeof(span))
-        if not (self.tensors and self.bound and self.grads and self.spans):
+        self.place = <Py_ssize_t *>PyMem_Calloc(self.total + 1, sizeof(Py_ssize_t))
+        self.first = <Py_ssize_t *>PyMem_Calloc(self.groups + 1, sizeof(Py_ssize_t))
+        self.tensors = <fastopt_tensor *>PyMem_Calloc(self.total + 1, sizeof(fastopt_tensor))
+        self.bound = <buffer *>PyMem_Calloc(self.total * self.width + 1, sizeof(buffer))
+        self.grads = <buffer *>PyMem_Calloc(self.total + 1, sizeof(buffer))
+        self.spans = <span *>PyMem_Calloc(self.total * self.width + 1, sizeof(span))
+        self.hypers = <double *>PyMem_Calloc(self.groups + 1, FASTOPT_MAX_HYPERS * sizeof(double))
+        self.running = <double *>PyMem_Calloc(self.groups + 1, FASTOPT_MAX_HYPERS * sizeof(double))
+        if not (self.place and self.first and self.tensors and self.bound and self.grads and self.spans
+                and self.hypers and self.running):
             raise MemoryError
-        for i in range(self.count):
-            param = &self.bound[i * self.width]
+        for group in range(self.groups):
+            for k, value in enumerate(hypers[group]):
+                self.hypers[group * FASTOPT_MAX_HYPERS + k] = value
+        for i in range(self.total):
+            self.place[i] = -1
+        for group in range(self.groups):
+            self.first[group] = self.count
+            for i in range(self.total):
+                if group_numbers[i] == group:
+                    self.place[i] = self.count
+                    self.count += 1
+        self.first[self.groups] = self.count
+        for i in range(self.total):
+            if self.place[i] < 0:
+                continue
+            param = &self.bound[self.place[i] * self.width]
             take(arrays[i], param, True)
             if self.real < 0:
                 self.real = real_of(param)
             if self.real < 0 or real_of(param) != self.real:
                 raise Misfit("type")
-            self.tensors[i].n = param.len // param.itemsize
-            self.tensors[i].param = param.buf
+            self.tensors[self.place[i]].n = param.len // param.itemsize
+            self.tensors[self.place[i]].param = param.buf
+            self.tensors[self.place[i]].columns = param.shape[param.ndim - 1] if param.ndim > 1 else 0
+            self.tensors[self.place[i]].grad_scale = 1
             self.bytes += param.len
+            blocks += fastopt_blocks(self.tensors[self.place[i]].n)
             for k in range(self.width - 1):
                 view = param + 1 + k
                 take(states[i][k], view, True)
                 if real_of(view) != self.real or not same_shape(view, param):
                     raise Misfit("state")
-                self.tensors[i].state[k] = view.buf
+                self.tensors[self.place[i]].state[k] = view.buf
+        self.scratch = <double *>PyMem_Calloc(blocks + 1, FASTOPT_SUMS * sizeof(double))
+        if not self.scratch:
+            raise MemoryError
         for i in range(self.count * self.width):
             self.insert_span(i, &self.bound[i])
 
     def __dealloc__(self):
         cdef Py_ssize_t i
         if self.bound:
-            for i in range(self.count * self.width):
+            for i in range(self.total * self.width):
                 PyBuffer_Release(&self.bound[i])
         if self.grads:
-            for i in range(self.count):
+            for i in range(self.total):
                 PyBuffer_Release(&self.grads[i])
-        PyMem_Free(self.tensors)
-        PyMem_Free(self.bound)
-        PyMem_Free(self.grads)
-        PyMem_Free(self.spans)
+        for memory in (<uintptr_t>self.place, <uintptr_t>self.first, <uintptr_t>self.tensors, <uintptr_t>self.bound,
+                       <uintptr_t>self.grads, <uintptr_t>self.spans, <uintptr_t>self.hypers, <uintptr_t>self.running,
+                       <uintptr_t>self.scratch):
+            PyMem_Free(<void *><uintptr_t>memory)
 
     cdef int insert_span(self, Py_ssize_t filled, const buffer *view) except -1:
         """Put the memory of a bound array among the `filled` sorted spans."""
@@ -402,21 +444,24 @@ cdef class Plan:
 
     cdef bint bind_all(self, object grads):
         """Take the buffers of all gradients; return whether they fit."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, others = 0
         if self.single:
-            return self.bind(0, grads)
+            return self.count == 0 or self.bind(0, grads)
         if self.keys is not None:
-            if not isinstance(grads, dict) or len(grads) != self.count:
+            if not isinstance(grads, dict):
                 return False
-            for i in range(self.count):
-                if not self.bind(i, (<dict>grads).get(self.keys[i])):
-                    return False
-        else:
-            if not isinstance(grads, (list, tuple)) or len(grads) != self.count:
+            for i in range(self.total):
+                if self.place[i] >= 0:
+                    if not self.bind(self.place[i], (<dict>grads).get(self.keys[i])):
+                        return False
+                elif self.keys[i] in <dict>grads:
+                    others += 1
+            return len(<dict>grads) == self.count + others
+        if not isinstance(grads, (list, tuple)) or len(grads) != self.total:
+            return False
+        for i in range(self.total):
+            if self.place[i] >= 0 and not self.bind(self.place[i], grads[i]):
                 return False
-            for i in range(self.count):
-                if not self.bind(i, grads[i]):
-                    return False
         return True
 
     cpdef int claim(self) except -1:
@@ -426,35 +471,74 @@ cdef class Plan:
         return 0
 
     def step(self, grads, *, grad_scale=1.0):
-        """Raise the step counter and update all parameters, or have `explain` raise, with nothing changed."""
+        """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed."""
+        cdef Py_ssize_t group
         self.claim()
         if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
                 raise Misfit("step")
             return self.explain(self, grads, grad_scale)
-        self.hyper[0] += 1
-        self.hyper[1] = <double>grad_scale
+        for group in range(self.groups):
+            self.hypers[group * FASTOPT_MAX_HYPERS] += 1
+            self.hypers[group * FASTOPT_MAX_HYPERS + 1] = <double>grad_scale
         self.run()
 
+    def check(self, grads):
+        """Have `explain` raise where gradients do not fit."""
+        self.claim()
+        if not self.bind_all(grads):
+            if self.explain is None:
+                raise Misfit("step")
+            self.explain(self, grads, 1.0)
+
+    def squares(self, grads):
+        """The sum of each gradient's squares, 0 for frozen parameters; or have `explain` raise."""
+        self.check(grads)
+        if self.count:
+            if self.bytes < KEEP_GIL_BELOW:
+                fastopt_run_sums(FASTOPT_SUMS_squares, <fastopt_real>self.real, self.tensors, self.count, self.hypers,
+                                 self.scratch)
+            else:
+                self.busy = True
+                with nogil:
+                    fastopt_run_sums(FASTOPT_SUMS_squares, <fastopt_real>self.real, self.tensors, self.count,
+                                     self.hypers, self.scratch)
+                self.busy = False
+        return [self.tensors[self.place[i]].sums[0] if self.place[i] >= 0 else 0.0 for i in range(self.total)]
+
+    def scale_each(self, factors):
+        """Multiply each gradient by a factor of its own from now on."""
+        cdef Py_ssize_t i
+        for i in range(self.total):
+            if self.place[i] >= 0:
+                self.tensors[self.place[i]].grad_scale = factors[i]
+
     cdef int run(self) except -1:
-        cdef double hyper[FASTOPT_MAX_HYPERS]
+        cdef Py_ssize_t group
         if self.count == 0:
             return 0
         if self.bytes < KEEP_GIL_BELOW:
-            fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, self.hyper)
+            for group in range(self.groups):
+                self.run_group(group, self.hypers)
         else:
             self.busy = True
-            memcpy(hyper, self.hyper, sizeof(hyper))  # which another thread may change meanwhile
+            # which another thread may change meanwhile
+            memcpy(self.running, self.hypers, self.groups * FASTOPT_MAX_HYPERS * sizeof(double))
             with nogil:
-                fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors, self.count, hyper)
+                for group in range(self.groups):
+                    self.run_group(group, self.running)
             self.busy = False
         return 0
 
-    def get_hyper(self, int i):
-        return self.hyper[i]
+    cdef inline void run_group(self, Py_ssize_t group, const double *hypers) noexcept nogil:
+        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[group],
+                         self.first[group + 1] - self.first[group], hypers + group * FASTOPT_MAX_HYPERS, self.scratch)
 
-    def set_hyper(self, int i, double value):
-        self.hyper[i] = value
+    def get_hyper(self, int i, Py_ssize_t group=0):
+        return self.hypers[group * FASTOPT_MAX_HYPERS + i]
+
+    def set_hyper(self, int i, double value, Py_ssize_t group=0):
+        self.hypers[group * FASTOPT_MAX_HYPERS + i] = value
 
 
 @cython.auto_pickle(False)
@@ -483,7 +567,7 @@ cdef class PreparedStep:
     def __call__(self, **changes):
         cdef double hyper[FASTOPT_MAX_HYPERS]
         cdef Py_ssize_t place
-        memcpy(hyper, self.plan.hyper, sizeof(hyper))
+        memcpy(hyper, self.plan.hypers, sizeof(hyper))
         hyper[0] += 1
         for name, value in changes.items():
             if name not in self.encoders:
@@ -493,7 +577,7 @@ cdef class PreparedStep:
                 continue  # as it was, or for t as it would be: that has been checked
             hyper[place] = encode(value)
         self.plan.claim()
-        memcpy(self.plan.hyper, hyper, sizeof(hyper))
+        memcpy(self.plan.hypers, hyper, sizeof(hyper))
         self.plan.run()
 
 

@@ -25,10 +25,10 @@ def empty(shape: tuple[int, ...], dtype: Any, past_line: int = 0) -> Array:
 
 def beside(like: Array, value: float) -> Array:
     """A filled array of the shape and type of another, and as far past a line: kernels step through both by lines."""
-    return all_beside([like], value)[0]
+    return all_beside([like], [value])[0]
 
 
-def all_beside(like: Sequence[Array], value: float) -> list[Array]:
+def all_beside(like: Sequence[Array], values: Sequence[float | Array]) -> list[Array]:
     """The same for several arrays of one type, in one block of memory."""
     starts, end = [], 0
     for array in like:
@@ -39,8 +39,8 @@ def all_beside(like: Sequence[Array], value: float) -> list[Array]:
         block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         for start, array in zip(starts, like, strict=True)
     ]
-    for array in made:
-        array.fill(value)
+    for array, value in zip(made, values, strict=True):
+        array[...] = value
     return made
 
 

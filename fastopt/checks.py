@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -231,23 +231,26 @@ def state_label(name: str, key: str) -> str:
     return key if name == "param" else f"state[{name}][{key}]"
 
 
-def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array]) -> None:
-    """Gradients of the same structure, type and shapes as the parameters, apart from all `bound` arrays."""
+def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array], frozen: Collection[str] = ()) -> None:
+    """Gradients of the same structure, type and shapes as the parameters, apart from all `bound` arrays; those of
+    `frozen` parameters may be anything, or absent from a dict."""
     if not any(isinstance(params, kind) and isinstance(grads, kind) for kind in (np.ndarray, dict, (list, tuple))):
         raise TypeError(f"grads must have the structure of params, {type(params).__name__}, got {type(grads).__name__}")
     if isinstance(params, dict):
-        _same_names(params, grads)
+        _same_names(params, grads, frozen)
     wanted, given = named("grad", params), named("grad", grads)
-    _same_names(wanted, given)
+    _same_names(wanted, given, frozen if isinstance(params, dict) else ())
     for name, param in wanted.items():
+        if name in frozen:
+            continue
         label = name if isinstance(params, np.ndarray) else f"grads[{name}]"
         grad = array(label, given[name], dtype=param.dtype, shape=param.shape)
         for other, value in bound.items():
             apart({label: grad, other: value})
 
 
-def _same_names(wanted: Iterable[Any], given: Iterable[Any]) -> None:
-    missing = [name for name in wanted if name not in set(given)]
+def _same_names(wanted: Iterable[Any], given: Iterable[Any], frozen: Collection[str]) -> None:
+    missing = [name for name in wanted if name not in set(given) and str(name) not in frozen]
     extra = [name for name in given if name not in set(wanted)]
     if missing:
         raise ValueError(f"grads must hold one array per parameter, but lacks {', '.join(map(str, missing))}")

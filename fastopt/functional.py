@@ -5,7 +5,7 @@ the class's name in lower case, its keywords and its defaults::
 
     adam(param, grad, m, v, *, t, lr=0.001, beta1=0.9, beta2=0.999, …, grad_scale=1.0)
 
-State arrays begin at zero, and `t` counts steps from 1. `help(fastopt.functional.adam)` shows the whole.
+State arrays begin at zero (but for those of which the docstring says otherwise), and `t` counts steps from 1. `help(fastopt.functional.adam)` shows the whole.
 
 Every function checks all of its arguments before it writes anything, and raises TypeError or ValueError with the
 argument's name, the rule, and the value.
@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
-from fastopt.optimizers import OPTIMIZERS, Optimizer
+from fastopt.optimizer import REQUIRED, Optimizer
+from fastopt.optimizers import OPTIMIZERS
 
 __all__ = [
     *OPTIMIZERS,
@@ -102,9 +103,9 @@ class Step(Protocol):
 
 def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     """The functional form of an optimizer, with the signature that follows from the class."""
-    states = _kernels.STEPS[optimizer.kernel][0]
-    hyper = optimizer.hyper_names()
-    defaults = inspect.signature(optimizer).parameters
+    states = optimizer.state_names()
+    defaults = dict.fromkeys(optimizer.computed, REQUIRED) | optimizer.keywords()
+    hyper = list(defaults)
 
     @_remembered
     def encode(*values: Any) -> tuple[float, ...]:
@@ -118,7 +119,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
             grad_scale = checks.number("grad_scale", grad_scale)
         encoded = encode(*values)
         try:
-            _kernels.Plan(optimizer.kernel, param, [state], (t - 1, 1.0, *encoded)).step(grad, grad_scale=grad_scale)
+            _kernels.Plan(optimizer.kernel, param, [state], [(t - 1, 1.0, *encoded)]).step(grad, grad_scale=grad_scale)
         except _kernels.Misfit:
             _explain(states, param, grad, state)
             raise
@@ -126,8 +127,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     # As dataclasses do: the text of a function is the only way to a signature that costs nothing to call.
     arrays = ", ".join(["param", "grad", *states])
     keywords = ["t"] if optimizer.counts_steps else []
-    ordered = sorted(hyper, key=list(defaults).index)
-    keywords += [f"{key}=defaults[{key!r}]" if _has_default(defaults[key]) else key for key in ordered]
+    keywords += [key if default is REQUIRED else f"{key}=defaults[{key!r}]" for key, default in defaults.items()]
     text = (
         f"def {name}({arrays}, *, {', '.join(keywords)}, grad_scale=1.0):\n"
         f"    run(param, grad, ({''.join(state + ', ' for state in states)}), "
@@ -135,7 +135,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     )
     filename = f"<fastopt.functional.{name}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
-    namespace = {"run": run, "defaults": {key: value.default for key, value in defaults.items()}}
+    namespace = {"run": run, "defaults": defaults}
     exec(compile(text, filename, "exec"), namespace)
     function: Any = namespace[name]
     function.__module__ = __name__
@@ -175,17 +175,17 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
         Where an argument breaks its rule; nothing was changed then.
     """
     optimizer = OPTIMIZERS[checks.choice("name", name, tuple(OPTIMIZERS))]
-    states = _kernels.STEPS[optimizer.kernel][0]
+    states = optimizer.state_names()
     if len(state) != len(states):
         raise TypeError(f"state must be {len(states)} arrays ({', '.join(states)}) for {name}, got {len(state)}")
-    defaults = {key: p.default for key, p in inspect.signature(optimizer).parameters.items() if _has_default(p)}
     grad_scale = hyper.pop("grad_scale", 1.0)
-    values = {key: defaults[key] for key in optimizer.hyper_names() if key in defaults} | hyper
-    missing = [key for key in optimizer.hyper_names() if key not in values]
-    unknown = [key for key in values if key not in optimizer.hyper_names()]
+    allowed = [*optimizer.computed, *optimizer.keywords()]
+    values = {key: value for key, value in optimizer.keywords().items() if value is not REQUIRED} | hyper
+    missing = [key for key in allowed if key not in values]
+    unknown = [key for key in values if key not in allowed]
     if missing or unknown:
         problem = f"lacks the keyword {missing[0]}" if missing else f"has no keyword {unknown[0]}"
-        raise TypeError(f"{name} {problem}; it takes {', '.join(optimizer.hyper_names())}, grad_scale")
+        raise TypeError(f"{name} {problem}; it takes {', '.join(allowed)}, grad_scale")
     scale = functools.partial(checks.number, "grad_scale")
     declared = {key: getattr(optimizer, key) for key in values}
     encoders: dict[str, Any] = {key: (optimizer._place[key], d.kind, d.encode) for key, d in declared.items()}
@@ -193,7 +193,7 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     taken = 0.0 if optimizer.counts_steps else 1.0  # as in the function, no step is the first where none is counted
     checks.array("param", param)
     try:
-        bound = _kernels.Plan(optimizer.kernel, param, [state], (taken, scale(grad_scale), *optimizer.encode(values)))
+        bound = _kernels.Plan(optimizer.kernel, param, [state], [(taken, scale(grad_scale), *optimizer.encode(values))])
         return _kernels.PreparedStep(bound, grad, encoders)
     except _kernels.Misfit:
         _explain(states, param, grad, state)
@@ -213,20 +213,21 @@ def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Ar
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
     """The docstring of a class, with the arrays of the functional form for the parameters of the class."""
-    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
-    body, _, references = rest.partition("\n\nReferences\n")
-    hyper = set(optimizer.hyper_names())
+    head, body, references = _parts(optimizer)
     entries = ["param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place."]
     entries.append("grad : ndarray like `param`\n    The gradient.")
     if states:
         entries.append(
-            f"{', '.join(states)} : ndarray like `param`\n    The state, of zeros at first. Updated in place."
+            f"{', '.join(states)} : ndarray like `param`\n    The state, {optimizer.begins}. Updated in place."
         )
     if optimizer.counts_steps:
         entries.append("t : int\n    The number of this step, counted from 1.")
-    for entry in re.split(r"\n(?=\S)", body):
-        if hyper & set(re.split(", | : ", entry.split("\n")[0])):
+    described: set[str] = set()
+    for entry in body + _parts(Optimizer)[1]:
+        names = set(re.split(", | : ", entry.split("\n")[0])) & {*optimizer.keywords(), *optimizer.computed}
+        if names - described:
             entries.append(entry.removeprefix("params, "))
+            described |= names
     entries.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
     entries.append(
         "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
@@ -237,8 +238,11 @@ def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
     return "\n".join([f"{first}\n\n{head}Parameters\n----------", *entries]) + "\n"
 
 
-def _has_default(parameter: inspect.Parameter) -> bool:
-    return parameter.default is not inspect.Parameter.empty
+def _parts(optimizer: type[Optimizer]) -> tuple[str, list[str], str]:
+    """What a docstring says of a class, of its parameters, one by one, and of its sources."""
+    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
+    body, _, references = rest.partition("\n\nReferences\n")
+    return head, re.split(r"\n(?=\S)", body.partition("\n\nAttributes\n")[0]), references
 
 
 for _name, _optimizer in OPTIMIZERS.items():

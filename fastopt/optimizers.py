@@ -1,8 +1,8 @@
 """Optimizers: one class each, with its names, defaults and constraints.
 
 A class says which kernel it drives (a row of csrc/kernels.def), the constraint of each hyperparameter in a class
-attribute, and its default in the signature. Everything else (the functional
-form, tests, benchmarks, the command line) is derived from that.
+attribute, and its default in the signature; what every optimizer has beside these is in `fastopt.optimizer`.
+Everything else (the functional form, tests, benchmarks, the command line) is derived from that.
 
 >>> import numpy as np, fastopt
 >>> w = np.array([1.0, -2.0])
@@ -15,270 +15,51 @@ True
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Unpack
 
-import numpy as np
-
-from fastopt import _kernels, arena, checks
+from fastopt import checks
 from fastopt.checks import Array, Arrays
+from fastopt.hyper import Choice, Flag, Number
+from fastopt.optimizer import Common, Optimizer
+from fastopt.schedules import Schedule
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Momentum", "Optimizer", "RMSProp"]
+__all__ = [
+    "SGD",
+    "AMSBound",
+    "AMSGrad",
+    "AdaBelief",
+    "AdaBound",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "CenteredRMSProp",
+    "LAMB",
+    "Lion",
+    "LookAheadNesterov",
+    "Momentum",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSProp",
+    "RMSPropMomentum",
+    "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Yogi",
+]
 
 #: Where eps stands, in the order of the enum in csrc/fastopt.h.
 EPS_MODES = ("outside", "inside", "hat")
 EpsMode = Literal["outside", "inside"]
 AdamEpsMode = Literal["outside", "inside", "hat"]
-
-T = TypeVar("T")
-
-
-class _Declared(Generic[T]):
-    """A hyperparameter: checked whenever it is set, and kept as a double in the plan."""
-
-    #: The type of a value that needs no check where it equals the one that is held.
-    kind: ClassVar[type]
-
-    def __set_name__(self, owner: type[Optimizer], name: str) -> None:
-        self.name = name
-
-    def __get__(self, optimizer: Optimizer, owner: type[Optimizer]) -> T:
-        if optimizer is None:
-            return self
-        return self.decode(optimizer._plan.get_hyper(owner._place[self.name]))
-
-    def __set__(self, optimizer: Optimizer, value: T) -> None:
-        optimizer._plan.set_hyper(optimizer._place[self.name], self.encode(value))
-
-    def encode(self, value: T) -> float:
-        raise TypeError("a subclass says how a value is checked")
-
-    def decode(self, code: float) -> T:
-        raise TypeError("a subclass says what a double means")
+#: A number, or what it follows.
+Rate = float | Schedule
 
 
-class Number(_Declared[float]):
-    """A real number within an interval such as ``[0, 1)``."""
-
-    kind = float
-
-    def __init__(self, bounds: str) -> None:
-        self.bounds = bounds
-
-    def encode(self, value: float) -> float:
-        return checks.number(self.name, value, self.bounds)
-
-    def decode(self, code: float) -> float:
-        return code
-
-
-class Flag(_Declared[bool]):
-    """True or False."""
-
-    kind = bool
-
-    def encode(self, value: bool) -> float:
-        return float(checks.flag(self.name, value))
-
-    def decode(self, code: float) -> bool:
-        return bool(code)
-
-
-class Choice(_Declared[str]):
-    """One of some words, which the kernel knows by their numbers."""
-
-    kind = str
-
-    def __init__(self, *options: str) -> None:
-        self.options = options
-
-    def encode(self, value: str) -> float:
-        return float(self.options.index(checks.choice(self.name, value, self.options)))
-
-    def decode(self, code: float) -> str:
-        return self.options[int(code)]
-
-
-class Optimizer:
-    """What all optimizers share: binding arrays, stepping, and keeping state.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. These very
-        arrays are updated in place, and stay bound until the optimizer is gone: do not resize them, and give them new
-        values by ``params["w"][...] = …``, since after ``params["w"] = …`` the old array is still the bound one.
-    **hyper
-        The hyperparameters of the kernel. Each is an attribute that may be changed between steps.
-
-    Attributes
-    ----------
-    params : ndarray, list or dict of ndarray
-        As given.
-    state : mapping of mapping of ndarray
-        The live state arrays by parameter and by name, such as ``state["W1"]["m"]``; change their values in place.
-        Parameters in a list are named ``"0"``, ``"1"``, …; a lone array is named ``"param"``.
-    t : int
-        The number of steps taken.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an array or a hyperparameter breaks its rule; then nothing has been changed.
-    """
-
-    kernel: ClassVar[str]
-    #: Whether a step depends on its number t, which the functional form then asks for.
-    counts_steps: ClassVar[bool] = False
-    #: Hyperparameters of the kernel that the class decides.
-    fixed: ClassVar[dict[str, float]] = {}
-    _place: ClassVar[dict[str, int]]
-
-    lr = Number("[0, inf)")
-    weight_decay = Number("[0, inf)")
-
-    def __init_subclass__(cls) -> None:
-        cls._place = {name: place for place, name in enumerate(_kernels.STEPS[cls.kernel][1])}
-
-    @classmethod
-    def encode(cls, hyper: dict[str, Any]) -> tuple[float, ...]:
-        """The checked hyperparameters as the kernel takes them, those after ``t`` and ``grad_scale``."""
-        return tuple(
-            cls.fixed[name] if name in cls.fixed else getattr(cls, name).encode(hyper[name])
-            for name in list(cls._place)[2:]
-        )
-
-    @classmethod
-    def hyper_names(cls) -> list[str]:
-        """The names of the hyperparameters."""
-        return [name for name in list(cls._place)[2:] if name not in cls.fixed]
-
-    def __init__(self, params: Arrays, **hyper: Any) -> None:
-        if type(self) is Optimizer:
-            raise TypeError("Optimizer is what all optimizers share; use one of them, such as fastopt.Adam")
-        encoded = self.encode(hyper)
-        by_name = checks.named("param", params)
-        for name, param in by_name.items():
-            checks.array(checks.param_label(name), param, writable=True)
-        keys = _kernels.STEPS[self.kernel][0]
-        blocks = [arena.all_beside([*by_name.values()], self._initial_value(key)) for key in keys]
-        state = {
-            name: {key: block[i] for key, block in zip(keys, blocks, strict=True)} for i, name in enumerate(by_name)
-        }
-        checks.step_arrays(by_name, state)
-        self._params = params
-        self._state = MappingProxyType({name: MappingProxyType(arrays) for name, arrays in state.items()})
-        bound = params if isinstance(params, np.ndarray) else copy.copy(params)
-        states = [tuple(arrays.values()) for arrays in state.values()]
-        explain = functools.partial(_explain, bound, checks.labelled(by_name, state))
-        self._plan = _kernels.Plan(self.kernel, bound, states, (0, 1, *encoded), explain)
-        if type(self).step is Optimizer.step:
-            # The plan's own method goes before the one below: that call would be a quarter of a small step.
-            vars(self)["step"] = self._plan.step
-
-    def _initial_value(self, key: str) -> float:
-        return 0.0
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name.startswith("_") or hasattr(type(self), name)):
-            raise AttributeError(
-                f"{type(self).__name__} has no hyperparameter {name!r}; it has {', '.join(self.hyper_names())}"
-            )
-        super().__setattr__(name, value)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("an optimizer is bound to arrays and cannot be copied or pickled; use its state_dict()")
-
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
-        """Update all parameters in place, in one call.
-
-        Parameters
-        ----------
-        grads : ndarray, list or dict of ndarray
-            The gradients: the structure, type and shapes of the parameters.
-        grad_scale : float, default 1.0
-            The gradients are multiplied by this first, on the fly: to unscale a scaled loss, or to clip.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where a gradient does not fit; then parameters, state and ``t`` are what they were.
-        """
-        self._plan.step(grads, grad_scale=grad_scale)
-
-    @property
-    def params(self) -> Arrays:
-        return self._params
-
-    @property
-    def state(self) -> Mapping[str, Mapping[str, Array]]:
-        return self._state
-
-    @property
-    def t(self) -> int:
-        return int(self._plan.get_hyper(0))
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of all that `load_state_dict` needs to go on to the same bits.
-
-        Returns
-        -------
-        dict
-            ``optimizer``, the name of the class; ``t``; ``hyper``, a dict of hyperparameters; ``state``, a dict of
-            dicts of arrays as in the attribute.
-        """
-        return {
-            "optimizer": type(self).__name__,
-            "t": self.t,
-            "hyper": {name: getattr(self, name) for name in self.hyper_names()},
-            "state": {name: {k: a.copy() for k, a in arrays.items()} for name, arrays in self.state.items()},
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; the arrays are copied into the live ones.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            Where something is missing or does not fit; then nothing has been changed.
-        """
-        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
-        t = checks.integer("t", state_dict["t"], 0, 2**53)
-        _same_keys("hyper", self.hyper_names(), state_dict["hyper"])
-        encoded = self.encode(state_dict["hyper"])
-        _same_keys("state", self.state, state_dict["state"])
-        for name, arrays in self.state.items():
-            _same_keys(f"state[{name!r}]", arrays, state_dict["state"][name])
-            for key, own in arrays.items():
-                given = state_dict["state"][name][key]
-                checks.array(f"state[{name!r}][{key!r}]", given, dtype=own.dtype, shape=own.shape)
-        self._plan.claim()
-        for name, arrays in self.state.items():
-            for key, own in arrays.items():
-                own[...] = state_dict["state"][name][key]
-        for place, value in enumerate((t, 1.0, *encoded)):
-            self._plan.set_hyper(place, value)
-
-    def __repr__(self) -> str:
-        hyper = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.hyper_names())
-        return f"{type(self).__name__}({hyper}, t={self.t})"
-
-
-def _explain(params: Arrays, bound: dict[str, Array], plan: _kernels.Plan, grads: Any, grad_scale: Any) -> None:
-    """Say why a step was refused; or take it, where only `grad_scale` was a number of another type."""
-    scale = checks.number("grad_scale", grad_scale)
-    if scale is not grad_scale:
-        return plan.step(grads, grad_scale=scale)
-    checks.gradients(params, grads, bound)
-    raise AssertionError("a step was refused for no reason known")
-
-
-def _same_keys(name: str, wanted: Iterable[str], given: Iterable[str]) -> None:
-    if set(wanted) != set(given):
-        raise ValueError(f"{name} must have the keys {sorted(wanted)}, got {sorted(given)}")
+# ---- Gradient descent and momentum --------------------------------------------------------------------------
 
 
 class SGD(Optimizer):
@@ -290,14 +71,19 @@ class SGD(Optimizer):
         See `Optimizer`.
     lr : float
         Learning rate, in [0, inf).
-    weight_decay : float, default 0.0
-        Coupled decay (L2 penalty): ``weight_decay·p`` is added to the gradient.
+    **common
+        What every optimizer takes: see `Optimizer`.
     """
 
     kernel = "sgd"
 
-    def __init__(self, params: Arrays, lr: float, *, weight_decay: float = 0.0) -> None:
-        super().__init__(params, lr=lr, weight_decay=weight_decay)
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, **common)
 
 
 class Momentum(Optimizer):
@@ -318,13 +104,13 @@ class Momentum(Optimizer):
         In [0, 1]. As in PyTorch, the first gradient enters undampened. (The functional form has no first step:
         pass ``dampening=0`` there once for the same numbers.)
     nesterov : bool, default False
-        Nesterov's step, from the gradient at the parameters as they are held.
+        Nesterov's step, from the gradient at the parameters as they are held. See `LookAheadNesterov` for the other form.
     lr_in_velocity : bool, default False
         The other form: ``v ← momentum·v − lr·g``, then ``p ← p + v``, or with `nesterov`
         ``p ← p + momentum·v − lr·g``. It is that of Keras, cs231n and scikit-learn, and differs from PyTorch's
         where `lr` changes.
-    weight_decay : float, default 0.0
-        Coupled decay (L2 penalty).
+    **common
+        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -333,6 +119,7 @@ class Momentum(Optimizer):
     """
 
     kernel = "momentum"
+    fixed: ClassVar[dict[str, float]] = {"look_ahead": 0.0}
     momentum = Number("[0, 1]")
     dampening = Number("[0, 1]")
     nesterov = Flag()
@@ -341,13 +128,13 @@ class Momentum(Optimizer):
     def __init__(
         self,
         params: Arrays,
-        lr: float,
+        lr: Rate,
         *,
-        momentum: float = 0.9,
-        dampening: float = 0.0,
+        momentum: Rate = 0.9,
+        dampening: Rate = 0.0,
         nesterov: bool = False,
         lr_in_velocity: bool = False,
-        weight_decay: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -356,8 +143,95 @@ class Momentum(Optimizer):
             dampening=dampening,
             nesterov=nesterov,
             lr_in_velocity=lr_in_velocity,
-            weight_decay=weight_decay,
+            **common,
         )
+
+
+class LookAheadNesterov(Momentum):
+    """Nesterov's momentum as it was conceived [1]_: the gradient is taken where the momentum is about to lead.
+
+    ``v ← momentum·v − lr·g(w + momentum·v)``, then ``w ← w + v``. Before each gradient, call `look_ahead`: it moves the
+    parameters to ``w + momentum·v``, and `step` goes on from there.
+
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.LookAheadNesterov(w, lr=0.1)
+    >>> for _ in range(60):
+    ...     optimizer.look_ahead()
+    ...     optimizer.step(2 * w)
+    >>> bool(abs(w).max() < 0.1)
+    True
+
+    .. warning:: Which point the parameters are differs from form to form, though the gradients are taken at the same
+       points. After `step` this class holds w, the iterate itself. ``Momentum(nesterov=True)``, PyTorch and Keras hold
+       the next look-ahead point all the time, ``w + momentum·v``, and never w. Evaluate and save what you hold knowingly.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float
+        Learning rate, in [0, inf).
+    momentum : float, default 0.9
+        The share of the old velocity that is kept, in [0, 1].
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] I. Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, eq. 3–4.
+    """
+
+    name = "look_ahead_nesterov"
+    fixed: ClassVar[dict[str, float]] = {"look_ahead": 1.0, "lr_in_velocity": 1.0, "nesterov": 0.0, "dampening": 0.0}
+
+    def __init__(self, params: Arrays, lr: Rate, *, momentum: Rate = 0.9, **common: Unpack[Common]) -> None:
+        Optimizer.__init__(self, params, lr=lr, momentum=momentum, **common)
+
+    def look_ahead(self) -> None:
+        """Move the parameters from w to ``w + momentum·v``, where the next gradient is to be taken.
+
+        Raises
+        ------
+        RuntimeError
+            Where they are there already.
+        """
+        if self._ahead:
+            raise RuntimeError("the parameters are at the look-ahead point already; take a step from there")
+        for name, param in checks.named("param", self.params).items():
+            if self._cell_of[name] >= 0:
+                rate = self._in_cell(self._cells[self._cell_of[name]], "momentum")
+                param += rate * self.state[name]["velocity"]
+        self._ahead = True
+
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+        """See `Optimizer.step`; the gradients must be those at the look-ahead point.
+
+        Raises
+        ------
+        RuntimeError
+            Where `look_ahead` has not been called since the last step.
+        """
+        if not self._ahead:
+            raise RuntimeError("the gradient must be taken at the look-ahead point: call look_ahead() before it")
+        taken = self.t
+        super().step(grads, grad_scale=grad_scale)
+        self._ahead = self.t == taken  # a step that was skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Optimizer.state_dict`; ``ahead`` says which point the parameters are."""
+        return super().state_dict() | {"ahead": self._ahead}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """See `Optimizer.load_state_dict`."""
+        ahead = checks.flag("ahead", state_dict["ahead"])
+        super().load_state_dict(state_dict)
+        self._ahead = ahead
+
+    _ahead = False
+
+
+# ---- Adaptive rates without momentum ------------------------------------------------------------------------
 
 
 class RMSProp(Optimizer):
@@ -375,8 +249,8 @@ class RMSProp(Optimizer):
         Stabiliser, in [0, inf).
     eps_mode : {"outside", "inside"}, default "outside"
         ``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras).
-    weight_decay : float, default 0.0
-        Coupled decay (L2 penalty).
+    **common
+        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -391,14 +265,112 @@ class RMSProp(Optimizer):
     def __init__(
         self,
         params: Arrays,
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         *,
-        decay: float = 0.99,
-        eps: float = 1e-8,
+        decay: Rate = 0.99,
+        eps: Rate = 1e-8,
         eps_mode: EpsMode = "outside",
-        weight_decay: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, lr=lr, decay=decay, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
+        super().__init__(params, lr=lr, decay=decay, eps=eps, eps_mode=eps_mode, **common)
+
+
+class RMSPropMomentum(RMSProp):
+    """RMSProp [1]_ with momentum: ``v ← momentum·v + g / (√G + eps)``, then ``p ← p − lr·v``.
+
+    G is that of `RMSProp`.
+
+    Parameters
+    ----------
+    params, lr, decay, eps, eps_mode
+        See `RMSProp`.
+    momentum : float, default 0.9
+        The share of the old velocity that is kept, in [0, 1].
+    lr_in_velocity : bool, default False
+        ``v ← momentum·v + lr·g / …``, then ``p ← p − v`` (Keras, TensorFlow): another step where `lr` changes.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] T. Tieleman and G. Hinton, "Lecture 6.5: rmsprop", Coursera, 2012.
+    """
+
+    kernel = "rmsprop_momentum"
+    name = "rmsprop_momentum"
+    momentum = Number("[0, 1]")
+    lr_in_velocity = Flag()
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        decay: Rate = 0.99,
+        momentum: Rate = 0.9,
+        eps: Rate = 1e-8,
+        eps_mode: EpsMode = "outside",
+        lr_in_velocity: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        Optimizer.__init__(
+            self,
+            params,
+            lr=lr,
+            decay=decay,
+            momentum=momentum,
+            eps=eps,
+            eps_mode=eps_mode,
+            lr_in_velocity=lr_in_velocity,
+            **common,
+        )
+
+
+class CenteredRMSProp(RMSPropMomentum):
+    """RMSProp by the variance of the gradient, with momentum [1]_.
+
+    ``G ← decay·G + (1 − decay)·g²``, ``M ← decay·M + (1 − decay)·g``, ``v ← momentum·v + g / (√(G − M²) + eps)``,
+    ``p ← p − lr·v``.
+
+    Parameters
+    ----------
+    params, lr, decay, eps, eps_mode, lr_in_velocity
+        See `RMSPropMomentum`.
+    momentum : float, default 0.0
+        The share of the old velocity that is kept, in [0, 1].
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] A. Graves, "Generating sequences with recurrent neural networks", 2013, eq. 38–45.
+    """
+
+    kernel = "centered_rmsprop"
+    name = "centered_rmsprop"
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        decay: Rate = 0.99,
+        momentum: Rate = 0.0,
+        eps: Rate = 1e-8,
+        eps_mode: EpsMode = "outside",
+        lr_in_velocity: bool = False,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            decay=decay,
+            momentum=momentum,
+            eps=eps,
+            eps_mode=eps_mode,
+            lr_in_velocity=lr_in_velocity,
+            **common,
+        )
 
 
 class Adagrad(Optimizer):
@@ -416,8 +388,8 @@ class Adagrad(Optimizer):
         ``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras).
     initial_accumulator_value : float, default 0.0
         Where G begins, in [0, inf); Keras begins at 0.1. (In the functional form you make G yourself.)
-    weight_decay : float, default 0.0
-        Coupled decay (L2 penalty).
+    **common
+        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -432,18 +404,113 @@ class Adagrad(Optimizer):
     def __init__(
         self,
         params: Arrays,
-        lr: float = 1e-2,
+        lr: Rate = 1e-2,
         *,
-        eps: float = 1e-10,
+        eps: Rate = 1e-10,
         eps_mode: EpsMode = "outside",
         initial_accumulator_value: float = 0.0,
-        weight_decay: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
-        self._initial = checks.number("initial_accumulator_value", initial_accumulator_value, "[0, inf)")
-        super().__init__(params, lr=lr, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
+        self._begin = checks.number("initial_accumulator_value", initial_accumulator_value, "[0, inf)")
+        super().__init__(params, lr=lr, eps=eps, eps_mode=eps_mode, **common)
 
-    def _initial_value(self, key: str) -> float:
-        return self._initial
+    def _initial(self, key: str, param: Array) -> float | Array:
+        return self._begin if key == "square_sum" else 0.0
+
+
+class Adadelta(Optimizer):
+    """Adadelta [1]_: each step is as long as past steps were, in proportion to past gradients.
+
+    ``G ← decay·G + (1 − decay)·g²``, ``d = √(D + eps) / √(G + eps) · g``, ``D ← decay·D + (1 − decay)·d²``,
+    ``p ← p − lr·d``.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1.0
+        Learning rate, in [0, inf).
+    decay : float, default 0.9
+        The share of the old average that is kept, in [0, 1].
+    eps : float, default 1e-6
+        Stabiliser, in [0, inf).
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] M. Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
+    """
+
+    kernel = "adadelta"
+    decay = Number("[0, 1]")
+    eps = Number("[0, inf)")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1.0,
+        *,
+        decay: Rate = 0.9,
+        eps: Rate = 1e-6,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, decay=decay, eps=eps, **common)
+
+
+class Rprop(Optimizer):
+    """Rprop [1]_ in the form iRprop− [2]_: each element has a step size, which grows while its gradient keeps its sign.
+
+    Where the sign has changed, the step size shrinks, and no step is taken. It is for gradients of the whole data, which
+    have no noise in their signs.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-2
+        Where step sizes begin, in [0, inf). (In the functional form you fill `step_size` yourself.) Then it has no part.
+    eta_minus, eta_plus : float, default 0.5, 1.2
+        By what step sizes shrink, in (0, 1), and grow, in (1, inf).
+    min_step, max_step : float, default 1e-6, 50.0
+        The bounds of step sizes, in [0, inf).
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] M. Riedmiller and H. Braun, "A direct adaptive method for faster backpropagation learning: the RPROP
+       algorithm", 1993.
+    .. [2] C. Igel and M. Hüsken, "Improving the Rprop learning algorithm", 2000, section 2.2.
+    """
+
+    kernel = "rprop"
+    begins = "`step_size` being the first length of steps, and `prev_grad` zeros at first"
+    eta_minus = Number("(0, 1)")
+    eta_plus = Number("(1, inf)")
+    min_step = Number("[0, inf)")
+    max_step = Number("[0, inf)")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-2,
+        *,
+        eta_minus: Rate = 0.5,
+        eta_plus: Rate = 1.2,
+        min_step: Rate = 1e-6,
+        max_step: Rate = 50.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params, lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, min_step=min_step, max_step=max_step, **common
+        )
+
+    def _initial(self, key: str, param: Array) -> float | Array:
+        return self._held["lr"] if key == "step_size" else 0.0
+
+
+# ---- Adam and its kin ---------------------------------------------------------------------------------------
 
 
 class Adam(Optimizer):
@@ -465,8 +532,10 @@ class Adam(Optimizer):
     eps_mode : {"outside", "inside", "hat"}, default "outside"
         ``√v̂ + eps`` (the paper's algorithm, PyTorch), ``√(v̂ + eps)``, or the paper's "ε-hat", ``√v + eps`` with
         the corrections in the step size alone (Keras, TensorFlow, scikit-learn).
-    weight_decay : float, default 0.0
-        Coupled decay (L2 penalty). See `AdamW` for the decoupled one.
+    bias_correction : bool, default True
+        False leaves the moments as they are, biased towards zero ("Adam, almost").
+    **common
+        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -475,24 +544,34 @@ class Adam(Optimizer):
 
     kernel = "adam"
     counts_steps = True
-    fixed: ClassVar[dict[str, float]] = {"decoupled": 0.0}
     beta1 = Number("[0, 1)")
     beta2 = Number("[0, 1)")
     eps = Number("[0, inf)")
     eps_mode = Choice(*EPS_MODES)
+    bias_correction = Flag()
 
     def __init__(
         self,
         params: Arrays,
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         *,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
         eps_mode: AdamEpsMode = "outside",
-        weight_decay: float = 0.0,
+        bias_correction: bool = True,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
+        super().__init__(
+            params,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            eps_mode=eps_mode,
+            bias_correction=bias_correction,
+            **common,
+        )
 
 
 class AdamW(Adam):
@@ -500,10 +579,10 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, beta1, beta2, eps, eps_mode
+    params, lr, beta1, beta2, eps, eps_mode, bias_correction
         See `Adam`.
-    weight_decay : float, default 0.01
-        Decoupled decay, in [0, inf); multiplied by `lr`, as in PyTorch.
+    **common
+        What every optimizer takes: see `Optimizer`. Here `decoupled` is True, and `weight_decay` 0.01 by default.
 
     References
     ----------
@@ -511,22 +590,629 @@ class AdamW(Adam):
     """
 
     fixed: ClassVar[dict[str, float]] = {"decoupled": 1.0}
+    defaults: ClassVar[dict[str, Any]] = {"weight_decay": 0.01}
+
+
+class AMSGrad(Adam):
+    """AMSGrad [1]_: `Adam` with the largest second moment so far under the root, so that rates never grow.
+
+    ``w ← max(w, v)``, then ``p ← p − lr·m̂ / (√ŵ + eps)`` with ``ŵ = w / (1 − beta2ᵗ)``. It is PyTorch's
+    ``Adam(amsgrad=True)``; the paper's algorithm is without bias correction.
+
+    Parameters
+    ----------
+    params, lr, beta1, beta2, eps, eps_mode, bias_correction
+        See `Adam`.
+    corrected_max : bool, default False
+        Optax's form: ``w ← max(w, v̂)``, then ``p ← p − lr·m̂ / (√w + eps)``.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] S. Reddi, S. Kale and S. Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2.
+    """
+
+    kernel = "amsgrad"
+    corrected_max = Flag()
 
     def __init__(
         self,
         params: Arrays,
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         *,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
         eps_mode: AdamEpsMode = "outside",
-        weight_decay: float = 0.01,
+        bias_correction: bool = True,
+        corrected_max: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(params, lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, weight_decay=weight_decay)
+        Optimizer.__init__(
+            self,
+            params,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            eps_mode=eps_mode,
+            bias_correction=bias_correction,
+            corrected_max=corrected_max,
+            **common,
+        )
 
 
-#: Every optimizer by its name in lower case, which is that of its functional form.
+class Adamax(Optimizer):
+    """Adamax [1]_: Adam by the largest gradient so far, which is forgotten little by little.
+
+    ``m ← beta1·m + (1 − beta1)·g``, ``u ← max(beta2·u, |g|)``, ``p ← p − lr / (1 − beta1ᵗ) · m / (u + eps)``. (The
+    paper has no eps.)
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 2e-3
+        Learning rate, in [0, inf).
+    beta1, beta2 : float, default 0.9, 0.999
+        Decay rates of the moments, in [0, 1).
+    eps : float, default 1e-8
+        Stabiliser, in [0, inf).
+    eps_mode : {"outside", "inside"}, default "outside"
+        ``u + eps`` (Keras), or within the maximum (PyTorch): ``u ← max(beta2·u, |g| + eps)``.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] D. Kingma and J. Ba, "Adam: a method for stochastic optimization", 2015, algorithm 2.
+    """
+
+    kernel = "adamax"
+    counts_steps = True
+    beta1 = Number("[0, 1)")
+    beta2 = Number("[0, 1)")
+    eps = Number("[0, inf)")
+    eps_mode = Choice(*EPS_MODES[:2])
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 2e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
+        eps_mode: EpsMode = "outside",
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, **common)
+
+
+class NAdam(Optimizer):
+    """NAdam [1]_: Adam with Nesterov's momentum, which is warmed up.
+
+    ``μₜ = beta1·(1 − ½·0.96^(t·momentum_decay))``, ``p ← p − lr·m̄ / (√v̂ + eps)`` with
+    ``m̄ = μₜ₊₁·m / (1 − μ₁⋯μₜ₊₁) + (1 − μₜ)·g / (1 − μ₁⋯μₜ)``; m and v̂ are those of `Adam`.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 2e-3
+        Learning rate, in [0, inf).
+    beta1, beta2 : float, default 0.9, 0.999
+        Decay rates of the moments, in [0, 1).
+    eps : float, default 1e-8
+        Stabiliser, in [0, inf).
+    eps_mode : {"outside", "inside", "hat"}, default "outside"
+        As in `Adam`; PyTorch and Keras: outside.
+    momentum_decay : float, default 4e-3
+        How fast μ approaches beta1, in [0, inf). A large one, such as 1e6, leaves it at beta1 (Optax).
+    mu_product : float
+        Of the functional form alone: ``μ₁⋯μₜ₋₁``, which is 1 in the first step, in [0, 1].
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] T. Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2 and section 3.
+    """
+
+    kernel = "nadam"
+    counts_steps = True
+    computed = ("mu_product",)
+    scalars: ClassVar[dict[str, float]] = {"mu_product": 1.0}
+    beta1 = Number("[0, 1)")
+    beta2 = Number("[0, 1)")
+    eps = Number("[0, inf)")
+    eps_mode = Choice(*EPS_MODES)
+    momentum_decay = Number("[0, inf)")
+    mu_product = Number("[0, 1]")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 2e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
+        eps_mode: AdamEpsMode = "outside",
+        momentum_decay: Rate = 4e-3,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, momentum_decay=momentum_decay, **common
+        )
+
+    def _compute(
+        self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        mu = hyper["beta1"] * (1 - 0.5 * 0.96 ** (t * hyper["momentum_decay"]))
+        return dict(scalars), {"mu_product": scalars["mu_product"] * mu}
+
+
+class RAdam(Optimizer):
+    """RAdam [1]_: Adam whose step is rectified for the variance that its rates have in early steps.
+
+    With ``ρ∞ = 2 / (1 − beta2) − 1`` and ``ρₜ = ρ∞ − 2t·beta2ᵗ / (1 − beta2ᵗ)``: where ``ρₜ > threshold``,
+    ``p ← p − lr·rₜ·m̂ / (√v̂ + eps)``, ``rₜ² = (ρₜ − 4)(ρₜ − 2)ρ∞ / ((ρ∞ − 4)(ρ∞ − 2)ρₜ)``; else ``p ← p − lr·m̂``.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-3
+        Learning rate, in [0, inf).
+    beta1 : float, default 0.9
+        Decay rate of the first moment, in [0, 1).
+    beta2 : float, default 0.999
+        Decay rate of the second moment, in (0.6, 1): below that, nothing is ever rectified.
+    eps : float, default 1e-8
+        Stabiliser, in [0, inf).
+    eps_mode : {"outside", "inside", "hat"}, default "outside"
+        As in `Adam`; PyTorch's is "hat", Optax's outside.
+    threshold : float, default 4.0
+        In [4, inf): the paper's; 5 in PyTorch and Optax.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] L. Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2.
+    """
+
+    kernel = "radam"
+    counts_steps = True
+    beta1 = Number("[0, 1)")
+    beta2 = Number("(0.6, 1)")
+    eps = Number("[0, inf)")
+    eps_mode = Choice(*EPS_MODES)
+    threshold = Number("[4, inf)")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
+        eps_mode: AdamEpsMode = "outside",
+        threshold: Rate = 4.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, threshold=threshold, **common
+        )
+
+
+class AdaBound(Adam):
+    """AdaBound [1]_: Adam that turns into SGD, since its rates are confined to bounds that close in on `final_lr`.
+
+    ``p ← p − clip(lr·√(1 − beta2ᵗ) / (1 − beta1ᵗ) / (√v + eps'), low, high)·m`` with
+    ``low = final_lr·(1 − 1 / (gamma·t + 1))`` and ``high = final_lr·(1 + 1 / (gamma·t))``; m and v are those of `Adam`.
+    (The paper divides by √t on top; a schedule does that.)
+
+    Parameters
+    ----------
+    params, lr, beta1, beta2, eps, eps_mode, bias_correction
+        See `Adam`; the authors' code has ``eps_mode="hat"``.
+    final_lr : float, default 0.1
+        The rate of SGD at which it ends, in [0, inf). The authors' code scales it with `lr` where that follows a schedule;
+        give it the same schedule for that.
+    gamma : float, default 1e-3
+        How fast the bounds close in, in (0, inf).
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] L. Luo et al., "Adaptive gradient methods with dynamic bound of learning rate", 2019, algorithm 2.
+    """
+
+    kernel = "adabound"
+    final_lr = Number("[0, inf)")
+    gamma = Number("(0, inf)")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
+        eps_mode: AdamEpsMode = "outside",
+        bias_correction: bool = True,
+        final_lr: Rate = 0.1,
+        gamma: Rate = 1e-3,
+        **common: Unpack[Common],
+    ) -> None:
+        Optimizer.__init__(
+            self,
+            params,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            eps_mode=eps_mode,
+            bias_correction=bias_correction,
+            final_lr=final_lr,
+            gamma=gamma,
+            **common,
+        )
+
+
+class AMSBound(AdaBound):
+    """AMSBound [1]_: `AdaBound` with the largest second moment so far, ``w ← max(w, v)``, under the root.
+
+    Parameters
+    ----------
+    params, lr, beta1, beta2, eps, eps_mode, bias_correction, final_lr, gamma
+        See `AdaBound`.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] L. Luo et al., "Adaptive gradient methods with dynamic bound of learning rate", 2019, section 4.
+    """
+
+    kernel = "amsbound"
+
+
+class Yogi(Adam):
+    """Yogi [1]_: Adam whose second moment moves by at most g² either way: ``v ← v − (1 − beta2)·sign(v − g²)·g²``.
+
+    Parameters
+    ----------
+    params, beta1, beta2, eps_mode, bias_correction
+        See `Adam`.
+    lr : float, default 1e-2
+        Learning rate, in [0, inf).
+    eps : float, default 1e-3
+        Stabiliser, in [0, inf).
+    initial_accumulator_value : float, default 1e-6
+        Where v begins, in [0, inf). (In the functional form you make v yourself.)
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] M. Zaheer et al., "Adaptive methods for nonconvex optimization", 2018, algorithm 2.
+    """
+
+    kernel = "yogi"
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-2,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-3,
+        eps_mode: AdamEpsMode = "outside",
+        bias_correction: bool = True,
+        initial_accumulator_value: float = 1e-6,
+        **common: Unpack[Common],
+    ) -> None:
+        self._begin = checks.number("initial_accumulator_value", initial_accumulator_value, "[0, inf)")
+        Optimizer.__init__(
+            self,
+            params,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            eps_mode=eps_mode,
+            bias_correction=bias_correction,
+            **common,
+        )
+
+    def _initial(self, key: str, param: Array) -> float | Array:
+        return self._begin if key == "v" else 0.0
+
+
+class AdaBelief(Optimizer):
+    """AdaBelief [1]_: Adam by how far gradients are from their mean: ``s ← beta2·s + (1 − beta2)·(g − m)² + eps_root``.
+
+    ``p ← p − lr·m̂ / (√ŝ + eps)``, with m and the corrections of `Adam`.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-3
+        Learning rate, in [0, inf).
+    beta1, beta2 : float, default 0.9, 0.999
+        Decay rates of the moments, in [0, 1).
+    eps, eps_root : float, default 1e-16
+        Stabilisers, in [0, inf).
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] J. Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients", 2020,
+       algorithm 2.
+    """
+
+    kernel = "adabelief"
+    counts_steps = True
+    beta1 = Number("[0, 1)")
+    beta2 = Number("[0, 1)")
+    eps = Number("[0, inf)")
+    eps_root = Number("[0, inf)")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-16,
+        eps_root: Rate = 1e-16,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root, **common)
+
+
+class Lion(Optimizer):
+    """Lion [1]_: ``p ← p − lr·sign(beta1·m + (1 − beta1)·g)``, then ``m ← beta2·m + (1 − beta2)·g``.
+
+    Its decay is decoupled by default.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-4
+        Learning rate, in [0, inf).
+    beta1, beta2 : float, default 0.9, 0.99
+        Decay rates of the direction, and of the moment that is kept, in [0, 1).
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] X. Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2.
+    """
+
+    kernel = "lion"
+    defaults: ClassVar[dict[str, Any]] = {"decoupled": True}
+    beta1 = Number("[0, 1]")
+    beta2 = Number("[0, 1]")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-4,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.99,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, **common)
+
+
+class LAMB(Optimizer):
+    """LAMB [1]_: Adam's direction, for each array in proportion to the norm of the parameter.
+
+    ``u = m̂ / (√v̂ + eps) + weight_decay·p``, then ``p ← p − lr·‖p‖ / ‖u‖·u``, where a norm of 0 leaves ``p ← p − lr·u``.
+    Its decay is decoupled by default: it is a part of u. The norms' bits depend neither on threads nor on the instruction set.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-3
+        Learning rate, in [0, inf).
+    beta1, beta2 : float, default 0.9, 0.999
+        Decay rates of the moments, in [0, 1).
+    eps : float, default 1e-6
+        Stabiliser, in [0, inf).
+    bias_correction : bool, default True
+        False leaves the moments as they are, biased towards zero ("Adam, almost").
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020, algorithm 2.
+    """
+
+    kernel = "lamb"
+    counts_steps = True
+    defaults: ClassVar[dict[str, Any]] = {"decoupled": True}
+    beta1 = Number("[0, 1)")
+    beta2 = Number("[0, 1)")
+    eps = Number("[0, inf)")
+    bias_correction = Flag()
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-6,
+        bias_correction: bool = True,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, bias_correction=bias_correction, **common)
+
+
+# ---- Schedule-free ------------------------------------------------------------------------------------------
+
+
+class _ScheduleFree(Optimizer, abstract=True):
+    """What both schedule-free optimizers share: the average x of their iterates z, which y lies between."""
+
+    counts_steps = True
+    begins = "z being a copy of `param` at first, all else zeros"
+    computed = ("average_weight",)
+    scalars: ClassVar[dict[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0}
+    average_weight = Number("[0, 1]")
+    #: The hyperparameter that says how far y is towards x.
+    _towards_x: ClassVar[str]
+
+    def _initial(self, key: str, param: Array) -> float | Array:
+        return param if key == "z" else 0.0
+
+    def _compute(
+        self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        largest = max(scalars["largest_lr"], hyper["lr"])
+        weight = t**self._weight_power * largest**self._lr_power
+        total = scalars["weight_sum"] + weight
+        return {"average_weight": weight / total if total else 0.0}, {"weight_sum": total, "largest_lr": largest}
+
+    def averaged(self) -> dict[str, Array]:
+        """The average x of all iterates, by the names of the parameters, as new arrays: ``x = z + (y − z) / beta``.
+
+        Where beta is 0, y is z and x is not known: then it is y that is returned.
+        """
+        averages = {}
+        for name, param in checks.named("param", self.params).items():
+            averages[name] = param.copy()
+            if self._cell_of[name] >= 0:
+                beta = self._in_cell(self._cells[self._cell_of[name]], self._towards_x)
+                z = self.state[name]["z"]
+                if beta:
+                    averages[name] = z + (param - z) / param.dtype.type(beta)
+        return averages
+
+
+class ScheduleFreeSGD(_ScheduleFree):
+    """Schedule-free SGD [1]_: gradient descent whose iterates z are averaged to x, by gradients at a point y between.
+
+    ``y = (1 − beta)·z + beta·x``, ``z ← z − lr·g(y)``, ``x ← (1 − c)·x + c·z``, c being the weight of the new z.
+
+    The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1.0
+        Learning rate, in [0, inf).
+    beta : float, default 0.9
+        Where y is: 0 at z, 1 at x, in [0, 1].
+    weight_power, lr_power : float, default 0.0, 2.0
+        Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the largest so
+        far, in the average.
+    average_weight : float
+        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain mean.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] A. Defazio et al., "The road less scheduled", 2024, eq. 7–9 and algorithm 1.
+    """
+
+    kernel = "schedule_free_sgd"
+    name = "schedule_free_sgd"
+    beta = Number("[0, 1]")
+    _towards_x = "beta"
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1.0,
+        *,
+        beta: Rate = 0.9,
+        weight_power: float = 0.0,
+        lr_power: float = 2.0,
+        **common: Unpack[Common],
+    ) -> None:
+        self._weight_power = checks.number("weight_power", weight_power, "[0, inf)")
+        self._lr_power = checks.number("lr_power", lr_power, "[0, inf)")
+        super().__init__(params, lr=lr, beta=beta, **common)
+
+
+class ScheduleFreeAdamW(_ScheduleFree):
+    """Schedule-free AdamW [1]_: `ScheduleFreeSGD` along ``g / (√v̂ + eps)``, v̂ being the second moment of `Adam`.
+
+    Its decay is decoupled by default: ``weight_decay·y`` is added to the direction.
+
+    The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-3
+        Learning rate, in [0, inf).
+    beta1, beta2 : float, default 0.9, 0.999
+        Where y is (0 at z, 1 at x, in [0, 1]), and the decay rate of the second moment, in [0, 1).
+    eps : float, default 1e-8
+        Stabiliser, in [0, inf).
+    weight_power, lr_power : float, default 0.0, 2.0
+        Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the largest so
+        far, in the average.
+    average_weight : float
+        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain mean.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    References
+    ----------
+    .. [1] A. Defazio et al., "The road less scheduled", 2024, eq. 7–9 and algorithm 1.
+    """
+
+    kernel = "schedule_free_adamw"
+    name = "schedule_free_adamw"
+    defaults: ClassVar[dict[str, Any]] = {"decoupled": True}
+    beta1 = Number("[0, 1]")
+    beta2 = Number("[0, 1)")
+    eps = Number("[0, inf)")
+    _towards_x = "beta1"
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-8,
+        weight_power: float = 0.0,
+        lr_power: float = 2.0,
+        **common: Unpack[Common],
+    ) -> None:
+        self._weight_power = checks.number("weight_power", weight_power, "[0, inf)")
+        self._lr_power = checks.number("lr_power", lr_power, "[0, inf)")
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, **common)
+
+
+#: Every optimizer by the name of its functional form.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    name.lower(): cls for name, cls in globals().items() if name in __all__ and cls is not Optimizer
+    cls.name: cls for name, cls in list(globals().items()) if name in __all__ and cls is not Optimizer
 }

@@ -7,6 +7,9 @@ Names, arguments and defaults are those of `fastopt.functional`; a step returns 
 from __future__ import annotations
 
 import math
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,45 @@ Array = NDArray[Any]
 # ---- Optimizer steps ----------------------------------------------------------------------------------------
 
 
-def _seen(param: Array, grad: Array, grad_scale: float, weight_decay: float) -> Array:
-    """The gradient of the loss, scaled, with that of the L2 penalty weight_decay/2 |p|^2 where there is one."""
-    return grad_scale * grad + weight_decay * param if weight_decay else grad_scale * grad
+def _step(
+    formula: Callable[..., Any], *, decoupled: bool = False, decay_in_direction: bool = False
+) -> Callable[..., Any]:
+    """A formula of the gradient that it sees, with what every step does around it.
+
+    With `decay_in_direction`, decoupled decay is left to the formula.
+    """
+
+    @functools.wraps(formula)
+    def step(
+        param, grad, *state, weight_decay=0.0, decoupled=decoupled, l1=0.0, max_norm=None, clip_value=None,
+        maximize=False, grad_scale=1.0, **own,
+    ):  # fmt: skip
+        g = (-grad_scale if maximize else grad_scale) * grad
+        if clip_value is not None:
+            g = np.clip(g, -clip_value, clip_value)
+        if weight_decay and not decoupled:  # the gradient of weight_decay/2 |p|^2
+            g = g + weight_decay * param
+        if l1:  # and of l1 |p|
+            g = g + l1 * np.where(param > 0, 1, np.where(param < 0, -1, 0))
+        if decay_in_direction:
+            own["weight_decay"] = weight_decay if decoupled else 0.0
+        elif decoupled:
+            param = (1 - own.get("lr", inspect.signature(formula).parameters["lr"].default) * weight_decay) * param
+        param, *state = formula(param, g, *state, **own)
+        if max_norm is not None and param.ndim > 1:
+            norms = np.sqrt(np.square(param, dtype=np.float64).sum(axis=tuple(range(param.ndim - 1))))
+            param = param * np.where(norms > max_norm, max_norm / np.maximum(norms, max_norm), 1).astype(param.dtype)
+        return param, *state
+
+    return step
+
+
+def _decoupled(formula: Callable[..., Any]) -> Callable[..., Any]:
+    return _step(formula, decoupled=True)
+
+
+def _decay_in_direction(formula: Callable[..., Any]) -> Callable[..., Any]:
+    return _step(formula, decoupled=True, decay_in_direction=True)
 
 
 def _root(x: Array, eps: float, eps_mode: str) -> Array:
@@ -28,53 +67,219 @@ def _root(x: Array, eps: float, eps_mode: str) -> Array:
     return root
 
 
-def sgd(param, grad, *, lr, weight_decay=0.0, grad_scale=1.0):
-    g = _seen(param, grad, grad_scale, weight_decay)
-    return (param - lr * g,)
+@_step
+def sgd(param, grad, *, lr):
+    return (param - lr * grad,)
 
 
-def momentum(
-    param, grad, velocity, *, lr, momentum=0.9, dampening=0.0, nesterov=False, lr_in_velocity=False,
-    weight_decay=0.0, grad_scale=1.0,
-):  # fmt: skip
-    g = _seen(param, grad, grad_scale, weight_decay)
-    g_in = (1 - dampening) * g
+@_step
+def momentum(param, grad, velocity, *, lr, momentum=0.9, dampening=0.0, nesterov=False, lr_in_velocity=False):
+    g_in = (1 - dampening) * grad
     if lr_in_velocity:  # the velocity is a step
         velocity = momentum * velocity - lr * g_in
-        return param + (momentum * velocity - lr * g if nesterov else velocity), velocity
+        return param + (momentum * velocity - lr * grad if nesterov else velocity), velocity
     velocity = momentum * velocity + g_in
-    return param - lr * (g + momentum * velocity if nesterov else velocity), velocity
+    return param - lr * (grad + momentum * velocity if nesterov else velocity), velocity
 
 
-def rmsprop(
-    param, grad, square_avg, *, lr=1e-3, decay=0.99, eps=1e-8, eps_mode="outside", weight_decay=0.0, grad_scale=1.0
-):
-    g = _seen(param, grad, grad_scale, weight_decay)
-    square_avg = decay * square_avg + (1 - decay) * g**2
-    return param - lr * g / _root(square_avg, eps, eps_mode), square_avg
+@_step
+def look_ahead_nesterov(param, grad, velocity, *, lr, momentum=0.9):
+    w = param - momentum * velocity  # the parameter is the point w + momentum·v
+    velocity = momentum * velocity - lr * grad
+    return w + velocity, velocity
 
 
-def adagrad(param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside", weight_decay=0.0, grad_scale=1.0):
-    g = _seen(param, grad, grad_scale, weight_decay)
-    square_sum = square_sum + g**2
-    return param - lr * g / _root(square_sum, eps, eps_mode), square_sum
+@_step
+def rmsprop(param, grad, square_avg, *, lr=1e-3, decay=0.99, eps=1e-8, eps_mode="outside"):
+    square_avg = decay * square_avg + (1 - decay) * grad**2
+    return param - lr * grad / _root(square_avg, eps, eps_mode), square_avg
 
 
-def adam(
-    param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside", weight_decay=0.0,
-    grad_scale=1.0,
+@_step
+def rmsprop_momentum(
+    param, grad, square_avg, velocity, *, lr=1e-3, decay=0.99, momentum=0.9, eps=1e-8, eps_mode="outside",
+    lr_in_velocity=False,
 ):  # fmt: skip
-    g = _seen(param, grad, grad_scale, weight_decay)
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * g**2
-    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    square_avg = decay * square_avg + (1 - decay) * grad**2
+    direction = grad / _root(square_avg, eps, eps_mode)
+    velocity = momentum * velocity + (lr * direction if lr_in_velocity else direction)
+    return param - (velocity if lr_in_velocity else lr * velocity), square_avg, velocity
+
+
+@_step
+def centered_rmsprop(
+    param, grad, square_avg, grad_avg, velocity, *, lr=1e-3, decay=0.99, momentum=0.0, eps=1e-8, eps_mode="outside",
+    lr_in_velocity=False,
+):  # fmt: skip
+    square_avg = decay * square_avg + (1 - decay) * grad**2
+    grad_avg = decay * grad_avg + (1 - decay) * grad
+    direction = grad / _root(np.maximum(square_avg - grad_avg**2, 0), eps, eps_mode)
+    velocity = momentum * velocity + (lr * direction if lr_in_velocity else direction)
+    return param - (velocity if lr_in_velocity else lr * velocity), square_avg, grad_avg, velocity
+
+
+@_step
+def adagrad(param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside"):
+    square_sum = square_sum + grad**2
+    return param - lr * grad / _root(square_sum, eps, eps_mode), square_sum
+
+
+@_step
+def adadelta(param, grad, square_avg, square_step, *, lr=1.0, decay=0.9, eps=1e-6):
+    square_avg = decay * square_avg + (1 - decay) * grad**2
+    step = np.sqrt(square_step + eps) / np.sqrt(square_avg + eps) * grad
+    return param - lr * step, square_avg, decay * square_step + (1 - decay) * step**2
+
+
+@_step
+def rprop(param, grad, step_size, prev_grad, *, lr=1e-2, eta_minus=0.5, eta_plus=1.2, min_step=1e-6, max_step=50.0):
+    agreement = np.sign(grad) * np.sign(prev_grad)
+    factor = np.where(agreement > 0, eta_plus, np.where(agreement < 0, eta_minus, 1)).astype(param.dtype)
+    step_size = np.where(factor * step_size > max_step, max_step, np.maximum(factor * step_size, min_step))
+    grad = np.where(agreement < 0, 0, grad)
+    return param - step_size * np.where(np.isnan(grad), 0, np.sign(grad)), step_size, grad
+
+
+def _moments(grad, m, v, beta1, beta2, t, bias_correction=True):
+    """The moments of Adam, and what corrects their bias."""
+    m = beta1 * m + (1 - beta1) * grad
+    v = beta2 * v + (1 - beta2) * grad**2
+    return m, v, *((1 - beta1**t, 1 - beta2**t) if bias_correction else (1.0, 1.0))
+
+
+def _rate(v, c1, c2, lr, eps, eps_mode):
+    """What Adam multiplies m by, v being the moment under the root."""
     if eps_mode == "hat":
-        return param - lr * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + eps), m, v
-    return param - lr * m_hat / _root(v_hat, eps, eps_mode), m, v
+        return lr * np.sqrt(c2) / c1 / (np.sqrt(v) + eps)
+    return lr / c1 / _root(v / c2, eps, eps_mode)
 
 
-def adamw(param, grad, m, v, *, t, lr=1e-3, weight_decay=0.01, **hyper):
-    return adam((1 - lr * weight_decay) * param, grad, m, v, t=t, lr=lr, **hyper)
+@_step
+def adam(param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside", bias_correction=True):
+    m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
+    return param - _rate(v, c1, c2, lr, eps, eps_mode) * m, m, v
+
+
+def adamw(param, grad, m, v, *, weight_decay=0.01, **hyper):
+    return adam(param, grad, m, v, weight_decay=weight_decay, decoupled=True, **hyper)
+
+
+@_step
+def amsgrad(
+    param, grad, m, v, v_max, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside",
+    bias_correction=True, corrected_max=False,
+):  # fmt: skip
+    m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
+    v_max = np.maximum(v_max, v / c2 if corrected_max else v)
+    return param - _rate(v_max, c1, 1.0 if corrected_max else c2, lr, eps, eps_mode) * m, m, v, v_max
+
+
+@_step
+def adamax(param, grad, m, u, *, t, lr=2e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside"):
+    m = beta1 * m + (1 - beta1) * grad
+    u = np.maximum(beta2 * u, np.abs(grad) + (eps if eps_mode == "inside" else 0))
+    return param - lr / (1 - beta1**t) * m / (u + (eps if eps_mode == "outside" else 0)), m, u
+
+
+@_step
+def nadam(
+    param, grad, m, v, *, t, mu_product, lr=2e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside",
+    momentum_decay=4e-3,
+):  # fmt: skip
+    m, v, _, c2 = _moments(grad, m, v, beta1, beta2, t)
+    mu, following = (beta1 * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
+    product = mu_product * mu
+    m_bar = following * m / (1 - product * following) + (1 - mu) * grad / (1 - product)
+    return param - _rate(v, 1.0, c2, lr, eps, eps_mode) * m_bar, m, v
+
+
+@_step
+def radam(param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside", threshold=4.0):
+    m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t)
+    limit = 2 / (1 - beta2) - 1
+    rho = limit - 2 * t * beta2**t / (1 - beta2**t)
+    if rho <= threshold:
+        return param - lr / c1 * m, m, v
+    rectification = np.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
+    return param - rectification * _rate(v, c1, c2, lr, eps, eps_mode) * m, m, v
+
+
+def _confined(rate, final_lr, gamma, t):
+    """A rate within the bounds of AdaBound."""
+    return np.clip(rate, final_lr * (1 - 1 / (gamma * t + 1)), final_lr * (1 + 1 / (gamma * t)))
+
+
+@_step
+def adabound(
+    param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside", bias_correction=True,
+    final_lr=0.1, gamma=1e-3,
+):  # fmt: skip
+    m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
+    return param - _confined(_rate(v, c1, c2, lr, eps, eps_mode), final_lr, gamma, t) * m, m, v
+
+
+@_step
+def amsbound(
+    param, grad, m, v, v_max, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, eps_mode="outside",
+    bias_correction=True, final_lr=0.1, gamma=1e-3,
+):  # fmt: skip
+    m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
+    v_max = np.maximum(v_max, v)
+    return param - _confined(_rate(v_max, c1, c2, lr, eps, eps_mode), final_lr, gamma, t) * m, m, v, v_max
+
+
+@_step
+def yogi(param, grad, m, v, *, t, lr=1e-2, beta1=0.9, beta2=0.999, eps=1e-3, eps_mode="outside", bias_correction=True):
+    old = v
+    m, _, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
+    v = old - (1 - beta2) * np.sign(old - grad**2) * grad**2
+    return param - _rate(v, c1, c2, lr, eps, eps_mode) * m, m, v
+
+
+@_step
+def adabelief(param, grad, m, s, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-16, eps_root=1e-16):
+    m = beta1 * m + (1 - beta1) * grad
+    s = beta2 * s + (1 - beta2) * (grad - m) ** 2 + eps_root
+    return param - lr * (m / (1 - beta1**t)) / (np.sqrt(s / (1 - beta2**t)) + eps), m, s
+
+
+@_decoupled
+def lion(param, grad, m, *, lr=1e-4, beta1=0.9, beta2=0.99):
+    direction = beta1 * m + (1 - beta1) * grad
+    return param - lr * np.where(np.isnan(direction), 0, np.sign(direction)), beta2 * m + (1 - beta2) * grad
+
+
+@_decay_in_direction
+def lamb(param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-6, bias_correction=True, weight_decay=0.0):
+    m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
+    u = (m / c1) / (np.sqrt(v / c2) + eps) + (weight_decay * param if weight_decay else 0)
+    of_param, of_update = (np.sqrt(np.square(a, dtype=np.float64).sum()) for a in (param, u))
+    ratio = of_param / of_update if of_param > 0 and of_update > 0 else 1.0
+    return param - lr * ratio * u, m, v
+
+
+@_decay_in_direction
+def schedule_free_sgd(param, grad, z, *, t, average_weight, lr=1.0, beta=0.9, weight_decay=0.0):
+    direction = grad + (weight_decay * param if weight_decay else 0)
+    return _averaged(param, direction, z, lr, beta, average_weight)
+
+
+@_decay_in_direction
+def schedule_free_adamw(
+    param, grad, z, v, *, t, average_weight, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0
+):
+    v = beta2 * v + (1 - beta2) * grad**2
+    direction = grad / (np.sqrt(v / (1 - beta2**t)) + eps) + (weight_decay * param if weight_decay else 0)
+    y, z = _averaged(param, direction, z, lr, beta1, average_weight)
+    return y, z, v
+
+
+def _averaged(y, direction, z, lr, beta, weight):
+    """A schedule-free step: y is (1 - beta) z + beta x, so beta x is y - (1 - beta) z."""
+    beta_x = y - (1 - beta) * z
+    z = z - lr * direction
+    beta_x = (1 - weight) * beta_x + weight * beta * z
+    return (1 - beta) * z + beta_x, z
 
 
 # ---- Activations and losses ---------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ Every optimizer is found in the registry, and its options in its declarations: a
 
 from __future__ import annotations
 
-import inspect
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 
 from fastopt import _kernels, functional, reference
-from fastopt.optimizers import OPTIMIZERS, Choice, Flag, Number
+from fastopt.hyper import Choice, Flag, Limit, Number
+from fastopt.optimizer import EVERY_STEP, REQUIRED
+from fastopt.optimizers import OPTIMIZERS
 
 SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 100003)
 GUARD, GUARD_WIDTH = -12345.0, 128  # as wide as the widest unit of work, 128 elements of a dropout group
 
 
-@pytest.fixture(params=_kernels.isas())
+@pytest.fixture(params=[_kernels.isa()] if os.environ.get("FASTOPT_ISA") else _kernels.isas())
 def isa(request) -> Iterator[str]:
-    """Each instruction set in turn, in use."""
+    """Each instruction set in turn, in use; where one is forced, that one."""
     before = _kernels.isa()
     _kernels.use_isa(request.param)
     yield request.param
@@ -174,23 +176,37 @@ class Rule:
 
     @property
     def states(self) -> tuple[str, ...]:
-        return _kernels.STEPS[self.cls.kernel][0]
+        return self.cls.state_names()
+
+    def by_hand(self, t: int) -> dict[str, Any]:
+        """What the class knows, and the functional form asks for."""
+        return by_hand(self.cls, t)
 
     def make(self, params):
+        if hasattr(self.cls, "look_ahead"):
+            pytest.skip("its steps go with look_ahead: it has tests of its own")
         return self.cls(params, **self.hyper)
 
     def step(self, param, grad, *states, t: int, **more) -> None:
-        """The functional form, which takes t where it matters."""
-        counter = {"t": t} if self.cls.counts_steps else {}
-        getattr(functional, self.name)(param, grad, *states, **counter, **self.hyper, **more)
+        """The functional form."""
+        getattr(functional, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
 
     def expected(self, param, grad, *states, t: int, **more) -> tuple[np.ndarray, ...]:
         """The new parameter and state by the reference."""
-        counter = {"t": t} if self.cls.counts_steps else {}
-        return getattr(reference, self.name)(param, grad, *states, **counter, **self.hyper, **more)
+        return getattr(reference, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{name}={value}" for name, value in self.hyper.items())])
+        usual = self.cls.keywords()
+        return "-".join([self.name, *(f"{name}={value}" for name, value in self.hyper.items() if value != usual[name])])
+
+
+def by_hand(cls, t: int) -> dict[str, Any]:
+    """What a class knows of step t, and the functional form asks for: its number, and some scalars."""
+    return ({"t": t} if cls.counts_steps else {}) | dict.fromkeys(cls.computed, 0.3)
+
+
+#: Values amid their intervals at which every term of a formula counts, where 0.3 above the least one is none.
+LIVELY = {"min_step": 0.05, "max_step": 3.0}
 
 
 def values_of(declared) -> tuple:
@@ -200,31 +216,31 @@ def values_of(declared) -> tuple:
             return (False, True)
         case Choice():
             return declared.options
+        case Limit():
+            return (0.3, None)
         case Number():
             low, high = (float(end) for end in declared.bounds[1:-1].split(","))
-            inner = low + (0.3 if high == np.inf else 0.3 * (high - low))
+            inner = LIVELY.get(declared.name, low + (0.3 if high == np.inf else 0.3 * (high - low)))
             closed = declared.bounds[0] == "[", declared.bounds[-1] == "]"
             return (inner, *[low] * closed[0], *[high] * closed[1])
     raise TypeError(f"{declared} is a new kind of hyperparameter: say here what values to test")
 
 
 def rules(name: str) -> Iterator[Rule]:
-    """Each optimizer: its flags and choices in all combinations, and each number at each of its values."""
+    """Each optimizer: its own flags and choices in all combinations, and each of all others at each of its values."""
     cls = OPTIMIZERS[name]
-    signature = inspect.signature(cls).parameters
-    declared = {key: getattr(cls, key) for key in cls.hyper_names()}
-    default = {
-        key: signature[key].default if signature[key].default is not inspect.Parameter.empty else 0.1
-        for key in declared
-    }
-    lively = default | {key: values_of(d)[0] for key, d in declared.items() if isinstance(d, Number)}
-    words = {key: values_of(d) for key, d in declared.items() if not isinstance(d, Number)}
+    default = {key: 0.1 if value is REQUIRED else value for key, value in cls.keywords().items()}
+    declared = {key: getattr(cls, key) for key in default}
+    own = {key: d for key, d in declared.items() if key not in EVERY_STEP}
+    lively = default | {"weight_decay": 0.3} | {key: values_of(d)[0] for key, d in own.items() if isinstance(d, Number)}
+    words = {key: values_of(d) for key, d in own.items() if not isinstance(d, Number)}
     yield Rule(name, default)
     for chosen in itertools.product(*words.values()):
         yield Rule(name, lively | dict(zip(words, chosen, strict=True)))
     for key, d in declared.items():
-        for value in values_of(d) if isinstance(d, Number) else ():
-            yield Rule(name, default | {key: value})
+        for value in values_of(d) if key not in words else ():
+            if value != default[key]:
+                yield Rule(name, (default if key in own else lively) | {key: value})
 
 
 def lively_rule(name: str) -> Rule:

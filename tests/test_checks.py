@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from conftest import by_hand
 
 import fastopt
 from fastopt import _kernels, checks, functional
-from fastopt.optimizers import OPTIMIZERS, Choice, Flag
+from fastopt.hyper import Choice, Flag, Limit
+from fastopt.optimizers import OPTIMIZERS
 
 # ---- Numbers, words and integers --------------------------------------------------------------------
 
@@ -144,11 +146,10 @@ class Call(NamedTuple):
 
 
 def optimizer_call(name: str) -> Call:
-    states = _kernels.STEPS[OPTIMIZERS[name].kernel][0]
-    counter = {"t": 1} if OPTIMIZERS[name].counts_steps else {}
+    states = OPTIMIZERS[name].state_names()
 
     def step(**arrays):
-        getattr(functional, name)(**arrays, lr=0.1, **counter)
+        getattr(functional, name)(**arrays, lr=0.1, **by_hand(OPTIMIZERS[name], 1))
 
     return Call(step, {key: ramp(6, 4) for key in ("param", "grad", *states)}, ("param", *states))
 
@@ -159,9 +160,10 @@ def ramp(*shape: int) -> np.ndarray:
 
 def plan_call(name: str) -> Call:
     call = optimizer_call(name)
+    computed = dict.fromkeys(OPTIMIZERS[name].computed, 0.3)
 
     def step(**arrays):
-        functional.plan(name, *arrays.values(), lr=0.1)()
+        functional.plan(name, *arrays.values(), lr=0.1, **computed)()
 
     return Call(step, call.arrays, call.written)
 
@@ -462,7 +464,8 @@ def bad_values(declared):
     low, high = declared.bounds[1:-1].split(",")
     ends = [float(low)] * (declared.bounds[0] == "(") + [float(high)] * (declared.bounds[-1] == ")")
     beyond = [float(low) - 1, float(high) + 1]
-    return [np.nan, np.inf, -np.inf, *ends, *beyond, "0.5", None, [0.1], 0.1j]
+    none = [] if isinstance(declared, Limit) else [None]
+    return [np.nan, np.inf, -np.inf, *ends, *beyond, "0.5", *none, [0.1], 0.1j]
 
 
 def bad_hypers():
@@ -476,7 +479,7 @@ def bad_hypers():
 def test_a_bad_hyperparameter(name, key, value, refuses):
     cls, call = OPTIMIZERS[name], optimizer_call(name)
     arrays = call.arrays
-    counter = {"t": 1} if cls.counts_steps else {}
+    counter = by_hand(cls, 1)
     hyper = {"lr": 0.5} | {key: value}
     message = f"{key} must be "
     # Values that are equal must not stand in for each other: 1 is not True.
@@ -499,8 +502,8 @@ def test_a_moment_that_never_forgets_is_refused(name, refuses):
 @pytest.mark.parametrize("t", [0, -1, 1.0, 1.5, np.nan, "1", None])
 @pytest.mark.parametrize("name", [name for name, cls in OPTIMIZERS.items() if cls.counts_steps])
 def test_a_bad_step_number(name, t, refuses):
-    arrays = optimizer_call(name).arrays
-    refuses(lambda: getattr(functional, name)(**arrays, t=t), "t must be ", *arrays.values())
+    arrays, more = optimizer_call(name).arrays, by_hand(OPTIMIZERS[name], 1) | {"t": t}
+    refuses(lambda: getattr(functional, name)(**arrays, lr=0.1, **more), "t must be ", *arrays.values())
 
 
 @pytest.mark.parametrize("grad_scale", [np.nan, np.inf, -np.inf, "1", None, np.ones(3), [1.0]], ids=str)

@@ -7,11 +7,12 @@ import gc
 
 import numpy as np
 import pytest
-from conftest import values_of
+from conftest import by_hand, values_of
 
 import fastopt
 from fastopt import functional
-from fastopt.optimizers import OPTIMIZERS, Choice, Flag, Number
+from fastopt.hyper import Choice, Flag, Number
+from fastopt.optimizers import OPTIMIZERS
 
 STEPS_TAKEN = 4
 COUNTING = [name for name, cls in OPTIMIZERS.items() if cls.counts_steps]
@@ -23,8 +24,13 @@ def arrays_for(rule, rng, n=33, dtype=np.float64):
     return [param, grad, *(abs(state) for state in states)]
 
 
+def computed(cls):
+    """What the class works out, and a prepared step asks for."""
+    return {key: value for key, value in by_hand(cls, 1).items() if key != "t"}
+
+
 def prepare(rule, arrays, **more):
-    return fastopt.plan(rule.name, *arrays, **rule.hyper, **more)
+    return fastopt.plan(rule.name, *arrays, **computed(rule.cls), **rule.hyper, **more)
 
 
 def new_gradients(rng, arrays):
@@ -61,7 +67,7 @@ def test_plan_and_class_have_the_same_bits(rule, n, rng, same_bits):
     optimizer = rule.make(of_class)
     states = [np.zeros(n) for _ in rule.states]
     undampened = {"dampening": 0.0} if "dampening" in rule.hyper else {}
-    step = fastopt.plan(rule.name, param, grad, *states, **rule.hyper | undampened)
+    step = fastopt.plan(rule.name, param, grad, *states, **computed(rule.cls), **rule.hyper | undampened)
     step()
     optimizer.step(grad)
     for _ in range(STEPS_TAKEN):
@@ -74,9 +80,8 @@ def test_plan_and_class_have_the_same_bits(rule, n, rng, same_bits):
 def test_defaults_are_those_of_the_function(any_rule, rng, same_bits):
     arrays = arrays_for(any_rule, rng)
     other = [a.copy() for a in arrays]
-    fastopt.plan(any_rule.name, *arrays, lr=0.1)()
-    counter = {"t": 1} if any_rule.cls.counts_steps else {}
-    getattr(functional, any_rule.name)(*other, lr=0.1, **counter)
+    fastopt.plan(any_rule.name, *arrays, lr=0.1, **computed(any_rule.cls))()
+    getattr(functional, any_rule.name)(*other, lr=0.1, **by_hand(any_rule.cls, 1))
     check_pair(arrays, other, same_bits)
 
 
@@ -106,29 +111,28 @@ def test_what_is_given_holds_from_then_on(any_rule, rng, same_bits):
         hyper |= {key: value}
         for _ in range(2):
             t += 1
-            counter = {"t": t} if any_rule.cls.counts_steps else {}
-            getattr(functional, any_rule.name)(*other, **hyper, **counter)
+            getattr(functional, any_rule.name)(*other, **by_hand(any_rule.cls, t) | hyper)
         check_pair(arrays, other, same_bits)
 
 
 @pytest.mark.parametrize("name", COUNTING)
 def test_the_counter_goes_on_from_what_is_given(name, rng, same_bits):
-    first, other = ([a.copy() for a in rng.standard_normal((4, 9)) ** 2] for _ in range(2))
-    for a, b in zip(first, other, strict=True):
-        a[...] = b
-    step = fastopt.plan(name, *first)
+    cls = OPTIMIZERS[name]
+    first = [*rng.standard_normal((2 + len(cls.state_names()), 9)) ** 2]
+    other = [a.copy() for a in first]
+    step = fastopt.plan(name, *first, **computed(cls))
     for given, t in [({}, 1), ({}, 2), ({"t": 3}, 3), ({}, 4), ({"t": 1}, 1), ({}, 2), ({"t": 2}, 2),
                      ({"t": 10**9}, 10**9), ({}, 10**9 + 1), ({"t": np.int64(5)}, 5), ({}, 6)]:  # fmt: skip
         step(**given)
-        getattr(functional, name)(*other, t=t)
+        getattr(functional, name)(*other, **by_hand(cls, t))
         check_pair(first, other, same_bits)
 
 
 def test_several_changes_at_once(any_rule, rng, same_bits):
     arrays = arrays_for(any_rule, rng)
     other = [a.copy() for a in arrays]
-    counter = {"t": 7} if any_rule.cls.counts_steps else {}
-    fastopt.plan(any_rule.name, *arrays, lr=0.9)(**any_rule.hyper, **counter, grad_scale=0.5)
+    step = fastopt.plan(any_rule.name, *arrays, lr=0.9, **computed(any_rule.cls))
+    step(**any_rule.hyper, **({"t": 7} if any_rule.cls.counts_steps else {}), grad_scale=0.5)
     any_rule.step(*other, t=7, grad_scale=0.5)
     check_pair(arrays, other, same_bits)
 

@@ -100,8 +100,8 @@ def test_class_function_and_reference_have_the_same_defaults(name):
         keywords = inspect.signature(function).parameters.values()
         return {p.name: p.default for p in keywords if p.kind != p.VAR_KEYWORD and p.name != "params"}
 
-    of_class, of_function = defaults(OPTIMIZERS[name]), defaults(getattr(functional, name))
-    arrays = ("param", "grad", *_kernels.STEPS[OPTIMIZERS[name].kernel][0])
+    cls, of_function = OPTIMIZERS[name], defaults(getattr(functional, name))
+    arrays = ("param", "grad", *cls.state_names())
     assert tuple(of_function)[: len(arrays)] == arrays
-    assert {key: of_class[key] for key in OPTIMIZERS[name].hyper_names()}.items() <= of_function.items()
+    assert cls.keywords().items() <= of_function.items()
     assert defaults(getattr(reference, name)).items() <= of_function.items()

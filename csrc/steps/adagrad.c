@@ -4,19 +4,19 @@
 static void adagrad(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adagrad_hyper *h = (const void *)hyper;
-    const real scale = h->grad_scale, l2 = h->weight_decay, lr = h->lr;
-    const real eps = h->eps_mode == EPS_INSIDE ? 0 : h->eps;
-    const real eps_in_root = h->eps_mode == EPS_INSIDE ? h->eps : 0;
+    const real keep = kept_share(h);
+    const real lr = h->lr;
+    const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param, *restrict square_sum = tensor->state[0];
-        const real *restrict grad = tensor->grad;
+        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = seen_gradient(grad[i], param[i], scale, l2);
+            const real g = scale * grad[i];
             const real s = square_sum[i] + g * g;
             square_sum[i] = s;
-            param[i] -= lr * g / (sqrt(s + eps_in_root) + eps);
+            param[i] = keep * param[i] - lr * g / root(s, eps);
         }
     }
 }

@@ -1,34 +1,35 @@
-/* Momentum (Polyak 1964) and Nesterov's accelerated gradient, in the two forms that are in use.
+/* Momentum (Polyak 1964) and Nesterov's accelerated gradient, in the forms that are in use.
  *
- * Both are  v <- rho v + a g;  p <- p - b v - c g:
+ * All are  v <- rho v + a g;  p <- p - b v - c g:
  *
  *                                    a        b        c
  *   gradient in v   plain            1 - tau  lr       0     PyTorch, tau being the dampening
  *                   Nesterov         1 - tau  lr rho   lr    (Sutskever et al. 2013 at constant lr)
  *   step in v       plain            -lr      -1       0     Keras, cs231n, scikit-learn (tau = 0)
  *                   Nesterov         -lr      -rho     lr
+ *                   look-ahead       -lr      0        lr    p being the point w + rho v before, and w after
  */
 #include "step.h"
 
 static void momentum(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct momentum_hyper *h = (const void *)hyper;
-    const real scale = h->grad_scale, l2 = h->weight_decay, rho = h->momentum;
+    const real keep = kept_share(h);
     const double step_of_v = h->lr_in_velocity ? -1 : h->lr;
     const double tau = h->t == 1 ? 0 : h->dampening; /* as in PyTorch, the first gradient enters whole */
-    const real a = (h->lr_in_velocity ? -h->lr : 1) * (1 - tau);
-    const real b = h->nesterov ? step_of_v * h->momentum : step_of_v;
-    const real c = h->nesterov ? h->lr : 0;
+    const real rho = h->momentum, in_v = (h->lr_in_velocity ? -h->lr : 1) * (1 - tau);
+    const real b = h->look_ahead ? 0 : h->nesterov ? step_of_v * h->momentum : step_of_v;
+    const real c = h->look_ahead || h->nesterov ? h->lr : 0;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param, *restrict velocity = tensor->state[0];
-        const real *restrict grad = tensor->grad;
+        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = seen_gradient(grad[i], param[i], scale, l2);
-            const real v = rho * velocity[i] + a * g;
+            const real g = scale * grad[i];
+            const real v = rho * velocity[i] + in_v * g;
             velocity[i] = v;
-            param[i] = param[i] - b * v - (c != 0 ? c * g : 0); /* 0 * inf would be NaN */
+            param[i] = keep * param[i] - (b != 0 ? b * v : 0) - (c != 0 ? c * g : 0); /* 0 * inf would be NaN */
         }
     }
 }

@@ -4,13 +4,16 @@
 static void sgd(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct sgd_hyper *h = (const void *)hyper;
-    const real scale = h->grad_scale, l2 = h->weight_decay, lr = h->lr;
+    const real keep = kept_share(h);
+    const real lr = h->lr;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param;
-        const real *restrict grad = tensor->grad;
+        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i)
-            param[i] -= lr * seen_gradient(grad[i], param[i], scale, l2);
+        for (size_t i = 0; i < tensor->n; ++i) {
+            const real g = scale * grad[i];
+            param[i] = keep * param[i] - lr * g;
+        }
     }
 }

@@ -1,0 +1,27 @@
+/* Adadelta (Zeiler 2012, algorithm 1), D being the mean of squared steps:
+ *
+ *   G <- decay G + (1 - decay) g^2;  d = sqrt(D + eps) / sqrt(G + eps) g;  D <- decay D + (1 - decay) d^2;  p <- p - lr d
+ */
+#include "step.h"
+
+static void adadelta(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
+{
+    const struct adadelta_hyper *h = (const void *)hyper;
+    const real keep = kept_share(h);
+    const real lr = h->lr, eps = h->eps;
+    const struct average mean = average(h->decay);
+
+    for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
+        real *restrict param = tensor->param, *restrict square_avg = tensor->state[0], *restrict square_step = tensor->state[1];
+        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+#pragma omp simd
+        for (size_t i = 0; i < tensor->n; ++i) {
+            const real g = scale * grad[i];
+            const real s = averaged(mean, square_avg[i], g * g);
+            const real d = sqrt(square_step[i] + eps) / sqrt(s + eps) * g;
+            square_avg[i] = s;
+            square_step[i] = averaged(mean, square_step[i], d * d);
+            param[i] = keep * param[i] - lr * d;
+        }
+    }
+}

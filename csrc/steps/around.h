@@ -1,0 +1,78 @@
+/* What is done around the formula of a step: to a gradient before it, and to a parameter after it. Sums are taken in double, element i in lane i % SUM_LANES of
+ * its block, so that they have the same bits on every instruction set.
+ */
+#ifndef AROUND_H
+#define AROUND_H
+
+#include "step.h"
+
+enum { SUM_LANES = 32 };
+
+/* By halves. */
+static inline double sum_of_lanes(double lane[SUM_LANES])
+{
+    for (int half = SUM_LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l)
+            lane[l] += lane[l + half];
+    return lane[0];
+}
+
+/* The gradient that a step sees: scaled (unscaling a loss, clipping by norm), clipped by value, then with the gradient
+ * of the penalty l1 |param| + l2/2 |param|^2 added. Without a penalty the parameter does not enter, be it infinite. */
+static void see(const struct fastopt_tensor *tensor, const double *hyper, void *seen)
+{
+    const struct fastopt_every_step *h = (const void *)hyper;
+    const real limit = h->clip_value, l1 = h->l1, l2 = h->decoupled ? 0 : h->weight_decay, scale = tensor->grad_scale;
+    const real *restrict param = tensor->param, *restrict grad = tensor->grad;
+    real *restrict out = seen;
+#pragma omp simd
+    for (size_t i = 0; i < tensor->n; ++i) {
+        const real g = scale * grad[i], clipped = g > limit ? limit : g < -limit ? -limit : g;
+        const real decayed = l2 != 0 ? clipped + l2 * param[i] : clipped;
+        out[i] = l1 != 0 ? decayed + l1 * sign_of(param[i]) : decayed;
+    }
+}
+
+/* Of the gradient: the first sum; the second is not used. */
+static void squares_sums(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS])
+{
+    const real *restrict grad = tensor->grad;
+    double lane[SUM_LANES] = {0};
+    size_t start = 0;
+    for (; start + SUM_LANES <= tensor->n; start += SUM_LANES) {
+#pragma omp simd
+        for (int l = 0; l < SUM_LANES; ++l)
+            lane[l] += (double)grad[start + l] * (double)grad[start + l];
+    }
+    for (size_t i = start; i < tensor->n; ++i)
+        lane[i - start] += (double)grad[i] * (double)grad[i];
+    (void)hyper;
+    sums[0] = sum_of_lanes(lane);
+    sums[1] = 0;
+}
+
+/* Max-norm (Srebro & Shraibman 2005): of the incoming weights of each unit, a column. */
+static void constrain(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit)
+{
+    real *param = tensor->param, factor[FASTOPT_STRIP];
+    const size_t columns = tensor->columns, rows = columns ? tensor->n / columns : 0;
+    double sum[FASTOPT_STRIP] = {0};
+    int any = 0;
+    for (size_t row = 0; row < rows; ++row)
+#pragma omp simd
+        for (size_t column = begin; column < end; ++column) {
+            const double p = param[row * columns + column];
+            sum[column - begin] += p * p;
+        }
+    for (size_t column = begin; column < end; ++column) {
+        const double norm = sqrt(sum[column - begin]);
+        factor[column - begin] = norm > limit ? limit / norm : 1;
+        any |= norm > limit;
+    }
+    for (size_t row = 0; any && row < rows; ++row)
+#pragma omp simd
+        for (size_t column = begin; column < end; ++column)
+            param[row * columns + column] *= factor[column - begin];
+}
+
+#endif

@@ -1,0 +1,72 @@
+/* LAMB (You et al. 2020, algorithm 2): Adam's direction, layer by layer in proportion to the parameter's norm:
+ *
+ *   m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
+ *   u = (m / c1) / (sqrt(v / c2) + eps) + decay p;  p <- p - lr |p| / |u| u
+ *
+ * where a norm is 0, |p| / |u| counts as 1. The moments move while the norms are summed up; then the step is taken.
+ */
+#include "around.h"
+
+struct lamb {
+    struct average first, second;
+    struct stabiliser eps;
+    real factor, decay; /* of m / root, and of the parameter */
+};
+
+static struct lamb lamb_constants(const struct lamb_hyper *h)
+{
+    const struct corrections c =
+        h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
+    return (struct lamb){
+        .first = average(h->beta1),
+        .second = average(h->beta2),
+        .eps = stabiliser(h->eps, EPS_OUTSIDE, c.second),
+        .factor = sqrt(c.second) / c.first,
+        .decay = h->decoupled ? h->weight_decay : 0,
+    };
+}
+
+INLINE real lamb_update(struct lamb k, real m, real v, real param)
+{
+    return decayed_direction(k.decay, k.factor * m / root(v, k.eps), param);
+}
+
+static void lamb_sums(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS])
+{
+    const struct lamb k = lamb_constants((const void *)hyper);
+    const real *restrict param = tensor->param, *restrict grad = tensor->grad, scale = tensor->grad_scale;
+    real *restrict m = tensor->state[0], *restrict v = tensor->state[1];
+    double of_param[SUM_LANES] = {0}, of_update[SUM_LANES] = {0};
+    for (size_t start = 0; start < tensor->n; start += SUM_LANES) {
+        const size_t width = tensor->n - start < SUM_LANES ? tensor->n - start : SUM_LANES;
+#pragma omp simd
+        for (size_t l = 0; l < width; ++l) {
+            const size_t i = start + l;
+            const real g = scale * grad[i];
+            const real m_new = averaged(k.first, m[i], g), v_new = averaged(k.second, v[i], g * g);
+            const double p = param[i], u = lamb_update(k, m_new, v_new, param[i]);
+            m[i] = m_new;
+            v[i] = v_new;
+            of_param[l] += p * p;
+            of_update[l] += u * u;
+        }
+    }
+    sums[0] = sum_of_lanes(of_param);
+    sums[1] = sum_of_lanes(of_update);
+}
+
+static void lamb(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
+{
+    const struct lamb_hyper *h = (const void *)hyper;
+    const struct lamb k = lamb_constants(h);
+
+    for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
+        const int both = tensor->sums[0] > 0 && tensor->sums[1] > 0;
+        const real step = both ? h->lr * (sqrt(tensor->sums[0]) / sqrt(tensor->sums[1])) : h->lr;
+        real *restrict param = tensor->param;
+        const real *restrict m = tensor->state[0], *restrict v = tensor->state[1];
+#pragma omp simd
+        for (size_t i = 0; i < tensor->n; ++i)
+            param[i] -= step * lamb_update(k, m[i], v[i], param[i]);
+    }
+}

@@ -1,0 +1,29 @@
+/* Schedule-free AdamW (Defazio et al. 2024, algorithm 1): schedule_free_sgd.c with g / (sqrt(v / c2) + eps) for g,
+ * v <- beta2 v + (1 - beta2) g^2, c2 = 1 - beta2^t. The decay acts at y, on y and z.
+ */
+#include "step.h"
+
+static void schedule_free_adamw(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
+{
+    const struct schedule_free_adamw_hyper *h = (const void *)hyper;
+    const real decay = h->decoupled ? h->weight_decay : 0;
+    const double c2 = corrections(h->beta2, h->beta2, h->t).second;
+    const struct average second = average(h->beta2);
+    const struct stabiliser eps = stabiliser(h->eps, EPS_OUTSIDE, c2);
+    const real c = h->average_weight, rest = 1 - h->average_weight, root_c2 = sqrt(c2);
+    const real lr = h->lr, lr_y = h->lr * (1 - h->beta1 * (1 - h->average_weight));
+
+    for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
+        real *restrict param = tensor->param, *restrict z = tensor->state[0], *restrict v = tensor->state[1];
+        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+#pragma omp simd
+        for (size_t i = 0; i < tensor->n; ++i) {
+            const real g = scale * grad[i];
+            const real v_new = averaged(second, v[i], g * g), old = z[i];
+            const real d = decayed_direction(decay, root_c2 * g / root(v_new, eps), param[i]);
+            v[i] = v_new;
+            z[i] = old - lr * d;
+            param[i] = rest * param[i] + c * old - lr_y * d;
+        }
+    }
+}

@@ -1,0 +1,26 @@
+/* Schedule-free SGD (Defazio et al. 2024, eq. 7-9): gradients are taken at y = (1 - beta) z + beta x, x being the average
+ * of z. The parameter is y; x is not kept, since it follows from y and z. With c, the weight of the new z in x:
+ *
+ *   y <- (1 - c) y + c z - lr (1 - beta (1 - c)) g;  z <- z - lr g
+ */
+#include "step.h"
+
+static void schedule_free_sgd(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
+{
+    const struct schedule_free_sgd_hyper *h = (const void *)hyper;
+    const real decay = h->decoupled ? h->weight_decay : 0;
+    const real c = h->average_weight, rest = 1 - h->average_weight;
+    const real lr = h->lr, lr_y = h->lr * (1 - h->beta * (1 - h->average_weight));
+
+    for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
+        real *restrict param = tensor->param, *restrict z = tensor->state[0];
+        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+#pragma omp simd
+        for (size_t i = 0; i < tensor->n; ++i) {
+            const real g = scale * grad[i];
+            const real d = decayed_direction(decay, g, param[i]), old = z[i];
+            z[i] = old - lr * d;
+            param[i] = rest * param[i] + c * old - lr_y * d;
+        }
+    }
+}
