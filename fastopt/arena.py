@@ -67,7 +67,7 @@ def flatten(params: Arrays) -> Flat:
     What works on all parameters at once then works on one array: a norm over all gradients is
     ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``; an optimizer (whose state lies in blocks
     anyway) may be given ``flat.params`` and ``flat.grads``, or ``flat.param`` and ``flat.grad``, which takes the same
-    steps (with an `eps` above 0).
+    steps (with an `eps` above 0, and but for those that go by norms of arrays: `fastopt.LAMB`, ``max_norm``).
 
     >>> flat = flatten({"w": np.ones((3, 5)), "b": np.zeros(5)})
     >>> flat.params["w"].shape, flat.param.shape

@@ -15,7 +15,8 @@ import numpy as np
 
 import fastopt
 from fastopt import _kernels
-from fastopt.optimizers import OPTIMIZERS, Optimizer
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fastopt.nn import History, Sequential

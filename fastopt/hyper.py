@@ -55,7 +55,7 @@ class Number(Hyper[float]):
 class Limit(Hyper[float | None]):
     """A real number within an interval, or None for no limit: infinity to a kernel."""
 
-    kind = float
+    kind = type(None)  # infinity itself is refused, though it is what may be held
 
     def __init__(self, bounds: str) -> None:
         self.bounds = bounds

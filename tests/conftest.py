@@ -187,6 +187,16 @@ class Rule:
             pytest.skip("its steps go with look_ahead: it has tests of its own")
         return self.cls(params, **self.hyper)
 
+    def states_of(self, param) -> list[np.ndarray]:
+        """State arrays as they begin."""
+        return [a.copy() for a in self.make(param.copy()).state["param"].values()]
+
+    def scalars_of(self, optimizer) -> dict[str, Any]:
+        """What the class has worked out for its next step, and the functional form asks for."""
+        (cell,) = optimizer._cells
+        hyper = {key: optimizer._in_cell(cell, key) for key in self.cls.hyper_names()}
+        return optimizer._compute(hyper, cell.scalars, optimizer.t + 1)[0]
+
     def step(self, param, grad, *states, t: int, **more) -> None:
         """The functional form."""
         getattr(functional, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)

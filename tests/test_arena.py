@@ -126,6 +126,8 @@ def train(optimizer, flat, all_grads, grads_of):
 
 def test_steps_have_the_same_bits_flat_or_not(any_rule, isa, dtype, rng, same_bits):
     """On the views, on the block, and on the arrays that were flattened; and the gaps stay zero."""
+    if any_rule.name == "lamb":
+        pytest.skip("its rates go by the norms of arrays")
     params, all_grads = model(rng, dtype), [model(rng, dtype) for _ in range(5)]
     views, block = fastopt.flatten(params), fastopt.flatten(params)
     train(any_rule.make(views.params), views, all_grads, lambda flat: flat.grads)
@@ -145,10 +147,12 @@ def test_steps_have_the_same_bits_flat_or_not(any_rule, isa, dtype, rng, same_bi
 def test_gaps_stay_zero_for_long(name, dtype, rng):
     """So that a norm over the block remains one over the model, at the defaults of each optimizer."""
     flat = fastopt.flatten(model(rng, dtype))
-    optimizer = OPTIMIZERS[name](flat.param, lr=0.1)
+    optimizer = OPTIMIZERS[name](flat.param, lr=0.01)
     for _ in range(1000):
         for grad in flat.grads:
             grad[...] = 1
+        if hasattr(optimizer, "look_ahead"):
+            optimizer.look_ahead()
         optimizer.step(flat.grad)
     assert not gaps(flat.param, flat.params).any()
     assert all(not gaps(a, [a[: flat.param.size]]).any() for a in optimizer.state["param"].values())

@@ -31,8 +31,9 @@ def saved(optimizer):
 
 def test_the_registry_has_every_public_class():
     classes = {cls for cls in vars(optimizers).values() if isinstance(cls, type) and issubclass(cls, fastopt.Optimizer)}
-    assert set(optimizers.OPTIMIZERS.values()) == classes - {fastopt.Optimizer}
-    assert all(getattr(fastopt, cls.__name__) is cls for cls in classes)
+    public = {cls for cls in classes if not cls.__name__.startswith("_")}
+    assert set(optimizers.OPTIMIZERS.values()) == public - {fastopt.Optimizer}
+    assert all(getattr(fastopt, cls.__name__) is cls for cls in public)
 
 
 def test_class_and_function_have_the_same_bits(rule, isa, dtype, rng, same_bits):
@@ -42,9 +43,10 @@ def test_class_and_function_have_the_same_bits(rule, isa, dtype, rng, same_bits)
     optimizer.step(first)
     by_function = [[a.copy(), *map(np.copy, optimizer.state[str(i)].values())] for i, a in enumerate(params)]
     for t, grad in enumerate(grads, start=2):
+        scalars = rule.scalars_of(optimizer)
         optimizer.step(grad, grad_scale=0.5)
         for i, arrays in enumerate(by_function):
-            rule.step(arrays[0], grad[i], *arrays[1:], t=t, grad_scale=0.5)
+            rule.step(arrays[0], grad[i], *arrays[1:], t=t, grad_scale=0.5, **scalars)
     for i, arrays in enumerate(by_function):
         for array, expected in zip([params[i], *optimizer.state[str(i)].values()], arrays, strict=True):
             same_bits(array, expected)
@@ -54,8 +56,8 @@ def test_the_first_step_by_the_reference(rule, rng, close):
     param, grad = rng.standard_normal((2, 33))
     undampened = {"dampening": 0.0} if "dampening" in rule.hyper else {}  # as its docstring says
     first = type(rule)(rule.name, rule.hyper | undampened)
-    expected = first.expected(param, grad, *(np.zeros(33) for _ in rule.states), t=1)
     optimizer = rule.make(param)
+    expected = first.expected(param, grad, *rule.states_of(param), t=1, **rule.scalars_of(optimizer))
     optimizer.step(grad)
     for array, wanted in zip([param, *optimizer.state["param"].values()], expected, strict=True):
         close(array, wanted)
@@ -141,7 +143,8 @@ def test_state_is_named_live_and_like_the_parameters(any_rule, dtype, rng):
             assert (a.dtype, a.shape) == (dtype, shape)
     kept = [a for state in optimizer.state.values() for a in state.values()]
     before = [a.copy() for a in kept]
-    optimizer.step({"w": np.ones((2, 3), dtype), "b": np.ones(4, dtype)})
+    for _ in range(2):
+        optimizer.step({"w": np.ones((2, 3), dtype), "b": np.ones(4, dtype)})
     assert all((a != b).all() for a, b in zip(kept, before, strict=True))
 
 
@@ -168,11 +171,12 @@ def test_a_new_hyperparameter_acts_at_the_next_step(rule, rng, same_bits):
     """An optimizer whose attributes are set one by one goes on like one that was made so."""
     param, (first, second) = rng.standard_normal(20), rng.standard_normal((2, 20))
     changed, made = param.copy(), param.copy()
-    optimizer, other = rule.cls(changed, lr=0.7), rule.make(made)
+    first_lr = rule.hyper["lr"] if rule.name == "rprop" else 0.7  # which fills a state array
+    optimizer, other = rule.cls(changed, lr=first_lr), rule.make(made)
     for key, value in rule.hyper.items():
         setattr(optimizer, key, value)
         assert getattr(optimizer, key) == value
-    assert optimizer.state_dict()["hyper"] == rule.hyper
+    assert rule.hyper.items() <= optimizer.state_dict()["hyper"].items()
     for grad in (first, second):
         optimizer.step(grad)
         other.step(grad)
@@ -180,6 +184,8 @@ def test_a_new_hyperparameter_acts_at_the_next_step(rule, rng, same_bits):
 
 
 def test_a_learning_rate_of_zero_stands_still(any_rule, rng, same_bits):
+    if any_rule.name in ("rprop", "adabound", "amsbound"):
+        pytest.skip("its rates are bounded from below")
     param, *grads = rng.standard_normal((4, 20))
     before = param.copy()
     optimizer = any_rule.make(param)
@@ -205,7 +211,8 @@ def test_repr_is_the_call_that_makes_it(rule):
     assert text.startswith(rule.cls.__name__ + "(")
     assert text.endswith(", t=1)")
     arguments = eval(f"dict{text.removeprefix(rule.cls.__name__)}")
-    assert arguments == rule.hyper | {"t": 1}
+    assert {key: arguments.get(key, rule.cls.keywords()[key]) for key in rule.hyper} == rule.hyper
+    assert {*arguments} - {*rule.hyper} == {"t"}
 
 
 def test_adagrad_begins_where_it_is_told(close, refuses):
@@ -225,10 +232,12 @@ def test_the_minimum_is_found(any_rule):
     """Each rule, at the defaults of its class, goes down the slopes of a bowl."""
     target = np.linspace(-1, 1, 9)
     param = np.zeros(9)
-    optimizer = any_rule.cls(param, lr=0.05)
+    optimizer = any_rule.cls(param, lr=5.0 if any_rule.name == "adadelta" else 0.05)
     losses = []
     for _ in range(300):
         losses.append(np.square(param - target).sum())
+        if hasattr(optimizer, "look_ahead"):
+            optimizer.look_ahead()
         optimizer.step(2 * (param - target))
     assert losses[-1] < 0.05 * losses[0]
 
@@ -267,8 +276,6 @@ def test_what_an_optimizer_does_not_let_you_do():
         optimizer.params = {}
     with pytest.raises(TypeError):
         optimizer.state["w"]["velocity"] = np.zeros(3)
-    with pytest.raises(TypeError, match="state_dict"):
-        copy.copy(optimizer)
     with pytest.raises(TypeError, match=r"fastopt\.Adam"):
         fastopt.Optimizer(np.ones(3))
 
@@ -298,7 +305,9 @@ def test_a_state_dict_is_a_copy(any_rule):
     optimizer = any_rule.make({"w": np.ones(5)})
     optimizer.step({"w": np.ones(5)})
     state_dict = optimizer.state_dict()
-    assert list(state_dict) == ["optimizer", "t", "hyper", "state"]
+    assert list(state_dict) == [
+        "optimizer", "t", "skipped", "hyper", "schedules", "groups", "born", "scalars", "state"
+    ]  # fmt: skip
     before = copy.deepcopy(state_dict)
     optimizer.step({"w": np.ones(5)})
     np.testing.assert_equal(state_dict, before)
@@ -332,7 +341,7 @@ BAD_STATE = {
     "t beyond the integers of a double": (put("t", value=10**400), "t must be in "),
     "bad lr": (put("hyper", "lr", value=np.nan), "lr must be in "),
     "no hyperparameters": (put("hyper", value={}), "hyper must have the keys "),
-    "one too many": (put("hyper", "gamma", value=1.0), "hyper must have the keys "),
+    "one too many": (put("hyper", "omega", value=1.0), "hyper must have the keys "),
     "no parameters": (put("state", value={}), r"state must have the keys \['b', 'w'\], got \[\]"),
     "another parameter": (put("state", "c", value={}), r"state must have the keys \['b', 'w'\]"),
     "another state": (put("state", "b", "extra", value=np.ones(4)), r"state\['b'\] must have the keys "),

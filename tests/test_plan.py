@@ -11,7 +11,7 @@ from conftest import by_hand, values_of
 
 import fastopt
 from fastopt import functional
-from fastopt.hyper import Choice, Flag, Number
+from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.optimizers import OPTIMIZERS
 
 STEPS_TAKEN = 4
@@ -65,14 +65,14 @@ def test_plan_and_class_have_the_same_bits(rule, n, rng, same_bits):
     param, grad = rng.standard_normal((2, n))
     of_class = param.copy()
     optimizer = rule.make(of_class)
-    states = [np.zeros(n) for _ in rule.states]
+    states = rule.states_of(param)
     undampened = {"dampening": 0.0} if "dampening" in rule.hyper else {}
     step = fastopt.plan(rule.name, param, grad, *states, **computed(rule.cls), **rule.hyper | undampened)
-    step()
+    step(**rule.scalars_of(optimizer))
     optimizer.step(grad)
     for _ in range(STEPS_TAKEN):
         grad[...] = rng.standard_normal(n)
-        step(**{key: rule.hyper[key] for key in undampened})
+        step(**{key: rule.hyper[key] for key in undampened}, **rule.scalars_of(optimizer))
         optimizer.step(grad)
     check_pair([param, *states], [of_class, *optimizer.state["param"].values()], same_bits)
 
@@ -178,8 +178,8 @@ def bad_changes(rule):
                 bad = [0, 1, 0.0, 1.0, None, "True", np.nan]
             case Choice():
                 bad = ["hats", "", None, 0, 0.0, True]
-            case Number():
-                bad = [-1, np.nan, np.inf, -np.inf, 1e39, "0.5", None, [0.1]]
+            case Number() | Limit() as declared:
+                bad = [-1, np.nan, np.inf, -np.inf, 1e39, "0.5", [0.1], *[None] * isinstance(declared, Number)]
         yield from ((key, value) for value in bad)
     yield from (("grad_scale", value) for value in (np.nan, np.inf, 1e39, "1", None, [1.0]))
     if rule.cls.counts_steps:
@@ -205,7 +205,7 @@ def test_a_bad_change_changes_nothing(any_rule, rng, refuses, same_bits):
     check_pair(arrays, other, same_bits)
 
 
-@pytest.mark.parametrize("key", ["learning_rate", "T", "param", "decoupled", ""])
+@pytest.mark.parametrize("key", ["learning_rate", "T", "param", "clip_norm", ""])
 def test_an_unknown_change(any_rule, key, rng, refuses):
     arrays = arrays_for(any_rule, rng)
     step = prepare(any_rule, arrays)
@@ -220,15 +220,16 @@ def test_a_bad_plan(any_rule, rng, refuses):
     arrays = arrays_for(any_rule, rng)
     for key, value in bad_changes(any_rule):
         if key != "t":
-            hyper = any_rule.hyper | {key: value}
+            hyper = computed(any_rule.cls) | any_rule.hyper | {key: value}
             refuses(lambda hyper=hyper: fastopt.plan(any_rule.name, *arrays, **hyper), f"{key} must be ", *arrays)
 
 
-@pytest.mark.parametrize("key", ["learning_rate", "t", "decoupled"])
+@pytest.mark.parametrize("key", ["learning_rate", "t", "clip_norm"])
 def test_an_unknown_keyword_of_a_plan(any_rule, key, rng, refuses):
     arrays = arrays_for(any_rule, rng)
-    message = f"{any_rule.name} has no keyword {key}; it takes lr, "
-    refuses(lambda: fastopt.plan(any_rule.name, *arrays, lr=0.1, **{key: 1}), message, *arrays)
+    message = f"{any_rule.name} has no keyword {key}; it takes .*lr, "
+    keywords = {"lr": 0.1, **computed(any_rule.cls), key: 1}
+    refuses(lambda: fastopt.plan(any_rule.name, *arrays, **keywords), message, *arrays)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum"])

@@ -339,6 +339,8 @@ def test_layers_have_the_same_bits(kernel, isa, dtype, same_bits):
 
 def test_many_more_threads_than_cores(any_rule, same_bits):
     """In a process of its own, which then has them; each finds its work or finds it done."""
+    if hasattr(any_rule.cls, "look_ahead"):
+        pytest.skip("momentum's kernel")
     code = f"""
 import numpy as np
 import fastopt

@@ -20,7 +20,7 @@ from fastopt.nn.init import Initializer
 from fastopt.nn.layers import Composite, Grads, Layer, Shape
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory, Workspace
-from fastopt.optimizers import Optimizer
+from fastopt.optimizer import Optimizer
 
 
 class Sequential(Composite):

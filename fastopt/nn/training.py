@@ -22,7 +22,8 @@ from fastopt.checks import Array
 from fastopt.nn.callbacks import Callback
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
-from fastopt.optimizers import OPTIMIZERS, Optimizer
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fastopt.nn.layers import Grads
