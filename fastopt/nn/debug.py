@@ -29,7 +29,8 @@ from fastopt.nn.layers import Dropout, Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.monitor import figure
 from fastopt.nn.training import accuracy, are_labels, loss_of, samples
-from fastopt.optimizers import SGD, Adam, Optimizer
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import SGD, Adam
 
 if TYPE_CHECKING:
     from fastopt.nn.model import Sequential

@@ -15,7 +15,8 @@ from fastopt.checks import Array
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.monitor import figure
 from fastopt.nn.training import batches, bound, loss_of, samples
-from fastopt.optimizers import OPTIMIZERS, Optimizer
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fastopt.nn.model import Sequential

@@ -23,7 +23,7 @@ from fastopt.nn.callbacks import Callback
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS
+from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 if TYPE_CHECKING:
     from fastopt.nn.layers import Grads
@@ -204,6 +204,8 @@ class Run:
         masses = [self._mass(chosen) for chosen in self._parts]
         total = sum(masses)
         value = right = 0.0
+        if isinstance(self.optimizer, LookAheadNesterov):
+            self.optimizer.look_ahead()
         for i, chosen in enumerate(self._parts):
             inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
             weight = None if self._weight is None else self._weight[chosen]

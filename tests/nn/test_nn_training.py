@@ -172,7 +172,7 @@ def swapped(model):
         (lambda m, x, y: {"epochs": 1.5}, "epochs must be an integer"),
         (lambda m, x, y: {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (lambda m, x, y: {"seed": -1}, "seed must be at least 0"),
-        (lambda m, x, y: {"optimizer": "lion"}, "optimizer must be one of 'sgd'"),
+        (lambda m, x, y: {"optimizer": "lioness"}, "optimizer must be one of 'sgd'"),
         (lambda m, x, y: {"optimizer": "sgd"}, "lr"),
         (lambda m, x, y: {"optimizer": fastopt.Adam(mlp().params)}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": fastopt.Adam(list(m.params.values()))}, "must be bound to model.params"),
