@@ -15,7 +15,15 @@ CONTESTS = {
 }
 
 
-NEWER_LAYERS = "activation_", "group_norm_", "softmax_forward", "softmax_backward", "average_pool_", "embedding_"
+NEWER_LAYERS = (
+    "activation_",
+    "group_norm_",
+    "softmax_forward",
+    "softmax_backward",
+    "average_pool_",
+    "depthwise_",
+    "embedding_",
+)
 
 
 @pytest.mark.parametrize("name", CONTESTS)

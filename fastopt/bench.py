@@ -458,6 +458,23 @@ def average_pool_backward(*shape: int) -> Contest:
     })  # fmt: skip
 
 
+def depthwise_forward(*shape: int) -> Contest:
+    x, weight, y = _normal(*shape), _normal(3, 3, shape[3]), np.empty(shape, np.float32)
+    return Contest("depthwise_forward", str(shape), 2 * x.nbytes, {"x": x, "weight": weight}, {
+        "fastopt": lambda: F.depthwise_forward(x, weight, padding=1, out=y),
+        "NumPy textbook": lambda: reference.depthwise_forward(x, weight, padding=(1, 1)),
+    })  # fmt: skip
+
+
+def depthwise_backward(*shape: int) -> Contest:
+    """Of the input and of the weight."""
+    x, weight, dy, dx = _normal(*shape), _normal(3, 3, shape[3]), _normal(*shape)[::-1].copy(), _normal(*shape)
+    return Contest("depthwise_backward", str(shape), 3 * x.nbytes, {"dy": dy, "x": x, "weight": weight}, {
+        "fastopt": lambda: F.depthwise_backward(dy, x, weight, padding=1, out=dx),
+        "NumPy textbook": lambda: reference.depthwise_backward(dy, x, weight, padding=(1, 1)),
+    })  # fmt: skip
+
+
 def embedding_backward(places: int, count: int, width: int) -> Contest:
     dy, table = _normal(places, width), np.empty((count, width), np.float32)
     entries = np.random.default_rng(0).integers(count, size=places)
@@ -520,6 +537,8 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     softmax_cross_entropy: [(64, 10), (128, 1000)],
     average_pool_forward: _IMAGES,
     average_pool_backward: _IMAGES,
+    depthwise_forward: _IMAGES,
+    depthwise_backward: _IMAGES,
     embedding_backward: [(2048, 1000, 64)],
     max_pool_forward: _IMAGES,
     max_pool_backward: _IMAGES,

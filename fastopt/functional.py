@@ -53,6 +53,8 @@ __all__ = [
     "conv2d_fits",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "depthwise_backward",
+    "depthwise_forward",
     "dropout",
     "dropout_apply",
     "dropout_backward",
@@ -1662,6 +1664,96 @@ def col2im(
     x = checks.output("out", out, columns, shape=tuple(shape), apart_from={"columns": columns})
     _col2im((columns, x), sizes)
     return x
+
+
+# ---- Depthwise convolution ----------------------------------------------------------------------------------
+
+_depthwise_forward = _kernels.Layer("depthwise_forward")
+_depthwise_backward = _kernels.Layer("depthwise_backward")
+_depthwise_weight_backward = _kernels.Layer("depthwise_weight_backward")
+
+
+def depthwise_forward(
+    x: Array, weight: Array, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
+) -> Array:
+    """A convolution of each channel by itself: ``y = Σ x[window]·weight``.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    weight : ndarray (kh, kw, c)
+    stride, padding, dilation : int or (int, int)
+        As in `im2col`.
+    out : ndarray (n, oh, ow, c), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, c)
+        With oh and ow as in `im2col`.
+    """
+    checks.array("x", x, ndim=4)
+    checks.array("weight", weight, dtype=x.dtype, ndim=3)
+    sizes, shape = _depthwise(x.shape, weight, stride, padding, dilation)
+    y = checks.output("out", out, x, shape=shape, apart_from={"x": x, "weight": weight})
+    _depthwise_forward((x, weight, y), sizes)
+    return y
+
+
+def depthwise_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    dweight: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    input_grad: bool = True,
+) -> tuple[Array | None, Array]:
+    """The gradients of `depthwise_forward`.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, c)
+        The gradient with respect to y.
+    x, weight, stride, padding, dilation
+        As there.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+    dweight : ndarray (kh, kw, c), optional
+        Where to write that.
+    input_grad : bool, default True
+        False leaves dx out.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c) or None
+    dweight : ndarray (kh, kw, c)
+    """
+    checks.array("x", x, ndim=4)
+    checks.array("weight", weight, dtype=x.dtype, ndim=3)
+    sizes, shape = _depthwise(x.shape, weight, stride, padding, dilation)
+    checks.array("dy", dy, dtype=x.dtype, shape=shape)
+    inputs = {"dy": dy, "x": x, "weight": weight}
+    dx = checks.output("out", out, x, apart_from=inputs) if checks.flag("input_grad", input_grad) else None
+    written = inputs if dx is None else inputs | {"out": dx}
+    dweight = checks.output("dweight", dweight, weight, apart_from=written)
+    if dx is not None:
+        _depthwise_backward((dy, weight, dx), sizes)
+    _depthwise_weight_backward((dy, x, dweight), sizes)
+    return dx, dweight
+
+
+def _depthwise(
+    shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes that the kernels take, and the shape of y."""
+    if weight.shape[2] != shape[3]:
+        raise ValueError(f"weight must have {shape[3]} channels, got shape {weight.shape}")
+    sizes, patches = _patches(shape, (weight.shape[0], weight.shape[1]), stride, padding, dilation)
+    return sizes, (*patches[:3], shape[3])
 
 
 def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:

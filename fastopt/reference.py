@@ -555,6 +555,29 @@ def col2im(
     return x[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w]
 
 
+def depthwise_forward(
+    x: Array,
+    weight: Array,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+) -> Array:
+    return (im2col(x, weight.shape[:2], stride, padding, dilation) * weight).sum(axis=(3, 4))
+
+
+def depthwise_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+) -> tuple[Array, Array]:
+    size, spread = weight.shape[:2], dy[:, :, :, None, None]
+    dweight = (im2col(x, size, stride, padding, dilation) * spread).sum(axis=(0, 1, 2))
+    return col2im(weight * spread, x.shape, size, stride, padding, dilation), dweight
+
+
 def max_pool_forward(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
     columns = im2col(x, size, stride)
     n, out_h, out_w, _, _, c = columns.shape

@@ -241,6 +241,15 @@ CALLS = STEPS | {
         lambda **arrays: functional.embedding_backward(entries=np.arange(6) % 5, count=6, **arrays),
         {"dy": ramp(6, 4)} | ROWS,
     ),
+    "depthwise_forward": Call(
+        lambda **arrays: functional.depthwise_forward(weight=ramp(2, 3, 2), **arrays),
+        {"x": IMAGE, "out": ramp(1, 3, 1, 2)},
+    ),
+    "depthwise_backward": Call(
+        lambda **arrays: functional.depthwise_backward(x=IMAGE, weight=ramp(2, 3, 2), **arrays),
+        {"dy": ramp(1, 3, 1, 2), "out": IMAGE.copy(), "dweight": ramp(2, 3, 2)},
+        ("out", "dweight"),
+    ),
     "average_pool_forward": Call(
         lambda **arrays: functional.average_pool_forward(size=2, **arrays), {"x": IMAGE, "out": POOLED}
     ),

@@ -39,6 +39,15 @@ def batch_norm_backward(x, shape, how):
     return functional.batch_norm_backward(x(*shape), cache)
 
 
+WINDOW_AROUND = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 3)}
+
+
+def depthwise_backward(x, shape):
+    image, weight = x(*shape), x(3, 2, shape[3])
+    y = functional.depthwise_forward(image, weight, **WINDOW_AROUND)
+    return functional.depthwise_backward(x(*y.shape), image, weight, **WINDOW_AROUND)
+
+
 #: Shapes, and the groups of their channels.
 GROUPS = [
     ((9, 45), 1),
@@ -94,6 +103,9 @@ RUN = {
     ],
     "average_pool_forward": lambda x: [functional.average_pool_forward(x(*SHAPE), **WINDOW)],
     "average_pool_backward": lambda x: [functional.average_pool_backward(x(*POOLED), SHAPE, **WINDOW)],
+    "depthwise_forward": lambda x: [functional.depthwise_forward(x(*SHAPE), x(3, 2, SHAPE[3]), **WINDOW_AROUND)],
+    "depthwise_backward": lambda x: [depthwise_backward(x, SHAPE)[0]],
+    "depthwise_weight_backward": lambda x: [depthwise_backward(x, (1, 4, 7, 45))[1]],
     "embedding_backward": lambda x: [
         functional.embedding_backward(x(n, width), np.arange(n) ** 2 % 17, 17) for n, width in ((70, 1), (70, 37))
     ],

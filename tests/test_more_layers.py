@@ -195,6 +195,62 @@ def test_average_pool(isa, dtype, shape, size, stride, rng, guarded, close):
     close(dx, reference.average_pool_backward(dy.astype(np.float64), shape, size, stride))
 
 
+@pytest.mark.parametrize("channels", [1, 5, 32, 33, 100])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1)),
+        ((2, 3), (2, 1), (0, 2), (1, 1)),
+        ((3, 2), (1, 3), (4, 0), (2, 3)),
+        ((1, 1), (2, 2), (0, 0), (1, 1)),
+        ((2, 2), (1, 1), (5, 6), (1, 1)),
+    ],
+    ids=str,
+)
+def test_depthwise(isa, dtype, size, stride, padding, dilation, channels, rng, guarded, close):
+    x, weight = (
+        rng.standard_normal((3, 7, 8, channels)).astype(dtype),
+        rng.standard_normal((*size, channels)).astype(dtype),
+    )
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    exact = x.astype(np.float64), weight.astype(np.float64)
+    wanted = reference.depthwise_forward(*exact, **options)
+    out = guarded(wanted.astype(dtype), 2)
+    y = functional.depthwise_forward(guarded(x, 1), guarded(weight, 3), out=out, **options)
+    close(y, wanted)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    dx, dweight = functional.depthwise_backward(
+        guarded(dy, 1), x, guarded(weight, 2), out=guarded(x, 3), dweight=guarded(weight, 1), **options
+    )
+    wanted = reference.depthwise_backward(dy.astype(np.float64), *exact, **options)
+    close(dx, wanted[0])
+    close(dweight, wanted[1])
+    assert functional.depthwise_backward(dy, x, weight, input_grad=False, **options)[0] is None
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 4, 4, 0)], ids=str)
+def test_depthwise_of_nothing(shape):
+    x, weight = np.empty(shape), np.empty((3, 3, shape[3]))
+    y = functional.depthwise_forward(x, weight)
+    dx, dweight = functional.depthwise_backward(y, x, weight)
+    assert dx.shape == shape
+    assert not dweight.any()
+
+
+def test_depthwise_refusals(refuses, rng):
+    x, weight = rng.standard_normal((2, 5, 5, 4)), rng.standard_normal((3, 3, 4))
+    forward, backward = functional.depthwise_forward, functional.depthwise_backward
+    refuses(lambda: forward(x, weight[:, :, :3].copy()), "weight must have 4 channels, got shape")
+    refuses(lambda: forward(x, weight[0]), "weight must have 3 dimensions")
+    refuses(lambda: forward(x[0], weight), "x must have 4 dimensions")
+    refuses(lambda: forward(x, weight, dilation=3), "size must be at most that of the padded image")
+    refuses(lambda: backward(x, x, weight), r"dy must have shape \(2, 3, 3, 4\)", x)
+    y = forward(x, weight)
+    refuses(
+        lambda: backward(y, x, weight, dweight=weight), "dweight and weight must not overlap|weight and dweight", weight
+    )
+
+
 @pytest.mark.parametrize("width", [1, 7, 16, 100])
 def test_embedding(isa, dtype, width, rng, guarded, close):
     entries = rng.integers(9, size=(4, 11))

@@ -244,6 +244,15 @@ ROWS = [(LARGE // 8 + 9, 1), (6007, 45), (501, 517), (7, 37_013), (2, 131_075)]
 BATCHES = [(6001, 45), (253, 1061), (130_001, 2), (17, 47, 331), (2, 3, 45_001), (3, 1049, 9, 9)]
 NORMS = [(shape, {"axis": axis, "relu": relu}) for shape in BATCHES for axis, relu in ((1, False), (-1, True))]
 
+WINDOW_AROUND = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 3)}
+
+
+def depthwise_backward(x):
+    image, weight = x(*IMAGES), x(3, 2, IMAGES[3])
+    y = functional.depthwise_forward(image, weight, **WINDOW_AROUND)
+    return functional.depthwise_backward(x(*y.shape), image, weight, **WINDOW_AROUND)
+
+
 #: Shapes, and the groups of their channels.
 GROUPS = [((6007, 45), 1), ((501, 517), 1), ((501, 517), 11), ((17, 47, 331), 331), ((3, 1049, 81), 3)]
 
@@ -297,6 +306,9 @@ RUN = {
     "softmax_backward": lambda x: [functional.softmax_backward(x(*shape), x(*shape)) for shape in ROWS],
     "average_pool_forward": lambda x: [functional.average_pool_forward(x(*IMAGES), **WINDOW)],
     "average_pool_backward": lambda x: [functional.average_pool_backward(x(*POOLED), IMAGES, **WINDOW)],
+    "depthwise_forward": lambda x: [functional.depthwise_forward(x(*IMAGES), x(3, 2, IMAGES[3]), **WINDOW_AROUND)],
+    "depthwise_backward": lambda x: [depthwise_backward(x)[0]],
+    "depthwise_weight_backward": lambda x: [depthwise_backward(x)[1]],
     "embedding_backward": lambda x: [
         functional.embedding_backward(x(n, width), np.arange(n) ** 2 % 17, 17)
         for n, width in ((LARGE // 8, 1), (6007, 45), (501, 517))

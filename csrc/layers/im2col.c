@@ -3,17 +3,8 @@
  *
  * The columns of one kernel row lie side by side in the image as in the patch: they are moved in one run; with gaps
  * between them (dilation), one by one. */
+#include "patches.h"
 #include "share.h"
-
-struct patches {
-    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-};
-
-/* How many places a window has in an image of this length. */
-static int64_t places(int64_t length, int64_t size, int64_t stride, int64_t pad, int64_t dilation)
-{
-    return (length + 2 * pad - dilation * (size - 1) - 1) / stride + 1;
-}
 
 static int64_t between(int64_t low, int64_t x, int64_t high)
 {
