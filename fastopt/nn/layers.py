@@ -261,7 +261,7 @@ class Conv2D(_Affine):
     """A convolution of images (n, h, w, c), with an optional ReLU.
 
     Computed by `fastopt.functional.conv2d`; where that does not fit, or the filters are no multiple of 16, by im2col
-    and a matrix product.
+    and a matrix product; with a filter and a group for each channel, by `fastopt.functional.depthwise_forward`.
 
     Parameters
     ----------
@@ -356,6 +356,8 @@ class Conv2D(_Affine):
     ) -> tuple[Array, Any]:
         if self._is_direct(x.shape):
             return self._direct_forward(x, self._tail(fused, training), counter + len(fused), memory)
+        if self.groups == self.filters == x.shape[3] > 1:
+            return self._depthwise_forward(x, self._tail(fused, training), counter + len(fused), memory)
         n, groups = len(x), self.groups
         if groups > 1:
             x = self._by_group(x, "x", memory)
@@ -409,6 +411,31 @@ class Conv2D(_Affine):
         np.matmul(rows, weight.reshape(-1, self.filters).T, out=columns.reshape(len(rows), -1))
         return F.col2im(columns, x.shape, self.size, self.stride, self.padding, out=dx), grads
 
+    def _depthwise_forward(self, x: Array, tail: _Tail, counter: int, memory: Memory) -> tuple[Array, Any]:
+        y = memory.array("y", (len(x), *self.output_shape(x.shape[1:])), x.dtype)
+        weight = self.params["weight"].reshape(*self.size, self.filters)
+        F.depthwise_forward(x, weight, self.stride, self.padding, dilation=self.dilation, out=y)
+        self._finish(y, tail, counter)
+        return y, (x, None, y, tail)
+
+    def _depthwise_backward(
+        self, dy: Array, x: Array, grads: Grads, memory: Memory, input_grad: bool
+    ) -> tuple[Array | None, Grads]:
+        weight, dweight = (a.reshape(*self.size, self.filters) for a in (self.params["weight"], grads["weight"]))
+        dx = memory.array("dx", x.shape, dy.dtype) if input_grad else None
+        F.depthwise_backward(
+            dy,
+            x,
+            weight,
+            self.stride,
+            self.padding,
+            dilation=self.dilation,
+            input_grad=input_grad,
+            out=dx,
+            dweight=dweight,
+        )
+        return dx, grads
+
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
@@ -419,7 +446,8 @@ class Conv2D(_Affine):
         dweight = memory.grad("weight", weight)
         grads = {"weight": dweight, "bias": dbias}
         if columns is None:
-            return self._direct_backward(dy.reshape(images), shape, grads, memory, input_grad)
+            back = self._direct_backward if groups == 1 else self._depthwise_backward
+            return back(dy.reshape(images), shape, grads, memory, input_grad)
         if groups == 1:
             rows, weights = columns.reshape(len(y), -1), weight.reshape(-1, self.filters)
             np.matmul(rows.T, dy, out=dweight.reshape(weights.shape))

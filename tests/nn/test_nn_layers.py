@@ -27,6 +27,8 @@ CASES = [
     (nn.Conv2D(6, groups=3, size=(3, 2), activation="relu"), (4, 4, 6)),
     (nn.Conv2D(4, groups=4, stride=2), (5, 4, 4)),
     (nn.Conv2D(4, groups=2, padding=1, dilation=(2, 1)), (5, 4, 2)),
+    (nn.Conv2D(4, groups=2, size=(1, 2)), (2, 3, 2)),
+    (nn.Conv2D(3, groups=3, size=(2, 3), padding=1, dilation=(2, 1), activation="relu"), (5, 4, 3)),
     (nn.Conv2D(16), (3, 4, 2)),
     (nn.Conv2D(16, size=2, stride=2, activation="relu"), (3, 5, 2)),
     (nn.Conv2D(32, size=(1, 2), padding=(0, 2)), (2, 3, 1)),
