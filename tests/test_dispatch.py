@@ -126,6 +126,16 @@ RUN = {
     "conv_weight_grad": lambda x: [
         functional.conv2d_weight_grad(x(*SHAPE), x(*COLUMNS[:3], k), (3, 2), (2, 1), (1, 2)) for k in (16, 80)
     ],
+    "winograd_pack": lambda x: [
+        functional.conv2d_input_grad(x(2, 7, 9, 48), x(3, 3, 16, 48), (2, 9, 11, 16), winograd=True)
+    ],
+    "winograd_forward": lambda x: [
+        functional.conv2d(x(2, 9, 11, c), x(3, 3, c, k), x(k), 1, (1, 2), relu=k > 16, winograd=True)
+        for c, k in ((16, 80), (80, 16))
+    ],
+    "winograd_weight_grad": lambda x: [
+        functional.conv2d_weight_grad(x(2, 9, 11, c), x(2, 7, 9, k), 3, winograd=True) for c, k in ((16, 80), (80, 16))
+    ],
     "im2col": lambda x: [functional.im2col(x(*SHAPE), **WINDOW, padding=(1, 2))],
     "stream": lambda x: stream(x(1001)),
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), SHAPE, **WINDOW, padding=(1, 2))],

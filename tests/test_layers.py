@@ -835,6 +835,49 @@ def test_conv2d(isa, dtype, shape, size, filters, stride, padding, rng, guarded,
         np.testing.assert_array_equal(dx, reference.col2im(dcolumns, shape, size, stride, padding))
 
 
+@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (2, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "filters"),
+    [((2, 9, 8, 16), 32), ((1, 3, 3, 48), 16), ((3, 14, 7, 16), 80), ((2, 6, 33, 128), 112), ((0, 5, 5, 16), 16)],
+    ids=str,
+)
+def test_conv2d_by_winograd(isa, dtype, shape, filters, padding, rng, guarded, same_bits):
+    """Of whole numbers that are multiples of 4, so that no sum is rounded."""
+    c = shape[3]
+    x, weight = rng.integers(-9, 9, shape).astype(dtype), 4 * rng.integers(-3, 3, (3, 3, c, filters)).astype(dtype)
+    bias = rng.integers(-99, 99, filters).astype(dtype)
+    expected = functional.conv2d(x, weight, bias, 1, padding)
+    packed = np.ones(functional.packed_shape(weight.shape, winograd=True), dtype)
+    for relu in (False, True):
+        placed = {"out": guarded(expected * 0, 1), "packed": guarded(packed)}
+        arrays = guarded(x, 1), guarded(weight, 2), guarded(bias, 3)
+        y = functional.conv2d(*arrays, 1, padding, relu=relu, winograd=True, **placed)
+        np.testing.assert_array_equal(y, np.maximum(expected, 0) if relu else expected)
+    dy = 4 * rng.integers(-9, 9, expected.shape).astype(dtype)
+    wanted = functional.conv2d_weight_grad(x, dy, 3, 1, padding)
+    placed = {"out": guarded(weight, 1), "sums": guarded(np.ones((16, c, filters), dtype), 2)}
+    actual = functional.conv2d_weight_grad(guarded(x, 3), guarded(dy, 2), 3, 1, padding, winograd=True, **placed)
+    np.testing.assert_array_equal(actual, wanted)
+    wanted = functional.conv2d_input_grad(dy, weight, shape, padding)
+    actual = functional.conv2d_input_grad(dy, weight, shape, padding, winograd=True, out=guarded(x, 3))
+    np.testing.assert_array_equal(actual, wanted)
+
+
+def test_winograd_loses_no_more_digits_than_sums_in_order(isa, rng):
+    x, weight, dy = (normal(rng, shape, np.float64) for shape in ((4, 12, 12, 64), (3, 3, 64, 32), (4, 10, 10, 32)))
+    x += 1
+    own = [a.astype(np.float32) for a in (x, weight, dy)]
+    for function, arrays in (
+        (lambda x, w, dy, **o: functional.conv2d(x, w, **o), (x, weight, dy)),
+        (lambda x, w, dy, **o: functional.conv2d_input_grad(dy, w, x.shape, **o), (x, weight, dy)),
+        (lambda x, w, dy, **o: functional.conv2d_weight_grad(x, dy, 3, **o), (x, weight, dy)),
+    ):
+        exact = function(*arrays)
+        for winograd in (False, True):
+            off = np.abs(function(*own, winograd=winograd) - exact).max() / np.abs(exact).max()
+            assert off < 3e-6
+
+
 def test_conv2d_keeps_nan(isa, dtype):
     x, weight = np.ones((1, 9, 9, 2), dtype), np.ones((3, 3, 2, 16), dtype)
     x[0, 4, 4, 0] = np.nan
@@ -853,6 +896,11 @@ def test_conv2d_of_what_does_not_fit(rng):
         functional.conv2d(x, weight[:, :, 1:].copy(), None, 1, 1)
     with pytest.raises(ValueError, match="a multiple of 16 filters"):
         functional.conv2d_weight_grad(x[:, :, :9].copy(), np.ones((1, 5, 9, 15)), 3, 1, 1)
+    for shape, stride in (((3, 3, 24, 16), 1), ((3, 2, 16, 16), 1), ((3, 3, 16, 16), 2), ((3, 3, 144, 16), 1)):
+        with pytest.raises(ValueError, match="winograd must be False for a weight of shape"):
+            functional.conv2d(np.ones((1, 5, 5, shape[2])), np.ones(shape), None, stride, winograd=True)
+    with pytest.raises(ValueError, match="winograd must be False"):
+        functional.conv2d_weight_grad(np.ones((1, 5, 5, 8)), np.ones((1, 3, 3, 16)), 3, winograd=True)
     with pytest.raises(ValueError, match="padding must be below the weight's size"):
         functional.conv2d_input_grad(np.ones((1, 9, 9, 16)), np.ones((3, 3, 2, 16)), (1, 5, 5, 2), 3)
 

@@ -328,6 +328,15 @@ RUN = {
     "conv_weight_grad": lambda x: [
         functional.conv2d_weight_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2))
     ],
+    "winograd_pack": lambda x: [
+        functional.conv2d_input_grad(x(9, 31, 29, 48), x(3, 3, 80, 48), (9, 33, 31, 80), winograd=True)
+    ],
+    "winograd_forward": lambda x: [
+        functional.conv2d(x(9, 33, 31, 48), x(3, 3, 48, 32), x(32), 1, 1, relu=True, winograd=True)
+    ],
+    "winograd_weight_grad": lambda x: [
+        functional.conv2d_weight_grad(x(9, 33, 31, 80), x(9, 31, 29, 16), 3, winograd=True)
+    ],
     "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],
     "stream": lambda x: stream(x(LARGE // 16 + 3)),

@@ -260,8 +260,9 @@ class Dense(_Affine):
 class Conv2D(_Affine):
     """A convolution of images (n, h, w, c), with an optional ReLU.
 
-    Computed by `fastopt.functional.conv2d`; where that does not fit, or the filters are no multiple of 16, by im2col
-    and a matrix product; with a filter and a group for each channel, by `fastopt.functional.depthwise_forward`.
+    Computed by `fastopt.functional.conv2d`, in float32 by Winograd's products where those fit; where that does not fit,
+    or the filters are no multiple of 16, by im2col and a matrix product; with a filter and a group for each channel, by
+    `fastopt.functional.depthwise_forward`.
 
     Parameters
     ----------
@@ -382,30 +383,46 @@ class Conv2D(_Affine):
         plain = self.groups == 1 and self.dilation == (1, 1) and self.filters % 16 == 0
         return plain and F.conv2d_fits(shape, self.filters, self.size, self.stride, self.padding)
 
+    def _by_winograd(self, x: Array) -> bool:
+        """Whether to compute with fewer products: in float64, digits count more than time."""
+        return x.dtype == np.float32 and F.winograd_fits(self.params["weight"].shape, self.stride)
+
     def _direct_forward(self, x: Array, tail: _Tail, counter: int, memory: Memory) -> tuple[Array, Any]:
-        weight, bias = self.params["weight"], self.params["bias"]
+        weight, bias, winograd = self.params["weight"], self.params["bias"], self._by_winograd(x)
         shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
         y = memory.array("y", (*shape[:3], self.filters), x.dtype)
-        packed = memory.array("packed", F.packed_shape(weight.shape), x.dtype)
-        how = self.stride, self.padding
-        if tail.dropout is None:
-            F.conv2d(x, weight, bias, *how, relu=tail.relu, out=y, packed=packed)
-        else:
-            F.conv2d(x, weight, None, *how, out=y, packed=packed)
+        packed = memory.array("packed", F.packed_shape(weight.shape, winograd=winograd), x.dtype)
+        dropped = tail.dropout is not None
+        F.conv2d(
+            x,
+            weight,
+            None if dropped else bias,
+            self.stride,
+            self.padding,
+            relu=tail.relu and not dropped,
+            winograd=winograd,
+            out=y,
+            packed=packed,
+        )
+        if dropped:
             self._finish(y, tail, counter)
         return y, (x, None, y, tail)
 
     def _direct_backward(
         self, dy: Array, x: Array, grads: Grads, memory: Memory, input_grad: bool
     ) -> tuple[Array | None, Grads]:
-        weight = self.params["weight"]
-        F.conv2d_weight_grad(x, dy, self.size, self.stride, self.padding, out=grads["weight"])
+        weight, winograd = self.params["weight"], self._by_winograd(x)
+        sums = memory.array("sums", (16, *weight.shape[2:]), x.dtype) if winograd else None
+        how = self.size, self.stride, self.padding
+        F.conv2d_weight_grad(x, dy, *how, winograd=winograd, out=grads["weight"], sums=sums)
         if not input_grad:
             return None, grads
         dx = memory.array("dx", x.shape, dy.dtype)
         if self.stride == (1, 1) and self.padding[0] < self.size[0] and self.padding[1] < self.size[1]:
-            packed = memory.array("packed back", F.packed_shape(weight.shape, reverse=True), x.dtype)
-            return F.conv2d_input_grad(dy, weight, x.shape, self.padding, out=dx, packed=packed), grads
+            shape = F.packed_shape(weight.shape, reverse=True, winograd=winograd)
+            packed = memory.array("packed back", shape, x.dtype)
+            F.conv2d_input_grad(dy, weight, x.shape, self.padding, winograd=winograd, out=dx, packed=packed)
+            return dx, grads
         columns = memory.array("columns", F.patches_shape(x.shape, self.size, self.stride, self.padding), dy.dtype)
         rows = dy.reshape(-1, self.filters)
         np.matmul(rows, weight.reshape(-1, self.filters).T, out=columns.reshape(len(rows), -1))

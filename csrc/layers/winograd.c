@@ -1,0 +1,266 @@
+/* Convolution by 3 × 3 weights at stride 1 with 16 products for what takes 36: Winograd's F(2 × 2, 3 × 3) (Lavin & Gray
+ * 2016, sec. 4.1). Tiles of 4 × 4 pixels d overlap by two, and give 2 × 2 of y each:
+ *
+ *   y = A' [sum over c of (G g G') (B' d B)] A        (products by place in the tile)
+ *   B' = 1  0 -1  0     G = 1    0    0     A' = 1  1  1  0
+ *        0  1  1  0         1/2  1/2  1/2        0  1 -1 -1
+ *        0 -1  1  0         1/2 -1/2  1/2
+ *        0  1  0 -1         0    0    1
+ *
+ * and for the weights, dg = G' [sum over tiles of (B' d B) (A dy A')] G. The sums are those of conv.c, one for each of
+ * the 16 places. Channels and filters are multiples of 16 up to MOST_DEEP. */
+#include "lanes.h"
+#include "share.h"
+
+enum { PLACES = 16, TILES = 16, MOST_DEEP = 128, SKEW = FASTOPT_LINE / sizeof(real) };
+/* A plane holds what all tiles have at one place. Planes lie a line further apart than they are large, lest they
+ * compete for the same places in the first-level cache. */
+enum { TRANSFORMED = PLACES * (TILES * MOST_DEEP + SKEW) };
+
+struct tiling {
+    int64_t n, h, w, c, pad_h, pad_w, filters;
+};
+
+static const real zeros[MOST_DEEP];
+
+struct tiles {
+    int64_t out_h, out_w, down, across, count;
+};
+
+static struct tiles all_tiles(const struct tiling *v)
+{
+    struct tiles t = {.out_h = v->h + 2 * v->pad_h - 2, .out_w = v->w + 2 * v->pad_w - 2};
+    t.down = (t.out_h + 1) / 2;
+    t.across = (t.out_w + 1) / 2;
+    t.count = v->n * t.down * t.across;
+    return t;
+}
+
+/* Where `size` × `size` pixels of the images (n, h, w, deep) lie, from (y, x) on: zeros outside. */
+INLINE void locate(const real **pixel, int size, const real *image, int64_t h, int64_t w, int64_t deep, int64_t y,
+                   int64_t x)
+{
+    for (int i = 0; i < size; ++i)
+        for (int j = 0; j < size; ++j) {
+            const int inside = y + i >= 0 && y + i < h && x + j >= 0 && x + j < w;
+            pixel[i * size + j] = inside ? image + ((y + i) * w + x + j) * deep : zeros;
+        }
+}
+
+/* B' d B of a tile's channels [begin, end), to 16 planes. */
+static void transform_input(const real *const *pixel, int64_t begin, int64_t end, real *out, int64_t plane)
+{
+    for (int64_t c = begin; c < end; c += PER_VECTOR, out += PER_VECTOR) {
+        vector t[4][4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            const vector d0 = vector_load(pixel[j] + c), d1 = vector_load(pixel[4 + j] + c);
+            const vector d2 = vector_load(pixel[8 + j] + c), d3 = vector_load(pixel[12 + j] + c);
+            t[0][j] = d0 - d2;
+            t[1][j] = d1 + d2;
+            t[2][j] = d2 - d1;
+            t[3][j] = d1 - d3;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            vector_store(out + (4 * i + 0) * plane, t[i][0] - t[i][2]);
+            vector_store(out + (4 * i + 1) * plane, t[i][1] + t[i][2]);
+            vector_store(out + (4 * i + 2) * plane, t[i][2] - t[i][1]);
+            vector_store(out + (4 * i + 3) * plane, t[i][1] - t[i][3]);
+        }
+    }
+}
+
+/* A dy A' of a tile's filters, to 16 planes. */
+static void transform_output_grad(const real *const *pixel, int64_t filters, real *out, int64_t plane)
+{
+    for (int64_t k = 0; k < filters; k += PER_VECTOR, out += PER_VECTOR) {
+        vector t[4][2];
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+            const vector d0 = vector_load(pixel[j] + k), d1 = vector_load(pixel[2 + j] + k);
+            t[0][j] = d0;
+            t[1][j] = d0 + d1;
+            t[2][j] = d0 - d1;
+            t[3][j] = -d1;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            vector_store(out + (4 * i + 0) * plane, t[i][0]);
+            vector_store(out + (4 * i + 1) * plane, t[i][0] + t[i][1]);
+            vector_store(out + (4 * i + 2) * plane, t[i][0] - t[i][1]);
+            vector_store(out + (4 * i + 3) * plane, -t[i][1]);
+        }
+    }
+}
+
+/* A' m A of some filters, from 16 planes, plus bias, to the tile's pixels of y (null: not there). */
+static void transform_output(const real *in, int64_t plane, const real *bias, int relu, real *const *pixel,
+                             int64_t filters)
+{
+    for (int64_t k = 0; k < filters; k += PER_VECTOR) {
+        vector t[2][4];
+        const vector b = bias ? vector_load(bias + k) : (vector){0};
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            const vector m0 = vector_load(in + j * plane + k), m1 = vector_load(in + (4 + j) * plane + k);
+            const vector m2 = vector_load(in + (8 + j) * plane + k), m3 = vector_load(in + (12 + j) * plane + k);
+            t[0][j] = m0 + m1 + m2;
+            t[1][j] = m1 - m2 - m3;
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+            const vector y0 = t[i][0] + t[i][1] + t[i][2] + b, y1 = t[i][1] - t[i][2] - t[i][3] + b;
+            if (pixel[2 * i])
+                vector_store(pixel[2 * i] + k, relu ? vector_gate(y0, y0) : y0);
+            if (pixel[2 * i + 1])
+                vector_store(pixel[2 * i + 1] + k, relu ? vector_gate(y1, y1) : y1);
+        }
+    }
+}
+
+/* G g G' of weights (3, 3, c, filters): packed (16, ⌈k / LANES⌉, c, LANES). For the gradient of the input, taps are in
+ * reverse order, and c and filters change places. */
+static void winograd_pack(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const real *weight = array[0];
+    real *packed = array[1];
+    const int64_t c = size[0], filters = size[1], reverse = size[2];
+    const int64_t deep = reverse ? filters : c, wide = reverse ? c : filters, parts = (wide + LANES - 1) / LANES;
+    const struct range own = own_range(deep, 1, share);
+    (void)scalar;
+    for (int64_t d = own.begin; d < own.end; ++d)
+        for (int64_t k = 0; k < parts * LANES; ++k) {
+            double g[9], t[12];
+            for (int tap = 0; tap < 9; ++tap) {
+                const int64_t at = reverse ? ((8 - tap) * c + k) * filters + d : (tap * c + d) * filters + k;
+                g[tap] = k < wide ? weight[at] : 0;
+            }
+            for (int j = 0; j < 3; ++j) {
+                t[j] = g[j];
+                t[3 + j] = 0.5 * (g[j] + g[3 + j] + g[6 + j]);
+                t[6 + j] = 0.5 * (g[j] - g[3 + j] + g[6 + j]);
+                t[9 + j] = g[6 + j];
+            }
+            real *out = packed + (k / LANES * deep + d) * LANES + k % LANES;
+            const int64_t plane = parts * deep * LANES;
+            for (int i = 0; i < 4; ++i) {
+                const double *u = t + 3 * i;
+                out[(4 * i + 0) * plane] = u[0];
+                out[(4 * i + 1) * plane] = 0.5 * (u[0] + u[1] + u[2]);
+                out[(4 * i + 2) * plane] = 0.5 * (u[0] - u[1] + u[2]);
+                out[(4 * i + 3) * plane] = u[2];
+            }
+        }
+}
+
+static void winograd_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const struct tiling *v = (const void *)size;
+    const int relu = size[7] != 0;
+    const real *x = array[0], *packed = array[1], *bias = array[2];
+    real *y = array[3];
+    _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLACES * (TILES * LANES + SKEW)];
+    const struct tiles all = all_tiles(v);
+    const int64_t plane = TILES * v->c + SKEW, sum_plane = TILES * LANES + SKEW;
+    const int64_t parts = (v->filters + LANES - 1) / LANES;
+    const struct range own = own_range(all.count, TILES, share);
+    struct product p = {.count = 1, .length = v->c, .step_j = v->c, .step_i = 1, .step_b = LANES, .step_out = LANES};
+    (void)scalar;
+
+    for (int64_t first = own.begin, n; first < own.end; first += n) {
+        real *pixel[TILES][4];
+        n = minimum(own.end - first, TILES);
+        for (int64_t t = 0; t < n; ++t) {
+            const int64_t image = (first + t) / (all.down * all.across), row = (first + t) / all.across % all.down * 2;
+            const int64_t column = (first + t) % all.across * 2;
+            const real *in[16];
+            locate(in, 4, x + image * v->h * v->w * v->c, v->h, v->w, v->c, row - v->pad_h, column - v->pad_w);
+            transform_input(in, 0, v->c, inputs + t * v->c, plane);
+            for (int i = 0; i < 4; ++i) {
+                const int64_t oy = row + i / 2, ox = column + i % 2;
+                const int inside = oy < all.out_h && ox < all.out_w;
+                pixel[t][i] = inside ? y + ((image * all.out_h + oy) * all.out_w + ox) * v->filters : NULL;
+            }
+        }
+        for (int64_t part = 0; part < parts; ++part) {
+            const int64_t width = minimum(v->filters - part * LANES, LANES);
+            for (int64_t place = 0; place < PLACES; ++place)
+                for (int64_t k = 0; k < width; k += p.width) {
+                    p.width = minimum(width - k, WIDE * PER_VECTOR);
+                    p.runs[0].b = packed + (place * parts + part) * v->c * LANES + k;
+                    for (int64_t t = 0; t < n; t += BLOCK) {
+                        p.runs[0].a = inputs + place * plane + t * v->c;
+                        p.out = sums + place * sum_plane + t * LANES + k;
+                        multiply(&p, minimum(n - t, BLOCK));
+                    }
+                }
+            for (int64_t t = 0; t < n; ++t) {
+                real *to[4];
+                for (int i = 0; i < 4; ++i)
+                    to[i] = pixel[t][i] ? pixel[t][i] + part * LANES : NULL;
+                transform_output(sums + t * LANES, sum_plane, bias ? bias + part * LANES : NULL, relu, to, width);
+            }
+        }
+    }
+}
+
+/* dweight, by way of sums (16, c, filters). As many tiles go together as fit. */
+static void winograd_weight_grad(void *const *array, const int64_t *size, const double *scalar,
+                                 struct fastopt_share share)
+{
+    const struct tiling *v = (const void *)size;
+    const real *x = array[0], *dy = array[1];
+    real *dweight = array[2], *sums = array[3];
+    _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], outputs[TRANSFORMED];
+    const struct tiles all = all_tiles(v);
+    const struct range own = own_range(v->c, 16, share);
+    const int64_t c = own.end - own.begin, k = v->filters, deepest = v->c > k ? v->c : k;
+    const int64_t together = TILES * MOST_DEEP / deepest, plane = together * c + SKEW, out_plane = together * k + SKEW;
+    struct product p = {.count = 1, .step_j = 1, .step_i = c, .step_b = k, .step_start = k, .step_out = k};
+    (void)scalar;
+
+    for (int64_t place = 0; place < PLACES; ++place)
+        memset(sums + (place * v->c + own.begin) * k, 0, c * k * sizeof(real));
+    for (int64_t first = 0; first < all.count && c; first += p.length) {
+        p.length = minimum(all.count - first, together);
+        for (int64_t t = 0; t < p.length; ++t) {
+            const int64_t image = (first + t) / (all.down * all.across), row = (first + t) / all.across % all.down * 2;
+            const int64_t column = (first + t) % all.across * 2;
+            const real *in[16];
+            locate(in, 4, x + image * v->h * v->w * v->c, v->h, v->w, v->c, row - v->pad_h, column - v->pad_w);
+            transform_input(in, own.begin, own.end, inputs + t * c, plane);
+            locate(in, 2, dy + image * all.out_h * all.out_w * k, all.out_h, all.out_w, k, row, column);
+            transform_output_grad(in, k, outputs + t * k, out_plane);
+        }
+        for (int64_t place = 0; place < PLACES; ++place)
+            for (int64_t j = 0; j < c; j += BLOCK)
+                for (int64_t at = 0; at < k; at += p.width) {
+                    p.width = minimum(k - at, WIDE * PER_VECTOR);
+                    p.runs[0] = (struct run){inputs + place * plane + j, outputs + place * out_plane + at};
+                    p.start = p.out = sums + (place * v->c + own.begin + j) * k + at;
+                    multiply(&p, minimum(c - j, BLOCK));
+                }
+    }
+    const int64_t whole = v->c * k;
+    for (int64_t i = own.begin * k; i < own.end * k; i += PER_VECTOR) {
+        vector t[3][4];
+        const vector half = (vector){0} + (real)0.5;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            const real *u = sums + i + j * whole;
+            const vector u0 = vector_load(u), u1 = half * vector_load(u + 4 * whole);
+            const vector u2 = half * vector_load(u + 8 * whole), u3 = vector_load(u + 12 * whole);
+            t[0][j] = u0 + u1 + u2;
+            t[1][j] = u1 - u2;
+            t[2][j] = u1 + u2 + u3;
+        }
+#pragma GCC unroll 3
+        for (int tap = 0; tap < 3; ++tap) {
+            const vector t1 = half * t[tap][1], t2 = half * t[tap][2];
+            vector_store(dweight + (3 * tap + 0) * whole + i, t[tap][0] + t1 + t2);
+            vector_store(dweight + (3 * tap + 1) * whole + i, t1 - t2);
+            vector_store(dweight + (3 * tap + 2) * whole + i, t1 + t2 + t[tap][3]);
+        }
+    }
+}
