@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 import os
@@ -118,8 +117,7 @@ def lr_find(
     rng = np.random.default_rng(model.seed if seed is None else checks.integer("seed", seed, 0))
     if isinstance(optimizer, str):
         make = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))]
-        needs_rate = inspect.signature(make).parameters["lr"].default is inspect.Parameter.empty
-        optimizer = make(model.params, **({"lr": low} if needs_rate else {}))
+        optimizer = make(model.params, lr=low)
     optimizer = bound(model, optimizer)
 
     arrays = [*model.params.values(), *model.state.values()]
