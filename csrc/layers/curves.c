@@ -1,6 +1,6 @@
 /* Activations other than ReLU. Elementwise kernels work in place too.
  *
- * Backward sees y of those whose derivative follows from it, else x: the arrays that `sees_output` says. */
+ * Backward sees y of those whose derivative follows from it, the first four; of the others, x. */
 #include "elementary.h"
 #include "share.h"
 
@@ -55,7 +55,7 @@ INLINE real curve_value(enum curve kind, real x, real alpha)
     }
 }
 
-/* The derivative, as seen from y for the first four, else from x. */
+/* The derivative, from y or x. */
 INLINE real curve_slope(enum curve kind, real seen, real alpha)
 {
     switch (kind) {

@@ -26,6 +26,7 @@ struct groups {
     const real *scale, *shift;
     real *dscale, *dshift;
     int64_t pixels, stride, count /* of groups */, width /* of a group */;
+    double weight; /* of an element in a mean */
 };
 
 /* Of each group: high, 1 / sqrt(var + eps) and the mean's distance from high; the sums of u and of u c, where u is c in
@@ -71,29 +72,53 @@ INLINE void sums_along(const real *dy, const real *scale, const real *x, int64_t
     }
 }
 
-/* The same over all pixels, for each of some channels; u is dy in backward. */
-INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t stride, int64_t n, const real *high,
-                      double *sum, double *dot)
+/* The pixels of some channels. Where these are few and all that there are, several pixels pass for one of `wide`
+ * channels, or vectors would stay empty. */
+struct pixels {
+    int64_t rows, wide, stride, rest; /* after the rows, one of `rest` channels */
+};
+
+INLINE struct pixels all_pixels(int64_t pixels, int64_t stride, int64_t channels)
 {
+    const int64_t together = stride == channels && channels < CHUNK / 2 ? CHUNK / 2 / channels : 1;
+    return (struct pixels){pixels / together, together * channels, together * stride, pixels % together * channels};
+}
+
+/* Of n values, as many as are wide. */
+static void repeat(real *value, int64_t n, int64_t wide)
+{
+    for (int64_t j = n; j < wide; ++j)
+        value[j] = value[j - n];
+}
+
+/* The same over all pixels, for each of some channels; u is dy in backward. */
+INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t stride, int64_t n, real *high, double *sum,
+                      double *dot)
+{
+    const struct pixels all = all_pixels(pixels, stride, n);
     real some_sum[CHUNK], some_dot[CHUNK];
+    repeat(high, n, all.wide);
     for (int64_t j = 0; j < n; ++j)
         sum[j] = dot[j] = 0;
-    for (int64_t p = 0; p < pixels;) {
-        const int64_t end = smaller(pixels, p + ADD_TO_DOUBLE);
-        for (int64_t j = 0; j < n; ++j)
+    for (int64_t row = 0; row <= all.rows;) {
+        const int64_t end = smaller(all.rows + 1, row + ADD_TO_DOUBLE);
+        for (int64_t j = 0; j < all.wide; ++j)
             some_sum[j] = some_dot[j] = 0;
-        for (; p < end; ++p)
+        for (; row < end; ++row) {
+            const int64_t at = row * all.stride, width = row < all.rows ? all.wide : all.rest;
 #pragma omp simd
-            for (int64_t j = 0; j < n; ++j) {
-                const real c = x[p * stride + j] - high[j], u = dy ? dy[p * stride + j] : c;
+            for (int64_t j = 0; j < width; ++j) {
+                const real c = x[at + j] - high[j], u = dy ? dy[at + j] : c;
                 some_sum[j] += u;
                 some_dot[j] += u * c;
             }
-#pragma omp simd
-        for (int64_t j = 0; j < n; ++j) {
-            sum[j] += some_sum[j];
-            dot[j] += some_dot[j];
         }
+        for (int64_t k = 0; k < all.wide; k += n)
+#pragma omp simd
+            for (int64_t j = 0; j < n; ++j) {
+                sum[j] += some_sum[k + j];
+                dot[j] += some_dot[k + j];
+            }
     }
 }
 
@@ -101,6 +126,19 @@ INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t str
 INLINE int is_line(const struct groups *t)
 {
     return t->pixels == 1 && t->count == 1;
+}
+
+/* The group of each of some channels, from number `first` on. */
+static void groups_of(const struct groups *t, int64_t first, int64_t n, int64_t *group)
+{
+    int64_t g = first / t->width, left = (g + 1) * t->width - first;
+    for (int64_t j = 0; j < n; ++j, --left) {
+        if (left == 0) {
+            ++g;
+            left = t->width;
+        }
+        group[j] = g;
+    }
 }
 
 /* The sums of c and c c of each group. */
@@ -116,13 +154,15 @@ static void forward_sums(const struct groups *t, struct moments *m)
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK];
         double sum[CHUNK], dot[CHUNK];
+        int64_t group[CHUNK];
         n = smaller(all - first, CHUNK);
+        groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j)
-            high[j] = m->high[(first + j) / t->width];
+            high[j] = m->high[group[j]];
         sums_down(NULL, t->x + first, t->pixels, t->stride, n, high, sum, dot);
         for (int64_t j = 0; j < n; ++j) {
-            m->sum[(first + j) / t->width] += sum[j];
-            m->dot[(first + j) / t->width] += dot[j];
+            m->sum[group[j]] += sum[j];
+            m->dot[group[j]] += dot[j];
         }
     }
 }
@@ -141,12 +181,14 @@ static void backward_sums(const struct groups *t, struct moments *m)
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK];
         double sum[CHUNK], dot[CHUNK];
+        int64_t group[CHUNK];
         n = smaller(all - first, CHUNK);
+        groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j)
-            high[j] = m->high[(first + j) / t->width];
+            high[j] = m->high[group[j]];
         sums_down(t->dy + first, t->x + first, t->pixels, t->stride, n, high, sum, dot);
         for (int64_t j = 0; j < n; ++j) {
-            const int64_t g = (first + j) / t->width;
+            const int64_t g = group[j];
             const double product = (dot[j] - m->off[g] * sum[j]) * m->inv_std[g];
             const double factor = t->scale ? t->scale[first + j] : 1;
             m->sum[g] += factor * sum[j];
@@ -175,20 +217,25 @@ static void write_y(const struct groups *t, const struct moments *m)
     const int64_t all = t->count * t->width;
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK], inv_std[CHUNK], minus[CHUNK], scale[CHUNK], shift[CHUNK];
+        int64_t group[CHUNK];
         n = smaller(all - first, CHUNK);
+        groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j) {
-            const int64_t g = (first + j) / t->width;
+            const int64_t g = group[j];
             high[j] = m->high[g];
             inv_std[j] = m->inv_std[g];
             minus[j] = -m->off[g] * m->inv_std[g];
             scale[j] = t->scale ? t->scale[first + j] : 1;
             shift[j] = t->shift ? t->shift[first + j] : 0;
         }
+        const struct pixels pixels = all_pixels(t->pixels, t->stride, n);
+        for (int i = 0; i < 5; ++i)
+            repeat((real *[]){high, inv_std, minus, scale, shift}[i], n, pixels.wide);
         const real *x = t->x + first;
         real *y = t->y + first;
-        for (int64_t p = 0; p < t->pixels; ++p, x += t->stride, y += t->stride)
+        for (int64_t row = 0; row <= pixels.rows; ++row, x += pixels.stride, y += pixels.stride)
 #pragma omp simd
-            for (int64_t j = 0; j < n; ++j)
+            for (int64_t j = 0; j < (row < pixels.rows ? pixels.wide : pixels.rest); ++j)
                 y[j] = ((x[j] - high[j]) * inv_std[j] + minus[j]) * scale[j] + shift[j];
     }
 }
@@ -200,9 +247,8 @@ struct slant {
 
 INLINE struct slant slant_of(const struct groups *t, const struct moments *m, int64_t g, real scale)
 {
-    const double inv_std = m->inv_std[g], weight = 1 / ((double)t->pixels * t->width);
-    const double slope = inv_std * inv_std * m->dot[g] * weight;
-    return (struct slant){scale * inv_std, slope, m->off[g] * slope - inv_std * m->sum[g] * weight};
+    const double inv_std = m->inv_std[g], slope = inv_std * inv_std * m->dot[g] * t->weight;
+    return (struct slant){scale * inv_std, slope, m->off[g] * slope - inv_std * m->sum[g] * t->weight};
 }
 
 /* dx of a row that is one group, and its part of dscale and dshift. */
@@ -228,20 +274,24 @@ static void write_dx(const struct groups *t, const struct moments *m)
     const int64_t all = t->count * t->width;
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK], factor[CHUNK], slope[CHUNK], offset[CHUNK];
+        int64_t group[CHUNK];
         n = smaller(all - first, CHUNK);
+        groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j) {
-            const int64_t g = (first + j) / t->width;
-            const struct slant k = slant_of(t, m, g, t->scale ? t->scale[first + j] : 1);
-            high[j] = m->high[g];
+            const struct slant k = slant_of(t, m, group[j], t->scale ? t->scale[first + j] : 1);
+            high[j] = m->high[group[j]];
             factor[j] = k.factor;
             slope[j] = k.slope;
             offset[j] = k.offset;
         }
+        const struct pixels pixels = all_pixels(t->pixels, t->stride, n);
+        for (int i = 0; i < 4; ++i)
+            repeat((real *[]){high, factor, slope, offset}[i], n, pixels.wide);
         const real *dy = t->dy + first, *x = t->x + first;
         real *dx = t->y + first;
-        for (int64_t p = 0; p < t->pixels; ++p, dy += t->stride, x += t->stride, dx += t->stride)
+        for (int64_t row = 0; row <= pixels.rows; ++row, dy += pixels.stride, x += pixels.stride, dx += pixels.stride)
 #pragma omp simd
-            for (int64_t j = 0; j < n; ++j)
+            for (int64_t j = 0; j < (row < pixels.rows ? pixels.wide : pixels.rest); ++j)
                 dx[j] = dy[j] * factor[j] - (x[j] - high[j]) * slope[j] + offset[j];
     }
 }
@@ -340,7 +390,8 @@ static void group_norm_backward(void *const *array, const int64_t *size, const d
                                      .pixels = s->pixels,
                                      .stride = s->channels,
                                      .count = count,
-                                     .width = width};
+                                     .width = width,
+                                     .weight = 1 / ((double)s->pixels * width)};
             struct moments m;
             for (int64_t g = 0; g < count; ++g) {
                 m.high[g] = mean[g];
