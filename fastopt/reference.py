@@ -6,9 +6,9 @@ Names, arguments and defaults are those of `fastopt.functional`; a step returns 
 
 from __future__ import annotations
 
-import math
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 

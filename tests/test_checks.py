@@ -11,7 +11,7 @@ import pytest
 from conftest import by_hand
 
 import fastopt
-from fastopt import _kernels, checks, functional
+from fastopt import checks, functional
 from fastopt.hyper import Choice, Flag, Limit
 from fastopt.optimizers import OPTIMIZERS
 

@@ -80,7 +80,8 @@ struct pixels {
 
 INLINE struct pixels all_pixels(int64_t pixels, int64_t stride, int64_t channels)
 {
-    const int64_t together = stride == channels && channels < CHUNK / 2 ? CHUNK / 2 / channels : 1;
+    const int64_t fit = stride == channels && channels < CHUNK / 2 ? CHUNK / 2 / channels : 1;
+    const int64_t together = smaller(fit, pixels);
     return (struct pixels){pixels / together, together * channels, together * stride, pixels % together * channels};
 }
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.nn import text
 
 
 class Initializer:
@@ -47,7 +48,7 @@ class Initializer:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.config().items())})"
+        return text.call(type(self), self.config())
 
 
 class Constant(Initializer):

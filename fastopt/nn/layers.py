@@ -19,6 +19,7 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn import init as initial
+from fastopt.nn import text
 from fastopt.nn.init import Bias, Init
 from fastopt.nn.memory import FRESH, Memory
 
@@ -107,8 +108,7 @@ class Layer:
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config().items())
-        return f"{type(self).__name__}({arguments})"
+        return text.call(type(self), self.config())
 
 
 class Composite(Layer):
@@ -308,8 +308,7 @@ class Conv2D(_Affine):
         self.dilation = checks.pair("dilation", dilation, 1)
         if isinstance(padding, str):
             same = checks.choice("padding", padding, ("same", "valid")) == "same"
-            (kh, kw), (dh, dw) = self.size, self.dilation
-            padding = ((dh * (kh - 1) + 1) // 2, (dw * (kw - 1) + 1) // 2) if same else 0
+            padding = self._same_padding() if same else 0
         self.padding = checks.pair("padding", padding, 0)
         self.groups = checks.integer("groups", groups, 1)
         if self.filters % self.groups:
@@ -328,6 +327,13 @@ class Conv2D(_Affine):
             raise ValueError(f"groups must divide the number of channels, {input_shape[2]}, got {self.groups}")
         patches = F.patches_shape((1, *input_shape), self.size, self.stride, self.padding, self.dilation)
         return (*patches[1:3], self.filters)
+
+    def _same_padding(self) -> tuple[int, int]:
+        (kh, kw), (dh, dw) = self.size, self.dilation
+        return (dh * (kh - 1) + 1) // 2, (dw * (kw - 1) + 1) // 2
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | ({"padding": "same"} if self.padding == self._same_padding() else {})
 
     def _by_group(self, images: Array, name: str, memory: Memory) -> Array:
         """Images (n, h, w, groups · c) as (groups · n, h, w, c)."""
@@ -498,6 +504,9 @@ class MaxPool2D(Layer):
         super().__init__()
         self.size = checks.pair("size", size, 1)
         self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | ({"stride": None} if self.stride == self.size else {})
 
     def output_shape(self, input_shape: Shape) -> Shape:
         check_images(self, input_shape)

@@ -20,6 +20,7 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.functional import softmax_cross_entropy
+from fastopt.nn import text
 
 __all__ = [
     "L1",
@@ -72,8 +73,7 @@ class _MeanLoss:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={getattr(self, name)!r}" for name in inspect.signature(type(self)).parameters)
-        return f"{type(self).__name__}({arguments})"
+        return text.call(type(self), {name: getattr(self, name) for name in inspect.signature(type(self)).parameters})
 
 
 def _numbers(name: str, value: Any, shape: tuple[int, ...], low: float = -np.inf, high: float = np.inf) -> Array:

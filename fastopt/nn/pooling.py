@@ -26,6 +26,9 @@ class AveragePool2D(Layer):
         self.size = checks.pair("size", size, 1)
         self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
 
+    def config(self) -> dict[str, Any]:
+        return super().config() | ({"stride": None} if self.stride == self.size else {})
+
     def output_shape(self, input_shape: Shape) -> Shape:
         check_images(self, input_shape)
         return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])

@@ -116,7 +116,7 @@ def test_every_layer_class_has_a_case():
     assert ours - WITHOUT == {type(layer).__name__ for layer, *_ in CASES}
 
 
-@pytest.mark.parametrize(("layer", "shape", "theirs"), CASES, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("layer", "shape", "theirs"), CASES, ids=[f"{case[0]!r}-{case[1]}" for case in CASES])
 def test_beside_torch(torch, layer, shape, theirs, rng):
     layer = copy.deepcopy(layer)
     layer.build(shape, rng, np.dtype(np.float64))

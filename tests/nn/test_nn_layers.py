@@ -254,6 +254,41 @@ def test_configuration_makes_the_same_layer(case):
         assert twin.output_shape(shape) == layer.output_shape(shape)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "Dense(5)",
+        "Dense(5, activation='relu', init='xavier', bias_init=0.5)",
+        "Dense(2, init=Orthogonal(gain=2.0), bias_init=[1.0, 2.0])",
+        "Conv2D(4)",
+        "Conv2D(4, size=(2, 3), stride=(2, 1), padding=(0, 0), dilation=(2, 2), groups=2)",
+        "MaxPool2D()",
+        "AveragePool2D(size=(3, 3), stride=(1, 1))",
+        "Dropout(0.5)",
+        "GroupNorm(4, eps=0.01)",
+        "WeightNorm(Dense(3))",
+        "Residual(Conv2D(8), shortcut=Conv2D(8, size=(1, 1)), activation=None)",
+        "Flatten()",
+    ],
+)
+def test_repr_reads_like_the_code(code):
+    assert repr(eval(code, vars(nn).copy())) == code
+
+
+def test_without_the_gradient_of_the_input(case, rng, same_bits):
+    layer, shape = case
+    if not layer.may_skip_input_grad:
+        return
+    x, dy = inputs(layer, rng, N, *shape), rng.normal(size=(N, *layer.output_shape(shape)))
+    _, cache = layer.forward(x, training=True)
+    wanted = layer.backward(dy, cache)[1]
+    dx, grads = layer.backward(dy, layer.forward(x, training=True)[1], input_grad=False)
+    assert dx is None
+    assert set(grads) == set(wanted)
+    for name, grad in grads.items():
+        same_bits(grad, wanted[name])
+
+
 def test_initial_weights_have_the_declared_variance(rng):
     for init, fans in (("he", lambda i, o: 2 / i), ("xavier", lambda i, o: 2 / (i + o))):
         for layer, shape, fan_in, fan_out in (
