@@ -511,6 +511,34 @@ def instance_norm_forward(x, scale=1.0, shift=0.0, *, eps=1e-5):
     return group_norm_forward(x, x.shape[-1], scale, shift, eps=eps)
 
 
+# ---- Weight norm, decorrelated batch norm -------------------------------------------------------------------
+
+
+def weight_norm_forward(direction: Array, gain: Array) -> Array:
+    return gain * direction / np.sqrt((direction**2).sum(axis=tuple(range(direction.ndim - 1))))
+
+
+def weight_norm_backward(dweight: Array, direction: Array, gain: Array) -> tuple[Array, Array]:
+    """Returns ddirection, dgain (Salimans & Kingma 2016, eq. 3)."""
+    axes = tuple(range(direction.ndim - 1))
+    norm = np.sqrt((direction**2).sum(axis=axes))
+    dgain = (dweight * direction).sum(axis=axes) / norm
+    return gain / norm * dweight - gain * dgain / norm**2 * direction, dgain
+
+
+def decorrelated_batch_norm_forward(x: Array, size: int, scale=1.0, shift=0.0, *, eps=1e-5):
+    """Returns y, mean (channels,) and the whitening matrices (groups, size, size); x is (…, channels)."""
+    rows = x.reshape(-1, x.shape[-1])
+    mean = rows.mean(axis=0)
+    groups = (rows - mean).reshape(len(rows), -1, size)
+    white, matrices = np.empty_like(groups), []
+    for g in range(groups.shape[1]):
+        values, vectors = np.linalg.eigh(groups[:, g].T @ groups[:, g] / len(rows) + eps * np.eye(size))
+        matrices.append(vectors @ np.diag(values**-0.5) @ vectors.T)
+        white[:, g] = groups[:, g] @ matrices[-1]
+    return scale * white.reshape(x.shape) + shift, mean, np.array(matrices)
+
+
 # ---- Embedding ----------------------------------------------------------------------------------------------
 
 
@@ -553,6 +581,21 @@ def col2im(
             cols = slice(left, left + out_w * stride[1], stride[1])
             x[:, rows, cols] += columns[:, :, :, ky, kx]
     return x[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w]
+
+
+def conv2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Array:
+    """weight is (kh, kw, channels / groups, filters)."""
+    columns = im2col(x, weight.shape[:2], stride, padding, dilation)
+    parts = zip(np.split(columns, groups, axis=-1), np.split(weight, groups, axis=-1), strict=True)
+    return np.concatenate([np.einsum("nyxhwc,hwcf->nyxf", *part) for part in parts], axis=-1) + bias
 
 
 def depthwise_forward(

@@ -405,6 +405,53 @@ def test_embedding_of_what_is_no_entry(x, rng):
         layer.forward(np.array(x))
 
 
+# ---- References -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [case for case in CASES if type(case[0]) is nn.Conv2D], ids=lambda value: repr(value)
+)
+def test_convolution_is_the_reference(layer, shape, rng, close):
+    layer = copy.deepcopy(layer)
+    layer.build(shape, rng, np.dtype(np.float64))
+    x = rng.normal(size=(N, *shape))
+    how = layer.stride, layer.padding, layer.dilation, layer.groups
+    wanted = reference.conv2d_forward(x, layer.params["weight"], layer.params["bias"], *how)
+    close(layer.forward(x)[0], np.maximum(wanted, 0) if layer.activation else wanted)
+
+
+def test_weight_norm_is_the_reference(rng, close):
+    layer = nn.WeightNorm(nn.Conv2D(4))
+    layer.build((5, 5, 3), rng, np.dtype(np.float64))
+    for param in layer.params.values():
+        param[...] = rng.normal(size=param.shape)
+    x, dy = rng.normal(size=(N, 5, 5, 3)), rng.normal(size=(N, 5, 5, 4))
+    plain = nn.Conv2D(4)
+    plain.build((5, 5, 3), rng, np.dtype(np.float64))
+    learnt = layer.params["direction"], layer.params["gain"]
+    plain.params["weight"][...] = reference.weight_norm_forward(*learnt)
+    plain.params["bias"][...] = layer.params["layer.bias"]
+    (y, cache), (wanted, plain_cache) = layer.forward(x), plain.forward(x)
+    close(y, wanted)
+    (dx, grads), (wanted, plain_grads) = layer.backward(dy, cache), plain.backward(dy, plain_cache)
+    close(dx, wanted)
+    ddirection, dgain = reference.weight_norm_backward(plain_grads["weight"], *learnt)
+    close(grads["direction"], ddirection)
+    close(grads["gain"], dgain)
+
+
+def test_decorrelated_batch_norm_is_the_reference(rng, close):
+    layer = nn.DecorrelatedBatchNorm(3, eps=0.01, momentum=1.0)
+    layer.build((2, 2, 6), rng, np.dtype(np.float64))
+    for param in layer.params.values():
+        param[...] = rng.normal(size=param.shape)
+    x = rng.normal(size=(10, 2, 2, 6)) @ rng.normal(size=(6, 6)) + 2
+    y, mean, whitening = reference.decorrelated_batch_norm_forward(x, 3, *layer.params.values(), eps=0.01)
+    close(layer.forward(x, training=True)[0], y)
+    close(layer.state["running_mean"], mean)
+    close(layer.state["running_whitening"], whitening)
+
+
 # ---- Dropouts -------------------------------------------------------------------------------------------
 
 
