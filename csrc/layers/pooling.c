@@ -2,40 +2,46 @@
  * channels, so a window's maxima are taken for all channels at once.
  *
  * winner is the place of the maximum in its window, row by row; NaN wins, and the first of equals. */
+#include "lanes.h"
 #include "share.h"
-
-enum { CHANNELS = 16 };
 
 struct pooling {
     int64_t n, h, w, c, size_h, size_w, stride_h, stride_w;
 };
 
-/* The maxima of one window for `width` neighbouring channels. */
-INLINE void window_maxima(const struct pooling *p, const real *corner, real *y, signed_word *winner, int64_t width)
+/* The maxima of one window for a vector of neighbouring channels. */
+INLINE void vector_maxima(const struct pooling *p, int64_t size_h, int64_t size_w, const real *corner, real *y,
+                          signed_word *winner)
 {
-    real best[CHANNELS];
-    signed_word place[CHANNELS];
-#pragma omp simd
-    for (int64_t c = 0; c < width; ++c) {
-        best[c] = corner[c];
-        place[c] = 0;
-    }
-    signed_word number = 0;
+    vector best = vector_load(corner);
+    word_vector place = {0}, number = {0};
+    for (int64_t ky = 0; ky < size_h; ++ky)
+        for (int64_t kx = 0; kx < size_w; ++kx, number += 1) {
+            const vector next = vector_load(corner + (ky * p->w + kx) * p->c);
+            /* not above next, which NaN never is; but NaN once there stays */
+            const word_vector wins = ~(word_vector)(best >= next) & (word_vector)(best == best);
+            best = (vector)(((word_vector)next & wins) | ((word_vector)best & ~wins));
+            place = (number & wins) | (place & ~wins);
+        }
+    vector_store(y, best);
+    *(unaligned_word_vector *)winner = place;
+}
+
+/* The same for one channel. */
+static void maximum(const struct pooling *p, const real *corner, real *y, signed_word *winner)
+{
+    real best = corner[0];
+    signed_word place = 0, number = 0;
     for (int64_t ky = 0; ky < p->size_h; ++ky)
         for (int64_t kx = 0; kx < p->size_w; ++kx, ++number) {
-            const real *candidate = corner + (ky * p->w + kx) * p->c;
-#pragma omp simd
-            for (int64_t c = 0; c < width; ++c) {
-                const real old = best[c], next = candidate[c];
-                const signed_word holder = place[c];
-                /* not above next, which NaN never is; but NaN once there stays */
-                const int wins = !(old >= next) & (old == old);
-                best[c] = wins ? next : old;
-                place[c] = wins ? number : holder;
+            const real next = corner[(ky * p->w + kx) * p->c];
+            if (!(best >= next) && best == best) {
+                best = next;
+                place = number;
             }
         }
-    memcpy(y, best, width * sizeof(real));
-    memcpy(winner, place, width * sizeof *winner);
+    *y = best;
+    *winner = place;
 }
 
 static void max_pool_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
@@ -56,11 +62,31 @@ static void max_pool_forward(void *const *array, const int64_t *size, const doub
             for (int64_t ox = 0; ox < out_w; ++ox, y += p->c, winner += p->c) {
                 const real *corner = x + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;
                 int64_t c = 0;
-                for (; c + CHANNELS <= p->c; c += CHANNELS) /* a constant number: no loop is left */
-                    window_maxima(p, corner + c, y + c, winner + c, CHANNELS);
-                if (c < p->c)
-                    window_maxima(p, corner + c, y + c, winner + c, p->c - c);
+                if (p->size_h == 2 && p->size_w == 2) /* no loop is left */
+                    for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)
+                        vector_maxima(p, 2, 2, corner + c, y + c, winner + c);
+                for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)
+                    vector_maxima(p, p->size_h, p->size_w, corner + c, y + c, winner + c);
+                for (; c < p->c; ++c)
+                    maximum(p, corner + c, y + c, winner + c);
             }
+}
+
+/* dx of one window that no other window overlaps. */
+INLINE void window_gradient(const struct pooling *p, const real *dy, const signed_word *winner, real *corner)
+{
+    int64_t c = 0;
+    for (; c + PER_VECTOR <= p->c; c += PER_VECTOR) {
+        const word_vector d = (word_vector)vector_load(dy + c), won = *(const unaligned_word_vector *)(winner + c);
+        word_vector place = {0};
+        for (int64_t ky = 0; ky < p->size_h; ++ky)
+            for (int64_t kx = 0; kx < p->size_w; ++kx, place += 1)
+                vector_store(corner + (ky * p->w + kx) * p->c + c, (vector)(d & (word_vector)(won == place)));
+    }
+    for (; c < p->c; ++c)
+        for (int64_t ky = 0; ky < p->size_h; ++ky)
+            for (int64_t kx = 0; kx < p->size_w; ++kx)
+                corner[(ky * p->w + kx) * p->c + c] = winner[c] == ky * p->size_w + kx ? dy[c] : 0;
 }
 
 static void max_pool_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
@@ -76,11 +102,18 @@ static void max_pool_backward(void *const *array, const int64_t *size, const dou
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 
-    memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
+    /* Where windows neither overlap nor leave gaps, each pixel of theirs is written once. */
+    const int apart = p->stride_h == p->size_h && p->stride_w == p->size_w;
+    if (!apart || p->h != out_h * p->size_h || p->w != out_w * p->size_w)
+        memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox, dy += p->c, winner += p->c) {
                 real *corner = dx + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;
+                if (apart) {
+                    window_gradient(p, dy, winner, corner);
+                    continue;
+                }
                 for (int64_t ky = 0; ky < p->size_h; ++ky)
                     for (int64_t kx = 0; kx < p->size_w; ++kx) {
                         real *receiver = corner + (ky * p->w + kx) * p->c;
