@@ -44,6 +44,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "bias_backward",
+    "bias_forward",
     "bias_relu_backward",
     "bias_relu_dropout_backward",
     "bias_relu_dropout_forward",
@@ -285,6 +286,7 @@ def _explain_alike(out: Array | None, **arrays: Array) -> None:
 _relu_forward = _kernels.Layer("relu_forward")
 _relu_backward = _kernels.Layer("relu_backward")
 _bias_relu_forward = _kernels.Layer("bias_relu_forward")
+_bias_forward = _kernels.Layer("bias_forward")
 _bias_backward = _kernels.Layer("bias_backward")
 _bias_relu_backward = _kernels.Layer("bias_relu_backward")
 _softmax_cross_entropy = _kernels.Layer("softmax_cross_entropy")
@@ -335,6 +337,29 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
         _explain_alike(out, dy=dy, y=y)
         raise
     return dx
+
+
+def bias_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
+    """``y = x + bias``; see `bias_backward`.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    bias : ndarray (d,)
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    y = _like("x", x, out)
+    try:
+        _bias_forward((x, bias, y), _rows("x", x))
+    except _kernels.Misfit:
+        _explain_bias(x, bias, out)
+        raise
+    return y
 
 
 def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:

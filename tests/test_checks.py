@@ -181,6 +181,7 @@ STEPS = {name: optimizer_call(name) for name in OPTIMIZERS} | {f"plan {name}": p
 CALLS = STEPS | {
     "relu_forward": Call(functional.relu_forward, {"x": ramp(6, 4)} | ROWS),
     "relu_backward": Call(functional.relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),
+    "bias_forward": Call(functional.bias_forward, {"x": ramp(6, 4), "bias": ramp(4)} | ROWS),
     "bias_relu_forward": Call(functional.bias_relu_forward, {"x": ramp(6, 4), "bias": ramp(4)} | ROWS),
     "bias_backward": Call(functional.bias_backward, {"dy": ramp(6, 4), "out": ramp(4)}),
     "bias_relu_backward": Call(functional.bias_relu_backward, {"dy": ramp(6, 4), "y": ramp(6, 4)} | ROWS),

@@ -87,6 +87,7 @@ def weights(x, c, filters):
 RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(n)) for n in (1, 33, 1000)],
     "relu_backward": lambda x: [functional.relu_backward(x(n), x(n)) for n in (1, 33, 1000)],
+    "bias_forward": lambda x: [functional.bias_forward(x(7, n), x(n)) for n in (1, 31, 45, 100)],
     "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(7, n), x(n)) for n in (1, 31, 45, 100)],
     "bias_backward": lambda x: [functional.bias_backward(x(7, n)) for n in (1, 31, 45, 100)],
     "bias_relu_backward": lambda x: [

@@ -30,6 +30,8 @@ def test_bias_relu(isa, dtype, rows, columns, rng, guarded, close, same_bits):
         normal(rng, (rows, columns), dtype),
         normal(rng, columns, dtype),
     )
+    same_bits(functional.bias_forward(guarded(x, 1), guarded(bias, 2), out=guarded(x, 3)), x + bias)
+    close(functional.bias_backward(guarded(dy, 1), out=guarded(bias, 2)), dy.sum(axis=0, dtype=np.float64))
     y = functional.bias_relu_forward(guarded(x, 1), guarded(bias, 2), out=guarded(x, 3))
     same_bits(y, reference.bias_relu_forward(x, bias))
     dx, dbias = functional.bias_relu_backward(guarded(dy, 1), guarded(y, 2), out=guarded(x, 3))

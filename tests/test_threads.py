@@ -271,6 +271,7 @@ def group_norm_backward(x, shape, groups):
 RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(LARGE // 8 + 3), out=x(LARGE // 8 + 3))],
     "relu_backward": lambda x: [functional.relu_backward(*(x(LARGE // 8 + 3) for _ in range(2)))],
+    "bias_forward": lambda x: [functional.bias_forward(x(*shape), x(shape[1])) for shape in ROWS],
     "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(*shape), x(shape[1])) for shape in ROWS],
     "bias_backward": lambda x: [functional.bias_backward(x(*shape)) for shape in ROWS],
     "bias_relu_backward": lambda x: [

@@ -33,7 +33,21 @@ static void relu_backward(void *const *array, const int64_t *size, const double 
         }
 }
 
-/* y = relu(x + bias), bias one value per column. */
+/* y = x + bias, bias one value per column. */
+static void bias_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    const int64_t columns = size[1];
+    const struct range rows = own_range(size[0], 1, share);
+    const real *x = (const real *)array[0] + rows.begin * columns, *bias = array[1];
+    real *y = (real *)array[2] + rows.begin * columns;
+    (void)scalar;
+    for (int64_t row = rows.begin; row < rows.end; ++row, x += columns, y += columns)
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j)
+            y[j] = x[j] + bias[j];
+}
+
+/* y = relu(x + bias). */
 static void bias_relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const int64_t columns = size[1];

@@ -182,7 +182,7 @@ class _Affine(Layer):
         """Add the bias to a product, activate, and drop out, in place."""
         bias = self.params["bias"]
         if not tail.relu:
-            y += bias
+            F.bias_forward(y, bias, out=y)
         elif tail.dropout is None:
             F.bias_relu_forward(y, bias, out=y)
         else:

@@ -1,0 +1,84 @@
+"""Where results lie: new arrays, or the same ones in each step."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from fastopt import nn
+from fastopt.nn.memory import FRESH, Workspace
+
+
+def test_fresh_arrays_are_new_and_aligned():
+    first, second = (FRESH.array("y", (3, 5), np.float32) for _ in range(2))
+    assert not np.shares_memory(first, second)
+    assert FRESH.child("0") is FRESH
+    for array in (first, FRESH.grad("w", first)):
+        assert array.shape == (3, 5)
+        assert array.dtype == np.float32
+        assert array.__array_interface__["data"][0] % 64 == 0
+
+
+def test_a_workspace_has_an_array_for_each_name_shape_and_type():
+    memory = Workspace()
+    arrays = [
+        space.array(name, shape, dtype)
+        for space in (memory, memory.child("0"), memory.child("0").child("0"))
+        for name in ("x", "y")
+        for shape in ((2, 3), (3, 2))
+        for dtype in (np.float32, np.float64)
+    ]
+    for i, array in enumerate(arrays):
+        assert array.__array_interface__["data"][0] % 64 == 0
+        assert not any(np.shares_memory(array, other) for other in arrays[:i])
+    assert memory.child("0").array("x", (2, 3), np.float32) is arrays[8]
+    assert memory.array("x", (2, 3), np.float32) is arrays[0]
+
+
+def test_gradients_of_parts_are_those_of_the_whole():
+    params = {"0.0.w": np.ones(3), "0.b": np.ones(2), "w": np.ones(4)}
+    memory = Workspace(params)
+    assert memory.grad("w", params["w"]) is params["w"]
+    assert memory.child("0").grad("b", params["0.b"]) is params["0.b"]
+    assert memory.child("0").child("0").grad("w", params["0.0.w"]) is params["0.0.w"]
+    own = memory.child("1").grad("w", params["w"])
+    assert own is memory.child("1").grad("w", params["w"]) is not params["w"]
+
+
+class Peaks(nn.Callback):
+    """How far above its beginning each step's memory rises."""
+
+    def on_train_begin(self, run):
+        self.peaks = []
+
+    def on_batch_begin(self, batch):
+        tracemalloc.reset_peak()
+        self.before = tracemalloc.get_traced_memory()[0]
+
+    def on_batch_end(self, batch, logs):
+        self.peaks.append(tracemalloc.get_traced_memory()[1] - self.before)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Dense(64), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(32), nn.ReLU(), nn.Dense(5)],
+         (50,)),
+        ([nn.Conv2D(16), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(), nn.Conv2D(32), nn.ReLU(), nn.Conv2D(16),
+          nn.Conv2D(5, stride=2), nn.Flatten(), nn.Dense(20), nn.ReLU(), nn.Dropout(0.5), nn.Dense(5)], (8, 8, 1)),
+    ],
+    ids=["mlp", "cnn"],
+)  # fmt: skip
+def test_steps_allocate_no_arrays(layers, shape, rng):
+    """In the steady state all that is made are small objects, though each array of the batch has 8 KB or more."""
+    model = nn.Sequential(layers, shape)
+    x, y = rng.normal(size=(64 * 5 + 7, *shape)), rng.integers(5, size=64 * 5 + 7)
+    watch = Peaks()
+    tracemalloc.start()
+    try:
+        model.fit(x, y, epochs=3, batch_size=64, callbacks=[watch])
+    finally:
+        tracemalloc.stop()
+    first, *others = np.split(np.array(watch.peaks), 3)
+    assert first.max() > 100_000
+    assert max(other.max() for other in others) < 6_000
