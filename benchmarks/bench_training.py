@@ -4,7 +4,7 @@ python benchmarks/bench_training.py [--only MLP] [--threads 2] [--no-compiled] [
 env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/bench_training.py    # as most users have it
 
 Each contender trains one epoch in its turn, round after round; a rate is that of the median round. `outside products`
-is the share of fastopt's time that is not spent in `np.matmul`.
+is the share of fastopt's time that is not spent in `np.matmul`, for nets without convolutions, which have kernels.
 """
 
 import argparse
@@ -81,10 +81,11 @@ def race(trainers, net, arguments):
             epoch(chosen)
             times[name].append(time.perf_counter() - start)
     rates = {name: net.samples / statistics.median(taken) for name, taken in times.items()}
-    return {"rates": rates, "outside": outside(epochs["fastopt"], net), "absent": absent}
+    share = None if len(net.shape) == 3 else outside(epochs["fastopt"])
+    return {"rates": rates, "outside": share, "absent": absent}
 
 
-def outside(epoch, net):
+def outside(epoch):
     """The share of an epoch's time that is not spent in products."""
     import numpy as np
 
@@ -131,7 +132,8 @@ def judge(results):
 
 def row(name, result):
     rates = ", ".join(f"{key} {rate:,.0f}" for key, rate in result["rates"].items())
-    return f"{name}: {rates} samples/s; {result['outside']:.0%} outside products" + "".join(
+    share = "" if result["outside"] is None else f"; {result['outside']:.0%} outside products"
+    return f"{name}: {rates} samples/s{share}" + "".join(
         f"; {key} absent ({why})" for key, why in result["absent"].items()
     )
 
@@ -143,7 +145,8 @@ def table(results, *, markdown):
     for net, result in results.items():
         rates = result["rates"]
         ratios = [f"{rates['fastopt'] / rates[name]:.2f}" if name in rates else "–" for name in others]
-        rows.append([net, f"{rates['fastopt']:,.0f}", f"{result['outside']:.0%}", *ratios])
+        share = "–" if result["outside"] is None else f"{result['outside']:.0%}"
+        rows.append([net, f"{rates['fastopt']:,.0f}", share, *ratios])
     if markdown:
         rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
         return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import trainers
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 @pytest.mark.parametrize("name", trainers.NETS)
@@ -14,6 +14,8 @@ def test_losses_agree(name):
     ours = losses(net, "fastopt")
     assert ours[0] > ours[-1]
     others = [other for other in trainers.trainers(net) if other != "fastopt"]
+    if name == "CNN 32×32×3":
+        others.remove("JAX")  # which compiles for long, and has shown what it does on the smaller one
     compared = 0
     for other in others:
         try:
@@ -25,18 +27,17 @@ def test_losses_agree(name):
     assert compared  # NumPy at least
 
 
-@pytest.mark.parametrize("name", ["MLP, batch 64", "CNN 28×28"])
-def test_all_draw_dropout(name):
+def test_all_draw_dropout():
     """With it, the losses are others than without, and none is far from ours."""
-    net = trainers.NETS[name]._replace(samples=4 * 64)
-    without = losses(net.without_dropout(), "fastopt")
+    net = trainers.NETS["MLP, batch 64"]._replace(samples=4 * 64)
+    without, ours = losses(net.without_dropout(), "fastopt"), losses(net, "fastopt")
     for other in trainers.trainers(net):
         try:
             theirs = losses(net, other)
         except ImportError:
             continue
         assert abs(theirs[0] - without[0]) > 1e-3, other
-        np.testing.assert_allclose(theirs, losses(net, "fastopt"), rtol=0.3, err_msg=other)
+        np.testing.assert_allclose(theirs, ours, rtol=0.3, err_msg=other)
 
 
 def losses(net, name):

@@ -101,9 +101,10 @@ class Sequential(Composite):
         `counter` is the number of the call in training: another one, other dropout masks.
         """
         caches: list[Any] = [None] * len(self.layers)
-        for i, options in self._stages:
+        count = counter * len(self.layers)
+        for i, key, options in self._stages:
             x, caches[i] = self.layers[i].forward(
-                x, training=training, counter=counter * len(self.layers) + i, memory=memory.child(str(i)), **options
+                x, training=training, counter=count + i, memory=memory.child(key), **options
             )
         return x, caches
 
@@ -113,12 +114,12 @@ class Sequential(Composite):
         """The gradients with respect to the input (without `input_grad`, None), and to each of `params`."""
         grads: Grads = {}
         last = 0 if input_grad else self._lowest  # below which there is nothing to learn
-        for i, _ in reversed(self._stages):
+        for i, place, _ in reversed(self._stages):
             if i < last:
                 break
             layer = self.layers[i]
             skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
-            dy, own = layer.backward(dy, cache[i], memory=memory.child(str(i)), **skip)
+            dy, own = layer.backward(dy, cache[i], memory=memory.child(place), **skip)
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
                 grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
@@ -275,12 +276,12 @@ class Sequential(Composite):
         return {"layers": self.layers, **own}
 
 
-def _stages(layers: Sequence[Layer]) -> list[tuple[int, dict[str, Any]]]:
-    """The places of layers that are called, and with what: some take over those behind them."""
+def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any]]]:
+    """The places of layers that are called, as numbers and as text, and with what: some take over those behind them."""
     stages, i = [], 0
     while i < len(layers):
         count = layers[i].fuses(layers[i + 1 :])
-        stages.append((i, {"fused": tuple(layers[i + 1 : i + 1 + count])} if count else {}))
+        stages.append((i, str(i), {"fused": tuple(layers[i + 1 : i + 1 + count])} if count else {}))
         i += 1 + count
     return stages
 

@@ -150,7 +150,7 @@ def test_gradients_of_a_whole_model(make, batch):
 @pytest.mark.parametrize("training", [True, False])
 def test_layers_that_are_called_together_give_the_same_bits(layers, stages, training, batch, same_bits):
     model = nn.Sequential(copy.deepcopy(layers), (6,), seed=2)
-    assert [i for i, _ in model._stages] == stages
+    assert [i for i, *_ in model._stages] == stages
     twin = model.copy()
     x, _ = batch(model, 70)
     y, caches = model.forward(x, training=training, counter=9)
