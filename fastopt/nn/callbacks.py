@@ -290,9 +290,9 @@ class LearningRateScheduler(Callback):
     def on_epoch_begin(self, epoch: int) -> None:
         self._set(0)
 
-    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        if batch + 1 < self._run.batches:
-            self._set(batch + 1)
+    def on_batch_begin(self, batch: int) -> None:
+        if batch:
+            self._set(batch)
 
     def _set(self, batch: int) -> None:
         run = self._run

@@ -353,7 +353,6 @@ class Monitor(Callback):
         if not self._due:
             return
         self._add("step", run.optimizer.t)
-        self._add("lr", run.optimizer.lr)
         x, y, weight, counter = next(run.parts())
         self._before = {name: param.copy() for name, param in run.model.params.items() if param.ndim > 1}
         seen = trace(run.model, x, y, run.loss, sample_weight=weight, counter=counter)
@@ -385,6 +384,7 @@ class Monitor(Callback):
         self._loss, self._count = self._loss + logs["loss"], self._count + 1
         if not self._due:
             return
+        self._add("lr", self._run.optimizer.lr)
         self._add("loss", self._loss / self._count)
         self._loss, self._count = 0.0, 0
         for name, before in self._before.items():
@@ -462,7 +462,7 @@ def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     axes["lr"].plot(step[: len(record["loss"])], record["loss"], color="C0")
     axes["lr"].set(title="loss (blue) and learning rate (orange)", yscale="log")
     rate = axes["lr"].twinx()
-    rate.plot(step, record["lr"], color="C1")
+    rate.plot(step[: len(record["lr"])], record["lr"], color="C1")
     rate.set_ylim(bottom=0)
     for name, ratios in record["update_ratio"].items():
         axes["update"].plot(step[: len(ratios)], ratios, label=name, linewidth=1)

@@ -16,6 +16,8 @@ import pytest
 
 import fastopt
 from fastopt import nn
+from fastopt.optimizers import OPTIMIZERS
+from fastopt.schedules import bind, exponential
 
 
 def mlp(seed=0, dtype=np.float32):
@@ -230,6 +232,30 @@ def test_a_killed_run_goes_on_to_the_same_bits(samples, tmp_path, optimizer):
     assert bits(finished[0]) == bits(model)
     assert finished[2] == again[2]
     assert finished[2].stopped == history.stopped
+
+
+def with_everything(params, lr):
+    return fastopt.AdamW(
+        params,
+        lr=bind(exponential, peak=lr, gamma=0.9),
+        groups=[{"params": "*bias", "weight_decay": 0.0, "lr_factor": 2.0}],
+        clip_global_norm=0.5,
+        skip_nonfinite=True,
+    )
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), with_everything], ids=lambda make: make.__name__)
+def test_every_optimizer_goes_on_to_the_same_bits(samples, tmp_path, optimizer):
+    def run(path, killer=None):
+        model = mlp()
+        bound = optimizer(model.params, lr=1e-2)
+        checkpoint = nn.ModelCheckpoint(tmp_path / path, resume=True)
+        model.fit(*samples, epochs=3, optimizer=bound, callbacks=[checkpoint, killer or Killer(None)])
+        return bits(model), flat(bound)
+
+    with pytest.raises(Kill):
+        run("killed.npz", Killer(2))
+    assert run("killed.npz") == run("whole.npz")
 
 
 def test_a_run_can_be_made_longer(samples, tmp_path):

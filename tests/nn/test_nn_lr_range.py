@@ -5,6 +5,7 @@ import pytest
 
 import fastopt
 from fastopt import nn
+from fastopt.schedules import bind, exponential
 
 
 @pytest.fixture
@@ -38,6 +39,16 @@ def test_model_and_optimizer_stay_as_they_are(samples):
     assert repr(optimizer.state_dict()) == state
     again = nn.lr_find(model, *samples, optimizer=optimizer)
     np.testing.assert_array_equal(found.losses, again.losses)
+
+
+def test_a_schedule_stays(samples):
+    model = mlp()
+    optimizer = fastopt.Adam(model.params, lr=bind(exponential, peak=0.1, gamma=0.5))
+    model.fit(*samples, optimizer=optimizer)
+    before, rate = repr(optimizer.state_dict()), optimizer.lr
+    nn.lr_find(model, *samples, optimizer=optimizer)
+    assert repr(optimizer.state_dict()) == before
+    assert optimizer.lr == rate
 
 
 def test_they_do_so_when_the_loss_raises(samples):
