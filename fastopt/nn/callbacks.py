@@ -7,6 +7,7 @@ import io
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -208,10 +209,10 @@ class ModelCheckpoint(_Watcher):
         if self.best_only:
             super().on_train_begin(run)
         self._run = run
-        if self.resume and os.path.exists(self.path):
+        if self.resume:
             files.discard_parts(self.path)
-            with np.load(self.path, allow_pickle=False) as entries:
-                self._restore({name: entries[name] for name in entries.files})
+            if os.path.exists(self.path):
+                self._restore()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         due = (epoch + 1) % self.every == 0 or epoch + 1 == self._run.epochs or bool(self._run.stopped)
@@ -247,20 +248,24 @@ class ModelCheckpoint(_Watcher):
             "callbacks": [type(callback).__name__ for callback in run.callbacks],
         }
 
-    def _restore(self, entries: dict[str, Array]) -> None:
+    def _restore(self) -> None:
         run = self._run
-        if "run" not in entries:
-            raise ValueError(f"path must name a checkpoint of a run, got {self.path!r}")
-        saved = files.unpack("run", entries)
+        live = {f"params/{name}": array for name, array in run.model.params.items()}
+        live |= {f"state/{name}": array for name, array in run.model.state.items()}
+        try:
+            with open(self.path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
+                saved, config = files.unpack("run", entries), str(entries["config"])
+                arrays = {name: entries[name] for name in live if name in entries}
+        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"path must name a checkpoint of a run, got {self.path!r}: {error}") from error
         for name, value in self._setting().items():
             if saved["setting"][name] != value:
                 raise ValueError(f"{name} must be {saved['setting'][name]!r} as in {self.path!r}, got {value!r}")
-        if str(entries["config"]) != run.model.entries()["config"]:
+        if config != run.model.entries()["config"]:
             raise ValueError(f"the model must be the one in {self.path!r}, got {run.model!r}")
         run.optimizer.load_state_dict(saved["optimizer"])
-        for kind, arrays in (("params", run.model.params), ("state", run.model.state)):
-            for name, array in arrays.items():
-                np.copyto(array, entries[f"{kind}/{name}"])
+        for name, array in live.items():
+            np.copyto(array, arrays[name])
         run.history.update(saved["history"])
         run.history.monitor = saved["monitor"]
         run.epoch, run.stopped = saved["epoch"], saved["stopped"]

@@ -321,8 +321,9 @@ def test_another_run_is_not_resumed(samples, tmp_path, change, message):
         run(**change)
 
 
-def test_a_model_is_no_checkpoint(samples, tmp_path):
-    mlp().save(tmp_path / "a.npz")
+@pytest.mark.parametrize("write", [mlp().save, lambda path: path.write_bytes(b"PK\3\4 cut short")])
+def test_other_files_are_no_checkpoint(samples, tmp_path, write):
+    write(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="path must name a checkpoint of a run"):
         mlp().fit(*samples, callbacks=[nn.ModelCheckpoint(tmp_path / "a.npz", resume=True)])
 
