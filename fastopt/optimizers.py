@@ -188,6 +188,11 @@ class LookAheadNesterov(Momentum):
     def __init__(self, params: Arrays, lr: Rate, *, momentum: Rate = 0.9, **common: Unpack[Common]) -> None:
         Optimizer.__init__(self, params, lr=lr, momentum=momentum, **common)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the parameters are at the look-ahead point; also after a step that was skipped."""
+        return self._ahead
+
     def look_ahead(self) -> None:
         """Move the parameters from w to ``w + momentum·v``, where the next gradient is to be taken.
 

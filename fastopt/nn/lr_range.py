@@ -13,7 +13,7 @@ from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.monitor import figure
-from fastopt.nn.training import batches, bound, loss_of, samples
+from fastopt.nn.training import batches, bound, look_ahead, loss_of, samples
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -130,6 +130,7 @@ def lr_find(
     try:
         with np.errstate(all="ignore"):
             for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):
+                look_ahead(optimizer)
                 output, cache = model.forward(x[chosen], training=True, counter=step, memory=memory)
                 value, dy = loss_of(loss, output, y[chosen])
                 mean = smoothing * mean + (1 - smoothing) * value
@@ -148,7 +149,15 @@ def lr_find(
     if len(rates) < 2:
         raise ValueError(f"low must be a rate at which the model trains, got {low}: the loss exploded at once")
     end = int(np.argmin(smoothed))
-    slopes = np.gradient(smoothed, np.log(rates))
-    lowest, steepest = rates[end], rates[int(np.argmin(slopes[: max(end, 1)]))]
+    lowest, steepest = rates[end], rates[_steepest(smoothed[: end + 1], len(rates) // 10)]
     suggestion = math.sqrt(lowest / 10 * steepest)
     return LRRange(np.array(rates), np.array(losses), np.array(smoothed), lowest, steepest, suggestion)
+
+
+def _steepest(values: list[float], half: int) -> int:
+    """Where a line through the values around falls most; those at the ends, which are noisy or alone, aside."""
+    if len(values) < 4 * half + 1 or half < 1:
+        return len(values) // 2
+    weights = np.arange(half, -half - 1, -1) / (half * (half + 1) * (2 * half + 1) / 3)  # of least squares
+    slopes = np.convolve(values, weights, "valid")
+    return int(np.argmin(slopes[half:])) + 2 * half

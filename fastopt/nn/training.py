@@ -204,8 +204,7 @@ class Run:
         masses = [self._mass(chosen) for chosen in self._parts]
         total = sum(masses)
         value = right = 0.0
-        if isinstance(self.optimizer, LookAheadNesterov):
-            self.optimizer.look_ahead()
+        look_ahead(self.optimizer)
         for i, chosen in enumerate(self._parts):
             inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
             weight = None if self._weight is None else self._weight[chosen]
@@ -355,6 +354,12 @@ def loss_of(
 
 def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
     return {name: id(array) for name, array in arrays.items()}
+
+
+def look_ahead(optimizer: Optimizer) -> None:
+    """Go to where the gradient is to be taken, with an optimizer that takes it elsewhere."""
+    if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
+        optimizer.look_ahead()
 
 
 def bound(model: Sequential, optimizer: Optimizer | str) -> Optimizer:
