@@ -1,6 +1,8 @@
 """Fused, in-place C kernels for training neural networks with NumPy on the CPU.
 
 - `fastopt.Adam` and its kin: optimizers, one call per step for a whole model.
+- `fastopt.LookAhead`, `EMA`, `SWA`: averages of weights; `Muon`, `Adafactor`: of matrices; `LBFGS`: of the whole data.
+- `fastopt.gradients`: norms, clipping, accumulation, noise.
 - `fastopt.functional`: the same steps, and dropout, batch norm, … as plain functions on your arrays.
 - `fastopt.schedules`: learning rates as functions of the step (import it by name).
 - `fastopt.nn`: a NumPy trainer for MLPs and CNNs (import it by name).
@@ -8,14 +10,20 @@
 - `fastopt.reference`: every formula in plain NumPy (import it by name).
 """
 
-from fastopt import functional, optimizers
+from fastopt import averaging, functional, gradients, matrices, optimizers
 from fastopt._kernels import isa, isas
 from fastopt.arena import flatten
+from fastopt.averaging import *  # noqa: F403
 from fastopt.functional import plan
+from fastopt.lbfgs import LBFGS
+from fastopt.matrices import Adafactor, Muon, MuonMatrices
 from fastopt.optimizer import vectors
 from fastopt.optimizers import *  # noqa: F403
+from fastopt.penalties import elastic_net, penalty
 from fastopt.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
-__all__ = ["flatten", "functional", "get_num_threads", "isa", "isas", "plan", "set_num_threads", "vectors"]
+__all__ = ["LBFGS", "Adafactor", "Muon", "MuonMatrices", "elastic_net", "flatten", "functional", "get_num_threads"]
+__all__ += ["gradients", "isa", "isas", "matrices", "penalty", "plan", "set_num_threads", "vectors"]
+__all__ += averaging.__all__
 __all__ += optimizers.__all__

@@ -5,7 +5,8 @@ the class's name in lower case, its keywords and its defaults::
 
     adam(param, grad, m, v, *, t, lr=0.001, beta1=0.9, beta2=0.999, …, grad_scale=1.0)
 
-State arrays begin at zero (but for those of which the docstring says otherwise), and `t` counts steps from 1. `help(fastopt.functional.adam)` shows the whole.
+State arrays begin at zero (but for those of which the docstring says otherwise), and `t` counts steps from 1.
+`help(fastopt.functional.adam)` shows the whole. Adafactor's and Muon's steps are in `fastopt.matrices`.
 
 Every function checks all of its arguments before it writes anything, and raises TypeError or ValueError with the
 argument's name, the rule, and the value.

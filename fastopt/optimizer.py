@@ -22,6 +22,7 @@ import numpy as np
 
 from fastopt import _kernels, arena, checks
 from fastopt.checks import Array, Arrays
+from fastopt.gradients import scale_down
 from fastopt.hyper import Flag, Hyper, Limit, Number
 from fastopt.schedules import Schedule
 
@@ -118,8 +119,8 @@ class Optimizer:
     weight_decay : float, default 0.0
         Decay, in [0, inf): coupled (L2 penalty, ``weight_decay·p`` is added to the gradient), or `decoupled`.
     decoupled : bool, default False
-        Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (LAMB and the schedule-free steps add
-        ``weight_decay·p`` to the direction of the step.)
+        Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (LAMB and the
+        schedule-free steps add ``weight_decay·p`` to the direction of the step.)
     l1 : float, default 0.0
         L1 penalty, in [0, inf): ``l1·sign(p)`` is added to the gradient. `fastopt.elastic_net` has both penalties.
     max_norm : float or None, default None
@@ -130,8 +131,9 @@ class Optimizer:
     maximize : bool, default False
         Ascend the gradient.
     clip_norm, clip_global_norm : float or None, default None
-        Each gradient, or all together, are scaled down to this Euclidean norm where they exceed it (Pascanu et al. 2013,
-        algorithm 1), in (0, inf): after `grad_scale`, before `clip_value`. Only the class has these two and the next two.
+        Each gradient, or all together, are scaled down to this Euclidean norm where they exceed it (Pascanu et al.
+        2013, algorithm 1), in (0, inf): after `grad_scale`, before `clip_value`. Only the class has these two and the
+        next two.
     clip_eps : float, default 0.0
         Is added to the norm that is divided by; 1e-6 in PyTorch.
     skip_nonfinite : bool, default False
@@ -139,8 +141,8 @@ class Optimizer:
     groups : sequence of mapping, optional
         Settings of some parameters: ``{"params": which, …}`` with hyperparameters of their own, ``lr_factor`` (of the
         learning rate, default 1) and ``frozen`` (True: they are not stepped, and their gradients not looked at).
-        `which` is a name, a pattern such as ``"*bias"``, a list of these, or a function ``(name, array) -> bool`` such as
-        `fastopt.vectors`. Where a parameter is in several groups, the later ones have the last word.
+        `which` is a name, a pattern such as ``"*bias"``, a list of these, or a function ``(name, array) -> bool``
+        such as `fastopt.vectors`. Where a parameter is in several groups, the later ones have the last word.
     **hyper
         The hyperparameters of the kernel. Each is an attribute that may be changed between steps, and may be a
         `fastopt.schedules.Schedule`: it then follows the number of steps taken, `t`, until it is set to a value.
@@ -169,9 +171,9 @@ class Optimizer:
 
     Notes
     -----
-    I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019, algorithms 1 and 2. N. Srivastava et al.,
-    "Dropout: a simple way to prevent neural networks from overfitting", 2014. R. Pascanu, T. Mikolov and Y. Bengio, "On
-    the difficulty of training recurrent neural networks", 2013.
+    I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019, algorithms 1 and 2. N. Srivastava et
+    al., "Dropout: a simple way to prevent neural networks from overfitting", 2014. R. Pascanu, T. Mikolov and Y.
+    Bengio, "On the difficulty of training recurrent neural networks", 2013.
     """
 
     kernel: ClassVar[str]
@@ -250,6 +252,15 @@ class Optimizer:
         """What a state array is filled with."""
         return 0.0
 
+    def _further_state(self, param: Array) -> dict[str, Array]:
+        """State arrays of other shapes, which are not the kernel's."""
+        return {}
+
+    def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
+        """Step along gradients that are to be multiplied by a number, and each by its own factor."""
+        self._plan.scale_each(factors)
+        self._plan.step(grads, grad_scale=grad_scale)
+
     # ---- Binding --------------------------------------------------------------------------------------------
 
     def __init__(self, params: Arrays, *, groups: Sequence[Mapping[str, Any]] = (), **hyper: Any) -> None:
@@ -266,7 +277,8 @@ class Optimizer:
             if name in self._setting_names():
                 self._held[name] = self._encoded(name, value, None, 0)
         self._params = params
-        self._skipped, self._grad_norm = 0, None
+        self._skipped = 0
+        self._grad_norm: float | None = None
         self._state: dict[str, Mapping[str, Array]] = {}
         self._groups: tuple[Group, ...] = ()
         self._cells = [_Cell(scalars=dict(self.scalars))]
@@ -290,7 +302,7 @@ class Optimizer:
         for name in settings:
             if name not in allowed:
                 raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}")
-        group = Group(self, _chosen(given["params"], by_name), {})
+        group = Group(self, chosen_names(given["params"], by_name), {})
         for name, value in settings.items():
             group._settings[name] = self._encoded(name, value, group, 0)
         return group
@@ -307,10 +319,10 @@ class Optimizer:
             if frozen and frozen[-1]:
                 cell_of[name] = -1
                 continue
-            key = groups, self._born[name]
-            if key not in [(cell.groups, cell.born) for cell in cells]:
-                cells.append(old.get(key) or _Cell(*key, scalars=dict(self.scalars)))
-            cell_of[name] = [(cell.groups, cell.born) for cell in cells].index(key)
+            kind = groups, self._born[name]
+            if kind not in [(cell.groups, cell.born) for cell in cells]:
+                cells.append(old.get(kind) or _Cell(*kind, scalars=dict(self.scalars)))
+            cell_of[name] = [(cell.groups, cell.born) for cell in cells].index(kind)
         active = [name for name in by_name if cell_of[name] >= 0]
         state = {name: self._state.get(name, {}) for name in active}
         bare = [name for name in active if name not in self._state]
@@ -318,28 +330,32 @@ class Optimizer:
             initial = [self._initial(key, by_name[name]) for name in bare]
             for name, array in zip(bare, arena.all_beside([by_name[name] for name in bare], initial), strict=True):
                 state[name] = {**state[name], key: array}
-        checks.step_arrays({name: by_name[name] for name in active}, state)
+        kernel_state = {name: {key: state[name][key] for key in self.state_names()} for name in active}
+        checks.step_arrays({name: by_name[name] for name in active}, kernel_state)
         bound = self._params if isinstance(self._params, np.ndarray) else copy.copy(self._params)
-        labelled = checks.labelled({name: by_name[name] for name in active}, state)
+        labelled = checks.labelled({name: by_name[name] for name in active}, kernel_state)
         frozen_names = frozenset(name for name in by_name if cell_of[name] < 0)
         plan = _kernels.Plan(
             self.kernel,
             bound,
-            [tuple(state[name].values()) if name in state else () for name in by_name],
+            [tuple(kernel_state[name].values()) if name in kernel_state else () for name in by_name],
             [(t - cell.born, 1.0, *self._effective(cell)) for cell in cells],
             [cell_of[name] for name in by_name],
             functools.partial(_explain, bound, labelled, frozen_names),
         )
         self._plan, self._cells, self._cell_of = plan, cells, cell_of
         self._bound = bound
+        for name in bare:
+            state[name] = {**state[name], **self._further_state(by_name[name])}
         self._state = {**self._state, **{name: MappingProxyType(dict(state[name])) for name in active}}
         self._route()
 
     def _route(self) -> None:
         """Where nothing is to be done around a step, the plan's own method goes before the class's: the call of that
         would be a quarter of a small step."""
-        plain = not (self.computed or self._scheduled or self._looks_at_gradients())
-        if plain and type(self).step is Optimizer.step:
+        own = type(self).step is Optimizer.step and type(self)._advance is Optimizer._advance
+        if own and not (self.computed or self._scheduled or self._looks_at_gradients()):
+            self._plan.scale_each([1.0] * len(self._cell_of))
             vars(self)["step"] = self._plan.step
         else:
             vars(self).pop("step", None)
@@ -354,8 +370,8 @@ class Optimizer:
         Parameters
         ----------
         more : list or dict of ndarray
-            As the structure that the optimizer was made with. `params` is then a new list or dict of all; gradients must
-            hold those of the new parameters, too.
+            As the structure that the optimizer was made with. `params` is then a new list or dict of all; gradients
+            must hold those of the new parameters, too.
         **settings
             Of a group of theirs.
 
@@ -460,11 +476,11 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            Where a gradient does not fit, or is not finite where it is to be clipped by its norm; then parameters, state
-            and ``t`` are what they were.
+            Where a gradient does not fit, or is not finite where it is to be clipped by its norm; then parameters,
+            state and ``t`` are what they were.
         """
         scale = checks.number("grad_scale", grad_scale)
-        t, clip = self.t, 1.0
+        t, clip, factors = self.t, 1.0, [1.0] * len(self._cell_of)
         now = {place: getattr(type(self), place[1]).encode(s(t)) for place, s in self._scheduled.items()}
         if self._looks_at_gradients():
             squares = self._plan.squares(grads)
@@ -477,16 +493,15 @@ class Optimizer:
             limits = [now.get((None, name), self._held[name]) for name in ("clip_norm", "clip_global_norm")]
             if not math.isfinite(norm) and min(limits) < math.inf:
                 raise ValueError(
-                    f"grads must be finite to be clipped by their norm, got a norm of {norm}; skip_nonfinite=True skips "
-                    "such a step"
+                    f"grads must be finite to be clipped by their norm, got a norm of {norm}; skip_nonfinite=True "
+                    "skips such a step"
                 )
             eps = self._held["clip_eps"]
-            self._plan.scale_each([_factor(own, limits[0], eps) for own in norms])
-            clip = _factor(math.hypot(*(min(own, limits[0]) for own in norms)), limits[1], eps)
+            factors = [scale_down(own, limits[0], eps) for own in norms]
+            clip = scale_down(math.hypot(*(min(own, limits[0]) for own in norms)), limits[1], eps)
             self._grad_norm = norm
         else:
             self._plan.check(grads)
-            self._plan.scale_each([1.0] * len(self._cell_of))
             self._grad_norm = None
         for (group, name), held in now.items():
             self._hold(name, held, group)
@@ -497,7 +512,7 @@ class Optimizer:
             for name in self.computed:
                 self._plan.set_hyper(self._place[name], values[name], number)
             scalars.append((cell, after))
-        self._plan.step(grads, grad_scale=scale * clip)
+        self._advance(grads, scale * clip, factors)
         for cell, after in scalars:
             cell.scalars = after
 
@@ -547,10 +562,10 @@ class Optimizer:
         Returns
         -------
         dict
-            ``optimizer``, the name of the class; ``t`` and ``skipped``; ``hyper``, a dict of hyperparameters and options;
-            ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps at which parameters
-            were added; ``scalars``, a list of dicts; ``state``, a dict of dicts of arrays as in the attribute. But for
-            the arrays, all of it fits into JSON.
+            ``optimizer``, the name of the class; ``t`` and ``skipped``; ``hyper``, a dict of hyperparameters and
+            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps at
+            which parameters were added; ``scalars``, a list of dicts; ``state``, a dict of dicts of arrays as in the
+            attribute. But for the arrays, all of it fits into JSON.
         """
         return {
             "optimizer": type(self).__name__,
@@ -577,8 +592,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; the arrays are copied into the live ones.
 
-        The optimizer must hold the same parameters, and groups of the same ones. Settings, schedules and counters become
-        those of the state.
+        The optimizer must hold the same parameters, and groups of the same ones. Settings, schedules and counters
+        become those of the state.
 
         Raises
         ------
@@ -656,7 +671,7 @@ def vectors(name: str, param: Array) -> bool:
     return param.ndim < 2
 
 
-def _chosen(which: Any, by_name: Mapping[str, Array]) -> tuple[str, ...]:
+def chosen_names(which: Any, by_name: Mapping[str, Array]) -> tuple[str, ...]:
     """The names of the parameters that a group is to hold."""
     if callable(which):
         return tuple(name for name, param in by_name.items() if which(name, param))
@@ -693,11 +708,6 @@ def _ordered(params: Arrays, grads: Arrays) -> Arrays:
     if isinstance(params, dict) and isinstance(grads, dict):
         return {name: grads.get(name) for name in params}  # type: ignore[misc]
     return grads
-
-
-def _factor(norm: float, limit: float, eps: float) -> float:
-    """What scales a gradient down to a norm."""
-    return min(1.0, limit / (norm + eps)) if norm > 0 else 1.0
 
 
 def _same_keys(name: str, wanted: Iterable[Any], given: Iterable[Any]) -> None:

@@ -25,6 +25,7 @@ from fastopt.optimizer import Common, Optimizer
 from fastopt.schedules import Schedule
 
 __all__ = [
+    "LAMB",
     "SGD",
     "AMSBound",
     "AMSGrad",
@@ -36,7 +37,6 @@ __all__ = [
     "AdamW",
     "Adamax",
     "CenteredRMSProp",
-    "LAMB",
     "Lion",
     "LookAheadNesterov",
     "Momentum",
@@ -104,7 +104,8 @@ class Momentum(Optimizer):
         In [0, 1]. As in PyTorch, the first gradient enters undampened. (The functional form has no first step:
         pass ``dampening=0`` there once for the same numbers.)
     nesterov : bool, default False
-        Nesterov's step, from the gradient at the parameters as they are held. See `LookAheadNesterov` for the other form.
+        Nesterov's step, from the gradient at the parameters as they are held. See `LookAheadNesterov` for the other
+        form.
     lr_in_velocity : bool, default False
         The other form: ``v ← momentum·v − lr·g``, then ``p ← p + v``, or with `nesterov`
         ``p ← p + momentum·v − lr·g``. It is that of Keras, cs231n and scikit-learn, and differs from PyTorch's
@@ -164,7 +165,8 @@ class LookAheadNesterov(Momentum):
 
     .. warning:: Which point the parameters are differs from form to form, though the gradients are taken at the same
        points. After `step` this class holds w, the iterate itself. ``Momentum(nesterov=True)``, PyTorch and Keras hold
-       the next look-ahead point all the time, ``w + momentum·v``, and never w. Evaluate and save what you hold knowingly.
+       the next look-ahead point all the time, ``w + momentum·v``, and never w. Evaluate and save what you hold
+       knowingly.
 
     Parameters
     ----------
@@ -466,15 +468,16 @@ class Adadelta(Optimizer):
 class Rprop(Optimizer):
     """Rprop [1]_ in the form iRprop− [2]_: each element has a step size, which grows while its gradient keeps its sign.
 
-    Where the sign has changed, the step size shrinks, and no step is taken. It is for gradients of the whole data, which
-    have no noise in their signs.
+    Where the sign has changed, the step size shrinks, and no step is taken. It is for gradients of the whole data,
+    which have no noise in their signs.
 
     Parameters
     ----------
     params : ndarray, list or dict of ndarray
         See `Optimizer`.
     lr : float, default 1e-2
-        Where step sizes begin, in [0, inf). (In the functional form you fill `step_size` yourself.) Then it has no part.
+        Where step sizes begin, in [0, inf). (In the functional form you fill `step_size` yourself.) Then it has no
+        part.
     eta_minus, eta_plus : float, default 0.5, 1.2
         By what step sizes shrink, in (0, 1), and grow, in (1, inf).
     min_step, max_step : float, default 1e-6, 50.0
@@ -826,8 +829,8 @@ class AdaBound(Adam):
     params, lr, beta1, beta2, eps, eps_mode, bias_correction
         See `Adam`; the authors' code has ``eps_mode="hat"``.
     final_lr : float, default 0.1
-        The rate of SGD at which it ends, in [0, inf). The authors' code scales it with `lr` where that follows a schedule;
-        give it the same schedule for that.
+        The rate of SGD at which it ends, in [0, inf). The authors' code scales it with `lr` where that follows a
+        schedule; give it the same schedule for that.
     gamma : float, default 1e-3
         How fast the bounds close in, in (0, inf).
     **common
@@ -1028,8 +1031,9 @@ class Lion(Optimizer):
 class LAMB(Optimizer):
     """LAMB [1]_: Adam's direction, for each array in proportion to the norm of the parameter.
 
-    ``u = m̂ / (√v̂ + eps) + weight_decay·p``, then ``p ← p − lr·‖p‖ / ‖u‖·u``, where a norm of 0 leaves ``p ← p − lr·u``.
-    Its decay is decoupled by default: it is a part of u. The norms' bits depend neither on threads nor on the instruction set.
+    ``u = m̂ / (√v̂ + eps) + weight_decay·p``, then ``p ← p − lr·‖p‖ / ‖u‖·u``, where a norm of 0 leaves ``p ← p −
+    lr·u``. Its decay is decoupled by default: it is a part of u. The norms' bits depend neither on threads nor on the
+    instruction set.
 
     Parameters
     ----------
@@ -1086,6 +1090,8 @@ class _ScheduleFree(Optimizer, abstract=True):
     average_weight = Number("[0, 1]")
     #: The hyperparameter that says how far y is towards x.
     _towards_x: ClassVar[str]
+    _weight_power: float
+    _lr_power: float
 
     def _initial(self, key: str, param: Array) -> float | Array:
         return param if key == "z" else 0.0
@@ -1133,7 +1139,8 @@ class ScheduleFreeSGD(_ScheduleFree):
         Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the largest so
         far, in the average.
     average_weight : float
-        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain mean.
+        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain
+        mean.
     **common
         What every optimizer takes: see `Optimizer`.
 
@@ -1183,7 +1190,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
         Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the largest so
         far, in the average.
     average_weight : float
-        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain mean.
+        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain
+        mean.
     **common
         What every optimizer takes: see `Optimizer`.
 

@@ -282,6 +282,48 @@ def _averaged(y, direction, z, lr, beta, weight):
     return (1 - beta) * z + beta_x, z
 
 
+# ---- Optimizers of matrices ---------------------------------------------------------------------------------
+
+
+def adafactor(
+    param, grad, row_avg, column_avg, *, t, lr=1e-2, beta2_decay=-0.8, eps1, eps2=1e-3, d=1.0, weight_decay=0.0
+):
+    """Of a matrix."""
+    new = t**beta2_decay
+    row_avg = (1 - new) * row_avg + new * (grad**2).mean(axis=1)
+    column_avg = (1 - new) * column_avg + new * (grad**2).mean(axis=0)
+    moment = np.outer(row_avg, column_avg) / max(row_avg.mean(), eps1)
+    return _adafactor(param, grad, moment, t, lr, eps1, eps2, d, weight_decay), row_avg, column_avg
+
+
+def adafactor_vector(
+    param, grad, square_avg, *, t, lr=1e-2, beta2_decay=-0.8, eps1, eps2=1e-3, d=1.0, weight_decay=0.0
+):
+    new = t**beta2_decay
+    square_avg = (1 - new) * square_avg + new * grad**2
+    return _adafactor(param, grad, square_avg, t, lr, eps1, eps2, d, weight_decay), square_avg
+
+
+def _adafactor(param, grad, moment, t, lr, eps1, eps2, d, weight_decay):
+    direction = grad / np.sqrt(np.maximum(moment, eps1**2))
+    size = np.sqrt(np.mean(direction**2))
+    step = max(eps2, np.sqrt(np.mean(param**2))) * min(lr, 1 / np.sqrt(t)) / max(1.0, size / d)
+    return (1 - lr * weight_decay) * param - step * direction
+
+
+def muon(param, grad, momentum_avg, *, lr=2e-2, momentum=0.95, nesterov=True, steps=5, eps=1e-7, weight_decay=0.0):
+    """Of a matrix (inputs, units), with the adjustment "original"."""
+    momentum_avg = momentum * momentum_avg + (1 - momentum) * grad
+    u = (1 - momentum) * grad + momentum * momentum_avg if nesterov else momentum_avg
+    x = u / (np.linalg.norm(u) + eps)
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    for _ in range(steps):  # the Newton–Schulz step leaves the singular vectors as they are
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    inputs, units = param.shape
+    factor = np.sqrt(max(1.0, units / inputs))
+    return (1 - lr * weight_decay) * param - lr * factor * (left * values) @ right, momentum_avg
+
+
 # ---- Activations and losses ---------------------------------------------------------------------------------
 
 

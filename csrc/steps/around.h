@@ -33,21 +33,26 @@ static void see(const struct fastopt_tensor *tensor, const double *hyper, void *
     }
 }
 
+/* The sum of n squares. */
+static double square_sum(const real *restrict x, size_t n)
+{
+    double lane[SUM_LANES] = {0};
+    size_t start = 0;
+    for (; start + SUM_LANES <= n; start += SUM_LANES) {
+#pragma omp simd
+        for (int l = 0; l < SUM_LANES; ++l)
+            lane[l] += (double)x[start + l] * (double)x[start + l];
+    }
+    for (size_t i = start; i < n; ++i)
+        lane[i - start] += (double)x[i] * (double)x[i];
+    return sum_of_lanes(lane);
+}
+
 /* Of the gradient: the first sum; the second is not used. */
 static void squares_sums(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS])
 {
-    const real *restrict grad = tensor->grad;
-    double lane[SUM_LANES] = {0};
-    size_t start = 0;
-    for (; start + SUM_LANES <= tensor->n; start += SUM_LANES) {
-#pragma omp simd
-        for (int l = 0; l < SUM_LANES; ++l)
-            lane[l] += (double)grad[start + l] * (double)grad[start + l];
-    }
-    for (size_t i = start; i < tensor->n; ++i)
-        lane[i - start] += (double)grad[i] * (double)grad[i];
     (void)hyper;
-    sums[0] = sum_of_lanes(lane);
+    sums[0] = square_sum(tensor->grad, tensor->n);
     sums[1] = 0;
 }
 

@@ -1,0 +1,287 @@
+"""Averages of the weights that a run goes through: LookAhead and Ranger, exponential and plain (EMA, SWA).
+
+An average moves by ``a ← a + w·(p − a)``: that is the step of `fastopt.SGD` with p for the gradient and a decay of w,
+one call for a whole model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Unpack
+
+from fastopt import checks
+from fastopt.checks import Array, Arrays
+from fastopt.gradients import structured
+from fastopt.optimizer import Common, Optimizer
+from fastopt.optimizers import SGD, RAdam, Rate
+
+__all__ = ["EMA", "SWA", "LookAhead", "Ranger"]
+
+
+class _Average:
+    """Arrays that begin as copies of parameters and follow them."""
+
+    def __init__(self, params: Arrays) -> None:
+        named = checks.named("param", params)
+        copies = [checks.array(checks.param_label(name), param).copy() for name, param in named.items()]
+        self.params, self.averages = params, structured(params, copies)
+        self._sgd = SGD(self.averages, lr=1.0)
+
+    def move(self, weight: float) -> None:
+        """By a share of the way to the parameters: 1 makes them equal."""
+        if weight == 1.0:
+            self._copy(checks.named("param", self.params), checks.named("param", self.averages))
+        else:
+            self._sgd.weight_decay = weight
+            self._sgd.step(self.params, grad_scale=-weight)
+
+    @staticmethod
+    def _copy(source: Mapping[str, Array], target: Mapping[str, Array]) -> None:
+        for name, array in target.items():
+            array[...] = source[name]
+
+    def arrays(self) -> dict[str, Array]:
+        """Copies of the averages by name."""
+        return {name: a.copy() for name, a in checks.named("param", self.averages).items()}
+
+    def load(self, label: str, arrays: Mapping[str, Array]) -> None:
+        """Take over what `arrays` returned; check it first with `check`."""
+        self._copy(self.check(label, arrays), checks.named("param", self.averages))
+
+    def check(self, label: str, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        own = checks.named("param", self.averages)
+        if set(own) != set(arrays):
+            raise ValueError(f"{label} must have the keys {sorted(own)}, got {sorted(arrays)}")
+        for name, a in own.items():
+            checks.array(f"{label}[{name!r}]", arrays[name], dtype=a.dtype, shape=a.shape)
+        return arrays
+
+
+# ---- Averages beside a run ----------------------------------------------------------------------------------
+
+
+class _WeightAverage:
+    """What EMA and SWA share."""
+
+    def __init__(self, params: Arrays) -> None:
+        self._average, self._count = _Average(params), 0
+
+    @property
+    def averages(self) -> Arrays:
+        """The averages, in the structure of the parameters: live arrays."""
+        return self._average.averages
+
+    @property
+    def count(self) -> int:
+        """How often `update` was called."""
+        return self._count
+
+    def _weight(self) -> float:
+        raise TypeError("a subclass says how far an average moves")
+
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        self._average.move(self._weight())
+        self._count += 1
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
+        params, averages = (checks.named("param", a) for a in (self._average.params, self.averages))
+        kept = {name: param.copy() for name, param in params.items()}
+        try:
+            self._average._copy(averages, params)
+            yield
+        finally:
+            self._average._copy(kept, params)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of ``count`` and ``averages``, a dict of arrays."""
+        return {"count": self._count, "averages": self._average.arrays()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Where something is missing or does not fit; then nothing has been changed.
+        """
+        count = checks.integer("count", state_dict["count"], 0)
+        self._average.load("averages", state_dict["averages"])
+        self._count = count
+
+
+class EMA(_WeightAverage):
+    """An exponential moving average of parameters (Polyak averaging): ``a ← decay·a + (1 − decay)·p``.
+
+    Call `update` after each step, and evaluate within `applied`.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        float32 or float64, all alike, C-contiguous: those that are trained. The averages begin with their values.
+    decay : float, default 0.999
+        In [0, 1).
+    warmup : bool, default False
+        Early on, ``min(decay, (1 + n) / (10 + n))`` after n updates, as in TensorFlow.
+
+    Notes
+    -----
+    B. Polyak and A. Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
+    """
+
+    def __init__(self, params: Arrays, decay: float = 0.999, *, warmup: bool = False) -> None:
+        self.decay, self.warmup = checks.number("decay", decay, "[0, 1)"), checks.flag("warmup", warmup)
+        super().__init__(params)
+
+    def _weight(self) -> float:
+        n = self._count
+        return 1 - (min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay)
+
+
+class SWA(_WeightAverage):
+    """Stochastic weight averaging: the mean of the parameters at each `update`, usually at the end of late epochs.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        As in `EMA`.
+
+    Notes
+    -----
+    P. Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018, algorithm 1. Batch
+    norm's running statistics are those of other weights: compute them anew before you evaluate.
+    """
+
+    def _weight(self) -> float:
+        return 1 / (self._count + 1)
+
+
+# ---- Averages within a run ----------------------------------------------------------------------------------
+
+
+class LookAhead:
+    """LookAhead: every k steps of an optimizer, slow weights go a part of the way, and the parameters go on from there.
+
+    ``slow ← slow + alpha·(p − slow)``, then ``p ← slow``. All else is the wrapped optimizer's: hyperparameters,
+    `params`, `t`, `groups` and so on are its attributes, and may be read and set through this one.
+
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.LookAhead(fastopt.Adam(w, lr=0.1), k=5)
+    >>> for _ in range(200):
+    ...     optimizer.step(2 * w)
+    >>> bool(abs(w).max() < 0.1)
+    True
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Any; it takes the fast steps.
+    k : int, default 5
+        At least 1.
+    alpha : float, default 0.5
+        In (0, 1].
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+    slow : ndarray, list or dict of ndarray
+        The slow weights.
+
+    Notes
+    -----
+    M. Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019, algorithm 1.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
+        self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
+        self._average = _Average(optimizer.params)
+        self.optimizer = optimizer
+
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+        """See `Optimizer.step`."""
+        taken = self.optimizer.t
+        self.optimizer.step(grads, grad_scale=grad_scale)
+        if self.optimizer.t > taken and self.optimizer.t % self.k == 0:
+            self.synchronize()
+
+    def synchronize(self) -> None:
+        """Move the slow weights now, and the parameters to them."""
+        average = self._average
+        average.move(self.alpha)
+        average._copy(checks.named("param", average.averages), checks.named("param", average.params))
+
+    @property
+    def slow(self) -> Arrays:
+        return self._average.averages
+
+    def state_dict(self) -> dict[str, Any]:
+        """Like that of an optimizer: ``optimizer`` (the name of this class), ``k``, ``alpha``, ``inner``, ``slow``."""
+        inner, slow = self.optimizer.state_dict(), self._average.arrays()
+        return {"optimizer": type(self).__name__, "k": self.k, "alpha": self.alpha, "inner": inner, "slow": slow}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Where something is missing or does not fit; then nothing has been changed.
+        """
+        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
+        k, alpha = checks.integer("k", state_dict["k"], 1), checks.number("alpha", state_dict["alpha"], "(0, 1]")
+        slow = self._average.check("slow", state_dict["slow"])
+        self.optimizer.load_state_dict(state_dict["inner"])
+        self._average.load("slow", slow)
+        self.k, self.alpha = k, alpha
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "optimizer":  # not there yet: while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("k", "alpha", "optimizer") or name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.optimizer, name, value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.optimizer!r}, k={self.k}, alpha={self.alpha})"
+
+
+class Ranger(LookAhead):
+    """Ranger: `LookAhead` around `RAdam`.
+
+    Parameters
+    ----------
+    params, lr, beta1, beta2, eps, threshold
+        See `RAdam`, with Ranger's defaults.
+    k, alpha
+        See `LookAhead`; by default 6 and 0.5.
+    **common
+        What every optimizer takes: see `Optimizer`.
+
+    Notes
+    -----
+    L. Wright, "Ranger: a synergistic optimizer", 2019 (software).
+    """
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-3,
+        *,
+        k: int = 6,
+        alpha: float = 0.5,
+        beta1: Rate = 0.95,
+        beta2: Rate = 0.999,
+        eps: Rate = 1e-5,
+        threshold: Rate = 5.0,
+        **common: Unpack[Common],
+    ) -> None:
+        radam = RAdam(params, lr, beta1=beta1, beta2=beta2, eps=eps, threshold=threshold, **common)
+        super().__init__(radam, k=k, alpha=alpha)

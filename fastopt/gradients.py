@@ -1,0 +1,289 @@
+"""What is done to gradients before a step: norms, clipping, averages over micro-batches, noise.
+
+An optimizer clips and unscales on the fly (see `fastopt.Optimizer`: `clip_value`, `clip_norm`, `clip_global_norm`,
+`skip_nonfinite`, and `grad_scale` of its step); these functions are for gradients of your own, in place. Gradients
+are an array, or a list or a dict of arrays, float32 or float64, C-contiguous.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array, Arrays
+
+__all__ = [
+    "Accumulator",
+    "add_noise",
+    "all_finite",
+    "centralize",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "global_norm",
+    "square_sum",
+    "square_sums",
+]
+
+_square_sums = _kernels.Layer("square_sums")
+#: Elements that `square_sum` sums up at a time.
+_ROW = 4096
+
+
+def square_sums(x: Array) -> tuple[Array, Array]:
+    """The sums of squares over the rows and over the columns of a matrix, in double.
+
+    The bits depend neither on threads nor on the instruction set.
+
+    Parameters
+    ----------
+    x : ndarray (rows, columns)
+
+    Returns
+    -------
+    of_rows : float64 ndarray (rows,)
+    of_columns : float64 ndarray (columns,)
+    """
+    checks.array("x", x, ndim=2)
+    of_rows, of_columns = np.empty(x.shape[0]), np.empty(x.shape[1])
+    _square_sums((x, of_rows, of_columns), x.shape)
+    return of_rows, of_columns
+
+
+def square_sum(x: Array) -> float:
+    """The sum of the squares of all elements, with the same bits as above.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    """
+    flat = checks.array("x", x).reshape(-1)
+    whole = flat.size // _ROW * _ROW
+    sums = []
+    for part in (flat[:whole].reshape(-1, _ROW), flat[whole:].reshape(1, -1)):
+        of_rows = np.empty(len(part))
+        _square_sums((part, of_rows, None), part.shape)
+        sums.append(of_rows)
+    return _sum(np.concatenate(sums).tolist())
+
+
+def _sum(values: Iterable[float]) -> float:
+    """Rounded once; infinities of both signs, and overflow, do not raise."""
+    values = list(values)
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return sum(values)
+
+
+def global_norm(grads: Arrays) -> float:
+    """The Euclidean norm of all gradients together.
+
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+
+    Returns
+    -------
+    norm : float
+    """
+    return math.sqrt(_sum(square_sum(grad) for grad in _writable(grads)))
+
+
+def all_finite(grads: Arrays) -> bool:
+    """Whether no gradient holds NaN or an infinity."""
+    return all(math.isfinite(square_sum(grad)) or bool(np.isfinite(grad).all()) for grad in _writable(grads))
+
+
+def clip_by_value(grads: Arrays, limit: float) -> None:
+    """Clip each element to [−limit, limit].
+
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+    limit : float
+        In (0, inf).
+    """
+    limit = checks.number("limit", limit, "(0, inf)")
+    for grad in _writable(grads):
+        np.clip(grad, -limit, limit, out=grad)
+
+
+def clip_by_norm(grads: Arrays, limit: float, *, eps: float = 0.0) -> list[float]:
+    """Scale each gradient down to a norm where it exceeds it.
+
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+    limit : float
+        In (0, inf).
+    eps : float, default 0.0
+        Is added to the norm that is divided by.
+
+    Returns
+    -------
+    norms : list of float
+        Those before clipping.
+
+    Raises
+    ------
+    ValueError
+        Where a norm is not finite; then nothing has been changed.
+    """
+    every = _writable(grads)
+    norms = [math.sqrt(square_sum(grad)) for grad in every]
+    factors = [_factor(norm, limit, eps) for norm in norms]
+    for grad, factor in zip(every, factors, strict=True):
+        _scale(grad, factor)
+    return norms
+
+
+def clip_by_global_norm(grads: Arrays, limit: float, *, eps: float = 0.0) -> float:
+    """Scale all gradients down together where their norm exceeds a limit (Pascanu et al. 2013, algorithm 1).
+
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+    limit : float
+        In (0, inf).
+    eps : float, default 0.0
+        Is added to the norm that is divided by; 1e-6 in PyTorch.
+
+    Returns
+    -------
+    norm : float
+        That before clipping.
+
+    Raises
+    ------
+    ValueError
+        Where the norm is not finite; then nothing has been changed.
+    """
+    norm = global_norm(grads)
+    factor = _factor(norm, limit, eps)
+    for grad in _writable(grads):
+        _scale(grad, factor)
+    return norm
+
+
+def _factor(norm: float, limit: float, eps: float) -> float:
+    limit, eps = checks.number("limit", limit, "(0, inf)"), checks.number("eps", eps, "[0, inf)")
+    if not math.isfinite(norm):
+        raise ValueError(f"grads must be finite to be clipped by their norm, got a norm of {norm}")
+    return scale_down(norm, limit, eps)
+
+
+def scale_down(norm: float, limit: float, eps: float = 0.0) -> float:
+    """The factor, at most 1, that scales a norm down to a limit."""
+    return min(1.0, limit / (norm + eps)) if norm > 0 else 1.0
+
+
+def _scale(grad: Array, factor: float) -> None:
+    if factor != 1.0:
+        grad *= grad.dtype.type(factor)
+
+
+def centralize(grads: Arrays) -> None:
+    """Take from the gradient of each unit's incoming weights their mean (Yong et al. 2020, eq. 1).
+
+    A unit's weights are all axes but the last, of arrays of two axes or more; others stay as they are.
+
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+    """
+    for grad in _writable(grads):
+        if grad.ndim > 1 and grad.size:
+            grad -= grad.mean(axis=tuple(range(grad.ndim - 1)), dtype=np.float64).astype(grad.dtype)
+
+
+def add_noise(grads: Arrays, t: int, *, eta: float = 0.01, gamma: float = 0.55, seed: int = 0) -> None:
+    """Add Gaussian noise of the variance ``eta / (1 + t)^gamma`` (Neelakantan et al. 2015, eq. 2).
+
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+    t : int
+        The number of steps taken.
+    eta, gamma : float, default 0.01, 0.55
+        In [0, inf).
+    seed : int, default 0
+        With `t`, it decides the noise.
+    """
+    t, seed = checks.integer("t", t, 0), checks.integer("seed", seed, 0)
+    eta, gamma = checks.number("eta", eta, "[0, inf)"), checks.number("gamma", gamma, "[0, inf)")
+    every = _writable(grads)
+    rng = np.random.default_rng([seed, t])
+    deviation = math.sqrt(eta / (1 + t) ** gamma)
+    for grad in every:
+        grad += grad.dtype.type(deviation) * rng.standard_normal(grad.shape, grad.dtype)
+
+
+class Accumulator:
+    """Sums up the gradients of micro-batches, so that one step stands for them all.
+
+    >>> import numpy as np, fastopt
+    >>> w = np.zeros(2)
+    >>> optimizer, accumulator = fastopt.SGD(w, lr=1.0), fastopt.gradients.Accumulator(w)
+    >>> for micro_batch in range(4):
+    ...     accumulator.add(np.full(2, float(micro_batch)))
+    >>> optimizer.step(accumulator.grads, grad_scale=1 / accumulator.count)
+    >>> accumulator.reset()
+    >>> w
+    array([-1.5, -1.5])
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        What the gradients are of.
+
+    Attributes
+    ----------
+    grads : ndarray, list or dict of ndarray
+        The sums, in the structure of `params`: always the same arrays, which an optimizer then knows again.
+    count : int
+        Of how many micro-batches.
+    """
+
+    def __init__(self, params: Arrays) -> None:
+        made = {name: np.zeros_like(checks.array(name, p)) for name, p in checks.named("param", params).items()}
+        self.grads: Arrays = structured(params, list(made.values()))
+        self.count = 0
+
+    def add(self, grads: Arrays, *, weight: float = 1.0) -> None:
+        """Add the gradients of a micro-batch, times a weight.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where a gradient does not fit; then nothing has been changed.
+        """
+        weight = checks.number("weight", weight)
+        sums = checks.named("grad", self.grads)
+        checks.gradients(self.grads, grads, {})
+        given = checks.named("grad", grads)
+        for name, total in sums.items():
+            total += given[name] if weight == 1.0 else total.dtype.type(weight) * given[name]
+        self.count += 1
+
+    def reset(self) -> None:
+        """Begin anew."""
+        for total in checks.named("grad", self.grads).values():
+            total.fill(0)
+        self.count = 0
+
+
+def structured(like: Arrays, arrays: list[Array]) -> Arrays:
+    """Arrays in the structure of others: one, a list, or a dict with the same keys."""
+    if isinstance(like, np.ndarray):
+        return arrays[0]
+    return dict(zip(like, arrays, strict=True)) if isinstance(like, dict) else arrays
+
+
+def _writable(grads: Arrays) -> list[Array]:
+    """The gradients, checked, as a list."""
+    named = checks.named("grad", grads)
+    return [checks.array(name if name == "grad" else f"grads[{name}]", g, writable=True) for name, g in named.items()]

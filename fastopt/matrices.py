@@ -1,0 +1,458 @@
+"""Optimizers that look at a parameter as a matrix: Adafactor, Muon.
+
+Their directions come from sums over rows and columns, or from matrix products; then they are steps like others, by the
+kernel of gradient descent. An array of more than two axes is a matrix of its last axis (the units) by all others.
+Sums have the same bits on every instruction set and for any number of threads; products are NumPy's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Unpack
+
+import numpy as np
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array, Arrays
+from fastopt.gradients import square_sum, square_sums, structured
+from fastopt.hyper import Choice, Flag, Number
+from fastopt.optimizer import Common, Optimizer, chosen_names
+from fastopt.optimizers import AdamW, Rate
+
+__all__ = ["Adafactor", "Muon", "MuonMatrices", "adafactor", "muon", "orthogonalize"]
+
+_factored_root = _kernels.Layer("factored_root")
+
+
+def _matrix(array: Array) -> Array:
+    """A view of an array of two axes or more, units last."""
+    return array.reshape(-1, array.shape[-1])
+
+
+class _Parameter(NamedTuple):
+    """A parameter with all that its direction is made of, and where that goes."""
+
+    param: Array
+    grad: Array
+    #: What the gradient is multiplied by.
+    scale: float
+    state: Mapping[str, Array]
+    hyper: Mapping[str, float]
+    t: int
+    out: Array
+
+
+class _Directed(Optimizer, abstract=True):
+    """Steps along directions that take the place of gradients: ``p ← p − lr·(f·d + weight_decay·p)``."""
+
+    kernel = "sgd"
+    #: Penalties and clipping by value would be of the direction.
+    fixed: ClassVar[dict[str, float]] = {"decoupled": 1.0, "l1": 0.0, "clip_value": math.inf, "maximize": 0.0}
+
+    def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
+        params, given = checks.named("param", self.params), checks.named("param", grads)
+        directions, lengths = [], []
+        for (name, param), factor in zip(params.items(), factors, strict=True):
+            number = self._cell_of[name]
+            if number < 0:
+                directions.append(param)
+                lengths.append(0.0)
+                continue
+            if name not in self._buffers:
+                self._buffers[name] = np.empty_like(param)
+            cell = self._cells[number]
+            hyper = {key: self._in_cell(cell, key) for key in self._setting_names()}
+            t = self.t - cell.born + 1
+            of = _Parameter(param, given[name], grad_scale * factor, self.state[name], hyper, t, self._buffers[name])
+            lengths.append(self._direct(of))
+            directions.append(self._buffers[name])
+        self._plan.scale_each(lengths)
+        self._plan.step(structured(self._bound, directions))
+
+    def _direct(self, of: _Parameter) -> float:
+        """Write a direction to `of.out`, bring the state up to date, and return the factor f of the direction."""
+        raise TypeError("a subclass says what its direction is")
+
+    def _bind(self) -> None:
+        self._buffers: dict[str, Array] = {}
+        super()._bind()
+
+
+# ---- Adafactor ----------------------------------------------------------------------------------------------
+
+
+class Adafactor(_Directed):
+    """Adafactor [1]_: of the second moment of a matrix only means over rows and columns are kept.
+
+    ``R ← β·R + (1 − β)·mean_columns(g²)``, ``C ← β·C + (1 − β)·mean_rows(g²)``, ``V = R·C / mean(R)``, and V itself for
+    arrays of fewer than two axes, ``β = 1 − t^beta2_decay``. ``u = g / √max(V, eps1²)``, ``u ← u / max(1, rms(u) /
+    d)``, ``p ← p − max(eps2, rms(p))·min(lr, 1/√t)·u``, as in PyTorch; decay is decoupled.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 1e-2
+        The largest relative step, in [0, inf).
+    beta2_decay : float, default -0.8
+        In (-inf, 0].
+    eps1 : float or None, default None
+        Least root of a second moment, in [0, inf); the machine epsilon of the parameters' type where None.
+    eps2 : float, default 1e-3
+        Least size of a parameter to which a step is in proportion, in [0, inf).
+    d : float, default 1.0
+        The size of a direction beyond which it is scaled down, in (0, inf).
+    **common
+        What every optimizer takes (see `Optimizer`), but for `decoupled`, `l1`, `clip_value` and `maximize`.
+
+    References
+    ----------
+    .. [1] N. Shazeer and M. Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms
+    4, 5.
+    """
+
+    name = "adafactor"
+    beta2_decay = Number("(-inf, 0]")
+    eps2 = Number("[0, inf)")
+    d = Number("(0, inf)")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 1e-2,
+        *,
+        beta2_decay: Rate = -0.8,
+        eps1: float | None = None,
+        eps2: Rate = 1e-3,
+        d: Rate = 1.0,
+        **common: Unpack[Common],
+    ) -> None:
+        self._eps1 = None if eps1 is None else checks.number("eps1", eps1, "[0, inf)")
+        super().__init__(params, lr=lr, beta2_decay=beta2_decay, eps2=eps2, d=d, **common)
+
+    @classmethod
+    def hyper_names(cls) -> list[str]:
+        return [*super().hyper_names(), "beta2_decay", "eps2", "d"]
+
+    def _further_state(self, param: Array) -> dict[str, Array]:
+        return adafactor_state(param)
+
+    def _direct(self, of: _Parameter) -> float:
+        param, grad, scale, state, hyper, t, out = of
+        if not param.size:
+            return 0.0
+        info = np.finfo(param.dtype)
+        eps1 = max(float(info.eps if self._eps1 is None else self._eps1), math.sqrt(info.tiny))
+        new = float(t) ** hyper["beta2_decay"]
+        if param.ndim > 1:
+            matrix = _matrix(grad)
+            rows, columns = matrix.shape
+            of_rows, of_columns = square_sums(matrix)
+            for key, sums, count in (("row_avg", of_rows, columns), ("column_avg", of_columns, rows)):
+                state[key][...] = (1 - new) * state[key] + new * (scale * scale / count * sums)
+            row_avg = state["row_avg"].astype(np.float64)
+            row_avg /= max(math.fsum(row_avg.tolist()) / rows, eps1)
+            arrays = matrix, row_avg.astype(param.dtype), state["column_avg"], _matrix(out)
+            _factored_root(arrays, matrix.shape, (eps1 * eps1,))
+        else:
+            state["square_avg"][...] = (1 - new) * state["square_avg"] + new * (scale * grad) ** 2
+            np.divide(grad, np.sqrt(np.maximum(state["square_avg"], eps1 * eps1)), out=out)
+        size = abs(scale) * math.sqrt(square_sum(out) / out.size)
+        of_param = max(hyper["eps2"], math.sqrt(square_sum(param) / param.size))
+        rate = of_param * min(hyper["lr"], 1 / math.sqrt(t)) / max(1.0, size / hyper["d"])
+        return scale * rate / hyper["lr"] if hyper["lr"] else 0.0
+
+
+def adafactor_state(param: Array) -> dict[str, Array]:
+    """The state of Adafactor, zeros: ``row_avg`` and ``column_avg``, or ``square_avg`` where there are not two axes."""
+    if param.ndim < 2:
+        return {"square_avg": np.zeros_like(param)}
+    rows, columns = _matrix(param).shape if param.size else (0, param.shape[-1])
+    return {"row_avg": np.zeros(rows, param.dtype), "column_avg": np.zeros(columns, param.dtype)}
+
+
+def adafactor(
+    param: Array, grad: Array, state: Mapping[str, Array], *, t: int, lr: float = 1e-2, beta2_decay: float = -0.8,
+    eps1: float | None = None, eps2: float = 1e-3, d: float = 1.0, weight_decay: float = 0.0, grad_scale: float = 1.0,
+) -> None:  # fmt: skip
+    """One step of `fastopt.Adafactor`, in place: see there.
+
+    Parameters
+    ----------
+    param, grad : ndarray, any shape
+    state : mapping of str to ndarray
+        What `adafactor_state` made.
+    t : int
+        The number of this step, counted from 1.
+    lr, beta2_decay, eps1, eps2, d, weight_decay
+        See `fastopt.Adafactor`.
+    grad_scale : float, default 1.0
+        The gradient is multiplied by this first.
+    """
+    one = Adafactor(param, lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay)
+    _take_up(one, state, t)
+    one.step(grad, grad_scale=grad_scale)
+
+
+def _take_up(optimizer: Optimizer, state: Mapping[str, Array], t: int) -> None:
+    """Have an optimizer of one array use the caller's state, as before step t."""
+    own = optimizer.state["param"]
+    if set(own) != set(state):
+        raise ValueError(f"state must have the keys {sorted(own)}, got {sorted(state)}")
+    for key, array in own.items():
+        checks.array(f"state[{key}]", state[key], dtype=array.dtype, shape=array.shape, writable=True)
+    optimizer._state = {"param": dict(state)}
+    optimizer._plan.set_hyper(0, checks.integer("t", t, 1, 2**53) - 1)
+
+
+# ---- Muon ---------------------------------------------------------------------------------------------------
+
+#: The factor of a direction of Muon by the shape (inputs, units).
+ADJUSTMENTS = {
+    "original": lambda inputs, units: math.sqrt(max(1.0, units / inputs)),
+    "match_rms_adamw": lambda inputs, units: 0.2 * math.sqrt(max(inputs, units)),
+    "none": lambda inputs, units: 1.0,
+}
+Adjust = Literal["original", "match_rms_adamw", "none"]
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(x: Array, *, steps: int = 5, eps: float = 1e-7) -> Array:
+    """A nearly orthogonal matrix with the singular vectors of x, by Newton–Schulz steps [1]_.
+
+    After division by its norm, ``X ← aX + (bA + cA²)X`` with ``A = XXᵀ`` brings all singular values near 1 (0.7 to 1.2
+    after five steps, those below a thousandth of the largest less so).
+
+    Parameters
+    ----------
+    x : ndarray (m, n)
+    steps : int, default 5
+    eps : float, default 1e-7
+        Is added to the norm that is divided by.
+
+    Returns
+    -------
+    ndarray (m, n)
+
+    References
+    ----------
+    .. [1] K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    """
+    checks.array("x", x, ndim=2)
+    steps, eps = checks.integer("steps", steps, 0), checks.number("eps", eps, "[0, inf)")
+    a, b, c = (x.dtype.type(k) for k in COEFFICIENTS)
+    wide = x.T if x.shape[0] > x.shape[1] else x
+    norm = math.sqrt(square_sum(x)) + eps
+    wide = wide / x.dtype.type(norm) if norm > 0 else wide.copy()
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * (gram @ gram)) @ wide
+    return np.ascontiguousarray(wide.T if x.shape[0] > x.shape[1] else wide)
+
+
+class MuonMatrices(_Directed):
+    """Muon [1]_ for matrices alone: momentum whose step is made orthogonal.
+
+    ``m ← momentum·m + (1 − momentum)·g``, ``u = (1 − momentum)·g + momentum·m`` with `nesterov`, else m, then
+    ``p ← p − lr·(f·orthogonalize(u) + weight_decay·p)``, f by the shape.
+
+    Parameters
+    ----------
+    params : ndarray, list or dict of ndarray
+        Of two axes or more each; see `Optimizer`. An array is a matrix of its last axis, the units, by all others.
+    lr : float, default 2e-2
+        Learning rate, in [0, inf).
+    momentum : float, default 0.95
+        The share of the old momentum that is kept, in [0, 1].
+    nesterov : bool, default True
+    adjust : {"original", "match_rms_adamw", "none"}, default "original"
+        f is ``√max(1, units/inputs)``; or ``0.2·√max(inputs, units)`` [2]_, for the learning rate and decay of AdamW;
+        or 1. (PyTorch's matrices are (units, inputs), so that its factors are the same for the same layer.)
+    steps : int, default 5
+        Of Newton and Schulz.
+    **common
+        What every optimizer takes (see `Optimizer`), but for `decoupled`, `l1`, `clip_value` and `maximize`.
+
+    References
+    ----------
+    .. [1] K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    .. [2] J. Liu et al., "Muon is scalable for LLM training", 2025, eq. 4.
+    """
+
+    name = "muon_matrices"
+    momentum = Number("[0, 1]")
+    nesterov = Flag()
+    adjust = Choice(*ADJUSTMENTS)
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: Rate = 2e-2,
+        *,
+        momentum: Rate = 0.95,
+        nesterov: bool = True,
+        adjust: Adjust = "original",
+        steps: int = 5,
+        **common: Unpack[Common],
+    ) -> None:
+        self._steps = checks.integer("steps", steps, 0)
+        for name, param in checks.named("param", params).items():
+            if isinstance(param, np.ndarray) and param.ndim < 2:
+                label = checks.param_label(name)
+                raise ValueError(f"{label} must have two axes or more to be a matrix, got shape {param.shape}")
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, adjust=adjust, **common)
+
+    @classmethod
+    def hyper_names(cls) -> list[str]:
+        return [*super().hyper_names(), "momentum", "nesterov", "adjust"]
+
+    def _further_state(self, param: Array) -> dict[str, Array]:
+        return {"momentum": np.zeros_like(param)}
+
+    def _direct(self, of: _Parameter) -> float:
+        real, keep, momentum = of.param.dtype.type, of.hyper["momentum"], of.state["momentum"]
+        if not of.param.size:
+            return 0.0
+        np.multiply(momentum, real(keep), out=momentum)
+        np.multiply(of.grad, real((1 - keep) * of.scale), out=of.out)
+        np.add(momentum, of.out, out=momentum)
+        u = of.out + real(keep) * momentum if of.hyper["nesterov"] else momentum
+        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=self._steps)
+        return ADJUSTMENTS[tuple(ADJUSTMENTS)[int(of.hyper["adjust"])]](*_matrix(of.param).shape)
+
+
+def muon(
+    param: Array, grad: Array, momentum_avg: Array, *, lr: float = 2e-2, momentum: float = 0.95, nesterov: bool = True,
+    adjust: Adjust = "original", steps: int = 5, weight_decay: float = 0.0, grad_scale: float = 1.0,
+) -> None:  # fmt: skip
+    """One step of `fastopt.MuonMatrices`, in place: see there.
+
+    Parameters
+    ----------
+    param, grad : ndarray of two axes or more
+    momentum_avg : ndarray like `param`
+        The state, of zeros at first. Updated in place.
+    lr, momentum, nesterov, adjust, steps, weight_decay
+        See `fastopt.MuonMatrices`.
+    grad_scale : float, default 1.0
+        The gradient is multiplied by this first.
+    """
+    one = MuonMatrices(
+        param, lr, momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay
+    )
+    _take_up(one, {"momentum": momentum_avg}, 1)
+    one.step(grad, grad_scale=grad_scale)
+
+
+class Muon:
+    """Muon for matrices, and AdamW for all other parameters: `MuonMatrices` and `AdamW` as one optimizer.
+
+    Parameters
+    ----------
+    params : list or dict of ndarray
+        See `Optimizer`.
+    lr : float, default 2e-2
+        Learning rate of the matrices, in [0, inf).
+    rest_lr : float, default 1e-3
+        That of the rest. Where `lr` is set later, this one keeps its ratio to it.
+    matrices : str, list of str or callable, optional
+        Which parameters Muon takes: names, patterns or a function, as in the groups of `Optimizer`. By default those of
+        two axes or more; embeddings and the last layer are better left to AdamW.
+    momentum, nesterov, adjust, steps
+        See `MuonMatrices`.
+    beta1, beta2, eps : float, default 0.9, 0.95, 1e-8
+        Of `AdamW`.
+    weight_decay : float, default 0.0
+        Decoupled, for both.
+
+    Attributes
+    ----------
+    matrices, rest : Optimizer
+        The two, whose hyperparameters are their own attributes.
+    """
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 2e-2,
+        *,
+        rest_lr: float = 1e-3,
+        matrices: Any = lambda name, param: param.ndim > 1,
+        momentum: Rate = 0.95,
+        nesterov: bool = True,
+        adjust: Adjust = "original",
+        steps: int = 5,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.95,
+        eps: Rate = 1e-8,
+        weight_decay: Rate = 0.0,
+    ) -> None:
+        by_name = checks.named("param", params)
+        for name, param in by_name.items():
+            checks.array(checks.param_label(name), param, writable=True)
+        checks.apart({checks.param_label(name): param for name, param in by_name.items()})
+        chosen = chosen_names(matrices, by_name)
+        self.params = params
+        self.matrices = MuonMatrices(
+            {name: by_name[name] for name in chosen}, lr,
+            momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay,
+        )  # fmt: skip
+        self.rest = AdamW(
+            {name: param for name, param in by_name.items() if name not in chosen}, rest_lr,
+            beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+        )  # fmt: skip
+
+    @property
+    def lr(self) -> float:
+        return self.matrices.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        value = checks.number("lr", value, "[0, inf)")
+        old = self.matrices.lr
+        self._ratio = self.rest.lr / old if old else self._ratio
+        self.matrices.lr, self.rest.lr = value, self._ratio * value
+
+    _ratio = 0.0
+
+    @property
+    def t(self) -> int:
+        return self.rest.t
+
+    @property
+    def state(self) -> Mapping[str, Mapping[str, Array]]:
+        return {**self.matrices.state, **self.rest.state}
+
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+        """See `Optimizer.step`."""
+        scale = checks.number("grad_scale", grad_scale)
+        params = checks.named("param", self.params)
+        checks.gradients(self.params, grads, checks.labelled(params, self.state))
+        given = checks.named("param", grads)
+        for part in (self.matrices, self.rest):
+            part.step({name: given[name] for name in part.state}, grad_scale=scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Like that of an optimizer: ``optimizer``, the name of the class, and those of ``matrices`` and ``rest``."""
+        return {"optimizer": "Muon", "matrices": self.matrices.state_dict(), "rest": self.rest.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Where something is missing or does not fit; then nothing has been changed.
+        """
+        checks.choice("optimizer", state_dict["optimizer"], ("Muon",))
+        before = self.matrices.state_dict()
+        self.matrices.load_state_dict(state_dict["matrices"])
+        try:
+            self.rest.load_state_dict(state_dict["rest"])
+        except BaseException:
+            self.matrices.load_state_dict(before)
+            raise
+
+    def __repr__(self) -> str:
+        return f"Muon(matrices={self.matrices!r}, rest={self.rest!r})"
