@@ -104,9 +104,8 @@ def test_muon_by_the_reference(shape, nesterov, rng, close):
 
 
 def test_muon_of_optax(rng, monkeypatch):
-    """Without Nesterov's step, where Optax corrects a bias that the others do not, and without an eps beside the norm,
-    of which that correction is a multiple; its coefficients are in float32."""
-    monkeypatch.setattr(matrices, "COEFFICIENTS", tuple(map(np.float32, matrices.COEFFICIENTS)))
+    """Without Nesterov's step, where Optax corrects a bias that the others do not, and without an eps beside the norm of
+    what that correction multiplies."""
     monkeypatch.setattr(matrices, "orthogonalize", functools.partial(matrices.orthogonalize, eps=0.0))
     pytest.importorskip("optax.contrib")
     jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
