@@ -1,9 +1,8 @@
-"""Our numbers against other libraries: PyTorch, scikit-learn, autograd. Each is looked for, and may be absent."""
+"""Layers against other libraries: PyTorch, autograd. Each is looked for, and may be absent."""
 
 import numpy as np
 import pytest
 
-import fastopt
 from fastopt import functional
 
 # ---- PyTorch ----------------------------------------------------------------------------------------
@@ -12,70 +11,6 @@ from fastopt import functional
 @pytest.fixture
 def torch():
     return pytest.importorskip("torch")
-
-
-SHAPES = [(7, 5), (33,), (2, 3, 4)]
-# Ours with its options, and the name and options of PyTorch's.
-TORCH_OPTIMIZERS = [
-    (fastopt.SGD, {"lr": 0.1}, "SGD", {"lr": 0.1}),
-    (fastopt.SGD, {"lr": 0.1, "weight_decay": 0.03}, "SGD", {"lr": 0.1, "weight_decay": 0.03}),
-    *(
-        (fastopt.Momentum, options, "SGD", options)
-        for options in (
-            {"lr": 0.05, "momentum": 0.9},
-            {"lr": 0.05, "momentum": 0.7, "weight_decay": 0.03},
-            {"lr": 0.05, "momentum": 0.9, "dampening": 0.4},
-            {"lr": 0.05, "momentum": 0.9, "dampening": 0.4, "weight_decay": 0.03},
-            {"lr": 0.05, "momentum": 0.9, "nesterov": True},
-            {"lr": 0.05, "momentum": 0.5, "nesterov": True, "weight_decay": 0.03},
-        )
-    ),
-    *(
-        (fastopt.RMSProp, {"decay": decay} | options, "RMSprop", {"alpha": decay} | options)
-        for decay in (0.9, 0.99)
-        for options in ({"lr": 0.01}, {"lr": 0.02, "eps": 1e-3}, {"lr": 0.01, "weight_decay": 0.03})
-    ),
-    *(
-        (fastopt.Adagrad, options, "Adagrad", options)
-        for options in (
-            {"lr": 0.1},
-            {"lr": 0.1, "eps": 1e-3},
-            {"lr": 0.1, "initial_accumulator_value": 0.1, "weight_decay": 0.03},
-        )
-    ),
-    *(
-        (getattr(fastopt, name), options | {"beta1": beta1, "beta2": beta2}, name, options | {"betas": (beta1, beta2)})
-        for name in ("Adam", "AdamW")
-        for beta1, beta2 in ((0.9, 0.999), (0.5, 0.9), (0.0, 0.99))
-        for options in ({"lr": 0.01}, {"lr": 0.02, "eps": 1e-3}, {"lr": 0.01, "weight_decay": 0.03})
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("ours", "options", "name", "torch_options"),
-    TORCH_OPTIMIZERS,
-    ids=[f"{ours.__name__}-{options}" for ours, options, *_ in TORCH_OPTIMIZERS],
-)
-def test_optimizers_of_pytorch(dtype, ours, options, name, torch_options, torch, rng):
-    """200 steps down noisy quadratics; both are given the same gradients, those of our parameters."""
-    start = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
-    target = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
-    params = [a.copy() for a in start]
-    theirs = [torch.nn.Parameter(torch.tensor(a)) for a in start]
-    optimizer, their_optimizer = ours(params, **options), getattr(torch.optim, name)(theirs, **torch_options)
-    for _ in range(200):
-        grads = [
-            (p - t + 0.1 * rng.standard_normal(p.shape)).astype(dtype) for p, t in zip(params, target, strict=True)
-        ]
-        for tensor, grad in zip(theirs, grads, strict=True):
-            tensor.grad = torch.tensor(grad)
-        optimizer.step(grads)
-        their_optimizer.step()
-    tolerance = 1e-10 if dtype == np.float64 else 1e-5
-    for param, tensor, begin in zip(params, theirs, start, strict=True):
-        assert np.linalg.norm(param - begin) > 0.1 * np.linalg.norm(begin)
-        assert_near(param, tensor, tolerance)
 
 
 def assert_near(actual, expected, tolerance):
@@ -189,43 +124,6 @@ def test_relu_of_pytorch(dtype, torch, rng):
     y = functional.relu_forward(x)
     np.testing.assert_array_equal(y, expected.detach())
     np.testing.assert_array_equal(functional.relu_backward(dy, y), tensor.grad)
-
-
-# ---- scikit-learn -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ours", "options", "name", "their_options"),
-    [
-        (
-            fastopt.Adam,
-            {"lr": 0.01, "eps_mode": "hat", "eps": 1e-4, "beta1": 0.8},
-            "AdamOptimizer",
-            {"learning_rate_init": 0.01, "epsilon": 1e-4, "beta_1": 0.8},
-        ),
-        *(
-            (
-                fastopt.Momentum,
-                {"lr": 0.01, "momentum": 0.8, "nesterov": nesterov, "lr_in_velocity": True},
-                "SGDOptimizer",
-                {"learning_rate_init": 0.01, "momentum": 0.8, "nesterov": nesterov},
-            )
-            for nesterov in (False, True)
-        ),
-    ],
-    ids=["adam", "momentum", "nesterov"],
-)
-def test_optimizers_of_scikit_learn(ours, options, name, their_options, rng):
-    stochastic = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
-    params = [rng.standard_normal(shape) for shape in SHAPES]
-    theirs = [p.copy() for p in params]
-    optimizer, their_optimizer = ours(params, **options), getattr(stochastic, name)(theirs, **their_options)
-    for _ in range(200):
-        grads = [p + rng.standard_normal(p.shape) for p in params]
-        optimizer.step(grads)
-        their_optimizer.update_params(theirs, grads)
-    for param, expected in zip(params, theirs, strict=True):
-        assert_near(param, expected, 1e-10)
 
 
 # ---- autograd ---------------------------------------------------------------------------------------

@@ -19,8 +19,11 @@ PER_THREAD = 1 << 18  # bytes of all arrays for which dispatch.c gives a kernel 
 LARGE = 8 * PER_THREAD  # for eight
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 of_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not list threads")
-# Python warns of forks in a process of several threads: these are what is tested.
-fork_is_meant = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+# Python, and JAX where another test has imported it, warn of forks in a process of several threads: these are what is
+# tested.
+fork_is_meant = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded.*:DeprecationWarning", "ignore:.*JAX is multithreaded.*:RuntimeWarning"
+)
 
 
 @pytest.fixture(autouse=True)
