@@ -17,6 +17,9 @@ CONTESTS = {
 
 NEWER_LAYERS = (
     "activation_",
+    "bias_forward",
+    "bias_backward",
+    "conv2d",
     "group_norm_",
     "softmax_forward",
     "softmax_backward",

@@ -32,8 +32,10 @@ THREADS_SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 10_000_000)
 
 #: Contenders that are no rivals but measures: the same bytes moved, the same work under another circumstance.
 STREAM, COPY = "streaming", "copy"
-FLAT, NORMAL, ONE_THREAD = "flat", "normal values", "one thread"
-YARDSTICKS = (STREAM, COPY, FLAT, NORMAL, ONE_THREAD)
+FLAT, NORMAL, ONE_THREAD, UNCLIPPED, DIRECT = "flat", "normal values", "one thread", "unclipped", "direct"
+YARDSTICKS = (STREAM, COPY, FLAT, NORMAL, ONE_THREAD, UNCLIPPED, DIRECT)
+#: Those that compute other numbers than fastopt.
+OF_OTHER_NUMBERS = (STREAM, COPY, NORMAL, UNCLIPPED)
 
 Call = Callable[[], object]
 Shape = tuple[int, ...]
@@ -56,6 +58,8 @@ class Contest:
     #: What a step works on: every contender has its own copies of the parameters, and none may write to a gradient.
     params: list[Array] = field(default_factory=list)
     grads: list[Array] = field(default_factory=list)
+    #: Makes the state arrays of each parameter, as they begin.
+    states: Callable[[], list[list[Array]]] = list
     #: What takes over the gradients where a contender keeps its own, called when they have changed.
     refresh: list[Call] = field(default_factory=list)
     #: What is called before a contender's turn, off the clock.
@@ -110,15 +114,25 @@ def mlp() -> list[Shape]:
 MODELS = {"ResNet-20": resnet20, "MLP": mlp}
 
 
-def steps() -> dict[str, Callable[[Any], Optimizer]]:
-    """Every optimizer step that is measured, by name, at a learning rate of 1e-3."""
-    every: dict[str, Callable[[Any], Optimizer]] = {
+def steps() -> dict[str, functools.partial[Optimizer]]:
+    """Every optimizer step that is measured, by name: its class, and the hyperparameters that are not the defaults."""
+    every = {
         name: functools.partial(cls, lr=inplace.LR)
         for name, cls in OPTIMIZERS.items()
         if not hasattr(cls, "look_ahead")  # which is momentum's kernel
     }
     every["nesterov"] = functools.partial(Momentum, lr=inplace.LR, nesterov=True)
+    every["adadelta"].keywords["lr"] = 1.0
+    every["centered_rmsprop"].keywords["momentum"] = 0.9
+    every["radam"].keywords["threshold"] = inplace.RADAM_THRESHOLD
     return every
+
+
+#: The steps that every library has fused, measured at more sizes than the others, and some that none has.
+CLASSICS = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
+UNFUSED = ("rmsprop", "nadam", "radam", "amsgrad", "adadelta", "adamax")
+#: The steps that take norms first, and the arrays that they go through in all: in the end parameter and moments once more.
+WITH_NORMS = {"lamb": 10}
 
 
 def step_contest(name: str, n: int) -> Contest:
@@ -149,46 +163,49 @@ def _step_contest(name: str, size: str, shapes: list[Shape]) -> Contest:
     ours = [param.copy() for param in params]
     lone = len(shapes) == 1
     optimizer, given = steps()[name](ours[0] if lone else ours), grads[0] if lone else grads
-    states = _kernels.STEPS[optimizer.kernel][0]
-    n = sum(param.size for param in params)
-    contest = Contest(name, size, 4 * n * (3 + 2 * len(states)), params=params, grads=grads)
+    n, states = sum(param.size for param in params), len(optimizer.state_names())
+    contest = Contest(name, size, 4 * n * WITH_NORMS.get(name, 3 + 2 * states), params=params, grads=grads)
+    contest.states = lambda: [
+        [np.full_like(param, optimizer._initial(key, param)) for key in optimizer.state_names()] for param in params
+    ]
     contest.contenders["fastopt"] = functools.partial(optimizer.step, given)
     contest.results["fastopt"] = ours
 
-    if hasattr(inplace, name):
-        fused = [_in_place(name, param, grad, len(states)) for param, grad in zip(params, grads, strict=True)]
-        contest.contenders["NumPy in place"] = together([call for call, _ in fused])
-        contest.results["NumPy in place"] = [param for _, param in fused]
-    contest.contenders["NumPy textbook"] = together([
-        _textbook(name, param, grad, len(states), counts=optimizer.counts_steps)
-        for param, grad in zip(params, grads, strict=True)
-    ])  # fmt: skip
+    fused = [_in_place(name, *arrays) for arrays in zip(params, grads, contest.states(), strict=True)]
+    contest.contenders["NumPy in place"] = together([call for call, _ in fused])
+    contest.results["NumPy in place"] = [param for _, param in fused]
+    contest.contenders["NumPy textbook"] = together(
+        [_textbook(name, optimizer, *arrays) for arrays in zip(params, grads, contest.states(), strict=True)]
+    )
 
-    stream = _kernels.Layer("stream")
-    streamed = [arena.empty((n,), np.float32) for _ in ("x", "param", *states)]
-    for array in streamed:
-        array[:] = np.concatenate([grad.ravel() for grad in grads])
-    absent = [None] * (4 - len(streamed))
-    contest.contenders[STREAM] = lambda: stream((*streamed, *absent), (n,), (0.5,))
+    if name not in WITH_NORMS:
+        stream = _kernels.Layer("stream")
+        streamed = [arena.empty((n,), np.float32) for _ in range(2 + states)]
+        for array in streamed:
+            array[:] = np.concatenate([grad.ravel() for grad in grads])
+        absent = [None] * (5 - len(streamed))
+        contest.contenders[STREAM] = lambda: stream((*streamed, *absent), (n,), (0.5,))
     return contest
 
 
-def _in_place(name: str, param: Array, grad: Array, states: int) -> tuple[Call, Array]:
+def _in_place(name: str, param: Array, grad: Array, states: list[Array]) -> tuple[Call, Array]:
     fused = getattr(inplace, name)
-    arrays = [param.copy(), grad, *(np.zeros_like(param) for _ in range(states))]
+    arrays = [param.copy(), grad, *states]
     a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
     return lambda: fused(*arrays, t=next(t), a=a, b=b), arrays[0]
 
 
-def _textbook(name: str, param: Array, grad: Array, states: int, *, counts: bool) -> Callable[[], Array]:
-    formula = getattr(reference, "momentum" if name == "nesterov" else name)
-    hyper: dict[str, Any] = {"lr": inplace.LR} | ({"nesterov": True} if name == "nesterov" else {})
-    held, number = [param.copy(), *(np.zeros_like(param) for _ in range(states))], itertools.count(1)
+def _textbook(name: str, optimizer: Optimizer, param: Array, grad: Array, states: list[Array]) -> Callable[[], Array]:
+    formula, given = getattr(reference, optimizer.name), steps()[name].keywords
+    hyper = {key: getattr(optimizer, key) for key in optimizer.hyper_names()}
+    held, number, scalars = [param.copy(), *states], itertools.count(1), optimizer.scalars
 
     def step() -> Array:
-        if counts:
-            hyper["t"] = next(number)
-        held[:] = formula(held[0], grad, *held[1:], **hyper)
+        nonlocal scalars
+        t = next(number)
+        computed, scalars = optimizer._compute(hyper, scalars, t)
+        counted = {"t": t} if optimizer.counts_steps else {}
+        held[:] = formula(held[0], grad, *held[1:], **given, **computed, **counted)
         return held[0]
 
     return step
@@ -216,6 +233,27 @@ def denormals(n: int) -> Contest:
     held = [param.copy(), grad, np.empty_like(param), np.empty_like(param)]
     a, b, t = np.empty_like(param), np.empty_like(param), itertools.count(1)
     enter("NumPy in place", lambda: inplace.adam(*held, t=next(t), a=a, b=b), held[0], held[2:], 1e-40)
+    return contest
+
+
+def clipped_adam(n: int) -> Contest:
+    """A step of Adam on a gradient that is scaled down to a norm of 1 first, against the same as it is."""
+    contest = _step_contest("adam", f"{n:,}", [(n,)])
+    (param,), (grad,), ((m, v),) = contest.params, contest.grads, contest.states()
+    contest.name, contest.floor = "clipped_adam", 4 * n * 8
+    own = param.copy()
+    plain = contest.contenders["fastopt"]
+    contest.contenders = {"fastopt": functools.partial(Adam(own, lr=inplace.LR, clip_global_norm=1.0).step, grad)}
+    contest.results = {"fastopt": [own]}
+
+    held, a, clipped, t = param.copy(), np.empty_like(param), np.empty_like(param), itertools.count(1)
+
+    def in_place() -> None:
+        np.multiply(grad, min(1.0, 1.0 / float(np.linalg.norm(grad))), out=clipped)
+        inplace.adam(held, clipped, m, v, t=next(t), a=a, b=a)
+
+    contest.contenders["NumPy in place"], contest.results["NumPy in place"] = in_place, [held]
+    contest.contenders[UNCLIPPED] = plain
     return contest
 
 
@@ -276,6 +314,22 @@ def dropout_backward(n: int, p: float = 0.5) -> Contest:
         "NumPy textbook": lambda: reference.dropout_backward(dy, mask, p),
         COPY: lambda: np.copyto(dx, dy),
     }, {"NumPy in place": dx})  # fmt: skip
+
+
+def bias_forward(rows: int, columns: int) -> Contest:
+    x, bias, y = _normal(rows, columns), _normal(columns), np.empty((rows, columns), np.float32)
+    return Contest("bias_forward", str(x.shape), 2 * x.nbytes, {"x": x, "bias": bias}, {
+        "fastopt": lambda: F.bias_forward(x, bias, out=y),
+        "NumPy in place": lambda: np.add(x, bias, out=y),
+    }, {"NumPy in place": y})  # fmt: skip
+
+
+def bias_backward(rows: int, columns: int) -> Contest:
+    dy, dbias = _normal(rows, columns), np.empty(columns, np.float32)
+    return Contest("bias_backward", str(dy.shape), dy.nbytes, {"dy": dy}, {
+        "fastopt": lambda: F.bias_backward(dy, out=dbias),
+        "NumPy in place": lambda: np.sum(dy, axis=0, out=dbias),
+    }, {"NumPy in place": dbias})  # fmt: skip
 
 
 def bias_relu_forward(rows: int, columns: int) -> Contest:
@@ -458,6 +512,39 @@ def average_pool_backward(*shape: int) -> Contest:
     })  # fmt: skip
 
 
+def conv2d(n: int, h: int, w: int, c: int) -> Contest:
+    """A convolution by as many filters of 3 × 3 as there are channels, by Winograd and direct."""
+    x, weight, y = _normal(n, h, w, c), _normal(3, 3, c, c), np.empty((3, n, h, w, c), np.float32)
+    padded, columns = np.zeros((n, h + 2, w + 2, c), np.float32), np.empty((n, h, w, 3, 3, c), np.float32)
+    flat = columns.reshape(-1, 9 * c), weight.reshape(-1, c), y[2].reshape(-1, c)
+
+    def product() -> None:
+        inplace.im2col(x, padded, columns)
+        np.matmul(flat[0], flat[1], out=flat[2])
+
+    return Contest("conv2d", str(x.shape), 2 * x.nbytes, {"x": x, "weight": weight}, {
+        "fastopt": lambda: F.conv2d(x, weight, padding=1, winograd=True, out=y[0]),
+        DIRECT: lambda: F.conv2d(x, weight, padding=1, out=y[1]),
+        "NumPy in place": product,
+    }, {"NumPy in place": y[2]})  # fmt: skip
+
+
+def conv2d_weight_grad(n: int, h: int, w: int, c: int) -> Contest:
+    x, dy, padded = _normal(n, h, w, c), _normal(n, h, w, c)[::-1].copy(), np.zeros((n, h + 2, w + 2, c), np.float32)
+    columns, dweight = np.empty((n, h, w, 3, 3, c), np.float32), np.empty((3, 3, 3, c, c), np.float32)
+    flat = columns.reshape(-1, 9 * c).T, dy.reshape(-1, c), dweight[2].reshape(-1, c)
+
+    def product() -> None:
+        inplace.im2col(x, padded, columns)
+        np.matmul(flat[0], flat[1], out=flat[2])
+
+    return Contest("conv2d_weight_grad", str(x.shape), 2 * x.nbytes, {"x": x, "dy": dy}, {
+        "fastopt": lambda: F.conv2d_weight_grad(x, dy, 3, padding=1, winograd=True, out=dweight[0]),
+        DIRECT: lambda: F.conv2d_weight_grad(x, dy, 3, padding=1, out=dweight[1]),
+        "NumPy in place": product,
+    }, {"NumPy in place": dweight[2]})  # fmt: skip
+
+
 def depthwise_forward(*shape: int) -> Contest:
     x, weight, y = _normal(*shape), _normal(3, 3, shape[3]), np.empty(shape, np.float32)
     return Contest("depthwise_forward", str(shape), 2 * x.nbytes, {"x": x, "weight": weight}, {
@@ -523,6 +610,8 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     relu_backward: _FLAT,
     dropout: _FLAT,
     dropout_backward: _FLAT,
+    bias_forward: _DENSE,
+    bias_backward: _DENSE,
     bias_relu_forward: _DENSE,
     bias_relu_backward: _DENSE,
     bias_relu_dropout_forward: _DENSE,
@@ -537,6 +626,8 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     softmax_cross_entropy: [(64, 10), (128, 1000)],
     average_pool_forward: _IMAGES,
     average_pool_backward: _IMAGES,
+    conv2d: _IMAGES,
+    conv2d_weight_grad: _IMAGES,
     depthwise_forward: _IMAGES,
     depthwise_backward: _IMAGES,
     embedding_backward: [(2048, 1000, 64)],
@@ -561,11 +652,19 @@ def catalogue(*, quick: bool = False, large: bool = False, threads: int = 1) -> 
     """
     every: dict[str, Callable[[], Contest]] = {}
     for name in steps():
-        for n in QUICK_SIZES if quick else (*SIZES, LARGE_SIZE) if large else SIZES:
+        if name in CLASSICS:
+            sizes = QUICK_SIZES if quick else (*SIZES, LARGE_SIZE) if large else SIZES
+        else:
+            sizes = QUICK_SIZES[1:2] if quick else (SIZES[1], *SIZES[4:])
+        for n in sizes:
             every[f"{name} {n:,}"] = functools.partial(step_contest, name, n)
     if not quick:
         for model in MODELS:
             every[f"adam {model}"] = functools.partial(model_contest, "adam", model)
+        for name in UNFUSED:
+            every[f"{name} ResNet-20"] = functools.partial(model_contest, name, "ResNet-20")
+        for n in SIZES[4:]:
+            every[f"clipped_adam {n:,}"] = functools.partial(clipped_adam, n)
         every["denormals 1,000,000"] = functools.partial(denormals, 1_000_000)
         for n in THREADS_SIZES if threads > 1 else ():
             every[f"threads {n:,}"] = functools.partial(on_threads, n, threads)

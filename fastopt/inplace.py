@@ -1,11 +1,12 @@
 """The steps and layers in well-written NumPy, in place with two scratch arrays: the fair opponent in benchmarks.
 
-Each step is ``step(param, grad, *state, t, a, b)`` with the default hyperparameters of `fastopt.optimizers` (and
-lr = 1e-3): the constants are folded, each operation is one pass without a temporary.
+Each step is ``step(param, grad, *state, t, a, b)`` with the hyperparameters of `fastopt.bench.steps`: the constants are
+folded, each operation is one pass without a temporary (but for Rprop's masks).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 LR = 1e-3
+RADAM_THRESHOLD = 5.0  #: that of PyTorch and Optax
 
 
 def sgd(param: Array, grad: Array, *, t: int, a: Array, b: Array) -> None:
@@ -38,46 +40,222 @@ def nesterov(param: Array, grad: Array, velocity: Array, *, t: int, a: Array, b:
 
 
 def rmsprop(param: Array, grad: Array, square_avg: Array, *, t: int, a: Array, b: Array) -> None:
-    np.multiply(square_avg, 0.99, out=square_avg)
-    np.multiply(grad, grad, out=a)
-    np.multiply(a, 0.01, out=a)
-    np.add(square_avg, a, out=square_avg)
+    _average(square_avg, 0.99, np.multiply(grad, grad, out=a), a)
+    _descend(param, grad, square_avg, LR, 1e-8, a)
+
+
+def rmsprop_momentum(
+    param: Array, grad: Array, square_avg: Array, velocity: Array, *, t: int, a: Array, b: Array
+) -> None:
+    _average(square_avg, 0.99, np.multiply(grad, grad, out=a), a)
     np.sqrt(square_avg, out=a)
     np.add(a, 1e-8, out=a)
     np.divide(grad, a, out=a)
-    np.multiply(a, LR, out=a)
-    np.subtract(param, a, out=param)
+    momentum(param, a, velocity, t=t, a=a, b=b)
+
+
+def centered_rmsprop(
+    param: Array, grad: Array, square_avg: Array, grad_avg: Array, velocity: Array, *, t: int, a: Array, b: Array
+) -> None:
+    _average(square_avg, 0.99, np.multiply(grad, grad, out=a), a)
+    _average(grad_avg, 0.99, grad, a)
+    np.multiply(grad_avg, grad_avg, out=a)
+    np.subtract(square_avg, a, out=a)
+    np.maximum(a, 0, out=a)
+    np.sqrt(a, out=a)
+    np.add(a, 1e-8, out=a)
+    np.divide(grad, a, out=a)
+    momentum(param, a, velocity, t=t, a=a, b=b)
 
 
 def adagrad(param: Array, grad: Array, square_sum: Array, *, t: int, a: Array, b: Array) -> None:
     np.multiply(grad, grad, out=a)
     np.add(square_sum, a, out=square_sum)
-    np.sqrt(square_sum, out=a)
-    np.add(a, 1e-10, out=a)
-    np.divide(grad, a, out=a)
-    np.multiply(a, LR, out=a)
+    _descend(param, grad, square_sum, LR, 1e-10, a)
+
+
+def adadelta(param: Array, grad: Array, square_avg: Array, square_step: Array, *, t: int, a: Array, b: Array) -> None:
+    _average(square_avg, 0.9, np.multiply(grad, grad, out=a), a)
+    np.add(square_step, 1e-6, out=a)
+    np.add(square_avg, 1e-6, out=b)
+    np.divide(a, b, out=a)
+    np.sqrt(a, out=a)
+    np.multiply(a, grad, out=a)
+    np.subtract(param, a, out=param)
+    _average(square_step, 0.9, np.multiply(a, a, out=a), a)
+
+
+def rprop(param: Array, grad: Array, step_size: Array, prev_grad: Array, *, t: int, a: Array, b: Array) -> None:
+    np.multiply(grad, prev_grad, out=a)
+    changed = a < 0
+    np.multiply(step_size, 1.2, out=step_size, where=a > 0)
+    np.multiply(step_size, 0.5, out=step_size, where=changed)
+    np.clip(step_size, 1e-6, 50, out=step_size)
+    np.copyto(prev_grad, grad)
+    np.copyto(prev_grad, 0, where=changed)
+    np.sign(prev_grad, out=a)
+    np.multiply(a, step_size, out=a)
     np.subtract(param, a, out=param)
 
 
 def adam(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
-    root = math.sqrt(1 - 0.999**t)
-    np.multiply(m, 0.9, out=m)
-    np.multiply(grad, 0.1, out=a)
-    np.add(m, a, out=m)
-    np.multiply(v, 0.999, out=v)
-    np.multiply(grad, grad, out=a)
-    np.multiply(a, 0.001, out=a)
-    np.add(v, a, out=v)
-    np.sqrt(v, out=a)
-    np.add(a, 1e-8 * root, out=a)
-    np.divide(m, a, out=a)
-    np.multiply(a, LR * root / (1 - 0.9**t), out=a)
-    np.subtract(param, a, out=param)
+    root = _moments(grad, m, v, t, a)
+    _descend(param, m, v, LR * root / (1 - 0.9**t), 1e-8 * root, a)
 
 
 def adamw(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
     np.multiply(param, 1 - LR * 0.01, out=param)
     adam(param, grad, m, v, t=t, a=a, b=b)
+
+
+def amsgrad(param: Array, grad: Array, m: Array, v: Array, v_max: Array, *, t: int, a: Array, b: Array) -> None:
+    root = _moments(grad, m, v, t, a)
+    np.maximum(v_max, v, out=v_max)
+    _descend(param, m, v_max, LR * root / (1 - 0.9**t), 1e-8 * root, a)
+
+
+def adamax(param: Array, grad: Array, m: Array, u: Array, *, t: int, a: Array, b: Array) -> None:
+    _average(m, 0.9, grad, a)
+    np.multiply(u, 0.999, out=u)
+    np.abs(grad, out=a)
+    np.maximum(u, a, out=u)
+    np.add(u, 1e-8, out=a)
+    np.divide(m, a, out=a)
+    np.multiply(a, LR / (1 - 0.9**t), out=a)
+    np.subtract(param, a, out=param)
+
+
+def nadam(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
+    root, product, following = _moments(grad, m, v, t, a), mu_product(t), mu_product(t + 1)
+    np.multiply(m, LR * root * (following / product) / (1 - following), out=a)
+    np.multiply(grad, LR * root * (1 - product / mu_product(t - 1)) / (1 - product), out=b)
+    np.add(a, b, out=a)
+    np.sqrt(v, out=b)
+    np.add(b, 1e-8 * root, out=b)
+    np.divide(a, b, out=a)
+    np.subtract(param, a, out=param)
+
+
+@functools.cache
+def mu_product(t: int) -> float:
+    """NAdam's μ₁⋯μₜ, for t that grow by one from call to call."""
+    return mu_product(t - 1) * 0.9 * (1 - 0.5 * 0.96 ** (t * 4e-3)) if t else 1.0
+
+
+def radam(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
+    root = _moments(grad, m, v, t, a)
+    limit = 2 / (1 - 0.999) - 1
+    rho = limit - 2 * t * 0.999**t / (1 - 0.999**t)
+    if rho > RADAM_THRESHOLD:
+        rectification = math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
+        _descend(param, m, v, rectification * LR * root / (1 - 0.9**t), 1e-8 * root, a)
+    else:
+        np.multiply(m, LR / (1 - 0.9**t), out=a)
+        np.subtract(param, a, out=param)
+
+
+def adabound(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
+    _bounded(param, m, v, _moments(grad, m, v, t, a), t, a)
+
+
+def amsbound(param: Array, grad: Array, m: Array, v: Array, v_max: Array, *, t: int, a: Array, b: Array) -> None:
+    root = _moments(grad, m, v, t, a)
+    np.maximum(v_max, v, out=v_max)
+    _bounded(param, m, v_max, root, t, a)
+
+
+def yogi(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
+    root = math.sqrt(1 - 0.999**t)
+    _average(m, 0.9, grad, a)
+    np.multiply(grad, grad, out=a)
+    np.subtract(v, a, out=b)
+    np.sign(b, out=b)
+    np.multiply(b, a, out=a)
+    np.multiply(a, 0.001, out=a)
+    np.subtract(v, a, out=v)
+    _descend(param, m, v, LR * root / (1 - 0.9**t), 1e-3 * root, a)
+
+
+def adabelief(param: Array, grad: Array, m: Array, s: Array, *, t: int, a: Array, b: Array) -> None:
+    root = math.sqrt(1 - 0.999**t)
+    _average(m, 0.9, grad, a)
+    np.subtract(grad, m, out=a)
+    _average(s, 0.999, np.multiply(a, a, out=a), a)
+    np.add(s, 1e-16, out=s)
+    _descend(param, m, s, LR * root / (1 - 0.9**t), 1e-16 * root, a)
+
+
+def lion(param: Array, grad: Array, m: Array, *, t: int, a: Array, b: Array) -> None:
+    np.multiply(m, 0.9, out=a)
+    np.multiply(grad, 0.1, out=b)
+    np.add(a, b, out=a)
+    np.sign(a, out=a)
+    np.multiply(a, LR, out=a)
+    np.subtract(param, a, out=param)
+    _average(m, 0.99, grad, a)
+
+
+def lamb(param: Array, grad: Array, m: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
+    root = _moments(grad, m, v, t, a)
+    np.sqrt(v, out=a)
+    np.add(a, 1e-6 * root, out=a)
+    np.divide(m, a, out=a)
+    np.multiply(a, root / (1 - 0.9**t), out=a)
+    np.multiply(a, LR * float(np.linalg.norm(param) / np.linalg.norm(a)), out=a)
+    np.subtract(param, a, out=param)
+
+
+def schedule_free_sgd(param: Array, grad: Array, z: Array, *, t: int, a: Array, b: Array) -> None:
+    np.multiply(param, 1 - 1 / t, out=param)
+    np.multiply(z, 1 / t, out=a)
+    np.add(param, a, out=param)
+    np.multiply(grad, LR, out=a)
+    np.subtract(z, a, out=z)
+    np.multiply(a, 1 - 0.9 * (1 - 1 / t), out=a)
+    np.subtract(param, a, out=param)
+
+
+def schedule_free_adamw(param: Array, grad: Array, z: Array, v: Array, *, t: int, a: Array, b: Array) -> None:
+    root = math.sqrt(1 - 0.999**t)
+    _average(v, 0.999, np.multiply(grad, grad, out=a), a)
+    np.sqrt(v, out=b)
+    np.add(b, 1e-8 * root, out=b)
+    np.divide(grad, b, out=b)
+    np.multiply(b, root, out=b)
+    schedule_free_sgd(param, b, z, t=t, a=a, b=b)
+
+
+def _average(mean: Array, weight: float, value: Array, a: Array) -> None:
+    """mean ← weight·mean + (1 − weight)·value."""
+    np.multiply(mean, weight, out=mean)
+    np.multiply(value, 1 - weight, out=a)
+    np.add(mean, a, out=mean)
+
+
+def _moments(grad: Array, m: Array, v: Array, t: int, a: Array) -> float:
+    """Adam's moments; returns √(1 − beta2ᵗ)."""
+    _average(m, 0.9, grad, a)
+    _average(v, 0.999, np.multiply(grad, grad, out=a), a)
+    return math.sqrt(1 - 0.999**t)
+
+
+def _descend(param: Array, direction: Array, square: Array, step: float, eps: float, a: Array) -> None:
+    """p ← p − step·direction / (√square + eps)."""
+    np.sqrt(square, out=a)
+    np.add(a, eps, out=a)
+    np.divide(direction, a, out=a)
+    np.multiply(a, step, out=a)
+    np.subtract(param, a, out=param)
+
+
+def _bounded(param: Array, m: Array, square: Array, root: float, t: int, a: Array) -> None:
+    """The step of AdaBound and AMSBound."""
+    np.sqrt(square, out=a)
+    np.add(a, 1e-8 * root, out=a)
+    np.divide(LR * root / (1 - 0.9**t), a, out=a)
+    np.clip(a, 0.1 * (1 - 1 / (1e-3 * t + 1)), 0.1 * (1 + 1 / (1e-3 * t)), out=a)
+    np.multiply(a, m, out=a)
+    np.subtract(param, a, out=param)
 
 
 def relu_forward(x: Array, y: Array) -> None:

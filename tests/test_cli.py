@@ -191,19 +191,19 @@ def test_info(run):
 
 
 def test_bench_table(run):
-    lines = run("bench", "--quick", "--only", "adam")
+    lines = run("bench", "--quick", "--only", "adagrad")
     start = next(i for i, line in enumerate(lines) if re.match("kernel +size", line))
-    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start : start + 7]]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[start : start + 4]]
     assert rows[0][:5] == ["kernel", "size", "fastopt", "quartiles", "GB/s"]
-    assert [row[:2] for row in rows[1:]] == [[n, s] for n in ("adam", "adamw") for s in ("100", "10,000", "1,000,000")]
+    assert [row[:2] for row in rows[1:]] == [["adagrad", size] for size in ("100", "10,000", "1,000,000")]
     assert {len(row) for row in rows} == {len(rows[0])}
     assert any(line.startswith("instruction set") for line in lines[:start])
 
 
 def test_bench_json(run):
-    printed = json.loads("\n".join(run("bench", "--quick", "--json", "--only", "adam 10")))
+    printed = json.loads("\n".join(run("bench", "--quick", "--json", "--only", "adagrad 10")))
     assert printed["environment"]["fastopt"] == fastopt.__version__
-    assert [(result["name"], result["size"]) for result in printed["results"]] == [("adam", "100"), ("adam", "10,000")]
+    assert [(result["name"], result["size"]) for result in printed["results"]] == [("adagrad", "100"), ("adagrad", "10,000")]
     for result in printed["results"]:
         assert set(result["seconds"]) == {"fastopt", "NumPy in place", "NumPy textbook", "streaming"}
         assert set(result["times_faster"]) == set(result["seconds"]) - {"fastopt"}

@@ -159,7 +159,7 @@ RUN = {
 
 
 def stream(x):
-    out = [x[::-1].copy() for _ in range(3)]
+    out = [x[::-1].copy() for _ in range(4)]
     _kernels.Layer("stream")((x, *out), (x.size,), (0.5,))
     return out
 

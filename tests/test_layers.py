@@ -938,10 +938,10 @@ def test_images_of_nothing(shape):
 # ---- The yardstick of the benchmarks ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arrays", [1, 2, 3])
+@pytest.mark.parametrize("arrays", [1, 2, 3, 4])
 def test_stream(isa, dtype, arrays, rng, guarded, same_bits):
     x, *values = (normal(rng, 1001, dtype) for _ in range(1 + arrays))
     placed = [guarded(a, i) for i, a in enumerate(values)]
-    _kernels.Layer("stream")((x, *placed, *[None] * (3 - arrays)), (x.size,), (0.5,))
+    _kernels.Layer("stream")((x, *placed, *[None] * (4 - arrays)), (x.size,), (0.5,))
     for array, a in zip(placed, values, strict=True):
         same_bits(array, (dtype.type(0.5) * a + x))

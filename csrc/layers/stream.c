@@ -5,9 +5,17 @@
 static void stream(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *x = array[0], factor = scalar[0];
-    real *a = array[1], *b = array[2], *c = array[3];
+    real *a = array[1], *b = array[2], *c = array[3], *d = array[4];
     const struct range own = own_range(size[0], LINE_OF_REALS, share);
-    if (b && c) {
+    if (b && c && d) {
+#pragma omp simd
+        for (int64_t i = own.begin; i < own.end; ++i) {
+            a[i] = factor * a[i] + x[i];
+            b[i] = factor * b[i] + x[i];
+            c[i] = factor * c[i] + x[i];
+            d[i] = factor * d[i] + x[i];
+        }
+    } else if (b && c) {
 #pragma omp simd
         for (int64_t i = own.begin; i < own.end; ++i) {
             a[i] = factor * a[i] + x[i];
