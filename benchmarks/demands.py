@@ -7,11 +7,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastopt.bench import COPY, FLAT, NORMAL, ONE_THREAD, STREAM, YARDSTICKS, steps
+from fastopt.bench import (
+    CLASSICS,
+    COPY,
+    FLAT,
+    NORMAL,
+    ONE_THREAD,
+    STREAM,
+    UNCLIPPED,
+    UNFUSED,
+    WITH_NORMS,
+    YARDSTICKS,
+    steps,
+)
 
 #: The fastest of all that is neither NumPy nor a yardstick.
 BEST_PEER = "best peer"
-FUSED, PYTORCH = "PyTorch fused", "PyTorch"
+FUSED, PYTORCH, FOREACH, COMPILED = "PyTorch fused", "PyTorch", "PyTorch foreach", "PyTorch compiled"
 NUMPY = "NumPy in place"
 
 
@@ -28,7 +40,8 @@ class Demand:
 
 
 SIMPLE = "sgd momentum nesterov rmsprop adagrad"
-EVERY = " ".join(steps())
+CLASSIC, UNFUSED = " ".join(CLASSICS), " ".join(UNFUSED)
+OTHERS = " ".join(name for name in steps() if name not in (*CLASSICS, *WITH_NORMS))
 MILLIONS, LARGE = ("1,000,000", "10,000,000", "50,000,000"), ("10,000,000", "50,000,000")
 IN_CACHE, IN_MEMORY = ("1,048,576",), ("8,388,608",)
 SHAPES = ("(64, 512)", "(256, 1024)", "(128, 16, 32, 32)", "(64, 64, 28, 28)", "(32, 256, 14, 14)")
@@ -58,7 +71,15 @@ DEMANDS = [
     Demand("adam",             ("ResNet-20",),       FLAT,       at_most=1.10),
     Demand("adam",             ("MLP",),             FUSED,      at_least=2.5),
     Demand("adam",             ("MLP",),             BEST_PEER,  at_least=1.3),
-    Demand(EVERY,              LARGE,                STREAM,     at_least=0.92, threads=(1, 2)),
+    Demand(CLASSIC,            LARGE,                STREAM,     at_least=0.92, threads=(1, 2)),
+    Demand(OTHERS,             ("10,000,000",),      STREAM,     at_least=0.88),
+    Demand(UNFUSED,            ("1,000,000",),       PYTORCH,    at_least=4),
+    Demand(UNFUSED,            ("1,000,000",),       FOREACH,    at_least=4),
+    Demand(UNFUSED,            ("1,000,000",),       COMPILED,   at_least=1.3),
+    Demand(UNFUSED,            ("ResNet-20",),       PYTORCH,    at_least=6),
+    Demand(UNFUSED,            ("ResNet-20",),       FOREACH,    at_least=6),
+    Demand(UNFUSED,            ("ResNet-20",),       COMPILED,   at_least=6),
+    Demand("clipped_adam",     ("10,000,000",),      UNCLIPPED,  at_most=1.35),
     Demand("threads",          ("100,000", "300,000", "1,000,000"), ONE_THREAD, at_least=1.5, threads=(2,)),
     Demand("threads",          None,                 ONE_THREAD, at_least=0.95, threads=(2,)),
     Demand("denormals",        None,                 NORMAL,     at_most=1.2),

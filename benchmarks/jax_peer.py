@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 VERSION = f"{jax.__version__}, Optax {optax.__version__}"
 jax.config.update("jax_platforms", "cpu")
@@ -22,9 +23,21 @@ STEPS = {
     "nesterov": optax.sgd(LR, momentum=0.9, nesterov=True),
     "rmsprop": optax.rmsprop(LR, decay=0.99, eps=1e-8, eps_in_sqrt=False),
     # Within the root, where Optax has it, this is the 1e-10 of the others.
+    "rmsprop_momentum": optax.rmsprop(LR, decay=0.99, eps=1e-8, eps_in_sqrt=False, momentum=0.9),
+    "centered_rmsprop": optax.rmsprop(LR, decay=0.99, eps=1e-8, eps_in_sqrt=False, centered=True, momentum=0.9),
     "adagrad": optax.adagrad(LR, initial_accumulator_value=0.0, eps=1e-20),
+    "adadelta": optax.adadelta(1.0),
     "adam": optax.adam(LR),
+    "clipped_adam": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(LR)),
     "adamw": optax.adamw(LR, weight_decay=0.01),
+    "adamax": optax.adamax(LR),
+    "radam": optax.radam(LR),
+    "yogi": optax.yogi(LR),
+    "adabelief": optax.adabelief(LR),
+    "lion": optax.lion(LR, weight_decay=0.0),
+    "lamb": optax.lamb(LR),
+    "schedule_free_sgd": optax.contrib.schedule_free_sgd(LR),
+    "schedule_free_adamw": optax.contrib.schedule_free_adamw(LR),
 }
 
 

@@ -5,6 +5,7 @@ times slower. Constants are float32, else numba computes in float64.
 """
 
 import functools
+import inspect
 import itertools
 import math
 
@@ -14,6 +15,7 @@ from numba import prange
 from settings import THREADS
 
 from fastopt.bench import together
+from fastopt.inplace import RADAM_THRESHOLD, mu_product
 
 VERSION = numba.__version__
 numba.set_num_threads(THREADS)
@@ -88,47 +90,233 @@ def adagrad(param, grad, square_sum):
         param[i] -= LR * grad[i] / (math.sqrt(square_sum[i]) + eps)
 
 
+def rmsprop_momentum(param, grad, square_avg, velocity):
+    decay, rest, eps = f32(0.99), f32(0.01), f32(1e-8)
+    for i in prange(param.size):
+        square_avg[i] = decay * square_avg[i] + rest * grad[i] * grad[i]
+        velocity[i] = RHO * velocity[i] + grad[i] / (math.sqrt(square_avg[i]) + eps)
+        param[i] -= LR * velocity[i]
+
+
+def centered_rmsprop(param, grad, square_avg, grad_avg, velocity):
+    decay, rest, eps, zero = f32(0.99), f32(0.01), f32(1e-8), f32(0)
+    for i in prange(param.size):
+        square_avg[i] = decay * square_avg[i] + rest * grad[i] * grad[i]
+        grad_avg[i] = decay * grad_avg[i] + rest * grad[i]
+        variance = max(square_avg[i] - grad_avg[i] * grad_avg[i], zero)
+        velocity[i] = RHO * velocity[i] + grad[i] / (math.sqrt(variance) + eps)
+        param[i] -= LR * velocity[i]
+
+
+def adadelta(param, grad, square_avg, square_step):
+    decay, rest, eps = f32(0.9), f32(0.1), f32(1e-6)
+    for i in prange(param.size):
+        square_avg[i] = decay * square_avg[i] + rest * grad[i] * grad[i]
+        step = math.sqrt(square_step[i] + eps) / math.sqrt(square_avg[i] + eps) * grad[i]
+        square_step[i] = decay * square_step[i] + rest * step * step
+        param[i] -= step
+
+
+def rprop(param, grad, step_size, prev_grad):
+    grow, shrink, low, high, zero, one = f32(1.2), f32(0.5), f32(1e-6), f32(50), f32(0), f32(1)
+    for i in prange(param.size):
+        product = grad[i] * prev_grad[i]
+        size = step_size[i] * (grow if product > zero else shrink if product < zero else one)
+        step_size[i] = min(max(size, low), high)
+        prev_grad[i] = zero if product < zero else grad[i]
+        param[i] -= step_size[i] if prev_grad[i] > zero else -step_size[i] if prev_grad[i] < zero else zero
+
+
+BETA1, REST1, BETA2, REST2 = RHO, f32(0.1), f32(0.999), f32(0.001)
+
+
 def _adam(keep):
     """Adam that first multiplies the parameter by `keep`."""
 
     def adam(param, grad, m, v, t):
         root = math.sqrt(1 - 0.999**t)
         size, eps = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-8 * root)
-        beta1, rest1, beta2, rest2 = f32(0.9), f32(0.1), f32(0.999), f32(0.001)
         for i in prange(param.size):
-            m[i] = beta1 * m[i] + rest1 * grad[i]
-            v[i] = beta2 * v[i] + rest2 * grad[i] * grad[i]
+            m[i] = BETA1 * m[i] + REST1 * grad[i]
+            v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
             param[i] = keep * param[i] - size * m[i] / (math.sqrt(v[i]) + eps)
 
     return adam
 
 
-#: The kernel, its number of state arrays, and whether it counts steps.
+def clipped_adam(param, grad, m, v, t):
+    root = math.sqrt(1 - 0.999**t)
+    size, eps = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-8 * root)
+    square = f32(0)
+    for i in prange(param.size):
+        square += grad[i] * grad[i]
+    factor = f32(min(1.0, 1.0 / math.sqrt(square)))
+    for i in prange(param.size):
+        g = factor * grad[i]
+        m[i] = BETA1 * m[i] + REST1 * g
+        v[i] = BETA2 * v[i] + REST2 * g * g
+        param[i] -= size * m[i] / (math.sqrt(v[i]) + eps)
+
+
+def amsgrad(param, grad, m, v, largest, t):
+    root = math.sqrt(1 - 0.999**t)
+    size, eps = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-8 * root)
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+        largest[i] = max(largest[i], v[i])
+        param[i] -= size * m[i] / (math.sqrt(largest[i]) + eps)
+
+
+def adamax(param, grad, m, u, t):
+    size, eps = f32(1e-3 / (1 - 0.9**t)), f32(1e-8)
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        u[i] = max(BETA2 * u[i], abs(grad[i]))
+        param[i] -= size * m[i] / (u[i] + eps)
+
+
+def nadam(param, grad, m, v, t, before, now, after):
+    root = math.sqrt(1 - 0.999**t)
+    of_m, of_g = f32(1e-3 * root * after / now / (1 - after)), f32(1e-3 * root * (1 - now / before) / (1 - now))
+    eps = f32(1e-8 * root)
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+        param[i] -= (of_m * m[i] + of_g * grad[i]) / (math.sqrt(v[i]) + eps)
+
+
+def radam(param, grad, m, v, t):
+    limit = 2 / (1 - 0.999) - 1
+    rho = limit - 2 * t * 0.999**t / (1 - 0.999**t)
+    root = math.sqrt(1 - 0.999**t)
+    size, eps = 1e-3 / (1 - 0.9**t), f32(1e-8 * root)
+    if rho > RADAM_THRESHOLD:
+        of_m = f32(size * root * math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)))
+        for i in prange(param.size):
+            m[i] = BETA1 * m[i] + REST1 * grad[i]
+            v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+            param[i] -= of_m * m[i] / (math.sqrt(v[i]) + eps)
+    else:
+        of_m = f32(size)
+        for i in prange(param.size):
+            m[i] = BETA1 * m[i] + REST1 * grad[i]
+            v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+            param[i] -= of_m * m[i]
+
+
+def adabound(param, grad, m, v, t):
+    root = math.sqrt(1 - 0.999**t)
+    size, eps = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-8 * root)
+    low, high = f32(0.1 * (1 - 1 / (1e-3 * t + 1))), f32(0.1 * (1 + 1 / (1e-3 * t)))
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+        param[i] -= min(max(size / (math.sqrt(v[i]) + eps), low), high) * m[i]
+
+
+def amsbound(param, grad, m, v, largest, t):
+    root = math.sqrt(1 - 0.999**t)
+    size, eps = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-8 * root)
+    low, high = f32(0.1 * (1 - 1 / (1e-3 * t + 1))), f32(0.1 * (1 + 1 / (1e-3 * t)))
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+        largest[i] = max(largest[i], v[i])
+        param[i] -= min(max(size / (math.sqrt(largest[i]) + eps), low), high) * m[i]
+
+
+def yogi(param, grad, m, v, t):
+    root = math.sqrt(1 - 0.999**t)
+    size, eps = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-3 * root)
+    for i in prange(param.size):
+        square = grad[i] * grad[i]
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        v[i] = v[i] - REST2 * square if v[i] > square else v[i] + REST2 * square if v[i] < square else v[i]
+        param[i] -= size * m[i] / (math.sqrt(v[i]) + eps)
+
+
+def adabelief(param, grad, m, s, t):
+    root = math.sqrt(1 - 0.999**t)
+    size, eps, eps_root = f32(1e-3 * root / (1 - 0.9**t)), f32(1e-16 * root), f32(1e-16)
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        s[i] = BETA2 * s[i] + REST2 * (grad[i] - m[i]) * (grad[i] - m[i]) + eps_root
+        param[i] -= size * m[i] / (math.sqrt(s[i]) + eps)
+
+
+def lion(param, grad, m):
+    kept, rest, zero = f32(0.99), f32(0.01), f32(0)
+    for i in prange(param.size):
+        direction = BETA1 * m[i] + REST1 * grad[i]
+        m[i] = kept * m[i] + rest * grad[i]
+        param[i] -= LR if direction > zero else -LR if direction < zero else zero
+
+
+def lamb(param, grad, m, v, t):
+    root = math.sqrt(1 - 0.999**t)
+    factor, eps = f32(root / (1 - 0.9**t)), f32(1e-6 * root)
+    of_param, of_update = f32(0), f32(0)
+    for i in prange(param.size):
+        m[i] = BETA1 * m[i] + REST1 * grad[i]
+        v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+        update = factor * m[i] / (math.sqrt(v[i]) + eps)
+        of_param += param[i] * param[i]
+        of_update += update * update
+    step = f32(1e-3 * math.sqrt(of_param / of_update) if of_param > 0 and of_update > 0 else 1e-3)
+    for i in prange(param.size):
+        param[i] -= step * (factor * m[i] / (math.sqrt(v[i]) + eps))
+
+
+def schedule_free_sgd(param, grad, z, t):
+    c, rest, lr_y = f32(1 / t), f32(1 - 1 / t), f32(1e-3 * (1 - 0.9 * (1 - 1 / t)))
+    for i in prange(param.size):
+        param[i] = rest * param[i] + c * z[i] - lr_y * grad[i]
+        z[i] -= LR * grad[i]
+
+
+def schedule_free_adamw(param, grad, z, v, t):
+    root = math.sqrt(1 - 0.999**t)
+    c, rest, lr_y = f32(1 / t), f32(1 - 1 / t), f32(1e-3 * (1 - 0.9 * (1 - 1 / t)))
+    factor, eps = f32(root), f32(1e-8 * root)
+    for i in prange(param.size):
+        v[i] = BETA2 * v[i] + REST2 * grad[i] * grad[i]
+        direction = factor * grad[i] / (math.sqrt(v[i]) + eps)
+        param[i] = rest * param[i] + c * z[i] - lr_y * direction
+        z[i] -= LR * direction
+
+
+def _products(t):
+    return t, mu_product(t - 1), mu_product(t), mu_product(t + 1)
+
+
+#: The steps, and those among them that are told something beside arrays: their number, or what a function makes of it.
 STEPS = {
-    "sgd": (sgd, 0, False),
-    "momentum": (momentum, 1, False),
-    "nesterov": (nesterov, 1, False),
-    "rmsprop": (rmsprop, 1, False),
-    "adagrad": (adagrad, 1, False),
-    "adam": (_adam(f32(1)), 2, True),
-    "adamw": (_adam(f32(1 - 1e-3 * 0.01)), 2, True),
-}
+    kernel.__name__: kernel
+    for kernel in (
+        sgd, momentum, nesterov, rmsprop, rmsprop_momentum, centered_rmsprop, adagrad, adadelta, rprop, clipped_adam,
+        amsgrad, adamax, nadam, radam, adabound, amsbound, yogi, adabelief, lion, lamb, schedule_free_sgd,
+        schedule_free_adamw,
+    )
+} | {"adam": _adam(f32(1)), "adamw": _adam(f32(1 - 1e-3 * 0.01))}  # fmt: skip
+TOLD = {"nadam": _products}
 
 
 def _step(bind, contest):
-    kernel, states, counts = STEPS[contest.name]
-    held = [(p.copy(), g, *(np.zeros_like(p) for _ in range(states))) for p, g in _pairs(contest)]
-    calls = [_counting(bind(kernel, *arrays)) if counts else bind(kernel, *arrays) for arrays in held]
+    kernel = STEPS[contest.name]
+    held = [
+        (param.flatten(), grad.ravel(), *(state.ravel() for state in states))
+        for param, grad, states in zip(contest.params, contest.grads, contest.states(), strict=True)
+    ]
+    counts = inspect.signature(kernel).parameters.get("t") is not None
+    told = TOLD.get(contest.name, lambda t: (t,))
+    calls = [_counting(bind(kernel, *arrays), told) if counts else bind(kernel, *arrays) for arrays in held]
     return together(calls), [arrays[0] for arrays in held]
 
 
-def _pairs(contest):
-    return zip((p.ravel() for p in contest.params), (g.ravel() for g in contest.grads), strict=True)
-
-
-def _counting(call):
+def _counting(call, told):
     number = itertools.count(1)
-    return lambda: call(next(number))
+    return lambda: call(*told(next(number)))
 
 
 # ---- Layers -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ The operators are called below autograd, and write to tensors that are given whe
 unfold and fold have channels second; batch norm enters in both layouts.
 """
 
+import functools
 import itertools
 import math
 import shutil
@@ -12,20 +13,33 @@ import torch
 from settings import COMPILED, THREADS
 from torch.nn import functional as F  # noqa: N812
 
+from fastopt import inplace
+
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 VERSION = torch.__version__ + ("" if COMPILER else ", compiled absent: there is no C++ compiler")
 torch.set_num_threads(THREADS)
 
 LR = 1e-3
+ADAM = {"eps": 1e-8}
 STEPS = {
     "sgd": (torch.optim.SGD, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.9}),
     "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "rmsprop": (torch.optim.RMSprop, {"alpha": 0.99, "eps": 1e-8}),
+    "rmsprop_momentum": (torch.optim.RMSprop, {"alpha": 0.99, "eps": 1e-8, "momentum": 0.9}),
+    "centered_rmsprop": (torch.optim.RMSprop, {"alpha": 0.99, "eps": 1e-8, "momentum": 0.9, "centered": True}),
     "adagrad": (torch.optim.Adagrad, {"eps": 1e-10}),
-    "adam": (torch.optim.Adam, {"eps": 1e-8}),
-    "adamw": (torch.optim.AdamW, {"eps": 1e-8, "weight_decay": 0.01}),
+    "adadelta": (torch.optim.Adadelta, {"lr": 1.0, "rho": 0.9, "eps": 1e-6}),
+    "rprop": (torch.optim.Rprop, {"etas": (0.5, 1.2), "step_sizes": (1e-6, 50)}),
+    "adam": (torch.optim.Adam, ADAM),
+    "clipped_adam": (torch.optim.Adam, ADAM),
+    "adamw": (torch.optim.AdamW, ADAM | {"weight_decay": 0.01}),
+    "amsgrad": (torch.optim.Adam, ADAM | {"amsgrad": True}),
+    "adamax": (torch.optim.Adamax, ADAM),
+    "nadam": (torch.optim.NAdam, ADAM | {"momentum_decay": 4e-3}),
+    "radam": (torch.optim.RAdam, ADAM),
 }
+FUSED = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW)
 FORMS = {"PyTorch": {"foreach": False}, "PyTorch foreach": {"foreach": True}, "PyTorch fused": {"fused": True}}
 #: The layers that are also compiled, which takes some seconds for each.
 TO_COMPILE = (
@@ -60,41 +74,121 @@ def _steps(contest):
     optimizer, hyper = STEPS[contest.name]
     theirs = [torch.from_numpy(grad) for grad in contest.grads]
     grads = [grad.clone() for grad in theirs]
-    contest.refresh.append(lambda: torch._foreach_copy_(grads, theirs))
+    refill = functools.partial(torch._foreach_copy_, grads, theirs)
+    contest.refresh.append(refill)
     entered = {}
     for name, form in FORMS.items():
-        if "fused" in form and optimizer is torch.optim.RMSprop:
-            continue  # has none
+        if "fused" in form and optimizer not in FUSED:
+            continue
         params = [torch.from_numpy(param).clone().requires_grad_() for param in contest.params]
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
-        step = optimizer(params, lr=LR, **hyper, **form).step
+        step = optimizer(params, **{"lr": LR, **hyper, **form}).step
         if name == "PyTorch foreach" and contest.name == "nesterov":
             step = _refilled(step, params)
+        if contest.name == "clipped_adam":
+            step = _clipped(step, params)
+            contest.before[name] = refill  # since it is the gradient itself that is scaled down
         entered[name] = step, [param.detach().numpy() for param in params]
-    if COMPILED and COMPILER and contest.name == "adam":
+    if COMPILED and COMPILER and contest.name in FORMULAS:
         params = [torch.from_numpy(param).clone() for param in contest.params]
-        entered["PyTorch compiled"] = _compiled_adam(params, grads), [param.numpy() for param in params]
+        entered["PyTorch compiled"] = _compiled(contest, params, grads), [param.numpy() for param in params]
     return entered
 
 
-def _compiled_adam(params, grads):
-    """The formula, not `Adam.step`: compiled, that computes the powers of beta anew for each element."""
+def _clipped(step, params):
+    def call():
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        step()
 
-    @torch.compile
-    def adam(params, grads, ms, vs, size, eps):
-        for p, g, m, v in zip(params, grads, ms, vs, strict=True):
-            m.mul_(0.9).add_(g, alpha=0.1)
-            v.mul_(0.999).addcmul_(g, g, value=0.001)
-            p.sub_(size * m / (v.sqrt() + eps))
+    return call
 
-    arrays = params, grads, *([torch.zeros_like(param) for param in params] for _ in "mv")
-    size, eps, number = torch.empty(()), torch.empty(()), itertools.count(1)
+
+def rmsprop(p, g, s):
+    s.mul_(0.99).addcmul_(g, g, value=0.01)
+    p.sub_(LR * g / (s.sqrt() + 1e-8))
+
+
+def adadelta(p, g, s, d):
+    s.mul_(0.9).addcmul_(g, g, value=0.1)
+    step = (d + 1e-6).sqrt() / (s + 1e-6).sqrt() * g
+    p.sub_(step)
+    d.mul_(0.9).addcmul_(step, step, value=0.1)
+
+
+def adam(p, g, m, v, size, eps):
+    m.mul_(0.9).add_(g, alpha=0.1)
+    v.mul_(0.999).addcmul_(g, g, value=0.001)
+    p.sub_(size * m / (v.sqrt() + eps))
+
+
+def amsgrad(p, g, m, v, largest, size, eps):
+    m.mul_(0.9).add_(g, alpha=0.1)
+    v.mul_(0.999).addcmul_(g, g, value=0.001)
+    largest.copy_(torch.maximum(largest, v))
+    p.sub_(size * m / (largest.sqrt() + eps))
+
+
+def adamax(p, g, m, u, size):
+    m.mul_(0.9).add_(g, alpha=0.1)
+    u.copy_(torch.maximum(0.999 * u, g.abs()))
+    p.sub_(size * m / (u + 1e-8))
+
+
+def nadam(p, g, m, v, of_m, of_g, eps):
+    m.mul_(0.9).add_(g, alpha=0.1)
+    v.mul_(0.999).addcmul_(g, g, value=0.001)
+    p.sub_((of_m * m + of_g * g) / (v.sqrt() + eps))
+
+
+def radam(p, g, m, v, size, eps=None):
+    m.mul_(0.9).add_(g, alpha=0.1)
+    v.mul_(0.999).addcmul_(g, g, value=0.001)
+    p.sub_(size * m if eps is None else size * m / (v.sqrt() + eps))
+
+
+def _adams(t):
+    root = math.sqrt(1 - 0.999**t)
+    return LR * root / (1 - 0.9**t), 1e-8 * root
+
+
+def _nadams(t):
+    root, before, now, after = math.sqrt(1 - 0.999**t), *(inplace.mu_product(i) for i in (t - 1, t, t + 1))
+    return LR * root * after / now / (1 - after), LR * root * (1 - now / before) / (1 - now), 1e-8 * root
+
+
+def _radams(t):
+    limit = 2 / (1 - 0.999) - 1
+    rho = limit - 2 * t * 0.999**t / (1 - 0.999**t)
+    if rho <= inplace.RADAM_THRESHOLD:
+        return (LR / (1 - 0.9**t),)
+    size, eps = _adams(t)
+    return size * math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)), eps
+
+
+#: What is compiled, and what it is given in step t beside arrays.
+FORMULAS = {
+    "rmsprop": (rmsprop, lambda t: ()), "adadelta": (adadelta, lambda t: ()),
+    "adam": (adam, _adams), "amsgrad": (amsgrad, _adams), "adamax": (adamax, lambda t: (LR / (1 - 0.9**t),)),
+    "nadam": (nadam, _nadams), "radam": (radam, _radams),
+}  # fmt: skip
+
+
+def _compiled(contest, params, grads):
+    """The formula, not the optimizer's `step`: that of Adam, compiled, computes the powers of beta for each element."""
+    formula, scalars = FORMULAS[contest.name]
+    torch.compiler.reset()  # else the second size would be compiled for any
+
+    @functools.partial(torch.compile, dynamic=False)
+    def compiled(params, grads, states, given):
+        for p, g, *held in zip(params, grads, *states, strict=True):
+            formula(p, g, *held, *given)
+
+    states = [list(map(torch.from_numpy, arrays)) for arrays in zip(*contest.states(), strict=True)]
+    given, number = [torch.empty(()) for _ in range(3)], itertools.count(1)
 
     def step():
-        t = next(number)
-        root = math.sqrt(1 - 0.999**t)
-        adam(*arrays, size.fill_(LR * root / (1 - 0.9**t)), eps.fill_(1e-8 * root))
+        compiled(params, grads, states, [held.fill_(x) for held, x in zip(given, scalars(next(number)), strict=False)])
 
     return step
 
@@ -156,7 +250,9 @@ def _compiled_norm(x, scale, shift):
     return norm
 
 
-def _layer(name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, columns=None, scale=None, shift=None):
+def _layer(
+    name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, columns=None, scale=None, shift=None, weight=None
+):  # fmt: skip
     """The operator, and the tensor that it leaves its result in, seen as fastopt lays it out; None for a layer that has
     no entry."""
     out = None if x is None and dy is None else torch.empty_like(dy if x is None else x)
@@ -194,6 +290,13 @@ def _layer(name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, col
             return _cross_entropy(x, labels, out), out
         case "max_pool_forward" | "max_pool_backward":
             return _max_pool(x, dy)
+        case "conv2d":
+            x, weight = x.permute(0, 3, 1, 2), _channels_last(weight.permute(3, 2, 0, 1))
+            return lambda: F.conv2d(x, weight, padding=1).permute(0, 2, 3, 1), None
+        case "conv2d_weight_grad":
+            x, dy = x.permute(0, 3, 1, 2), dy.permute(0, 3, 1, 2)
+            shape = dy.shape[1], x.shape[1], 3, 3
+            return lambda: torch.nn.grad.conv2d_weight(x, shape, dy, padding=1).permute(2, 3, 1, 0), None
         case "im2col":
             n, h, w, c = x.shape
             x = x.permute(0, 3, 1, 2).contiguous()
@@ -209,6 +312,10 @@ def _layer(name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, col
             call = lambda: col2im(columns, [h, w], [3, 3], [1, 1], [1, 1], [1, 1], out=out)  # noqa: E731
             return call, out.permute(0, 2, 3, 1)
     return None
+
+
+def _channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _cross_entropy(x, labels, out):

@@ -23,7 +23,7 @@ from fastopt import _kernels, arena, inplace, reference
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS, Adam, Momentum
+from fastopt.optimizers import OPTIMIZERS, Adam
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 QUICK_SIZES = (100, 10_000, 1_000_000)
@@ -116,12 +116,12 @@ MODELS = {"ResNet-20": resnet20, "MLP": mlp}
 
 def steps() -> dict[str, functools.partial[Optimizer]]:
     """Every optimizer step that is measured, by name: its class, and the hyperparameters that are not the defaults."""
-    every = {
+    every: dict[str, functools.partial[Optimizer]] = {
         name: functools.partial(cls, lr=inplace.LR)
         for name, cls in OPTIMIZERS.items()
         if not hasattr(cls, "look_ahead")  # which is momentum's kernel
     }
-    every["nesterov"] = functools.partial(Momentum, lr=inplace.LR, nesterov=True)
+    every["nesterov"] = functools.partial(OPTIMIZERS["momentum"], lr=inplace.LR, nesterov=True)
     every["adadelta"].keywords["lr"] = 1.0
     every["centered_rmsprop"].keywords["momentum"] = 0.9
     every["radam"].keywords["threshold"] = inplace.RADAM_THRESHOLD
@@ -131,7 +131,7 @@ def steps() -> dict[str, functools.partial[Optimizer]]:
 #: The steps that every library has fused, measured at more sizes than the others, and some that none has.
 CLASSICS = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw")
 UNFUSED = ("rmsprop", "nadam", "radam", "amsgrad", "adadelta", "adamax")
-#: The steps that take norms first, and the arrays that they go through in all: in the end parameter and moments once more.
+#: The steps that take norms first, and how often they go through an array: parameter and moments come once more.
 WITH_NORMS = {"lamb": 10}
 
 
@@ -240,7 +240,7 @@ def clipped_adam(n: int) -> Contest:
     """A step of Adam on a gradient that is scaled down to a norm of 1 first, against the same as it is."""
     contest = _step_contest("adam", f"{n:,}", [(n,)])
     (param,), (grad,), ((m, v),) = contest.params, contest.grads, contest.states()
-    contest.name, contest.floor = "clipped_adam", 4 * n * 8
+    contest.name, contest.floor, contest.calls = "clipped_adam", 4 * n * 8, 1
     own = param.copy()
     plain = contest.contenders["fastopt"]
     contest.contenders = {"fastopt": functools.partial(Adam(own, lr=inplace.LR, clip_global_norm=1.0).step, grad)}
@@ -652,11 +652,9 @@ def catalogue(*, quick: bool = False, large: bool = False, threads: int = 1) -> 
     """
     every: dict[str, Callable[[], Contest]] = {}
     for name in steps():
-        if name in CLASSICS:
-            sizes = QUICK_SIZES if quick else (*SIZES, LARGE_SIZE) if large else SIZES
-        else:
-            sizes = QUICK_SIZES[1:2] if quick else (SIZES[1], *SIZES[4:])
-        for n in sizes:
+        most = (*SIZES, LARGE_SIZE) if large else SIZES
+        few, many = (QUICK_SIZES[1:2], QUICK_SIZES) if quick else ((SIZES[1], *most[4:]), most)
+        for n in many if name in CLASSICS else few:
             every[f"{name} {n:,}"] = functools.partial(step_contest, name, n)
     if not quick:
         for model in MODELS:

@@ -132,7 +132,9 @@ def test_steps_in_place_are_those_of_the_reference(name, rng, close):
         getattr(inplace, name)(arrays[0], grad, *arrays[1:], t=t, a=a, b=b)
         computed, scalars = optimizer._compute(hyper, scalars, t)
         counted = {"t": t} if optimizer.counts_steps else {}
-        wanted = getattr(reference, optimizer.name)(wanted[0], grad, *wanted[1:], **maker.keywords, **computed, **counted)
+        wanted = getattr(reference, optimizer.name)(
+            wanted[0], grad, *wanted[1:], **maker.keywords, **computed, **counted
+        )
         for array, other in zip(arrays, wanted, strict=True):
             close(array, other, 1e-13)
 

@@ -203,7 +203,10 @@ def test_bench_table(run):
 def test_bench_json(run):
     printed = json.loads("\n".join(run("bench", "--quick", "--json", "--only", "adagrad 10")))
     assert printed["environment"]["fastopt"] == fastopt.__version__
-    assert [(result["name"], result["size"]) for result in printed["results"]] == [("adagrad", "100"), ("adagrad", "10,000")]
+    assert [(result["name"], result["size"]) for result in printed["results"]] == [
+        ("adagrad", "100"),
+        ("adagrad", "10,000"),
+    ]
     for result in printed["results"]:
         assert set(result["seconds"]) == {"fastopt", "NumPy in place", "NumPy textbook", "streaming"}
         assert set(result["times_faster"]) == set(result["seconds"]) - {"fastopt"}
