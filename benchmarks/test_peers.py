@@ -26,6 +26,7 @@ NEWER_LAYERS = (
     "average_pool_",
     "depthwise_",
     "embedding_",
+    "square_sums",
 )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, arena, inplace, reference
+from fastopt import _kernels, arena, gradients, inplace, reference
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.optimizer import Optimizer
@@ -332,6 +332,14 @@ def bias_backward(rows: int, columns: int) -> Contest:
     }, {"NumPy in place": dbias})  # fmt: skip
 
 
+def square_sums(rows: int, columns: int) -> Contest:
+    x = _normal(rows, columns)
+    return Contest("square_sums", str(x.shape), x.nbytes, {"x": x}, {
+        "fastopt": lambda: gradients.square_sums(x),
+        "NumPy in place": lambda: (np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->j", x, x)),
+    })  # fmt: skip
+
+
 def bias_relu_forward(rows: int, columns: int) -> Contest:
     x, bias, y = _normal(rows, columns), _normal(columns), np.empty((rows, columns), np.float32)
     return Contest("bias_relu_forward", str(x.shape), 2 * x.nbytes, {"x": x, "bias": bias}, {
@@ -612,6 +620,7 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     dropout_backward: _FLAT,
     bias_forward: _DENSE,
     bias_backward: _DENSE,
+    square_sums: _DENSE,
     bias_relu_forward: _DENSE,
     bias_relu_backward: _DENSE,
     bias_relu_dropout_forward: _DENSE,

@@ -39,7 +39,14 @@ def test_every_kernel_has_a_contest(quick):
     measured |= {"conv2d": "conv_forward", "conv2d_weight_grad": "conv_weight_grad"}
     covered = {measured.get(name, name) for name in names - set(makers) - {"denormals", "clipped_adam"}}
     # What goes with another kernel, or is a way to do what another does.
-    beside = {"depthwise_weight_backward", "stream", "random_bits", "batch_norm_inference", "conv_pack"}
+    beside = {
+        "depthwise_weight_backward",
+        "stream",
+        "random_bits",
+        "batch_norm_inference",
+        "conv_pack",
+        "factored_root",
+    }
     assert covered == {name for name in _kernels.LAYERS if not name.startswith("winograd")} - beside
 
 
