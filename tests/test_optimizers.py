@@ -36,7 +36,7 @@ def test_the_registry_has_every_public_class():
     assert all(getattr(fastopt, cls.__name__) is cls for cls in public)
 
 
-def test_class_and_function_have_the_same_bits(rule, isa, dtype, rng, same_bits):
+def test_class_and_function_have_the_same_bits(rule, dtype, rng, same_bits):
     """From the second step on, as only the class knows which step is the first."""
     params, (first, *grads) = arrays_of(rng, dtype), gradients_of(rng, dtype=dtype)
     optimizer = rule.make(params)

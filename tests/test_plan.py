@@ -48,7 +48,7 @@ def check_pair(actual, expected, same_bits):
 # ---- The same bits -------------------------------------------------------------------------------
 
 
-def test_plan_and_function_have_the_same_bits(rule, isa, dtype, rng, same_bits):
+def test_plan_and_function_have_the_same_bits(rule, dtype, rng, same_bits):
     """With t that counts by itself from 1."""
     arrays = arrays_for(rule, rng, dtype=dtype)
     other = [a.copy() for a in arrays]
