@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import _kernels, functional
+from fastopt import _kernels, functional, gradients
 
 # How to run the kernel of each row of LAYERS, given a function x(*shape) that makes hostile values.
 SHAPE, WINDOW = (2, 9, 11, 5), {"size": (3, 2), "stride": (2, 1)}
@@ -153,9 +153,17 @@ RUN = {
         for c, k in ((16, 80), (80, 16))
     ],
     "im2col": lambda x: [functional.im2col(x(*SHAPE), **WINDOW, padding=(1, 2))],
+    "square_sums": lambda x: [*gradients.square_sums(x(37, 70)), np.float64(gradients.square_sum(x(5001)))],
+    "factored_root": lambda x: [factored_root(x(7, 33), x(7), x(33))],
     "stream": lambda x: stream(x(1001)),
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), SHAPE, **WINDOW, padding=(1, 2))],
 }
+
+
+def factored_root(x, of_rows, of_columns):
+    y = np.empty_like(x)
+    _kernels.Layer("factored_root")((x, of_rows, of_columns, y), x.shape, (1e-6,))
+    return y
 
 
 def stream(x):

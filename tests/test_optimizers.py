@@ -12,7 +12,7 @@ import pytest
 import fastopt
 from fastopt import optimizers
 
-SHAPES = [(3, 4), (), (17,), (0, 5), (2, 3, 4), (1,), (40_000,)]
+SHAPES = [(3, 4), (), (17,), (0, 5), (2, 3, 4), (1,), (17_000,)]
 
 
 def arrays_of(rng, dtype=np.float64):

@@ -9,10 +9,10 @@ import traceback
 
 import numpy as np
 import pytest
-from test_dispatch import batch_norm_backward, batch_norm_forward, python, random_bits, stream
+from test_dispatch import batch_norm_backward, batch_norm_forward, factored_root, python, random_bits, stream
 
 import fastopt
-from fastopt import _kernels, functional, threads
+from fastopt import _kernels, functional, gradients, threads
 
 COUNTS = (1, 2, 3, 5, 8)
 PER_THREAD = 1 << 18  # bytes of all arrays for which dispatch.c gives a kernel one more thread
@@ -343,6 +343,8 @@ RUN = {
     ],
     "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],
+    "square_sums": lambda x: [out for shape in ROWS for out in gradients.square_sums(x(*shape))],
+    "factored_root": lambda x: [factored_root(x(*shape), x(shape[0]), x(shape[1])) for shape in ROWS],
     "stream": lambda x: stream(x(LARGE // 16 + 3)),
 }
 
