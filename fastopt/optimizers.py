@@ -15,7 +15,8 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, Unpack
 
 from fastopt import checks
@@ -1119,13 +1120,27 @@ class _ScheduleFree(Optimizer, abstract=True):
                     averages[name] = z + (param - z) / param.dtype.type(beta)
         return averages
 
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
+        params = checks.named("param", self.params)
+        kept = {name: param.copy() for name, param in params.items()}
+        try:
+            for name, average in self.averaged().items():
+                params[name][...] = average
+            yield
+        finally:
+            for name, value in kept.items():
+                params[name][...] = value
+
 
 class ScheduleFreeSGD(_ScheduleFree):
     """Schedule-free SGD [1]_: gradient descent whose iterates z are averaged to x, by gradients at a point y between.
 
     ``y = (1 − beta)·z + beta·x``, ``z ← z − lr·g(y)``, ``x ← (1 − c)·x + c·z``, c being the weight of the new z.
 
-    The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`.
+    The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`
+    and `applied`.
 
     Parameters
     ----------
@@ -1174,7 +1189,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     Its decay is decoupled by default: ``weight_decay·y`` is added to the direction.
 
-    The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`.
+    The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`
+    and `applied`.
 
     Parameters
     ----------

@@ -179,3 +179,18 @@ def test_an_average_is_saved(make, rng, same_bits):
     state["averages"]["b"] = np.ones(3)
     with pytest.raises(ValueError, match=r"averages\['b'\] must have shape"):
         other.load_state_dict(state)
+
+
+def test_schedule_free_steps_are_validated_at_their_average(rng, same_bits):
+    from fastopt import nn
+
+    x, y = rng.standard_normal((40, 6)), rng.integers(3, size=40)
+    model = nn.Sequential([nn.Dense(3)], (6,), dtype=np.float64)
+    optimizer = fastopt.ScheduleFreeSGD(model.params, 0.5)
+    history = model.fit(x, y, epochs=3, batch_size=8, optimizer=optimizer, validation_data=(x, y))
+    held = {name: p.copy() for name, p in model.params.items()}
+    with optimizer.applied():
+        assert all(np.linalg.norm(held[name] - param) > 1e-6 for name, param in model.params.items())
+        assert model.evaluate(x, y)["loss"] == history["val_loss"][-1]
+    for name, param in model.params.items():
+        same_bits(param, held[name])

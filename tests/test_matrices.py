@@ -104,8 +104,8 @@ def test_muon_by_the_reference(shape, nesterov, rng, close):
 
 
 def test_muon_of_optax(rng, monkeypatch):
-    """Without Nesterov's step, where Optax corrects a bias that the others do not, and without an eps beside the norm of
-    what that correction multiplies."""
+    """Without Nesterov's step, where Optax corrects a bias that the others do not, and without an eps beside the norm,
+    which that correction would scale."""
     monkeypatch.setattr(matrices, "orthogonalize", functools.partial(matrices.orthogonalize, eps=0.0))
     pytest.importorskip("optax.contrib")
     jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")

@@ -194,7 +194,9 @@ class Run:
             logs["accuracy"] = right / len(self._x)
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
         if self._validation_data is not None:
-            measured = self.model.evaluate(*self._validation_data, loss=self.loss)
+            # Schedule-free optimizers train at one point and are to be judged by another.
+            with getattr(self.optimizer, "applied", contextlib.nullcontext)():
+                measured = self.model.evaluate(*self._validation_data, loss=self.loss)
             logs |= {f"val_{key}": measured[key] for key in measured}
         return logs
 
