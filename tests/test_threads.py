@@ -1,4 +1,7 @@
-"""Threads: how many there are, and that results do not show it, across forks and from several threads of Python."""
+"""Threads: how many there are, and that results do not show it, across forks and from several threads of Python.
+
+How work is cut does not depend on the instruction set: what takes long is tested on the one in use, and CI uses each.
+"""
 
 import multiprocessing
 import os
@@ -214,7 +217,7 @@ def place(values, offset):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_steps_have_the_same_bits(any_rule, isa, dtype, model, rng, same_bits):
+def test_steps_have_the_same_bits(any_rule, dtype, model, rng, same_bits):
     params, *grads = ([rng.standard_normal(n).astype(dtype) for n in MODELS[model]] for _ in range(3))
 
     def train():
@@ -227,7 +230,7 @@ def test_steps_have_the_same_bits(any_rule, isa, dtype, model, rng, same_bits):
     check_alike(with_each_number(train), same_bits)
 
 
-def test_a_step_of_many_threads_stays_within_its_arrays(any_rule, isa, rng, guarded, same_bits):
+def test_a_step_of_many_threads_stays_within_its_arrays(any_rule, rng, guarded, same_bits):
     values = rng.standard_normal((2 + len(any_rule.states), LARGE // 16 + 3))
     arrays = [guarded(abs(a), i + 1) for i, a in enumerate(values)]
     expected = [abs(a) for a in values]
@@ -360,7 +363,7 @@ def test_every_layer_kernel_is_in_the_table_above():
 
 
 @pytest.mark.parametrize("kernel", RUN)
-def test_layers_have_the_same_bits(kernel, isa, dtype, same_bits):
+def test_layers_have_the_same_bits(kernel, dtype, same_bits):
     check_alike(with_each_number(lambda: RUN[kernel](maker(dtype))), same_bits)
 
 
@@ -409,7 +412,7 @@ def test_denormals_are_zero_on_every_thread(isa, dtype, rng, same_bits):
 
 
 @pytest.mark.parametrize("kernel", sorted(set(RUN) - {"random_bits"}))
-def test_denormals_do_not_tell_threads_apart(kernel, isa, dtype, same_bits):
+def test_denormals_do_not_tell_threads_apart(kernel, dtype, same_bits):
     def run():
         x = maker(dtype)
         return RUN[kernel](lambda *shape: x(*shape) * dtype.type(4) * np.finfo(dtype).tiny)
