@@ -24,8 +24,8 @@ struct fastopt_tensor {
     void *param;
     const void *grad;
     void *state[FASTOPT_MAX_STATES];
-    size_t columns;            /* the length of the last of two or more axes, else 0 */
-    double grad_scale;         /* what this gradient is multiplied by, beside the step's grad_scale; for a kernel, in all */
+    size_t columns;    /* the length of the last of two or more axes, else 0 */
+    double grad_scale; /* what this gradient is multiplied by, beside the step's grad_scale; for a kernel, in all */
     double sums[FASTOPT_SUMS]; /* over the whole tensor: what fastopt_run_sums found */
 };
 

@@ -24,8 +24,8 @@ static void square_sums(void *const *array, const int64_t *size, const double *s
     (void)scalar;
 }
 
-/* Adafactor's direction (Shazeer & Stern 2018, algorithm 4), the second moment of an element being the product of a row's
- * and a column's: y = x / sqrt(max(of_rows of_columns, least)). */
+/* Adafactor's direction (Shazeer & Stern 2018, algorithm 4), the second moment of an element being the product of a
+ * row's and a column's: y = x / sqrt(max(of_rows of_columns, least)). */
 static void factored_root(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *restrict x = array[0], *restrict of_rows = array[1], *restrict of_columns = array[2], least = scalar[0];

@@ -1,6 +1,7 @@
 /* Adadelta (Zeiler 2012, algorithm 1), D being the mean of squared steps:
  *
- *   G <- decay G + (1 - decay) g^2;  d = sqrt(D + eps) / sqrt(G + eps) g;  D <- decay D + (1 - decay) d^2;  p <- p - lr d
+ *   G <- decay G + (1 - decay) g^2;  d = sqrt(D + eps) / sqrt(G + eps) g;  D <- decay D + (1 - decay) d^2;  p <- p - lr
+ * d
  */
 #include "step.h"
 
@@ -12,7 +13,8 @@ static void adadelta(const struct fastopt_tensor *tensors, size_t count, const d
     const struct average mean = average(h->decay);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict square_avg = tensor->state[0], *restrict square_step = tensor->state[1];
+        real *restrict param = tensor->param, *restrict square_avg = tensor->state[0],
+                       *restrict square_step = tensor->state[1];
         const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {

@@ -12,7 +12,8 @@ static void adam(const struct fastopt_tensor *tensors, size_t count, const doubl
 {
     const struct adam_hyper *h = (const void *)hyper;
     const real keep = kept_share(h);
-    const struct corrections c = h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
+    const struct corrections c =
+        h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
     const struct average first = average(h->beta1), second = average(h->beta2);
     const real step = h->lr * sqrt(c.second) / c.first;
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, c.second);

@@ -1,4 +1,5 @@
-/* Adamax (Kingma & Ba 2015, algorithm 2): the infinity norm of past gradients in place of the root of their mean square:
+/* Adamax (Kingma & Ba 2015, algorithm 2): the infinity norm of past gradients in place of the root of their mean
+ * square:
  *
  *   m <- beta1 m + (1 - beta1) g;  u <- max(beta2 u, |g|);  p <- p - lr / (1 - beta1^t) m / (u + eps)
  *

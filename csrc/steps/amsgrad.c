@@ -10,14 +10,16 @@ static void amsgrad(const struct fastopt_tensor *tensors, size_t count, const do
 {
     const struct amsgrad_hyper *h = (const void *)hyper;
     const real keep = kept_share(h);
-    const struct corrections c = h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
+    const struct corrections c =
+        h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
     const struct average first = average(h->beta1), second = average(h->beta2);
     const double in_max = h->corrected_max ? c.second : 1, in_root = h->corrected_max ? 1 : c.second;
     const real factor = 1 / in_max, step = h->lr * sqrt(in_root) / c.first;
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, in_root);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict m = tensor->state[0], *restrict v = tensor->state[1], *restrict v_max = tensor->state[2];
+        real *restrict param = tensor->param, *restrict m = tensor->state[0], *restrict v = tensor->state[1],
+                       *restrict v_max = tensor->state[2];
         const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {

@@ -1,5 +1,5 @@
-/* What is done around the formula of a step: to a gradient before it, and to a parameter after it. Sums are taken in double, element i in lane i % SUM_LANES of
- * its block, so that they have the same bits on every instruction set.
+/* What is done around the formula of a step: to a gradient before it, and to a parameter after it. Sums are taken in
+ * double, element i in lane i % SUM_LANES of its block, so that they have the same bits on every instruction set.
  */
 #ifndef AROUND_H
 #define AROUND_H

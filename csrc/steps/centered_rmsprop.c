@@ -16,7 +16,8 @@ static void centered_rmsprop(const struct fastopt_tensor *tensors, size_t count,
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict square_avg = tensor->state[0], *restrict grad_avg = tensor->state[1], *restrict velocity = tensor->state[2];
+        real *restrict param = tensor->param, *restrict square_avg = tensor->state[0],
+                       *restrict grad_avg = tensor->state[1], *restrict velocity = tensor->state[2];
         const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {

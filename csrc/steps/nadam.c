@@ -12,7 +12,8 @@ static inline double exp_minus(double x)
 {
     enum { SQUARINGS = 24 };
     const double small = x / (1 << SQUARINGS);
-    double minus_1 = -small * (1 - small / 2 * (1 - small / 3)); /* of the small part: exp - 1, which keeps its digits */
+    double minus_1 =
+        -small * (1 - small / 2 * (1 - small / 3)); /* of the small part: exp - 1, which keeps its digits */
     for (int i = 0; i < SQUARINGS; ++i)
         minus_1 = minus_1 * (2 + minus_1);
     return 1 + minus_1;
@@ -34,7 +35,8 @@ static void nadam(const struct fastopt_tensor *tensors, size_t count, const doub
     const double mu = nadam_momentum(h->beta1, h->momentum_decay, h->t);
     const double next = nadam_momentum(h->beta1, h->momentum_decay, h->t + 1);
     const double product = h->mu_product * mu, root_c2 = sqrt(c.second);
-    const real step_m = h->lr * root_c2 * next / (1 - product * next), step_g = h->lr * root_c2 * (1 - mu) / (1 - product);
+    const real step_m = h->lr * root_c2 * next / (1 - product * next),
+               step_g = h->lr * root_c2 * (1 - mu) / (1 - product);
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, c.second);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {

@@ -10,7 +10,8 @@ static void rprop(const struct fastopt_tensor *tensors, size_t count, const doub
     const real grow = h->eta_plus, shrink = h->eta_minus, low = h->min_step, high = h->max_step;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict step_size = tensor->state[0], *restrict prev_grad = tensor->state[1];
+        real *restrict param = tensor->param, *restrict step_size = tensor->state[0],
+                       *restrict prev_grad = tensor->state[1];
         const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {

@@ -35,7 +35,9 @@ struct stabiliser {
 static inline struct stabiliser stabiliser(double eps, double eps_mode, double correction)
 {
     return (struct stabiliser){
-        .outside = eps_mode == EPS_OUTSIDE ? eps * sqrt(correction) : eps_mode == EPS_HAT ? eps : 0,
+        .outside = eps_mode == EPS_OUTSIDE ? eps * sqrt(correction)
+                   : eps_mode == EPS_HAT   ? eps
+                                           : 0,
         .in_root = eps_mode == EPS_INSIDE ? eps * correction : 0,
     };
 }
