@@ -1,4 +1,4 @@
-"""The command: fastopt train | ablate | bench | info."""
+"""The command: fastopt train | ablate | landscape | bench | info."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 import fastopt
 from fastopt import _kernels
+from fastopt.landscape import SURFACES, best, draw
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="train | ablate | bench | info")
+    commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", choices=["mlp", "cnn"], default="cnn", help="default: cnn")
@@ -55,6 +56,22 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--seeds", type=int, default=5, help="how many runs of each (default: 5)")
     command.add_argument("--only", default="", metavar="TEXT", help="the rows whose name holds TEXT")
 
+    command = commands.add_parser(
+        "landscape",
+        help="draw how optimizers go down on a surface",
+        description="Draw how optimizers go down on a surface, each with the best of some learning rates (extra plot).",
+    )
+    command.set_defaults(run=landscape)
+    command.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
+    command.add_argument(
+        "--optimizers", metavar="A,B,…", help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)"
+    )
+    command.add_argument("--steps", type=int, help="default: as many as suit the surface")
+    command.add_argument("--seed", type=int, default=0, help="of the noise of noisy-bowl (default: 0)")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=".png, .svg, .pdf, or .gif for a film of it"
+    )
+
     command = commands.add_parser("bench", help="measure every kernel beside NumPy")
     command.set_defaults(run=bench)
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -67,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         return int(parsed.run(parsed) or 0)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"fastopt: {error}", file=sys.stderr)
         return 2
 
@@ -216,6 +233,22 @@ def ablate(arguments: argparse.Namespace) -> None:
         accuracies = [model.evaluate(x_test, y_test)["accuracy"] for model in models]
         numbers = [f"{100 * value:.2f} %" for value in (np.mean(accuracies), min(accuracies), max(accuracies))]
         print(f"| {name} | {rate:.2g} | {' | '.join(numbers)} | {seconds:.1f} |", flush=True)
+
+
+# ---- landscape ----------------------------------------------------------------------------------------------
+
+
+def landscape(arguments: argparse.Namespace) -> None:
+    """Run optimizers on a surface, print where they end, and draw it."""
+    surface = SURFACES[arguments.surface]
+    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers.split(",")
+    runs = [best(name, arguments.surface, steps=arguments.steps, seed=arguments.seed) for name in names]
+    for run in runs:
+        x, y = run.points[-1]
+        place = f"({x:.4f}, {y:.4f}), {surface.excess(x, y):.1e} above the minimum"
+        print(f"{run.optimizer:<20}  lr {run.lr:<6g}  ends at {place}")
+    draw(arguments.surface, runs, arguments.out)
+    print(f"wrote {arguments.out}")
 
 
 # ---- bench and info -----------------------------------------------------------------------------------------

@@ -1,0 +1,244 @@
+"""Optimizers on surfaces: the surfaces, the runs, the choice of rates, and the pictures."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from fastopt import landscape
+from fastopt.cli import main
+from fastopt.landscape import RATES, SURFACES, best, descend, draw
+from fastopt.optimizers import OPTIMIZERS
+
+# ---- Surfaces -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("surface", SURFACES.values(), ids=SURFACES)
+def test_gradients(surface):
+    left, right, bottom, top = surface.limits
+    x, y = np.random.default_rng(0).uniform((left, bottom), (right, top), (200, 2)).T
+    h = 1e-5
+    for grad, dx, dy in zip(surface.gradient(x, y), (h, 0), (0, h), strict=True):
+        wanted = (surface.function(x + dx, y + dy) - surface.function(x - dx, y - dy)) / (2 * h)
+        np.testing.assert_allclose(grad, wanted, rtol=1e-6, atol=1e-8 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("surface", SURFACES.values(), ids=SURFACES)
+def test_minima(surface):
+    left, right, bottom, top = surface.limits
+    values = [surface.function(*point) for point in surface.minima]
+    assert values == sorted(values)
+    for point, value in zip(surface.minima, values, strict=True):
+        np.testing.assert_allclose(surface.gradient(*point), 0, atol=1e-12)
+        angles = np.linspace(0, 2 * np.pi, 100)
+        assert np.all(surface.function(point[0] + 1e-3 * np.cos(angles), point[1] + 1e-3 * np.sin(angles)) > value)
+    x, y = np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201))
+    assert np.all(surface.excess(x, y) >= 0)  # the first is the lowest far and wide
+    for x, y in (surface.start, surface.minima[0]):
+        assert left < x < right
+        assert bottom < y < top
+    assert set(surface.optimizers) <= set(OPTIMIZERS)
+
+
+# ---- Runs ---------------------------------------------------------------------------------------------------
+
+
+def test_descend_is_the_recurrence():
+    run = descend("momentum", "ravine", 0.01, steps=30)
+    point, velocity = np.array(SURFACES["ravine"].start), np.zeros(2)
+    wanted = [point]
+    for _ in range(30):
+        velocity = 0.9 * velocity + SURFACES["ravine"].gradient(*point)
+        point = point - 0.01 * velocity
+        wanted.append(point)
+    np.testing.assert_allclose(run.points, wanted, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(run.losses, [SURFACES["ravine"].function(*point) for point in run.points])
+    assert (run.optimizer, run.lr) == ("momentum", 0.01)
+
+
+def test_nesterov_looks_ahead():
+    run = descend("look_ahead_nesterov", "beale", 0.001, steps=30)
+    point, velocity = np.array(SURFACES["beale"].start), np.zeros(2)
+    for _ in range(30):
+        velocity = 0.9 * velocity - 0.001 * np.array(SURFACES["beale"].gradient(*(point + 0.9 * velocity)))
+        point = point + velocity
+    np.testing.assert_allclose(run.points[-1], point, rtol=1e-12)
+
+
+def test_schedule_free_shows_the_average():
+    run = descend("schedule_free_sgd", "ravine", 0.01, steps=30)
+    z = average = np.array(SURFACES["ravine"].start)
+    for t in range(1, 31):
+        z = z - 0.01 * np.array(SURFACES["ravine"].gradient(*(0.1 * z + 0.9 * average)))
+        average = average + (z - average) / t
+        np.testing.assert_allclose(run.points[t], average, rtol=1e-10)
+
+
+def test_noise_is_seeded_and_shared():
+    one, twin, other = (descend("sgd", "noisy-bowl", 0.01, steps=20, seed=seed).points for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, twin)
+    assert not np.any(one[1:] == other[1:])
+    first = {name: descend(name, "noisy-bowl", 0.01, steps=1, seed=3).points[1] for name in ("sgd", "momentum")}
+    np.testing.assert_array_equal(first["sgd"], first["momentum"])
+    np.testing.assert_array_equal(descend("sgd", "ravine", 0.01, seed=3).points, descend("sgd", "ravine", 0.01).points)
+
+
+def test_what_diverges_is_no_error():
+    assert not np.isfinite(descend("sgd", "rosenbrock", 10.0).losses[-1])
+
+
+# ---- The best rate ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_goes_down(optimizer):
+    for surface, ground in SURFACES.items():
+        run = best(optimizer, surface, steps=60)
+        left, right, bottom, top = ground.limits
+        assert run.points.shape == (61, 2)
+        assert np.all(run.points >= (left, bottom))
+        assert np.all(run.points <= (right, top))
+        assert ground.excess(*run.points[-1]) < 0.5 * ground.excess(*ground.start)
+
+
+def test_best_is_the_best():
+    run = best("sgd", "ravine")
+    losses = {lr: descend("sgd", "ravine", lr).losses for lr in RATES}
+    assert losses[run.lr][-1] == min(loss[-1] for loss in losses.values())  # of a quadratic, falling steadily
+    higher = RATES[RATES.index(run.lr) + 1]
+    assert not losses[higher][-1] < losses[higher][0]
+
+
+def test_a_late_leap_is_no_good():
+    """A rate on the edge of stability, where the loss is lower for long, and then explodes for a moment."""
+    ground = SURFACES["rosenbrock"]
+    steady, leaping = best("look_ahead_nesterov", "rosenbrock"), descend("look_ahead_nesterov", "rosenbrock", 0.002)
+    assert np.log(leaping.losses).mean() < np.log(steady.losses).mean()
+    assert leaping.losses[100:].max() > 10 * steady.losses[100:].max()
+    assert landscape._badness(steady, ground) < landscape._badness(leaping, ground)
+
+
+def test_what_the_pictures_tell():
+    crossed = {name: best(name, "two-minima").points[-1, 0] < 0 for name in SURFACES["two-minima"].optimizers}
+    rolling = {"momentum", "look_ahead_nesterov", "adam"}
+    assert {name for name, across in crossed.items() if across} == rolling
+    sgd, momentum = (best(name, "ravine").losses[-1] for name in ("sgd", "momentum"))
+    assert momentum < 0.1 * sgd
+    after = {name: best(name, "saddle").losses[20] for name in ("sgd", "rmsprop")}
+    assert after["sgd"] > SURFACES["saddle"].function(0, 0) - 0.01  # still there
+    assert after["rmsprop"] < SURFACES["saddle"].function(*SURFACES["saddle"].minima[0]) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fly", "beale"), "optimizer must be one of 'sgd', .*; got 'fly'"),
+        (("sgd", "moon"), "surface must be one of 'saddle', .*; got 'moon'"),
+    ],
+)
+def test_wrong_names(arguments, message):
+    for function in (best, lambda *names: descend(*names, lr=0.1)):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
+
+
+# ---- Pictures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_picture(surface, tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = [best(name, surface, steps=10) for name in ("sgd", "adam")]
+    draw(surface, runs, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    for text in (
+        SURFACES[surface].title,
+        "10 steps, each optimizer",
+        *(f"{run.optimizer}, {run.lr:g}" for run in runs),
+    ):
+        assert f"<!-- {text}" in drawn
+
+
+def test_every_optimizer_in_one_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw("ravine", [descend(name, "ravine", 1e-3, steps=3) for name in OPTIMIZERS], tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert all(f"<!-- {name}, 0.001 -->" in drawn for name in OPTIMIZERS)
+
+
+def test_film(tmp_path):
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    draw("beale", [best("adam", "beale", steps=12)], tmp_path / "a.gif")
+    with image.open(tmp_path / "a.gif") as film:
+        assert film.n_frames == 13
+        pictures = []
+        for frame in range(13):
+            film.seek(frame)
+            pictures.append(film.convert("RGB").tobytes())
+        assert film.info["duration"] > 1000  # that of the last
+    assert len(set(pictures)) == 13
+
+
+def test_who_ends_lowest():
+    sgd, same, slow = (
+        descend(name, "ravine", lr, steps=1) for name, lr in (("sgd", 0.01), ("momentum", 0.01), ("sgd", 0))
+    )
+    for runs, who in (([slow, same], "momentum ends lowest"), ([slow, sgd, same], "sgd and momentum end lowest")):
+        assert landscape._summary(runs, [run.losses for run in runs]).endswith(f": {who}")
+
+
+def test_running_mean():
+    loss = np.random.default_rng(0).random(50)
+    wanted = [loss[max(0, i - 19) : i + 1].mean() for i in range(50)]
+    np.testing.assert_allclose(landscape._running_mean(loss), wanted, rtol=1e-12)
+
+
+# ---- The command --------------------------------------------------------------------------------------------
+
+
+def test_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "a.png"
+    assert main(["landscape", "--surface", "beale", "--optimizers", "sgd,lion", "--steps", "9", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["sgd", "lion", "wrote"]
+    run = best("lion", "beale", steps=9)
+    assert float(re.search(r"lr (\S+)", lines[1])[1]) == run.lr
+    assert float(re.search(r"(\S+) above", lines[1])[1]) == pytest.approx(run.losses[-1], rel=0.05)
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizers", "adam,fly"], "optimizer must be one of .* got 'fly'"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--out", "a.txt"], "the ending of path must be one of .* got '.txt'"),
+        (["--out", "nowhere/a.png"], "No such file or directory"),
+    ],
+)
+def test_wrong_values(arguments, message, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert main(["landscape", "--out", "a.png", "--optimizers", "adam", "--steps", "5", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastopt: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_words(capsys):
+    with pytest.raises(SystemExit):
+        main(["landscape", "--surface", "moon", "--out", "a.png"])
+    assert "invalid choice: 'moon'" in capsys.readouterr().err
+
+
+def test_without_matplotlib(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["landscape", "--steps", "5", "--out", str(tmp_path / "a.png")]) == 2
+    assert "pip install 'fastopt[plot]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
