@@ -52,6 +52,21 @@ class Number(Hyper[float]):
         return code
 
 
+class Whole(Hyper[int]):
+    """An integer of at least `low`."""
+
+    kind = int
+
+    def __init__(self, low: int) -> None:
+        self.low = low
+
+    def encode(self, value: int) -> float:
+        return float(checks.integer(self.name, value, self.low, 2**53))
+
+    def decode(self, code: float) -> int:
+        return int(code)
+
+
 class Limit(Hyper[float | None]):
     """A real number within an interval, or None for no limit: infinity to a kernel."""
 

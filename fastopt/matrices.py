@@ -8,7 +8,7 @@ Sums have the same bits on every instruction set and for any number of threads; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Unpack
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
-from fastopt.hyper import Choice, Flag, Number
+from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.optimizer import Common, Optimizer, chosen_names
 from fastopt.optimizers import AdamW, Rate
 
@@ -74,9 +74,9 @@ class _Directed(Optimizer, abstract=True):
         """Write a direction to `of.out`, bring the state up to date, and return the factor f of the direction."""
         raise TypeError("a subclass says what its direction is")
 
-    def _bind(self) -> None:
+    def _bind(self, t: int | None = None, with_state: Collection[str] = ()) -> None:
         self._buffers: dict[str, Array] = {}
-        super()._bind()
+        super()._bind(t, with_state)
 
 
 # ---- Adafactor ----------------------------------------------------------------------------------------------
@@ -113,7 +113,9 @@ class Adafactor(_Directed):
     """
 
     name = "adafactor"
+    of_class = ("eps1",)
     beta2_decay = Number("(-inf, 0]")
+    eps1 = Limit("[0, inf)")
     eps2 = Number("[0, inf)")
     d = Number("(0, inf)")
 
@@ -128,8 +130,7 @@ class Adafactor(_Directed):
         d: Rate = 1.0,
         **common: Unpack[Common],
     ) -> None:
-        self._eps1 = None if eps1 is None else checks.number("eps1", eps1, "[0, inf)")
-        super().__init__(params, lr=lr, beta2_decay=beta2_decay, eps2=eps2, d=d, **common)
+        super().__init__(params, lr=lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, **common)
 
     @classmethod
     def hyper_names(cls) -> list[str]:
@@ -143,7 +144,7 @@ class Adafactor(_Directed):
         if not param.size:
             return 0.0
         info = np.finfo(param.dtype)
-        eps1 = max(float(info.eps if self._eps1 is None else self._eps1), math.sqrt(info.tiny))
+        eps1 = max(float(info.eps if self.eps1 is None else self.eps1), math.sqrt(info.tiny))
         new = float(t) ** hyper["beta2_decay"]
         if param.ndim > 1:
             matrix = _matrix(grad)
@@ -281,6 +282,8 @@ class MuonMatrices(_Directed):
     """
 
     name = "muon_matrices"
+    of_class = ("steps",)
+    steps = Whole(0)
     momentum = Number("[0, 1]")
     nesterov = Flag()
     adjust = Choice(*ADJUSTMENTS)
@@ -296,12 +299,11 @@ class MuonMatrices(_Directed):
         steps: int = 5,
         **common: Unpack[Common],
     ) -> None:
-        self._steps = checks.integer("steps", steps, 0)
         for name, param in checks.named("param", params).items():
             if isinstance(param, np.ndarray) and param.ndim < 2:
                 label = checks.param_label(name)
                 raise ValueError(f"{label} must have two axes or more to be a matrix, got shape {param.shape}")
-        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, adjust=adjust, **common)
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, **common)
 
     @classmethod
     def hyper_names(cls) -> list[str]:
@@ -318,7 +320,7 @@ class MuonMatrices(_Directed):
         np.multiply(of.grad, real((1 - keep) * of.scale), out=of.out)
         np.add(momentum, of.out, out=momentum)
         u = of.out + real(keep) * momentum if of.hyper["nesterov"] else momentum
-        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=self._steps)
+        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=self.steps)
         return ADJUSTMENTS[tuple(ADJUSTMENTS)[int(of.hyper["adjust"])]](*_matrix(of.param).shape)
 
 

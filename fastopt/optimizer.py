@@ -12,7 +12,7 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -140,7 +140,8 @@ class Optimizer:
         Take no step where a gradient is not finite; `skipped` counts.
     groups : sequence of mapping, optional
         Settings of some parameters: ``{"params": which, …}`` with hyperparameters of their own, ``lr_factor`` (of the
-        learning rate, default 1) and ``frozen`` (True: they are not stepped, and their gradients not looked at).
+        learning rate, default 1) and ``frozen`` (True: they are not stepped, their steps not counted, and their
+        gradients not looked at).
         `which` is a name, a pattern such as ``"*bias"``, a list of these, or a function ``(name, array) -> bool``
         such as `fastopt.vectors`. Where a parameter is in several groups, the later ones have the last word.
     **hyper
@@ -189,6 +190,8 @@ class Optimizer:
     scalars: ClassVar[dict[str, float]] = {}
     #: With what state arrays begin, in words (see `_initial`).
     begins: ClassVar[str] = "of zeros at first"
+    #: Settings of the class alone, such as how its state begins; groups have none of their own.
+    of_class: ClassVar[tuple[str, ...]] = ()
     #: Defaults other than those of EVERY_STEP.
     defaults: ClassVar[dict[str, Any]] = {}
     _place: ClassVar[dict[str, int]]
@@ -248,8 +251,8 @@ class Optimizer:
         """For step t, what is `computed`, and the `scalars` to remember after it."""
         return {}, {}
 
-    def _initial(self, key: str, param: Array) -> float | Array:
-        """What a state array is filled with."""
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
+        """What a state array is filled with, where the parameter's learning rate begins with `lr`."""
         return 0.0
 
     def _further_state(self, param: Array) -> dict[str, Array]:
@@ -288,11 +291,13 @@ class Optimizer:
             checks.array(checks.param_label(name), param, writable=True)
         self._groups = tuple(self._group(each, by_name) for each in groups)
         self._born = dict.fromkeys(by_name, 0)
+        #: Of parameters that are frozen: the steps that they have taken, and the scalars of their cell.
+        self._resting: dict[str, tuple[int, Mapping[str, float]]] = {}
         self._bind()
 
     @classmethod
     def _setting_names(cls) -> list[str]:
-        return [*cls.hyper_names(), *BEFORE_STEP]
+        return [*cls.hyper_names(), *cls.of_class, *BEFORE_STEP]
 
     def _group(self, given: Mapping[str, Any], by_name: Mapping[str, Array]) -> Group:
         settings = {name: value for name, value in given.items() if name != "params"}
@@ -307,27 +312,45 @@ class Optimizer:
             group._settings[name] = self._encoded(name, value, group, 0)
         return group
 
-    def _bind(self) -> None:
-        """Make the plan anew, with state arrays for those parameters that have none. `t` and what cells hold stay."""
+    def _bind(self, t: int | None = None, with_state: Collection[str] = ()) -> None:
+        """Make the plan anew, with state arrays for those that have none, of what is stepped or among `with_state`.
+
+        What cells hold stays, and `t` where it is not given. A parameter that was frozen goes on where it was.
+        """
         by_name = checks.named("param", self._params)
-        t = self.t if vars(self).get("_plan") else 0
+        if t is None:
+            t = self.t if vars(self).get("_plan") else 0
+        born, resting = dict(self._born), dict(self._resting)
         old = {(cell.groups, cell.born): cell for cell in self._cells}
         cells, cell_of = [old.get(((), 0), self._cells[0])], {}
         for name in by_name:
             groups = tuple(group for group in self._groups if name in group.names)
             frozen = [group._settings["frozen"] for group in groups if "frozen" in group._settings]
             if frozen and frozen[-1]:
+                if name not in resting:
+                    scalars = self._cells[self._cell_of[name]].scalars if name in self._cell_of else self.scalars
+                    resting[name] = t - born[name], dict(scalars)
                 cell_of[name] = -1
                 continue
-            kind = groups, self._born[name]
-            if kind not in [(cell.groups, cell.born) for cell in cells]:
+            rested = resting.pop(name, None)
+            if rested:
+                born[name] = t - rested[0]
+            kind = groups, born[name]
+            kinds = [(cell.groups, cell.born) for cell in cells]
+            if kind not in kinds:
                 cells.append(old.get(kind) or _Cell(*kind, scalars=dict(self.scalars)))
-            cell_of[name] = [(cell.groups, cell.born) for cell in cells].index(kind)
+                kinds.append(kind)
+            number = kinds.index(kind)
+            if rested and number not in cell_of.values():
+                cells[number].scalars = dict(rested[1])
+            cell_of[name] = number
         active = [name for name in by_name if cell_of[name] >= 0]
-        state = {name: self._state.get(name, {}) for name in active}
-        bare = [name for name in active if name not in self._state]
+        kept = [name for name in by_name if name in active or name in with_state]
+        state = {name: self._state.get(name, {}) for name in kept}
+        bare = [name for name in kept if name not in self._state]
         for key in self.state_names():
-            initial = [self._initial(key, by_name[name]) for name in bare]
+            rates = [self._in_cell(cells[max(cell_of[name], 0)], "lr") for name in bare]
+            initial = [self._initial(key, by_name[name], lr) for name, lr in zip(bare, rates, strict=True)]
             for name, array in zip(bare, arena.all_beside([by_name[name] for name in bare], initial), strict=True):
                 state[name] = {**state[name], key: array}
         kernel_state = {name: {key: state[name][key] for key in self.state_names()} for name in active}
@@ -344,10 +367,10 @@ class Optimizer:
             functools.partial(_explain, bound, labelled, frozen_names),
         )
         self._plan, self._cells, self._cell_of = plan, cells, cell_of
-        self._bound = bound
+        self._bound, self._born, self._resting = bound, born, resting
         for name in bare:
             state[name] = {**state[name], **self._further_state(by_name[name])}
-        self._state = {**self._state, **{name: MappingProxyType(dict(state[name])) for name in active}}
+        self._state = {**self._state, **{name: MappingProxyType(dict(state[name])) for name in kept}}
         self._route()
 
     def _route(self) -> None:
@@ -398,6 +421,7 @@ class Optimizer:
         try:
             new = [name for name in by_name if name not in self._born]
             self._born = self._born | dict.fromkeys(new, self.t)
+            self._scheduled = dict(self._scheduled)
             if settings:
                 self._groups = (*self._groups, self._group({"params": new, **settings}, by_name))
             self._params = merged
@@ -547,7 +571,8 @@ class Optimizer:
         return self._skipped
 
     def __repr__(self) -> str:
-        usual = EVERY_STEP | BEFORE_STEP | self.defaults
+        signature = inspect.signature(type(self)).parameters
+        usual = EVERY_STEP | BEFORE_STEP | self.defaults | {name: signature[name].default for name in self.of_class}
         shown = {name: self.schedules.get(name, getattr(self, name)) for name in self._setting_names()}
         parts = [f"{name}={value!r}" for name, value in shown.items() if name not in usual or value != usual[name]]
         if self._groups:
@@ -563,13 +588,17 @@ class Optimizer:
         -------
         dict
             ``optimizer``, the name of the class; ``t`` and ``skipped``; ``hyper``, a dict of hyperparameters and
-            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps at
-            which parameters were added; ``scalars``, a list of dicts; ``state``, a dict of dicts of arrays as in the
-            attribute. But for the arrays, all of it fits into JSON.
+            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps before
+            each parameter's first one (as if it had rested until then, where it has rested since); ``scalars``, a dict
+            of dicts; ``state``, a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into
+            JSON.
         """
+        t = self.t
+        cells = {name: self._cells[number] for name, number in self._cell_of.items() if number >= 0}
+        taken = self._resting | {name: (t - cell.born, cell.scalars) for name, cell in cells.items()}
         return {
             "optimizer": type(self).__name__,
-            "t": self.t,
+            "t": t,
             "skipped": self.skipped,
             "hyper": {name: getattr(self, name) for name in self._setting_names()},
             "schedules": self._schedules_of(None),
@@ -581,8 +610,8 @@ class Optimizer:
                 }
                 for group in self._groups
             ],
-            "born": dict(self._born),
-            "scalars": [dict(cell.scalars) for cell in self._cells],
+            "born": {name: t - taken[name][0] for name in self._cell_of},
+            "scalars": {name: dict(taken[name][1]) for name in self._cell_of},
             "state": {name: {k: a.copy() for k, a in arrays.items()} for name, arrays in self.state.items()},
         }
 
@@ -612,41 +641,45 @@ class Optimizer:
             own = {name: value for name, value in saved.items() if name not in ("params", "schedules")}
             _same_keys("groups", group._settings, own)
             settings.append((group, own))
-        _same_keys("state", self.state, state_dict["state"])
-        for name, arrays in self.state.items():
-            _same_keys(f"state[{name!r}]", arrays, state_dict["state"][name])
-            for key, own_array in arrays.items():
-                value = state_dict["state"][name][key]
-                checks.array(f"state[{name!r}][{key!r}]", value, dtype=own_array.dtype, shape=own_array.shape)
         _same_keys("born", self._born, state_dict["born"])
-        born = {name: checks.integer("born", step, 0, t) for name, step in state_dict["born"].items()}
+        _same_keys("scalars", self._born, state_dict["scalars"])
+        taken: dict[str, tuple[int, Mapping[str, float]]] = {}
+        for name, step in state_dict["born"].items():
+            _same_keys(f"scalars[{name!r}]", self.scalars, state_dict["scalars"][name])
+            numbers = {key: checks.number(key, value) for key, value in state_dict["scalars"][name].items()}
+            taken[name] = t - checks.integer("born", step, 0, t), numbers
+        arrays_of = state_dict["state"]
         schedules = [state_dict["schedules"], *(group["schedules"] for group in state_dict["groups"])]
         self._plan.claim()
         before, before_in_groups = dict(vars(self)), [dict(group._settings) for group in self._groups]
         try:
-            self._held, self._scheduled, self._born, self._skipped = {}, {}, born, skipped
+            self._held, self._scheduled, self._resting, self._skipped = {}, {}, taken, skipped
             for owner, (_, values), scheduled in zip((None, *self._groups), settings, schedules, strict=True):
                 for name, value in values.items():
                     held = self._held if owner is None else owner._settings
                     held[name] = self._encoded(name, value, owner, t)
                 for name, plain in scheduled.items():
                     self._encoded(name, Schedule.from_dict(plain), owner, t)
-            self._cells = [_Cell(scalars=dict(self.scalars))]
-            self._bind()
-            _same_keys("scalars", range(len(self._cells)), range(len(state_dict["scalars"])))
-            for number, (cell, saved) in enumerate(zip(self._cells, state_dict["scalars"], strict=True)):
-                _same_keys("scalars", self.scalars, saved)
-                cell.scalars = {name: checks.number(name, value) for name, value in saved.items()}
-                self._plan.set_hyper(0, t - cell.born, number)
+            self._cells, self._cell_of = [_Cell(scalars=dict(self.scalars))], {}
+            self._bind(t, with_state=arrays_of)
+            _same_keys(
+                "state", [name for name in self._state if name in arrays_of or self._cell_of[name] >= 0], arrays_of
+            )
+            for name in arrays_of:
+                _same_keys(f"state[{name!r}]", self._state[name], arrays_of[name])
+                for key, own_array in self._state[name].items():
+                    value = arrays_of[name][key]
+                    checks.array(f"state[{name!r}][{key!r}]", value, dtype=own_array.dtype, shape=own_array.shape)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             for group, held in zip(self._groups, before_in_groups, strict=True):
                 group._settings.update(held)
             raise
-        for name, arrays in self.state.items():
+        self._state = {name: self._state[name] for name in arrays_of}
+        for name, arrays in self._state.items():
             for key, own_array in arrays.items():
-                own_array[...] = state_dict["state"][name][key]
+                own_array[...] = arrays_of[name][key]
 
     def __reduce__(self) -> Any:
         return _rebuilt, (type(self), self._params, self.state_dict())

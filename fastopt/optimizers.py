@@ -408,6 +408,8 @@ class Adagrad(Optimizer):
     kernel = "adagrad"
     eps = Number("[0, inf)")
     eps_mode = Choice(*EPS_MODES[:2])
+    of_class = ("initial_accumulator_value",)
+    initial_accumulator_value = Number("[0, inf)")
 
     def __init__(
         self,
@@ -419,11 +421,12 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.0,
         **common: Unpack[Common],
     ) -> None:
-        self._begin = checks.number("initial_accumulator_value", initial_accumulator_value, "[0, inf)")
-        super().__init__(params, lr=lr, eps=eps, eps_mode=eps_mode, **common)
+        super().__init__(
+            params, lr=lr, eps=eps, eps_mode=eps_mode, initial_accumulator_value=initial_accumulator_value, **common
+        )
 
-    def _initial(self, key: str, param: Array) -> float | Array:
-        return self._begin if key == "square_sum" else 0.0
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
+        return self._held["initial_accumulator_value"] if key == "square_sum" else 0.0
 
 
 class Adadelta(Optimizer):
@@ -515,8 +518,8 @@ class Rprop(Optimizer):
             params, lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, min_step=min_step, max_step=max_step, **common
         )
 
-    def _initial(self, key: str, param: Array) -> float | Array:
-        return self._held["lr"] if key == "step_size" else 0.0
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
+        return lr if key == "step_size" else 0.0
 
 
 # ---- Adam and its kin ---------------------------------------------------------------------------------------
@@ -915,6 +918,8 @@ class Yogi(Adam):
     """
 
     kernel = "yogi"
+    of_class = ("initial_accumulator_value",)
+    initial_accumulator_value = Number("[0, inf)")
 
     def __init__(
         self,
@@ -929,7 +934,6 @@ class Yogi(Adam):
         initial_accumulator_value: float = 1e-6,
         **common: Unpack[Common],
     ) -> None:
-        self._begin = checks.number("initial_accumulator_value", initial_accumulator_value, "[0, inf)")
         Optimizer.__init__(
             self,
             params,
@@ -939,11 +943,12 @@ class Yogi(Adam):
             eps=eps,
             eps_mode=eps_mode,
             bias_correction=bias_correction,
+            initial_accumulator_value=initial_accumulator_value,
             **common,
         )
 
-    def _initial(self, key: str, param: Array) -> float | Array:
-        return self._begin if key == "v" else 0.0
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
+        return self._held["initial_accumulator_value"] if key == "v" else 0.0
 
 
 class AdaBelief(Optimizer):
@@ -1091,17 +1096,18 @@ class _ScheduleFree(Optimizer, abstract=True):
     average_weight = Number("[0, 1]")
     #: The hyperparameter that says how far y is towards x.
     _towards_x: ClassVar[str]
-    _weight_power: float
-    _lr_power: float
+    of_class = ("weight_power", "lr_power")
+    weight_power = Number("[0, inf)")
+    lr_power = Number("[0, inf)")
 
-    def _initial(self, key: str, param: Array) -> float | Array:
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
         return param if key == "z" else 0.0
 
     def _compute(
         self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
     ) -> tuple[dict[str, float], dict[str, float]]:
         largest = max(scalars["largest_lr"], hyper["lr"])
-        weight = t**self._weight_power * largest**self._lr_power
+        weight = t**self.weight_power * largest**self.lr_power
         total = scalars["weight_sum"] + weight
         return {"average_weight": weight / total if total else 0.0}, {"weight_sum": total, "largest_lr": largest}
 
@@ -1179,9 +1185,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         lr_power: float = 2.0,
         **common: Unpack[Common],
     ) -> None:
-        self._weight_power = checks.number("weight_power", weight_power, "[0, inf)")
-        self._lr_power = checks.number("lr_power", lr_power, "[0, inf)")
-        super().__init__(params, lr=lr, beta=beta, **common)
+        super().__init__(params, lr=lr, beta=beta, weight_power=weight_power, lr_power=lr_power, **common)
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
@@ -1236,9 +1240,16 @@ class ScheduleFreeAdamW(_ScheduleFree):
         lr_power: float = 2.0,
         **common: Unpack[Common],
     ) -> None:
-        self._weight_power = checks.number("weight_power", weight_power, "[0, inf)")
-        self._lr_power = checks.number("lr_power", lr_power, "[0, inf)")
-        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, **common)
+        super().__init__(
+            params,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            weight_power=weight_power,
+            lr_power=lr_power,
+            **common,
+        )
 
 
 #: Every optimizer by the name of its functional form.
