@@ -166,7 +166,8 @@ def _step_contest(name: str, size: str, shapes: list[Shape]) -> Contest:
     n, states = sum(param.size for param in params), len(optimizer.state_names())
     contest = Contest(name, size, 4 * n * WITH_NORMS.get(name, 3 + 2 * states), params=params, grads=grads)
     contest.states = lambda: [
-        [np.full_like(param, optimizer._initial(key, param)) for key in optimizer.state_names()] for param in params
+        [np.full_like(param, optimizer._initial(key, param, inplace.LR)) for key in optimizer.state_names()]
+        for param in params
     ]
     contest.contenders["fastopt"] = functools.partial(optimizer.step, given)
     contest.results["fastopt"] = ours
