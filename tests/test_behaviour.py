@@ -56,8 +56,8 @@ def falling(rate):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("loss_of", [quadratic, rosenbrock], ids=lambda f: f.__name__)
 def test_the_minimum_is_reached(name, loss_of):
-    """With rates that are warmed up, as RAdam's first steps are plain ones, and fall to zero, as those need whose steps do
-    not shrink with the gradient."""
+    """With rates that are warmed up, as RAdam's first steps are plain ones, and fall to zero, as those need whose steps
+    do not shrink with the gradient."""
     rate = RATES.get(name, (0.05, 0.02))[loss_of is rosenbrock]
     constant = name == "rprop" or name.startswith("schedule_free")
     w = np.array([-1.2, 1.0])
