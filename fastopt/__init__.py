@@ -2,6 +2,7 @@
 
 - `fastopt.Adam` and its kin: optimizers, one call per step for a whole model.
 - `fastopt.LookAhead`, `EMA`, `SWA`: averages of weights; `Muon`, `Adafactor`: of matrices; `LBFGS`: of the whole data.
+- `fastopt.save`, `load`, `to_torch`, `load_torch`: an optimizer's state in files, and in PyTorch's form.
 - `fastopt.gradients`: norms, clipping, accumulation, noise.
 - `fastopt.functional`: the same steps, and dropout, batch norm, … as plain functions on your arrays.
 - `fastopt.schedules`: learning rates as functions of the step (import it by name).
@@ -10,11 +11,12 @@
 - `fastopt.reference`: every formula in plain NumPy (import it by name).
 """
 
-from fastopt import averaging, functional, gradients, matrices, optimizers
+from fastopt import averaging, functional, gradients, interchange, matrices, optimizers
 from fastopt._kernels import isa, isas
 from fastopt.arena import flatten
 from fastopt.averaging import *  # noqa: F403
 from fastopt.functional import plan
+from fastopt.interchange import *  # noqa: F403
 from fastopt.lbfgs import LBFGS
 from fastopt.matrices import Adafactor, Muon, MuonMatrices
 from fastopt.optimizer import vectors
@@ -26,4 +28,5 @@ __version__ = "0.1.0"
 __all__ = ["LBFGS", "Adafactor", "Muon", "MuonMatrices", "elastic_net", "flatten", "functional", "get_num_threads"]
 __all__ += ["gradients", "isa", "isas", "matrices", "penalty", "plan", "set_num_threads", "vectors"]
 __all__ += averaging.__all__
+__all__ += interchange.__all__
 __all__ += optimizers.__all__

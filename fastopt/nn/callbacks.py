@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, files
 from fastopt.checks import Array
-from fastopt.nn import files
 from fastopt.schedules import ReduceOnPlateau
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arena, checks
+from fastopt import arena, checks, files
 from fastopt.checks import Array
-from fastopt.nn import files
 from fastopt.nn import training as loop
 from fastopt.nn.callbacks import Callback
 from fastopt.nn.init import Initializer

@@ -332,7 +332,7 @@ PROGRAM = """
 import os, signal, sys
 import numpy as np
 from fastopt import nn
-from fastopt.nn import files
+from fastopt import files
 
 path, moment = sys.argv[1:]
 writes = 0

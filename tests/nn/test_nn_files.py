@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from fastopt.nn import files
+from fastopt import files
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
