@@ -147,6 +147,27 @@ def test_frozen_parameters_stay(make, given, rng, same_bits):
         assert (params[name] == before[name]).all() == name.startswith("layer")
 
 
+def test_what_was_frozen_goes_on_where_it_was(make, rng, same_bits):
+    """As if the steps meanwhile had not been: to the same bits, and also where it was saved while frozen or since."""
+    params, all_grads = draw(rng), [draw(rng) for _ in range(6)]
+    apart = copied(params)
+    optimizer, straight = make(params, groups=[{"params": "layer.*", "frozen": False}]), make(apart)
+    for step, grads in enumerate(all_grads):
+        optimizer.groups[0].frozen = step in (2, 3)
+        if step in (3, 5):  # an optimizer as it was made takes over
+            state = optimizer.state_dict()
+            optimizer = make(params, groups=[{"params": "layer.*", "frozen": step == 5}])
+            optimizer.load_state_dict(state)
+            np.testing.assert_equal(optimizer.state_dict(), state)
+            assert optimizer.groups[0].frozen == (step == 3)
+        optimizer.step(grads)
+        if step not in (2, 3):
+            straight.step(grads)
+    for name in NAMES:
+        assert (params[name] == apart[name]).all() == name.startswith("layer")
+    assert (optimizer.t, straight.t) == (6, 4)
+
+
 def test_a_frozen_list_keeps_its_places(rng, same_bits):
     params = [np.ones(3), np.ones(2)]
     optimizer = fastopt.Adam(params, groups=[{"params": "0", "frozen": True}], clip_global_norm=1.0)
@@ -339,6 +360,46 @@ def test_a_copy_goes_on_alike(make, how, rng, same_bits):
     for name in NAMES:
         same_bits(twin.params[name], after[name])
     assert twin.t == optimizer.t == 5
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (fastopt.Adagrad, {"initial_accumulator_value": 0.3}),
+        (fastopt.Yogi, {"initial_accumulator_value": 0.3}),
+        (fastopt.ScheduleFreeSGD, {"weight_power": 2.0, "lr_power": 1.0}),
+        (fastopt.ScheduleFreeAdamW, {"weight_power": 2.0, "lr_power": 1.0}),
+        (fastopt.Adafactor, {"eps1": 0.1}),
+        (fastopt.MuonMatrices, {"steps": 2}),
+    ],
+)
+@pytest.mark.parametrize("how", COPIES)
+def test_settings_of_a_class_are_copied_saved_and_shown(cls, options, how, rng, same_bits):
+    param, *grads = rng.standard_normal((4, 3, 2))
+    start = param.copy()
+    optimizer = cls(param, **options)
+    twin = COPIES[how](optimizer)
+    other = cls(start.copy())
+    other.load_state_dict(optimizer.state_dict())
+    for grad in grads:
+        optimizer.step(grad)
+    after = param.copy()
+    for again in (twin, other):
+        again.params[...] = start
+        for grad in grads:
+            again.step(grad)
+        same_bits(again.params, after)
+        assert repr(again) == repr(optimizer)
+    for name, value in options.items():
+        assert getattr(twin, name) == getattr(other, name) == value
+        assert f"{name}={value}" in repr(optimizer)
+        assert name not in repr(cls(param))
+
+
+def test_rprop_begins_at_the_rate_of_its_group():
+    params = {"w": np.ones(3), "b": np.ones(2)}
+    optimizer = fastopt.Rprop(params, groups=[{"params": "b", "lr": 0.3}])
+    assert {name: float(optimizer.state[name]["step_size"][0]) for name in params} == {"w": 0.01, "b": 0.3}
 
 
 def test_all_but_arrays_of_a_state_fits_into_json(make, rng, same_bits):
