@@ -41,7 +41,7 @@ class Initializer:
         Initializer.classes[cls.__name__] = cls
 
     def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
-        raise NotImplementedError
+        raise TypeError("a subclass says how a parameter begins")
 
     def config(self) -> dict[str, Any]:
         """The arguments that make such an object."""

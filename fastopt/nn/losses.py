@@ -70,7 +70,7 @@ class _MeanLoss:
 
     def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
         """Of each sample: its loss (n,), and the gradient of that (n, …)."""
-        raise NotImplementedError
+        raise TypeError("a subclass says what a loss is")
 
     def __repr__(self) -> str:
         return text.call(type(self), {name: getattr(self, name) for name in inspect.signature(type(self)).parameters})

@@ -103,10 +103,10 @@ class _SampleNorm(Layer):
 
     def _statistics(self, input_shape: Shape) -> int:
         """How many means each sample has."""
-        raise NotImplementedError
+        raise TypeError("a subclass says over what it normalises")
 
     def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
-        raise NotImplementedError
+        raise TypeError("a subclass says over what it normalises")
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         learnt = self._learnt(input_shape)
