@@ -14,8 +14,15 @@ const struct fastopt_step_row fastopt_step_rows[] = {
 #define TEXT_OF(list) TEXT(list)
 const char fastopt_every_step[] = TEXT_OF((FASTOPT_EVERY_STEP));
 
-#define SUMS(name) #name,
-static const char *const sums_names[] = {
+/* One more than the sums of a step's own name, which it needs before it begins; else 0. */
+#define STEP(name, states, hypers) STEP_##name,
+enum {
+#include "kernels.def"
+    STEP_squares /* no step, but sums */
+};
+#undef STEP
+#define SUMS(name) [STEP_##name] = FASTOPT_SUMS_##name + 1,
+static const unsigned char sums_before[] = {
 #include "kernels.def"
 };
 #undef SUMS
@@ -349,15 +356,6 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
     }
 }
 
-/* The sums of the name of a step, which it needs before it begins. */
-static enum fastopt_sums sums_of(size_t step)
-{
-    for (int row = 0; row < FASTOPT_NO_SUMS; ++row)
-        if (!strcmp(sums_names[row], fastopt_step_rows[step].name))
-            return (enum fastopt_sums)row;
-    return FASTOPT_NO_SUMS;
-}
-
 /* Constrains a share of the columns of each matrix. */
 static void constrain_part(const void *work, struct fastopt_share share)
 {
@@ -377,9 +375,8 @@ static void constrain_part(const void *work, struct fastopt_share share)
 void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
                       const double *hyper, double *scratch)
 {
-    const enum fastopt_sums sums = sums_of(row);
-    if (sums != FASTOPT_NO_SUMS)
-        fastopt_run_sums(sums, real, tensors, count, hyper, scratch);
+    if (sums_before[row])
+        fastopt_run_sums(sums_before[row] - 1, real, tensors, count, hyper, scratch);
     const struct step_work work = work_of(row, real, tensors, count, hyper, scratch);
     run(step_part, &work, bytes_of(&work, arrays_of(tensors, count)));
     if (((const struct fastopt_every_step *)hyper)->max_norm < HUGE_VAL)

@@ -531,7 +531,7 @@ class Optimizer:
             self._hold(name, held, group)
         scalars = []
         for number, cell in enumerate(self._cells) if self.computed else ():
-            own = {name: self._in_cell(cell, name) for name in self.hyper_names()}
+            own = {name: self._in_cell(cell, name) for name in self.hyper_names()} if cell.groups else self._held
             values, after = self._compute(own, cell.scalars, t - cell.born + 1)
             for name in self.computed:
                 self._plan.set_hyper(self._place[name], values[name], number)
