@@ -510,7 +510,7 @@ def softmax_cross_entropy(
         losses = np.empty(n, logits.dtype)
     try:
         for name, written in (("out", out), ("losses", given)):
-            if written is not None:
+            if written is not None and np.may_share_memory(written, labels):
                 checks.apart({name: checks.array(name, written), "labels": labels})
         _softmax_cross_entropy((logits, own_labels, losses, dlogits), (n, classes), (1 / max(n, 1),))
     except _kernels.Misfit:
@@ -891,7 +891,8 @@ _batch_norm_backward = _kernels.Layer("batch_norm_backward")
 
 
 class BatchNormCache(NamedTuple):
-    """What the backward pass needs: the arguments of the forward pass, and the batch's statistics, float64 (c,)."""
+    """What the backward pass needs: the arguments of the forward pass, the batch's statistics, float64 (c,), and after
+    dropout y itself, whose zeros say what was dropped, and by what the rest was multiplied."""
 
     x: Array
     scale: Array | None
@@ -900,6 +901,8 @@ class BatchNormCache(NamedTuple):
     inv_std: NDArray[np.float64]
     axis: int = 1
     relu: bool = False
+    y: Array | None = None
+    factor: float = 1.0
 
 
 def batch_norm_forward(
@@ -916,6 +919,9 @@ def batch_norm_forward(
     momentum_of: Literal["new", "old"] = "new",
     unbiased: bool = True,
     relu: bool = False,
+    dropout: float = 0.0,
+    seed: int = 0,
+    counter: int = 0,
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
     inv_std: NDArray[np.float64] | None = None,
@@ -944,6 +950,11 @@ def batch_norm_forward(
         The batch itself is always normalised with divisor n.
     relu : bool, default False
         Whether to apply `relu_forward` to y, at next to no cost: ``y = max(y, 0)``. `batch_norm_backward` knows of it.
+    dropout : float, default 0.0
+        With `relu`, and in training: what `dropout` is then to drop of y, in [0, 1), by `seed` and `counter`.
+        `batch_norm_backward` knows of that, too, and reads y, which must be unchanged.
+    seed, counter : int, default 0
+        Those of `dropout`, each in [0, 2**64).
     out : ndarray like `x`, optional
         Where to write y.
     mean, inv_std : float64 ndarray (c,), optional
@@ -961,7 +972,11 @@ def batch_norm_forward(
     """
     y = _like("x", x, out)
     outer, channels, inner = sizes = _channels("x", x.shape, axis)
-    training, eps, new_weight, unbiased, relu = _norm_options(training, eps, momentum, momentum_of, unbiased, relu)
+    training, eps, new_weight, unbiased, behind, threshold, factor = _norm_options(
+        training, eps, momentum, momentum_of, unbiased, relu, dropout
+    )
+    if threshold:
+        seed, counter = _key(seed, counter)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given both or not at all")
     if running_mean is None and not training:
@@ -971,13 +986,13 @@ def batch_norm_forward(
         raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
     try:
         if not training:
-            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, relu), (eps,))
+            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
             return y, None
         statistics = np.empty(channels) if mean is None else mean, np.empty(channels) if inv_std is None else inv_std
         _batch_norm_forward(
             (x, scale, shift, y, *statistics, running_mean, running_var),
-            (*sizes, relu),
-            (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0),
+            (*sizes, behind, seed, counter, threshold),
+            (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0, factor),
         )
     except _kernels.Misfit:
         checks.array("x", x)
@@ -994,19 +1009,25 @@ def batch_norm_forward(
     if not count:
         for empty in statistics:
             empty.fill(0)
-    return y, BatchNormCache(x, scale, shift, *statistics, axis, relu)
+    return y, BatchNormCache(x, scale, shift, *statistics, axis, behind > 0, y if threshold else None, factor)
 
 
 @_remembered
 def _norm_options(
-    training: bool, eps: float, momentum: float, momentum_of: str, unbiased: bool, relu: bool
-) -> tuple[bool, float, float, bool, bool]:
-    """The checked options of `batch_norm_forward`, with the weight of the new batch for `momentum`."""
+    training: bool, eps: float, momentum: float, momentum_of: str, unbiased: bool, relu: bool, dropout: float
+) -> tuple[bool, float, float, bool, int, int, float]:
+    """The checked options of `batch_norm_forward` as the kernel wants them."""
     new_weight = checks.number("momentum", momentum, "[0, 1]")
     if checks.choice("momentum_of", momentum_of, ("new", "old")) == "old":
         new_weight = 1 - new_weight
     training, unbiased = checks.flag("training", training), checks.flag("unbiased", unbiased)
-    return training, checks.number("eps", eps, "[0, inf)"), new_weight, unbiased, checks.flag("relu", relu)
+    threshold, factor = _threshold(checks.number("dropout", dropout, "[0, 1)"), "drop")
+    if threshold and not checks.flag("relu", relu):
+        raise ValueError(f"dropout must be 0 without relu=True, got {dropout}")
+    if not training:
+        threshold, factor = 0, 1.0
+    behind = checks.flag("relu", relu) + (threshold > 0)
+    return training, checks.number("eps", eps, "[0, inf)"), new_weight, unbiased, behind, threshold, factor
 
 
 def batch_norm_backward(
@@ -1023,7 +1044,7 @@ def batch_norm_backward(
     dy : ndarray like x
         The gradient with respect to y.
     cache : BatchNormCache
-        From `batch_norm_forward`; x, scale and shift must be unchanged since.
+        From `batch_norm_forward`; x, scale and shift, and after dropout y, must be unchanged since.
     out : ndarray like `dy`, optional
         Where to write dx.
     dscale, dshift : ndarray (c,), optional
@@ -1036,13 +1057,14 @@ def batch_norm_backward(
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
-    x, scale, shift, mean, inv_std, axis, relu = cache
-    relu = checks.flag("cache.relu", relu)
+    x, scale, shift, mean, inv_std, axis, relu, y, factor = cache
+    behind = checks.flag("cache.relu", relu) + (y is not None)
+    factor = checks.number("cache.factor", factor)
     dx = _like("dy", dy, out)
     sizes = _channels("cache.x", x.shape, axis, "cache.axis")
     dlearnt = [np.empty(sizes[1], dy.dtype) if given is None else given for given in (dscale, dshift)]
     try:
-        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, dx, *dlearnt), (*sizes, relu))
+        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, y, dx, *dlearnt), (*sizes, behind), (factor,))
     except _kernels.Misfit:
         checks.array("cache.x", x)
         inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=x.shape), "cache.x": x}
@@ -1051,6 +1073,8 @@ def batch_norm_backward(
         for name, learnt in (("cache.scale", scale), ("cache.shift", shift)):
             if learnt is not None:
                 inputs[name] = checks.array(name, learnt, dtype=x.dtype, shape=sizes[1:2])
+        if y is not None:
+            inputs["cache.y"] = checks.array("cache.y", y, dtype=x.dtype, shape=x.shape)
         checks.output("out", out, dy, apart_from=inputs)
         like = dy.dtype, sizes[1:2]
         _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like))

@@ -409,6 +409,8 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     (NORM, "unbiased", [1, None], "unbiased must be True or False"),
     (NORM, "training", [1, None, "no"], "training must be True or False"),
     (NORM, "relu", [1, None, "yes"], "relu must be True or False"),
+    (NORM, "dropout", [1.0, -0.1, *NO_NUMBER], "dropout must be "),
+    (NORM, "dropout", [0.5], "dropout must be 0 without relu=True, got 0.5"),
     (NORM, "axis", [None, 1.0, "last", (1,)], "axis must be an integer"),
     (NORM, "axis", [2, -2], r"axis must be in \[-1, 1\]"),
     (NORM, "axis", [0], "axis must be 1, or the last axis, 1 or -1, got 0"),
@@ -666,6 +668,8 @@ def test_the_output_of_a_loss_apart_from_its_labels():
         ({"axis": 0}, r"cache\.axis must be 1"),
         ({"relu": 1}, r"cache\.relu must be True or False"),
         ({"x": np.ones((3, 4)).T}, r"cache\.x must be C-contiguous"),
+        ({"y": np.ones((4, 2))}, r"cache\.y must have shape \(4, 3\)"),
+        ({"factor": "2"}, r"cache\.factor must be a number"),
     ],
 )
 def test_a_wrong_cache(change, message):

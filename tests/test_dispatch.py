@@ -1,5 +1,6 @@
 """The same bits on every instruction set, whatever the values; how a set is chosen; what a call leaves."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ POOLED = (*functional.patches_shape(SHAPE, (3, 2), (2, 1))[:3], SHAPE[3])
 BATCHES = [(9, 1), (45, 2), (70, 3), (70, 16), (7, 32), (9, 45), (20, 1061), (5, 3, 31), (3, 2, 32), (4, 3, 7, 29)]
 
 
-NORMS = [(shape, {"axis": axis, "relu": relu}) for shape in BATCHES for axis, relu in ((1, False), (-1, True))]
+WAYS = ({"axis": 1}, {"axis": -1, "relu": True}, {"axis": 1, "relu": True, "dropout": 0.4, "seed": 7, "counter": 9})
+NORMS = list(itertools.product(BATCHES, WAYS))
 
 
 def batch_norm_forward(x, shape, how):

@@ -513,6 +513,25 @@ def test_batch_norm_with_relu_is_both_one_after_the_other(isa, dtype, shape, abs
     same_bits(fused, functional.relu_forward(y))
 
 
+@pytest.mark.parametrize("shape", [*FUSED, (300, 1200)], ids=str)
+@pytest.mark.parametrize("p", [2**-16, 0.3, 0.9])
+def test_batch_norm_with_relu_and_dropout_is_all_three_one_after_the_other(isa, dtype, shape, p, rng, same_bits):
+    x, dy, (scale, shift, *running) = batch(rng, shape, dtype)
+    scale[:1] = shift[1:2] = 0
+    seeds = {"seed": 2**63 + 5, "counter": 2**40 + 3}
+    y, cache = functional.batch_norm_forward(x, scale, shift, relu=True)
+    y, mask = functional.dropout(y, p, **seeds)
+    fused, fused_cache = functional.batch_norm_forward(x, scale, shift, relu=True, dropout=p, **seeds)
+    same_bits(fused, y)
+    wanted = functional.batch_norm_backward(functional.dropout_backward(dy, mask, p), cache)
+    for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
+        same_bits(gradient, right)
+
+    y, _ = functional.batch_norm_forward(x, scale, shift, *running, training=False, relu=True)
+    fused, _ = functional.batch_norm_forward(x, scale, shift, *running, training=False, relu=True, dropout=p)
+    same_bits(fused, y)
+
+
 def test_relu_of_a_batch_norm_keeps_nan(isa, dtype, rng):
     x = normal(rng, (40, 35), dtype)
     x[3, 7] = np.nan

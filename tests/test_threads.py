@@ -3,6 +3,7 @@
 How work is cut does not depend on the instruction set: what takes long is tested on the one in use, and CI uses each.
 """
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import traceback
 
 import numpy as np
 import pytest
-from test_dispatch import batch_norm_backward, batch_norm_forward, factored_root, python, random_bits, stream
+from test_dispatch import WAYS, batch_norm_backward, batch_norm_forward, factored_root, python, random_bits, stream
 
 import fastopt
 from fastopt import _kernels, functional, gradients, threads
@@ -248,7 +249,7 @@ POOLED = (*functional.patches_shape(IMAGES, (3, 2), (2, 1))[:3], IMAGES[3])
 # Each holds about LARGE // 8 elements, so that two arrays even of float32 are work for eight threads.
 ROWS = [(LARGE // 8 + 9, 1), (6007, 45), (501, 517), (7, 37_013), (2, 131_075)]
 BATCHES = [(6001, 45), (253, 1061), (130_001, 2), (17, 47, 331), (2, 3, 45_001), (3, 1049, 9, 9)]
-NORMS = [(shape, {"axis": axis, "relu": relu}) for shape in BATCHES for axis, relu in ((1, False), (-1, True))]
+NORMS = list(itertools.product(BATCHES, WAYS))
 
 WINDOW_AROUND = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 3)}
 

@@ -5,7 +5,7 @@
  *              dshift = sum(dy),  dscale = sum(dy c) / sqrt(var + eps)
  *
  * With relu, y = max(y, 0), and dy counts as 0 where y is 0: backward computes y again, from the same numbers in the
- * same way.
+ * same way. With dropout behind it, backward sees where y is 0, for either reason, in y itself.
  *
  * Elements enter as x - high, high being a real near the mean: that is exact where it matters, so large offsets
  * cost no digits. What separates high from the mean is put right in double, once per channel.
@@ -14,6 +14,7 @@
  * out: to ranges [begin, end) that begin at multiples of LANES and hold at least LANES channels, or all, if inner is 1.
  */
 #include "lanes.h"
+#include "mask.h"
 #include "share.h"
 
 enum {
@@ -25,13 +26,24 @@ enum {
     AHEAD = 512,        /* elements to ask for memory ahead of reading; before writing that would hinder */
 };
 
+/* Where elements are read and written. */
+struct elements {
+    const real *dy, *x, *seen; /* seen is the y that forward wrote; x stands in for dy and seen where there are none */
+    real *y;
+    real dy_factor; /* of dropout, which dy went through last */
+};
+
+INLINE struct elements later(struct elements e, int64_t n)
+{
+    return (struct elements){e.dy + n, e.x + n, e.seen + n, e.y + n, e.dy_factor};
+}
+
 /* Some channels, and where they lie. Their elements go by LANES at a time into the lanes of a *group*.
  * Where inner > 1, each channel is a group. Elsewhere, groups lie side by side in a *row*: that is a row of x, or of
  * few channels, as many rows of x as fill whole groups. The row's first and last group may overlap their neighbours:
  * the last where a row does not end with a group, the first so that the following begin with a cache line. */
 struct tile {
-    const real *dy, *x; /* dy is x where there is none */
-    real *y;
+    struct elements at;
     int64_t outer, inner, first, channels;
     int64_t stride; /* of a row, or to a channel's next elements */
     int64_t groups, rows, width, head /* elements of a row before the second group, if the first overlaps */, rest;
@@ -54,6 +66,9 @@ enum work {
     WRITE_Y,  /* y = c FACTOR + SHIFT */
     WRITE_DX, /* dx = u FACTOR - c SLOPE + OFFSET */
 };
+
+/* What came behind: nothing, ReLU, or ReLU and dropout, which is no affair of forward's inner loops. */
+enum behind { NOTHING, RELU, RELU_DROPOUT };
 
 INLINE int is_sum(enum work work)
 {
@@ -79,10 +94,10 @@ static struct range own_channels(const int64_t *size, struct fastopt_share share
     return (struct range){own.begin * grain, last ? channels : own.end * grain};
 }
 
-static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, const real *dy, const real *x, real *y)
+static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, struct elements all)
 {
     const int64_t outer = size[0], channels = size[1], inner = size[2], at = first * inner, left = end - first;
-    struct tile t = {.dy = dy + at, .x = x + at, .y = y + at, .outer = outer, .inner = inner, .first = first};
+    struct tile t = {.at = later(all, at), .outer = outer, .inner = inner, .first = first};
     if (inner > 1) {
         const int64_t bytes = outer > 32 ? STRETCH : CACHED / outer, fit = bytes / (inner * (int64_t)sizeof(real));
         t.channels = least(left, fit < 1 ? 1 : least(fit, MAX_GROUPS));
@@ -93,7 +108,7 @@ static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, cons
         t.rows = outer;
         t.stride = channels;
         if (t.channels >= 4 * LANES && channels * sizeof(real) % FASTOPT_LINE == 0)
-            t.head = -(uintptr_t)t.x % FASTOPT_LINE / sizeof(real);
+            t.head = -(uintptr_t)t.at.x % FASTOPT_LINE / sizeof(real);
         t.groups = (t.head > 0) + (t.channels - t.head + LANES - 1) / LANES;
     } else {
         t.channels = t.stride = channels;
@@ -131,19 +146,21 @@ struct held {
 };
 
 /* Does the work on one row of them. */
-INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, const real *x, real *y, const word *keep)
+INLINE void one_row(enum work work, enum behind behind, struct held *h, struct elements e, const word *keep)
 {
     const int backward = work == SUM_DY || work == WRITE_DX;
     EACH_HELD (k) {
         const int at = k * PER_VECTOR;
-        vector c = vector_load(x + at) - h->role[HIGH][k], u = backward ? vector_load(dy + at) : c;
+        vector c = vector_load(e.x + at) - h->role[HIGH][k], u = backward ? vector_load(e.dy + at) : c;
         const vector normal = c * h->role[FACTOR][k] + h->role[SHIFT][k];
-        if (backward && relu)
+        if (backward && behind == RELU)
             u = vector_gate(u, normal);
+        if (backward && behind == RELU_DROPOUT)
+            u = vector_gate(u * e.dy_factor, vector_load(e.seen + at));
         if (work == WRITE_Y) {
-            vector_store(y + at, relu ? vector_gate(normal, normal) : normal);
+            vector_store(e.y + at, behind ? vector_gate(normal, normal) : normal);
         } else if (work == WRITE_DX) {
-            vector_store(y + at, u * h->role[FACTOR][k] - c * h->role[SLOPE][k] + h->role[OFFSET][k]);
+            vector_store(e.y + at, u * h->role[FACTOR][k] - c * h->role[SLOPE][k] + h->role[OFFSET][k]);
         } else {
             if (keep) {
                 c = vector_keep(c, keep + at);
@@ -156,11 +173,11 @@ INLINE void one_row(enum work work, int relu, struct held *h, const real *dy, co
 }
 
 /* The inner loops: all rows of one group, then of the next, which begins `step` elements later. */
-INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
-                   const struct strip *strip, const real *dy, const real *x, real *y)
+INLINE void strips(enum work work, enum behind behind, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+                   const struct strip *strip, struct elements e)
 {
     const struct strip s = *strip;
-    for (int64_t g = 0; g < groups; ++g, ++group, dy += step, x += step, y += step)
+    for (int64_t g = 0; g < groups; ++g, ++group, e = later(e, step))
         for (int lane = 0; lane < LANES; lane += HELD * PER_VECTOR) {
             struct held h;
             for (int role = 0; role < ROLES; ++role)
@@ -169,14 +186,14 @@ INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_
             const int64_t end = s.rows * s.stride + lane;
             for (int64_t at = lane; at < end; at += s.stride) {
                 if (is_sum(work) && lane == 0)
-                    lanes_prefetch(x + at, s.ahead);
+                    lanes_prefetch(e.x + at, s.ahead);
                 if (work == SUM_DY && lane == 0)
-                    lanes_prefetch(dy + at, s.ahead);
-                one_row(work, relu, &h, dy + at, x + at, y + at, NULL);
+                    lanes_prefetch(e.dy + at, s.ahead);
+                one_row(work, behind, &h, later(e, at), NULL);
             }
             if (s.keep) {
                 const int64_t at = end - s.back;
-                one_row(work, relu, &h, dy + at, x + at, y + at, s.keep + lane);
+                one_row(work, behind, &h, later(e, at), s.keep + lane);
             }
             for (int role = SUM; is_sum(work) && role <= DOT; ++role)
                 EACH_HELD (k)
@@ -185,39 +202,43 @@ INLINE void strips(enum work work, int relu, real (*group)[ROLES][LANES], int64_
 }
 
 /* Compiles the inner loops for each kind of work. */
-static void work_on(enum work work, int relu, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
-                    const struct strip *strip, const real *dy, const real *x, real *y)
+static void work_on(enum work work, enum behind behind, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+                    const struct strip *strip, struct elements e)
 {
     if (work == SUM_X)
-        strips(SUM_X, 0, group, groups, step, strip, dy, x, y);
-    else if (work == SUM_DY && relu)
-        strips(SUM_DY, 1, group, groups, step, strip, dy, x, y);
-    else if (work == SUM_DY)
-        strips(SUM_DY, 0, group, groups, step, strip, dy, x, y);
-    else if (work == WRITE_Y && relu)
-        strips(WRITE_Y, 1, group, groups, step, strip, dy, x, y);
+        strips(SUM_X, NOTHING, group, groups, step, strip, e);
+    else if (work == WRITE_Y && behind)
+        strips(WRITE_Y, RELU, group, groups, step, strip, e);
     else if (work == WRITE_Y)
-        strips(WRITE_Y, 0, group, groups, step, strip, dy, x, y);
-    else if (relu)
-        strips(WRITE_DX, 1, group, groups, step, strip, dy, x, y);
+        strips(WRITE_Y, NOTHING, group, groups, step, strip, e);
+    else if (work == SUM_DY && behind == RELU_DROPOUT)
+        strips(SUM_DY, RELU_DROPOUT, group, groups, step, strip, e);
+    else if (work == SUM_DY && behind)
+        strips(SUM_DY, RELU, group, groups, step, strip, e);
+    else if (work == SUM_DY)
+        strips(SUM_DY, NOTHING, group, groups, step, strip, e);
+    else if (behind == RELU_DROPOUT)
+        strips(WRITE_DX, RELU_DROPOUT, group, groups, step, strip, e);
+    else if (behind)
+        strips(WRITE_DX, RELU, group, groups, step, strip, e);
     else
-        strips(WRITE_DX, 0, group, groups, step, strip, dy, x, y);
+        strips(WRITE_DX, NOTHING, group, groups, step, strip, e);
 }
 
 /* For the mask of the first n lanes, begin at 2 LANES - n; for that of the last n, at n. */
 static const word edges[3 * LANES] = {[LANES... 2 * LANES - 1] = ~(word)0};
 
 /* Works on fewer elements of a group than LANES, in a copy. */
-static void work_on_few(enum work work, int relu, real (*group)[ROLES][LANES], int64_t n, const real *dy, const real *x,
-                        real *y)
+static void work_on_few(enum work work, enum behind behind, real (*group)[ROLES][LANES], int64_t n, struct elements e)
 {
     const struct strip row = {.keep = edges + 2 * LANES - n};
-    real some_dy[LANES] = {0}, some_x[LANES] = {0}, some_y[LANES];
-    memcpy(some_dy, dy, n * sizeof(real));
-    memcpy(some_x, x, n * sizeof(real));
-    work_on(work, relu, group, 1, 0, &row, some_dy, some_x, some_y);
+    real dy[LANES] = {0}, x[LANES] = {0}, seen[LANES] = {0}, y[LANES];
+    memcpy(dy, e.dy, n * sizeof(real));
+    memcpy(x, e.x, n * sizeof(real));
+    memcpy(seen, e.seen, n * sizeof(real));
+    work_on(work, behind, group, 1, 0, &row, (struct elements){dy, x, seen, y, e.dy_factor});
     if (!is_sum(work))
-        memcpy(y, some_y, n * sizeof(real));
+        memcpy(e.y, y, n * sizeof(real));
 }
 
 /* Moves the sums over to double, where long sums lose nothing. */
@@ -235,7 +256,7 @@ static void gather(const struct tile *t, struct state *s)
 }
 
 /* One pass over a tile whose channels have their elements side by side. */
-static void pass_over_images(enum work work, int relu, const struct tile *t, struct state *s)
+static void pass_over_images(enum work work, enum behind behind, const struct tile *t, struct state *s)
 {
     int64_t added = 0;
     for (int64_t outer = 0; outer < t->outer; ++outer)
@@ -249,9 +270,9 @@ static void pass_over_images(enum work work, int relu, const struct tile *t, str
                 strip.back = 0;
                 g = most(0, t->groups - (LANES - 1) / n);
             }
-            work_on(work, relu, s->group, g, t->inner, &strip, t->dy + from, t->x + from, t->y + from);
+            work_on(work, behind, s->group, g, t->inner, &strip, later(t->at, from));
             for (int64_t at = from + g * n; g < t->groups; ++g, at += n)
-                work_on_few(work, relu, s->group + g, n, t->dy + at, t->x + at, t->y + at);
+                work_on_few(work, behind, s->group + g, n, later(t->at, at));
             added += strip.rows + (rest > 0);
             if (is_sum(work) && added >= GATHER_AFTER) {
                 gather(t, s);
@@ -270,33 +291,31 @@ static int64_t rows_together(enum work work, int64_t groups)
 }
 
 /* One pass over a tile whose channels stand side by side. */
-static void pass_over_rows(enum work work, int relu, const struct tile *t, struct state *s)
+static void pass_over_rows(enum work work, enum behind behind, const struct tile *t, struct state *s)
 {
     const int64_t together = rows_together(work, t->groups);
     const int64_t first = t->head > 0, whole = (t->width - t->head) / LANES;
     for (int64_t row = 0; row < t->rows; row += together) {
         const struct strip strip = {least(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
-        const real *dy = t->dy + row * t->stride, *x = t->x + row * t->stride;
-        real *y = t->y + row * t->stride;
-        const int64_t end = t->width - LANES;
+        const struct elements e = later(t->at, row * t->stride);
         if (first)
-            work_on(work, relu, s->group, 1, 0, &strip, dy, x, y);
-        work_on(work, relu, s->group + first, whole, LANES, &strip, dy + t->head, x + t->head, y + t->head);
+            work_on(work, behind, s->group, 1, 0, &strip, e);
+        work_on(work, behind, s->group + first, whole, LANES, &strip, later(e, t->head));
         if (first + whole < t->groups)
-            work_on(work, relu, s->group + t->groups - 1, 1, 0, &strip, dy + end, x + end, y + end);
+            work_on(work, behind, s->group + t->groups - 1, 1, 0, &strip, later(e, t->width - LANES));
         if ((row + strip.rows) % GATHER_AFTER == 0 && is_sum(work))
             gather(t, s);
     }
     for (int64_t g = 0, at = t->rows * t->stride, rest = t->rest; rest > 0; ++g, at += LANES, rest -= LANES)
-        work_on_few(work, relu, s->group + g, least(rest, LANES), t->dy + at, t->x + at, t->y + at);
+        work_on_few(work, behind, s->group + g, least(rest, LANES), later(t->at, at));
 }
 
-static void pass(enum work work, int relu, const struct tile *t, struct state *s)
+static void pass(enum work work, enum behind behind, const struct tile *t, struct state *s)
 {
     if (t->inner > 1)
-        pass_over_images(work, relu, t, s);
+        pass_over_images(work, behind, t, s);
     else
-        pass_over_rows(work, relu, t, s);
+        pass_over_rows(work, behind, t, s);
 }
 
 /* Adds up what belongs to one channel. */
@@ -319,7 +338,7 @@ static void fold(const struct tile *t, double *total)
                 total[l] += total[l + half];
 }
 
-static void channel_sums(enum work work, int relu, const struct tile *t, struct state *s)
+static void channel_sums(enum work work, enum behind behind, const struct tile *t, struct state *s)
 {
     for (int64_t g = 0; g < t->groups; ++g) {
         lanes_store(s->group[g][SUM], lanes_all(0));
@@ -327,7 +346,7 @@ static void channel_sums(enum work work, int relu, const struct tile *t, struct 
     }
     memset(s->sum, 0, t->groups * LANES * sizeof *s->sum);
     memset(s->dot, 0, t->groups * LANES * sizeof *s->dot);
-    pass(work, relu, t, s);
+    pass(work, behind, t, s);
     gather(t, s);
     fold(t, s->sum);
     fold(t, s->dot);
@@ -376,7 +395,7 @@ static void pilot_means(const struct tile *t, const int64_t *size, real *high)
     for (int64_t j = 0; j < t->channels; ++j)
         high[j] = 0;
     for (int64_t i = 0; i < 8; ++i) {
-        const real *some = t->x + (i * t->outer / 8 * size[1]) * t->inner + i * t->inner / 8;
+        const real *some = t->at.x + (i * t->outer / 8 * size[1]) * t->inner + i * t->inner / 8;
         if (t->inner == 1)
             for (int64_t j = 0; j < t->channels; ++j)
                 high[j] += some[j] * (real)0.125;
@@ -399,12 +418,24 @@ static int recentre(const struct tile *t, const struct state *s, double weight, 
     return moved;
 }
 
+/* Dropout of a tile's channels, whose elements lie side by side from one `outer` to the next. */
+static void drop_out_tile(const struct drawing *d, const struct tile *t, const int64_t *size, real *y)
+{
+    const int64_t whole = size[1] * t->inner, own = t->channels * t->inner;
+    const int all = own == whole;
+    for (int64_t outer = 0; outer < (all ? 1 : t->outer); ++outer) {
+        const int64_t begin = outer * whole + t->first * t->inner;
+        drop_out(d, y, (struct range){begin, all ? t->outer * whole : begin + own});
+    }
+}
+
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar,
                                struct fastopt_share share)
 {
     const real *x = array[0], *scale = array[1], *shift = array[2];
     real *y = array[3], *running_mean = array[6], *running_var = array[7];
-    const int64_t relu = size[3];
+    const enum behind behind = size[3];
+    const struct drawing drawing = {size[4], size[5], (uint16_t)size[6], scalar[3]};
     const struct range own = own_channels(size, share);
     const double eps = scalar[0], new_weight = scalar[1], variance_factor = scalar[2];
     const double count = (double)size[0] * size[2], weight = 1 / count;
@@ -414,7 +445,7 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, x, x, y);
+        t = tile_at(first, own.end, size, (struct elements){x, x, x, y, 1});
         double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first, var[MAX_CHANNELS];
         real high[MAX_CHANNELS];
         pilot_means(&t, size, high);
@@ -422,7 +453,7 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
          * Where it is further away, they at least give the mean, about which sums are then taken. */
         for (int passes = 0, again = 1; again && passes < 2; ++passes) {
             spread(&t, high, HIGH, &s);
-            channel_sums(SUM_X, 0, &t, &s);
+            channel_sums(SUM_X, NOTHING, &t, &s);
             again = passes == 0 && recentre(&t, &s, weight, high);
         }
 #pragma omp simd
@@ -438,7 +469,9 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
             running_var[first + j] += new_weight * (variance_factor * var[j] - running_var[first + j]);
         }
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        pass(WRITE_Y, relu, &t, &s);
+        pass(WRITE_Y, behind, &t, &s);
+        if (behind == RELU_DROPOUT)
+            drop_out_tile(&drawing, &t, size, y);
     }
 }
 
@@ -447,7 +480,7 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
 {
     const real *x = array[0], *scale = array[1], *shift = array[2], *running_mean = array[3], *running_var = array[4];
     real *y = array[5];
-    const int64_t relu = size[3];
+    const enum behind behind = size[3];
     const struct range own = own_channels(size, share);
     const double eps = scalar[0];
     if (size[0] * size[2] == 0)
@@ -456,7 +489,7 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, x, x, y);
+        t = tile_at(first, own.end, size, (struct elements){x, x, x, y, 1});
         double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS];
 #pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
@@ -464,29 +497,29 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
             inv_std[j] = 1 / sqrt(running_var[first + j] + eps);
         }
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        pass(WRITE_Y, relu, &t, &s);
+        pass(WRITE_Y, behind, &t, &s);
     }
 }
 
 static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar,
                                 struct fastopt_share share)
 {
-    const real *dy = array[0], *x = array[1], *scale = array[2], *shift = array[3];
-    real *dx = array[6], *dscale = array[7], *dshift = array[8];
-    const int64_t relu = size[3];
+    const real *dy = array[0], *x = array[1], *scale = array[2], *shift = array[3], *y = array[6];
+    real *dx = array[7], *dscale = array[8], *dshift = array[9];
+    const enum behind behind = size[3];
     const struct range own = own_channels(size, share);
     const double count = (double)size[0] * size[2], weight = 1 / count;
-    (void)scalar;
+    const struct elements all = {dy, x, y ? y : x, dx, scalar[0]};
     if (count == 0)
         return;
 
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, dy, x, dx);
+        t = tile_at(first, own.end, size, all);
         const double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first;
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        channel_sums(SUM_DY, relu, &t, &s);
+        channel_sums(SUM_DY, behind, &t, &s);
 
         real slope[MAX_CHANNELS], offset[MAX_CHANNELS];
         learnt(&t, scale, 1, slope);
@@ -502,6 +535,6 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
         }
         spread(&t, slope, SLOPE, &s);
         spread(&t, offset, OFFSET, &s);
-        pass(WRITE_DX, relu, &t, &s);
+        pass(WRITE_DX, behind, &t, &s);
     }
 }

@@ -577,6 +577,11 @@ class Dropout(Layer):
         self.p, self.p_is = checks.number("p", p, "(0, 1]" if p_is == "keep" else "[0, 1)"), p_is
         self.seed = 0
 
+    @property
+    def drop(self) -> float:
+        """The probability of dropping."""
+        return 1 - self.p if self.p_is == "keep" else self.p
+
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.seed = int(rng.integers(2**63))
 

@@ -11,12 +11,14 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.layers import Composite, Conv2D, Dense, Grads, Layer, ReLU, Shape
+from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Grads, Layer, ReLU, Shape
 from fastopt.nn.memory import FRESH, Memory
 
 
 class BatchNorm(Layer):
     """Batch normalisation over all axes but the last: of (n, d) per feature, of (n, h, w, c) per channel.
+
+    A ReLU right behind it, and a Dropout right behind that, are fused with it.
 
     Parameters
     ----------
@@ -45,7 +47,8 @@ class BatchNorm(Layer):
         self.state.update(running_mean=np.zeros(channels, dtype), running_var=np.ones(channels, dtype))
 
     def fuses(self, behind: Sequence[Layer]) -> int:
-        return int(len(behind) > 0 and type(behind[0]) is ReLU)
+        relu = len(behind) > 0 and type(behind[0]) is ReLU
+        return relu + (relu and len(behind) > 1 and type(behind[1]) is Dropout)
 
     def forward(
         self,
@@ -56,6 +59,7 @@ class BatchNorm(Layer):
         memory: Memory = FRESH,
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
+        drop, seed = (fused[1].drop, fused[1].seed) if len(fused) > 1 and isinstance(fused[1], Dropout) else (0.0, 0)
         return F.batch_norm_forward(
             x,
             self.params["scale"],
@@ -69,6 +73,9 @@ class BatchNorm(Layer):
             momentum_of=self.momentum_of,
             unbiased=self.unbiased,
             relu=len(fused) > 0,
+            dropout=drop,
+            seed=seed,
+            counter=counter + len(fused),
             out=memory.array("y", x.shape, x.dtype),
             mean=memory.array("mean", x.shape[-1:], np.float64),
             inv_std=memory.array("inv_std", x.shape[-1:], np.float64),

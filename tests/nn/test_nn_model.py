@@ -143,7 +143,10 @@ def test_gradients_of_a_whole_model(make, batch):
     [
         ([nn.Dense(40), nn.ReLU(), nn.Dropout(0.4), nn.Dense(3), nn.ReLU()], [0, 3]),
         ([nn.Dense(40, activation="relu"), nn.Dropout(0.4), nn.Dropout(0.1), nn.Dense(3)], [0, 2, 3]),
-        ([nn.Dense(40), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.4), nn.Dense(3), nn.Dropout(0.5)], [0, 1, 3, 4, 5]),
+        (
+            [nn.Dense(40), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.6, "keep"), nn.Dense(3), nn.Dropout(0.5)],
+            [0, 1, 4, 5],
+        ),
         ([nn.ReLU(), nn.Dropout(0.4), nn.BatchNorm(), nn.Dropout(0.2)], [0, 1, 2, 3]),
     ],
 )
