@@ -91,7 +91,7 @@ RUN = {
     "relu_backward": lambda x: [functional.relu_backward(x(n), x(n)) for n in (1, 33, 1000)],
     "bias_forward": lambda x: [functional.bias_forward(x(7, n), x(n)) for n in (1, 31, 45, 100)],
     "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(7, n), x(n)) for n in (1, 31, 45, 100)],
-    "bias_backward": lambda x: [functional.bias_backward(x(7, n)) for n in (1, 31, 45, 100)],
+    "bias_backward": lambda x: [functional.bias_backward(x(7, n)) for n in (1, 8, 31, 45, 100)],
     "bias_relu_backward": lambda x: [
         out for n in (1, 31, 45, 100) for out in functional.bias_relu_backward(x(201, n), x(201, n))
     ],

@@ -22,7 +22,7 @@ def test_relu(isa, dtype, size, rng, guarded, same_bits):
     same_bits(dx, reference.relu_backward(dy, y))
 
 
-@pytest.mark.parametrize("columns", [0, 1, 2, 31, 32, 33, 100, 1061])
+@pytest.mark.parametrize("columns", [0, 1, 2, 16, 31, 32, 33, 100, 1061])
 @pytest.mark.parametrize("rows", [0, 1, 3, 63, 64, 65, 1000])
 def test_bias_relu(isa, dtype, rows, columns, rng, guarded, close, same_bits):
     x, dy, bias = (

@@ -115,15 +115,36 @@ INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *
     }
 }
 
+/* The same, of rows of any width: narrow ones that fill the lanes side by side lie there so. */
+INLINE void sum_any_rows(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
+                         real factor, struct fastopt_share share)
+{
+    if (columns >= LANES || columns == 0 || LANES % columns) {
+        sum_rows(dy, y, dx, dbias, rows, columns, factor, share);
+    } else if (share.index == 0) {
+        const struct fastopt_share all = {0, 1};
+        const int64_t whole = rows * columns / LANES, done = whole * LANES, rest = rows * columns - done;
+        real sum[LANES], last[LANES] = {0};
+        sum_rows(dy, y, dx, sum, whole, LANES, factor, all);
+        sum_rows(dy + done, y ? y + done : NULL, y ? dx + done : NULL, last, 1, rest, factor, all);
+        for (int64_t l = 0; l < LANES; ++l)
+            sum[l] += last[l];
+        for (int64_t half = LANES / 2; half >= columns; half /= 2)
+            for (int64_t l = 0; l < half; ++l)
+                sum[l] += sum[l + half];
+        memcpy(dbias, sum, columns * sizeof(real));
+    }
+}
+
 static void bias_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     (void)scalar;
-    sum_rows(array[0], NULL, NULL, array[1], size[0], size[1], 1, share);
+    sum_any_rows(array[0], NULL, NULL, array[1], size[0], size[1], 1, share);
 }
 
 /* dx as in relu_backward, times factor (of a dropout behind it: what that dropped is 0 in y, too), and dbias. */
 static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
                                struct fastopt_share share)
 {
-    sum_rows(array[0], array[1], array[2], array[3], size[0], size[1], scalar[0], share);
+    sum_any_rows(array[0], array[1], array[2], array[3], size[0], size[1], scalar[0], share);
 }
