@@ -70,8 +70,8 @@ NETS = {
     "MLP, batch 64": Net((784,), (*_hidden((256, 128)), ("dense", 10))),
     "MLP, batch 128": Net((784,), (*_hidden((256, 128)), ("dense", 10)), batch=128),
     "plain MLP, batch 64": Net((784,), (*_hidden((256, 128), norm=False), ("dense", 10))),
-    "CNN 28×28": Net((28, 28, 1), _CNN_28, samples=512),
-    "CNN 32×32×3": Net((32, 32, 3), _CNN_32, optimizer="nesterov", samples=128),
+    "CNN 28×28": Net((28, 28, 1), _CNN_28, samples=2048),
+    "CNN 32×32×3": Net((32, 32, 3), _CNN_32, optimizer="nesterov", samples=512),
 }
 
 

@@ -18,7 +18,7 @@ from fastopt.nn.callbacks import Callback
 from fastopt.nn.init import Initializer
 from fastopt.nn.layers import Composite, Grads, Layer, Shape
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.memory import FRESH, Memory, Workspace
+from fastopt.nn.memory import FRESH, OUTPUTS, Memory, Workspace
 from fastopt.optimizer import Optimizer
 
 
@@ -103,7 +103,7 @@ class Sequential(Composite):
         count = counter * len(self.layers)
         for i, key, options in self._stages:
             x, caches[i] = self.layers[i].forward(
-                x, training=training, counter=count + i, memory=memory.child(key), **options
+                x, training=training, counter=count + i, memory=memory.stage(key), **options
             )
         return x, caches
 
@@ -118,7 +118,7 @@ class Sequential(Composite):
                 break
             layer = self.layers[i]
             skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
-            dy, own = layer.backward(dy, cache[i], memory=memory.child(place), **skip)
+            dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **skip)
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
                 grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
@@ -216,7 +216,7 @@ class Sequential(Composite):
         """The outputs in inference (for a classifier the logits, whose ``argmax(axis=1)`` is the class)."""
         x = self.inputs("x", x)
         batch_size = checks.integer("batch_size", batch_size, 1)
-        output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace()
+        output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace(handed_on=OUTPUTS)
         for i in range(0, len(x), batch_size):
             output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
         return output

@@ -1,5 +1,6 @@
 """Where results lie: new arrays, or the same ones in each step."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -43,6 +44,40 @@ def test_gradients_of_parts_are_those_of_the_whole():
     assert memory.child("0").child("0").grad("w", params["0.0.w"]) is params["0.0.w"]
     own = memory.child("1").grad("w", params["w"])
     assert own is memory.child("1").grad("w", params["w"]) is not params["w"]
+
+
+def test_what_stages_hand_on_lies_in_two_blocks_by_turns():
+    memory = Workspace()
+    first, second = memory.stage("0"), memory.stage("1")
+    arrays = [
+        stage.array(name, (size, 2), np.float32)
+        for size in (4, 4, 9, 3)
+        for stage in (first, second)
+        for name in ("dproduct", "dx")
+    ]
+    for one, following in itertools.pairwise(arrays):
+        assert not np.shares_memory(one, following)
+        assert following.__array_interface__["data"][0] % 64 == 0
+    latest = arrays[-8:]  # since the blocks grew
+    assert all(np.shares_memory(one, other) for one, other in zip(latest, latest[2:], strict=False))
+    assert memory.child("0") is first
+    others = [memory.array("dx", (9, 2), np.float32), first.array("y", (9, 2), np.float32)]
+    others += [first.child("0").array("dx", (9, 2), np.float32), first.stage("1").array("dx", (9, 2), np.float32)]
+    assert not any(np.shares_memory(one, other) for one, other in itertools.combinations([*others, arrays[-1]], 2))
+
+
+def test_inference_needs_memory_for_two_outputs_alone(rng):
+    """Not for those of all layers."""
+    model = nn.Sequential([nn.Conv2D(16, activation="relu"), nn.BatchNorm()] * 8, (16, 16, 16))
+    x = rng.normal(size=(32, 16, 16, 16)).astype(np.float32)
+    model.predict(x)
+    tracemalloc.start()
+    try:
+        model.predict(x)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * x.nbytes
 
 
 class Peaks(nn.Callback):

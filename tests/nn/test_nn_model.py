@@ -32,6 +32,16 @@ def nested():
     return nn.Sequential(outer, (5,), seed=3, dtype=np.float64)
 
 
+def branched():
+    """Residual blocks of several kinds, and layers that copy what they are given."""
+    body = nn.Sequential([nn.Conv2D(16, activation="relu"), nn.GroupNorm(4), nn.Conv2D(4, groups=2)])
+    layers = [
+        nn.Conv2D(4, groups=2, activation="relu"), nn.Residual(body), nn.Residual(nn.Conv2D(6), nn.Conv2D(6, 1)),
+        nn.GELU(), nn.Conv2D(6, groups=6), nn.AveragePool2D(), nn.Flatten(), nn.WeightNorm(nn.Dense(4)),
+    ]  # fmt: skip
+    return nn.Sequential(layers, (4, 6, 2), seed=4, dtype=np.float64)
+
+
 @pytest.fixture
 def batch(rng):
     """Makes inputs and labels that fit a model."""
@@ -104,7 +114,7 @@ def test_results_are_the_callers(batch, same_bits):
         same_bits(result, before[name])
 
 
-@pytest.mark.parametrize("make", [small_cnn, shared, nested])
+@pytest.mark.parametrize("make", [small_cnn, shared, nested, branched])
 def test_a_workspace_changes_no_bit_of_a_model(make, batch, same_bits):
     model, twin = make(), make()
     memory = model.workspace()
@@ -123,6 +133,7 @@ def test_a_workspace_changes_no_bit_of_a_model(make, batch, same_bits):
             assert grad is memory.grad(name, model.params[name])
     for name, array in model.state.items():
         same_bits(array, twin.state[name])
+    same_bits(model.predict(x), twin.forward(x)[0])
 
 
 @pytest.mark.parametrize("make", [small_cnn, shared, nested])
