@@ -120,7 +120,8 @@ def build(
         layers += [nn.Flatten()]
         for units in (256, 128):
             layers += [nn.Dense(units, init=init), *(make() for make in norm), nn.ReLU(), *(make(0.3) for make in drop)]
-    return nn.Sequential([*layers, nn.Dense(classes, init=init)], input_shape, seed=seed)
+    layers += [nn.Dense(classes, init="small")]  # with which training begins at the loss of guessing
+    return nn.Sequential(layers, input_shape, seed=seed)
 
 
 def peak_rate(optimizer: type[Optimizer]) -> float:

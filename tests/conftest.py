@@ -124,6 +124,8 @@ def same_bits() -> Callable[[Any, Any], None]:
     def check(actual, expected, message="") -> None:
         actual, expected = np.asarray(actual), np.asarray(expected)
         assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), message
+        if actual.tobytes() == expected.tobytes():  # nearly always, and ten times as fast
+            return
         np.testing.assert_array_equal(actual, expected, message)  # which takes 0.0 for -0.0
         if actual.dtype.kind == "f":
             number = ~np.isnan(expected)

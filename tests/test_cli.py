@@ -85,6 +85,14 @@ def test_train_with_every_optimizer(run, name, tmp_path):
     assert accuracy_of(lines) > 0.5  # some begin slowly
 
 
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("options", [{}, *(options for options, _ in ablations().values() if options)], ids=str)
+def test_the_first_loss_is_that_of_guessing(model, options):
+    x, y, _, _ = data.load("digits")
+    for seed in range(5):
+        assert nn.debug.check_initial_loss(build(model, x.shape[1:], 10, seed, **options), x[:100], y[:100])
+
+
 def test_options_are_taken(run, tmp_path):
     lines = run(
         "train", "--model=mlp", "--epochs=1", "--batch-size=100", "--lr=0.25", "--optimizer=sgd", "--out", tmp_path
