@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--lr",
         type=float,
-        help="learning rate at its peak, from which it falls as a cosine (default: three times the optimizer's own, "
-        "or 0.05 where it has none)",
+        help="learning rate at its peak, from which it falls as a cosine (default: one that suits the optimizer)",
     )
     command.add_argument("--seed", type=int, default=0, help="of weights, masks and the order of samples (default: 0)")
     command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
@@ -124,10 +123,21 @@ def build(
     return nn.Sequential(layers, input_shape, seed=seed)
 
 
-def peak_rate(optimizer: type[Optimizer]) -> float:
-    """The learning rate to begin with where none is given."""
-    default = inspect.signature(optimizer).parameters["lr"].default
-    return 0.05 if default is inspect.Parameter.empty else 3 * default
+#: Rates to begin with where three times an optimizer's own is none, or too high: a velocity adds up ten gradients, a
+#: schedule-free step has the size of its gradient, and Yogi's average of squares is slow to grow.
+RATES = {
+    "sgd": 0.05,
+    "momentum": 0.01,
+    "look_ahead_nesterov": 0.01,
+    "rmsprop_momentum": 3e-4,
+    "yogi": 0.003,
+    "schedule_free_sgd": 0.3,
+}
+
+
+def peak_rate(name: str) -> float:
+    """The learning rate for an optimizer to begin with where none is given."""
+    return RATES.get(name) or 3 * inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
 
 
 def _fit(
@@ -151,7 +161,7 @@ def train(arguments: argparse.Namespace) -> None:
     training, validation = data.stratified_split(y, 0.1, seed=0)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
-    bound = optimizer(model.params, lr=peak_rate(optimizer) if arguments.lr is None else arguments.lr)
+    bound = optimizer(model.params, lr=peak_rate(arguments.optimizer) if arguments.lr is None else arguments.lr)
     print(model.summary())
     print(
         f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
@@ -223,7 +233,7 @@ def ablate(arguments: argparse.Namespace) -> None:
                     np.copyto(model.params[key], average)
             return model
 
-        rates = [peak_rate(OPTIMIZERS[named])]
+        rates = [peak_rate(named)]
         rates.append(nn.lr_find(fresh(0), x[training], y[training], optimizer=named).suggestion)
         short = -(-arguments.epochs // 3)
         losses = [trained(0, rate, training, short).evaluate(x[validation], y[validation])["loss"] for rate in rates]

@@ -15,7 +15,7 @@ from idx_files import write_mnist
 
 import fastopt
 from fastopt import _kernels, data, nn
-from fastopt.cli import ablations, build, main
+from fastopt.cli import ablations, build, main, peak_rate
 from fastopt.optimizers import OPTIMIZERS
 
 CURVES = {"curves.png"} if importlib.util.find_spec("matplotlib") else set()
@@ -83,6 +83,15 @@ def test_train_with_every_optimizer(run, name, tmp_path):
     lines = run("train", "--model", "mlp", "--epochs", 2, "--optimizer", name, "--out", tmp_path)
     assert any(OPTIMIZERS[name].__name__ + "(lr=" in line for line in lines)
     assert accuracy_of(lines) > 0.5  # some begin slowly
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_has_a_rate_that_trains(name):
+    x, y, _, _ = data.load("digits")
+    model = build("cnn", x.shape[1:], 10, seed=0)
+    optimizer = OPTIMIZERS[name](model.params, lr=peak_rate(name))
+    losses = model.fit(x[:480], y[:480], epochs=4, optimizer=optimizer)["loss"]
+    assert losses[-1] < min(losses[0], 0.9 * math.log(10))
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
