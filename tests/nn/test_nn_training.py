@@ -366,5 +366,5 @@ def test_every_optimizer_learns_digits(name):
     optimizer = OPTIMIZERS[name]
     # Rprop goes by the signs of gradients, which must not change from batch to batch by themselves.
     size = {"batch_size": len(x), "epochs": 100} if name == "rprop" else {"epochs": 20}
-    model.fit(x, y, optimizer=optimizer(model.params, lr=cli.peak_rate(optimizer)), **size)
+    model.fit(x, y, optimizer=optimizer(model.params, lr=cli.peak_rate(name)), **size)
     assert model.evaluate(x_test, y_test)["accuracy"] > 0.9
