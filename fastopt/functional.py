@@ -1654,11 +1654,10 @@ def conv2d_weight_grad(
 
 
 def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair = 1, padding: Pair = 0) -> bool:
-    """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of their rows, padded,
-    must hold at most 2¹⁴ numbers, in x as in y."""
-    (_, _, _, c, kh, kw, _, sw, *_), patches = _patches(shape, size, stride, padding, 1)
-    wide = max(patches[2], 8)
-    return kh <= 64 and kh * ((wide - 1) * sw + kw) * max(c, filters) <= 2**14
+    """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of rows, with all the
+    padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy."""
+    (_, _, w, c, kh, kw, _, sw, *_), patches = _patches(shape, size, stride, padding, 1)
+    return kh <= 64 and kh * max(((patches[2] - 1) * sw + kw) * c, (w + kw - 1) * filters) <= 2**14
 
 
 def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:

@@ -12,12 +12,17 @@
 #include "lanes.h"
 #include "share.h"
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-enum { BLOCK = 8 }; /* rows of accumulators: with two vectors each, they stay in 32 registers */
+/* A block has `BLOCK` rows of j by `WIDE` vectors of k, in accumulators that stay in registers. One vector is best
+ * where an instruction multiplies by a number in memory: shared by two vectors, it would have to be spread out first,
+ * in an instruction of its own, and the products run at two thirds of the speed (AVX-512 on Zen 4). */
+#if defined(__AVX512F__)
+enum { BLOCK = 16, WIDE = 1 };
+#elif defined(__aarch64__)
+enum { BLOCK = 8, WIDE = 2 };
 #else
-enum { BLOCK = 6 };
+enum { BLOCK = 6, WIDE = 2 };
 #endif
-enum { WIDE = 2, SCRATCH = 1 << 14 /* reals; functional.py knows it, too */, MOST_RUNS = 64, ENOUGH = 128 };
+enum { SCRATCH = 1 << 14 /* reals; functional.py knows it, too */, MOST_RUNS = 64, ENOUGH = 128 };
 
 struct run {
     const real *a, *b;
@@ -45,7 +50,7 @@ INLINE void block(const struct product *p, int rows, int vectors)
 {
     vector sum[BLOCK][WIDE];
     const int64_t last = p->width - (vectors - 1) * PER_VECTOR; /* of the last vector */
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < rows; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v)
@@ -57,7 +62,7 @@ INLINE void block(const struct product *p, int rows, int vectors)
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; ++v)
                 wide[v] = vector_load(b + v * PER_VECTOR);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int j = 0; j < rows; ++j) {
                 const vector one = a[j * p->step_j] - (vector){0};
 #pragma GCC unroll 2
@@ -66,7 +71,7 @@ INLINE void block(const struct product *p, int rows, int vectors)
             }
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < rows; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
@@ -88,59 +93,30 @@ INLINE void block(const struct product *p, int rows, int vectors)
 
 static void multiply(const struct product *p, int64_t rows)
 {
-    const int wide = p->width > PER_VECTOR;
-    switch (2 * rows + wide) {
-    case 2:
-        block(p, 1, 1);
+#define ROWS(n)                                                                                                        \
+    case n:                                                                                                            \
+        if (n <= BLOCK)                                                                                                \
+            WIDE > 1 && p->width > PER_VECTOR ? block(p, n, WIDE) : block(p, n, 1);                                    \
         break;
-    case 3:
-        block(p, 1, 2);
-        break;
-    case 4:
-        block(p, 2, 1);
-        break;
-    case 5:
-        block(p, 2, 2);
-        break;
-    case 6:
-        block(p, 3, 1);
-        break;
-    case 7:
-        block(p, 3, 2);
-        break;
-    case 8:
-        block(p, 4, 1);
-        break;
-    case 9:
-        block(p, 4, 2);
-        break;
-    case 10:
-        block(p, 5, 1);
-        break;
-    case 11:
-        block(p, 5, 2);
-        break;
-    case 12:
-        block(p, 6, 1);
-        break;
-    case 13:
-        block(p, 6, 2);
-        break;
-#if defined(__AVX512F__) || defined(__aarch64__)
-    case 14:
-        block(p, 7, 1);
-        break;
-    case 15:
-        block(p, 7, 2);
-        break;
-    case 16:
-        block(p, 8, 1);
-        break;
-    case 17:
-        block(p, 8, 2);
-        break;
-#endif
+    switch (rows) {
+        ROWS(1)
+        ROWS(2)
+        ROWS(3)
+        ROWS(4)
+        ROWS(5)
+        ROWS(6)
+        ROWS(7)
+        ROWS(8)
+        ROWS(9)
+        ROWS(10)
+        ROWS(11)
+        ROWS(12)
+        ROWS(13)
+        ROWS(14)
+        ROWS(15)
+        ROWS(16)
     }
+#undef ROWS
 }
 
 struct convolution {
@@ -152,16 +128,14 @@ static int64_t minimum(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Pixels [left, left + width) of a row of the image, which may reach into the padding. */
-static void copy_padded(const struct convolution *v, const real *row, int64_t left, int64_t width, real *out)
+/* A row of the image with its padding, of which `width` pixels are wanted, in `out`: returns that. */
+static const real *copy_padded(const struct convolution *v, const real *row, int64_t width, real *out)
 {
-    const int64_t begin = left < 0 ? minimum(-left, width) : 0;
-    const int64_t end = left + width > v->w ? (left < v->w ? v->w - left : 0) : width;
-    const int64_t stop = end < begin ? begin : end;
+    const int64_t begin = minimum(v->pad_w, width), end = minimum(begin + v->w, width);
     memset(out, 0, begin * v->c * sizeof(real));
-    if (stop > begin)
-        memcpy(out + begin * v->c, row + (left + begin) * v->c, (stop - begin) * v->c * sizeof(real));
-    memset(out + stop * v->c, 0, (width - stop) * v->c * sizeof(real));
+    memcpy(out + begin * v->c, row, (end - begin) * v->c * sizeof(real));
+    memset(out + end * v->c, 0, (width - end) * v->c * sizeof(real));
+    return out;
 }
 
 /* Weights (taps, c, filters) as forward wants them: packed (⌈k / LANES⌉, taps c, LANES) for k filters, zeros behind the
@@ -199,6 +173,7 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     const int64_t out_h = (v->h + 2 * v->pad_h - v->size_h) / v->stride_h + 1;
     const int64_t out_w = (v->w + 2 * v->pad_w - v->size_w) / v->stride_w + 1;
     const int64_t run = v->size_w * v->c, places = v->size_h * run;
+    const int64_t width = (out_w - 1) * v->stride_w + v->size_w;
     const struct range rows = own_range(v->n * out_h, 1, share);
     struct product p;
     p.length = run;
@@ -210,35 +185,29 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     p.relu = relu != 0;
     (void)scalar;
 
-    for (int64_t row = rows.begin; row < rows.end; ++row)
-        for (int64_t ox = 0, pixels; ox < out_w; ox += pixels) {
-            pixels = minimum(out_w - ox, BLOCK);
-            const int64_t top = row % out_h * v->stride_h - v->pad_h, left = ox * v->stride_w - v->pad_w;
-            const int64_t width = (pixels - 1) * v->stride_w + v->size_w;
-            const real *image = x + row / out_h * v->h * v->w * v->c;
-            const int inside = left >= 0 && left + width <= v->w;
-            p.count = 0;
-            for (int64_t ky = 0; ky < v->size_h; ++ky)
-                if (top + ky >= 0 && top + ky < v->h) {
-                    const real *in = image + (top + ky) * v->w * v->c;
-                    real *copy = scratch + ky * width * v->c;
-                    if (!inside)
-                        copy_padded(v, in, left, width, copy);
-                    p.runs[p.count].a = inside ? in + left * v->c : copy;
-                    p.runs[p.count++].b = packed + ky * run * LANES;
-                }
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+        const int64_t top = row % out_h * v->stride_h - v->pad_h;
+        const real *image = x + row / out_h * v->h * v->w * v->c, *in[MOST_RUNS], *weights[MOST_RUNS];
+        p.count = 0;
+        for (int64_t ky = 0; ky < v->size_h; ++ky)
+            if (top + ky >= 0 && top + ky < v->h) {
+                in[p.count] = image + (top + ky) * v->w * v->c;
+                if (v->pad_w)
+                    in[p.count] = copy_padded(v, in[p.count], width, scratch + ky * width * v->c);
+                weights[p.count++] = packed + ky * run * LANES;
+            }
+        for (int64_t ox = 0; ox < out_w; ox += BLOCK)
             for (int64_t k = 0; k < v->filters; k += p.width) {
+                for (int64_t r = 0; r < p.count; ++r) {
+                    p.runs[r].a = in[r] + ox * p.step_j;
+                    p.runs[r].b = weights[r] + k / LANES * places * LANES + k % LANES;
+                }
                 p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
                 p.start = bias ? bias + k : NULL;
                 p.out = y + (row * out_w + ox) * v->filters + k;
-                multiply(&p, pixels);
-                /* to the next vectors of b: of this part, or of the next */
-                const int64_t next = k + p.width;
-                const int64_t step = next % LANES ? p.width : places * LANES - (k % LANES);
-                for (int64_t r = 0; r < p.count; ++r)
-                    p.runs[r].b += step;
+                multiply(&p, minimum(out_w - ox, BLOCK));
             }
-        }
+    }
 }
 
 /* dweight = sum over pixels of x at the place, times dy; filters are a multiple of 16, so whole vectors. Rows of pixels
@@ -275,8 +244,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
             const int64_t top = first * v->stride_h - v->pad_h, high = (rows - 1) * v->stride_h + v->size_h;
             for (int64_t row = 0; row < high; ++row)
                 if (top + row >= 0 && top + row < v->h)
-                    copy_padded(v, x + (image * v->h + top + row) * v->w * v->c, -v->pad_w, pixels,
-                                scratch + row * width);
+                    copy_padded(v, x + (image * v->h + top + row) * v->w * v->c, pixels, scratch + row * width);
             for (int64_t k = 0; k < v->filters; k += p.width) {
                 p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
                 const real *d = dy + (image * out_h + first) * out_w * v->filters + k;

@@ -160,12 +160,13 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
     const int relu = size[7] != 0;
     const real *x = array[0], *packed = array[1], *bias = array[2];
     real *y = array[3];
-    _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLACES * (TILES * LANES + SKEW)];
+    _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLACES * (TILES * WIDE * PER_VECTOR + SKEW)];
     const struct tiles all = all_tiles(v);
-    const int64_t plane = TILES * v->c + SKEW, sum_plane = TILES * LANES + SKEW;
+    const int64_t plane = TILES * v->c + SKEW, sum_plane = TILES * WIDE * PER_VECTOR + SKEW;
     const int64_t parts = (v->filters + LANES - 1) / LANES;
     const struct range own = own_range(all.count, TILES, share);
-    struct product p = {.count = 1, .length = v->c, .step_j = v->c, .step_i = 1, .step_b = LANES, .step_out = LANES};
+    struct product p = {.count = 1, .length = v->c, .step_j = v->c, .step_i = 1, .step_b = LANES};
+    p.step_out = WIDE * PER_VECTOR;
     (void)scalar;
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
@@ -183,23 +184,21 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
                 pixel[t][i] = inside ? y + ((image * all.out_h + oy) * all.out_w + ox) * v->filters : NULL;
             }
         }
-        for (int64_t part = 0; part < parts; ++part) {
-            const int64_t width = minimum(v->filters - part * LANES, LANES);
-            for (int64_t place = 0; place < PLACES; ++place)
-                for (int64_t k = 0; k < width; k += p.width) {
-                    p.width = minimum(width - k, WIDE * PER_VECTOR);
-                    p.runs[0].b = packed + (place * parts + part) * v->c * LANES + k;
-                    for (int64_t t = 0; t < n; t += BLOCK) {
-                        p.runs[0].a = inputs + place * plane + t * v->c;
-                        p.out = sums + place * sum_plane + t * LANES + k;
-                        multiply(&p, minimum(n - t, BLOCK));
-                    }
+        for (int64_t k = 0; k < v->filters; k += p.width) {
+            p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
+            for (int64_t place = 0; place < PLACES; ++place) {
+                p.runs[0].b = packed + (place * parts + k / LANES) * v->c * LANES + k % LANES;
+                for (int64_t t = 0; t < n; t += BLOCK) {
+                    p.runs[0].a = inputs + place * plane + t * v->c;
+                    p.out = sums + place * sum_plane + t * p.step_out;
+                    multiply(&p, minimum(n - t, BLOCK));
                 }
+            }
             for (int64_t t = 0; t < n; ++t) {
                 real *to[4];
                 for (int i = 0; i < 4; ++i)
-                    to[i] = pixel[t][i] ? pixel[t][i] + part * LANES : NULL;
-                transform_output(sums + t * LANES, sum_plane, bias ? bias + part * LANES : NULL, relu, to, width);
+                    to[i] = pixel[t][i] ? pixel[t][i] + k : NULL;
+                transform_output(sums + t * p.step_out, sum_plane, bias ? bias + k : NULL, relu, to, p.width);
             }
         }
     }
