@@ -16,7 +16,7 @@ import pytest
 from test_dispatch import WAYS, batch_norm_backward, batch_norm_forward, factored_root, python, random_bits, stream
 
 import fastopt
-from fastopt import _kernels, functional, gradients, threads
+from fastopt import _kernels, functional, gradients, nn, threads
 from fastopt.optimizers import OPTIMIZERS
 
 COUNTS = (1, 2, 3, 5, 8)
@@ -629,3 +629,25 @@ def test_signals_reach_python_between_steps(same_bits):
     finally:
         sender.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize(("convolutional", "count", "during"), [(True, 2, 1), (True, 1, 2), (False, 2, 2)])
+def test_a_blas_keeps_to_one_thread_beside_convolutions_of_several(convolutional, count, during):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    fastopt.set_num_threads(count)
+
+    def blas():
+        return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+    class Look(nn.callbacks.Callback):
+        def on_batch_end(self, batch, logs):
+            seen.append(blas())
+
+    layers = [nn.Residual(nn.Conv2D(1))] if convolutional else []
+    model, seen = nn.Sequential([*layers, nn.Flatten(), nn.Dense(2)], (3, 3, 1)), []
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        if blas() != {2}:
+            pytest.skip("the BLAS takes no second thread")
+        model.fit(np.ones((4, 3, 3, 1)), np.zeros(4, int), epochs=1, callbacks=[Look()])
+        assert blas() == {2}
+    assert seen == [{during}]

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.callbacks import Callback
+from fastopt.nn.layers import Conv2D
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
+from fastopt.threads import get_num_threads
 
 if TYPE_CHECKING:
     from fastopt.nn.layers import Grads
@@ -155,7 +157,7 @@ class Run:
 
     def go(self) -> History:
         """All epochs."""
-        with _interruptible(self):
+        with _interruptible(self), _room_for_convolutions(self.model):
             self._tell("on_train_begin", self)
             while self.epoch < self.epochs and not self.stopped:
                 self._tell("on_epoch_begin", self.epoch)
@@ -263,6 +265,24 @@ def _interruptible(run: Run) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+@contextlib.contextmanager
+def _room_for_convolutions(model: Sequential) -> Iterator[None]:
+    """Keep NumPy's products to one thread where fastopt's threads have convolutions to do.
+
+    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for some 25 ms), on CPUs that the
+    kernels then want: with both pools awake, a CNN trains no faster on two threads than on one. This is
+    threadpoolctl's to say to the BLAS; where it is not installed, the pools compete.
+    """
+    limits: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
+        with contextlib.suppress(ImportError):
+            import threadpoolctl
+
+            limits = threadpoolctl.threadpool_limits(1, "blas")
+    with limits:
+        yield
 
 
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
