@@ -143,14 +143,18 @@ def peak_rate(name: str) -> float:
 def _fit(
     model: Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
 ) -> History:
-    """Train, with a rate that falls as a cosine from that of the optimizer."""
+    """Train, with a rate that falls as a cosine from that of the optimizer, to the weights that it is judged by."""
     from fastopt import nn
     from fastopt.schedules import cosine
 
     peak = optimizer.lr
     falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
-    return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
+    history = model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
+    if hasattr(optimizer, "averaged"):  # what a schedule-free optimizer has learnt lies beside the parameters
+        for key, average in optimizer.averaged().items():
+            np.copyto(model.params[key], average)
+    return history
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -228,9 +232,6 @@ def ablate(arguments: argparse.Namespace) -> None:
             model = fresh(seed)
             optimizer = OPTIMIZERS[named](model.params, lr=rate)
             _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size)
-            if hasattr(optimizer, "averaged"):  # what a schedule-free optimizer has learnt lies beside the parameters
-                for key, average in optimizer.averaged().items():
-                    np.copyto(model.params[key], average)
             return model
 
         rates = [peak_rate(named)]

@@ -85,6 +85,15 @@ def test_train_with_every_optimizer(run, name, tmp_path):
     assert accuracy_of(lines) > 0.5  # some begin slowly
 
 
+def test_what_is_written_has_been_measured(run, tmp_path):
+    """The averaged weights, in a schedule-free optimizer's case."""
+    run("train", "--model", "mlp", "--epochs", 1, "--optimizer", "schedule_free_adamw", "--out", tmp_path)
+    x, y, *_ = data.load("digits")
+    _, validation = data.stratified_split(y, 0.1, seed=0)
+    measured = nn.load(tmp_path / "model.npz").evaluate(x[validation], y[validation])
+    assert measured["loss"] == json.loads((tmp_path / "history.json").read_text())["val_loss"][-1]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_a_rate_that_trains(name):
     x, y, _, _ = data.load("digits")

@@ -345,7 +345,8 @@ RUN = {
         functional.conv2d(x(9, 33, 31, 48), x(3, 3, 48, 32), x(32), 1, 1, relu=True, winograd=True)
     ],
     "winograd_weight_grad": lambda x: [
-        functional.conv2d_weight_grad(x(9, 33, 31, 80), x(9, 31, 29, 16), 3, winograd=True)
+        functional.conv2d_weight_grad(x(9, 33, 31, c), x(9, 31, 29, k), 3, winograd=True)
+        for c, k in ((80, 16), (32, 48))
     ],
     "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],

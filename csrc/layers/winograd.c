@@ -71,10 +71,10 @@ static void transform_input(const real *const *pixel, int64_t begin, int64_t end
     }
 }
 
-/* A dy A' of a tile's filters, to 16 planes. */
-static void transform_output_grad(const real *const *pixel, int64_t filters, real *out, int64_t plane)
+/* A dy A' of a tile's filters [begin, end), to 16 planes. */
+static void transform_output_grad(const real *const *pixel, int64_t begin, int64_t end, real *out, int64_t plane)
 {
-    for (int64_t k = 0; k < filters; k += PER_VECTOR, out += PER_VECTOR) {
+    for (int64_t k = begin; k < end; k += PER_VECTOR, out += PER_VECTOR) {
         vector t[4][2];
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {
@@ -204,7 +204,8 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
     }
 }
 
-/* dweight, by way of sums (16, c, filters). As many tiles go together as fit. */
+/* dweight, by way of sums (16, c, filters), of which a thread has some channels, or some filters where there are more
+ * of those. As many tiles go together as fit. */
 static void winograd_weight_grad(void *const *array, const int64_t *size, const double *scalar,
                                  struct fastopt_share share)
 {
@@ -213,43 +214,52 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
     real *dweight = array[2], *sums = array[3];
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], outputs[TRANSFORMED];
     const struct tiles all = all_tiles(v);
-    const struct range own = own_range(v->c, 16, share);
-    const int64_t c = own.end - own.begin, k = v->filters, deepest = v->c > k ? v->c : k;
-    const int64_t together = TILES * MOST_DEEP / deepest, plane = together * c + SKEW, out_plane = together * k + SKEW;
-    struct product p = {.count = 1, .step_j = 1, .step_i = c, .step_b = k, .step_start = k, .step_out = k};
+    const int by_filters = v->filters > v->c;
+    const struct range whole = {0, by_filters ? v->c : v->filters};
+    const struct range part = own_range(by_filters ? v->filters : v->c, 16, share);
+    const struct range channels = by_filters ? whole : part, filters = by_filters ? part : whole;
+    const int64_t c = channels.end - channels.begin, k = filters.end - filters.begin;
+    if (c == 0 || k == 0)
+        return;
+    const int64_t together = TILES * MOST_DEEP / (by_filters ? v->filters : v->c), plane = together * c + SKEW,
+                  out_plane = together * k + SKEW;
+    const int64_t wide = v->filters, first_sum = channels.begin * wide + filters.begin;
+    struct product p = {.count = 1, .step_j = 1, .step_i = c, .step_b = k, .step_start = wide, .step_out = wide};
     (void)scalar;
 
     for (int64_t place = 0; place < PLACES; ++place)
-        memset(sums + (place * v->c + own.begin) * k, 0, c * k * sizeof(real));
-    for (int64_t first = 0; first < all.count && c; first += p.length) {
+        for (int64_t j = channels.begin; j < channels.end; ++j)
+            memset(sums + (place * v->c + j) * wide + filters.begin, 0, k * sizeof(real));
+    for (int64_t first = 0; first < all.count; first += p.length) {
         p.length = minimum(all.count - first, together);
         for (int64_t t = 0; t < p.length; ++t) {
             const int64_t image = (first + t) / (all.down * all.across), row = (first + t) / all.across % all.down * 2;
             const int64_t column = (first + t) % all.across * 2;
             const real *in[16];
             locate(in, 4, x + image * v->h * v->w * v->c, v->h, v->w, v->c, row - v->pad_h, column - v->pad_w);
-            transform_input(in, own.begin, own.end, inputs + t * c, plane);
-            locate(in, 2, dy + image * all.out_h * all.out_w * k, all.out_h, all.out_w, k, row, column);
-            transform_output_grad(in, k, outputs + t * k, out_plane);
+            transform_input(in, channels.begin, channels.end, inputs + t * c, plane);
+            locate(in, 2, dy + image * all.out_h * all.out_w * wide, all.out_h, all.out_w, wide, row, column);
+            transform_output_grad(in, filters.begin, filters.end, outputs + t * k, out_plane);
         }
         for (int64_t place = 0; place < PLACES; ++place)
             for (int64_t j = 0; j < c; j += BLOCK)
                 for (int64_t at = 0; at < k; at += p.width) {
                     p.width = minimum(k - at, WIDE * PER_VECTOR);
                     p.runs[0] = (struct run){inputs + place * plane + j, outputs + place * out_plane + at};
-                    p.start = p.out = sums + (place * v->c + own.begin + j) * k + at;
+                    p.start = p.out = sums + first_sum + (place * v->c + j) * wide + at;
                     multiply(&p, minimum(c - j, BLOCK));
                 }
     }
-    const int64_t whole = v->c * k;
-    for (int64_t i = own.begin * k; i < own.end * k; i += PER_VECTOR) {
+    const int64_t square = v->c * wide;
+    for (int64_t at = 0; at < c * k; at += PER_VECTOR) {
+        const int64_t i = first_sum + at / k * wide + at % k;
         vector t[3][4];
         const vector half = (vector){0} + (real)0.5;
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
-            const real *u = sums + i + j * whole;
-            const vector u0 = vector_load(u), u1 = half * vector_load(u + 4 * whole);
-            const vector u2 = half * vector_load(u + 8 * whole), u3 = vector_load(u + 12 * whole);
+            const real *u = sums + i + j * square;
+            const vector u0 = vector_load(u), u1 = half * vector_load(u + 4 * square);
+            const vector u2 = half * vector_load(u + 8 * square), u3 = vector_load(u + 12 * square);
             t[0][j] = u0 + u1 + u2;
             t[1][j] = u1 - u2;
             t[2][j] = u1 + u2 + u3;
@@ -257,9 +267,9 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
 #pragma GCC unroll 3
         for (int tap = 0; tap < 3; ++tap) {
             const vector t1 = half * t[tap][1], t2 = half * t[tap][2];
-            vector_store(dweight + (3 * tap + 0) * whole + i, t[tap][0] + t1 + t2);
-            vector_store(dweight + (3 * tap + 1) * whole + i, t1 - t2);
-            vector_store(dweight + (3 * tap + 2) * whole + i, t1 + t2 + t[tap][3]);
+            vector_store(dweight + (3 * tap + 0) * square + i, t[tap][0] + t1 + t2);
+            vector_store(dweight + (3 * tap + 1) * square + i, t1 - t2);
+            vector_store(dweight + (3 * tap + 2) * square + i, t1 + t2 + t[tap][3]);
         }
     }
 }
