@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import contextlib
 import json
 import os
 import zipfile
@@ -217,8 +218,10 @@ class Sequential(Composite):
         x = self.inputs("x", x)
         batch_size = checks.integer("batch_size", batch_size, 1)
         output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace(handed_on=OUTPUTS)
-        for i in range(0, len(x), batch_size):
-            output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
+        # For one batch, no product is followed by another convolution.
+        with loop.room_for_convolutions(self) if len(x) > batch_size else contextlib.nullcontext():
+            for i in range(0, len(x), batch_size):
+                output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
         return output
 
     def inputs(self, name: str, x: Any) -> Array:

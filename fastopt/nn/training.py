@@ -157,7 +157,7 @@ class Run:
 
     def go(self) -> History:
         """All epochs."""
-        with _interruptible(self), _room_for_convolutions(self.model):
+        with _interruptible(self), room_for_convolutions(self.model):
             self._tell("on_train_begin", self)
             while self.epoch < self.epochs and not self.stopped:
                 self._tell("on_epoch_begin", self.epoch)
@@ -268,7 +268,7 @@ def _interruptible(run: Run) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _room_for_convolutions(model: Sequential) -> Iterator[None]:
+def room_for_convolutions(model: Sequential) -> Iterator[None]:
     """Keep NumPy's products to one thread where fastopt's threads have convolutions to do.
 
     The threads of a BLAS stay awake for some time after each product (OpenBLAS's for some 25 ms), on CPUs that the
