@@ -6,9 +6,13 @@ for any number of them. ``FASTOPT_NUM_THREADS`` sets the number before import.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastopt import _kernels, checks
 
@@ -33,6 +37,38 @@ def set_num_threads(n: int) -> None:
         Where `n` is not such a number.
     """
     _kernels.set_num_threads(checks.integer("n", n, 1, _kernels.MAX_THREADS))
+
+
+class _Blas:
+    """What `blas_on_one_thread` knows: how many blocks are open, and what ends them."""
+
+    lock = threading.Lock()
+    blocks = 0
+    limits: Any = None
+
+
+@contextlib.contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Within the block, NumPy's products are done by the calling thread alone, where threadpoolctl is installed.
+
+    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for some 25 ms), on CPUs that the
+    kernels then want. Blocks may overlap, in several threads: the end of the last one brings back what was before.
+    """
+    with _Blas.lock:
+        if not _Blas.blocks:
+            with contextlib.suppress(ImportError):
+                import threadpoolctl
+
+                _Blas.limits = threadpoolctl.threadpool_limits(1, "blas")
+        _Blas.blocks += 1
+    try:
+        yield
+    finally:
+        with _Blas.lock:
+            _Blas.blocks -= 1
+            if not _Blas.blocks and _Blas.limits is not None:
+                _Blas.limits.restore_original_limits()
+                _Blas.limits = None
 
 
 def available() -> int:

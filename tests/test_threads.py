@@ -632,13 +632,23 @@ def test_signals_reach_python_between_steps(same_bits):
         signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.mark.parametrize(("convolutional", "count", "during"), [(True, 2, 1), (True, 1, 2), (False, 2, 2)])
-def test_a_blas_keeps_to_one_thread_beside_convolutions_of_several(convolutional, count, during):
+@pytest.fixture
+def blas():
+    """How many threads a BLAS may use; two to begin with."""
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    fastopt.set_num_threads(count)
 
-    def blas():
+    def now():
         return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        if now() != {2}:
+            pytest.skip("the BLAS takes no second thread")
+        yield now
+
+
+@pytest.mark.parametrize(("convolutional", "count", "during"), [(True, 2, 1), (True, 1, 2), (False, 2, 2)])
+def test_a_blas_keeps_to_one_thread_beside_convolutions_of_several(blas, convolutional, count, during):
+    fastopt.set_num_threads(count)
 
     class Look(nn.Flatten):
         def forward(self, x, **options):
@@ -647,11 +657,29 @@ def test_a_blas_keeps_to_one_thread_beside_convolutions_of_several(convolutional
 
     layers = [nn.Residual(nn.Conv2D(1))] if convolutional else []
     model, seen = nn.Sequential([*layers, Look(), nn.Dense(2)], (3, 3, 1)), []
-    with threadpoolctl.threadpool_limits(2, "blas"):
-        if blas() != {2}:
-            pytest.skip("the BLAS takes no second thread")
-        model.fit(np.ones((4, 3, 3, 1)), np.zeros(4, int), epochs=1)
-        model.predict(np.ones((4, 3, 3, 1)), batch_size=2)
-        model.predict(np.ones((4, 3, 3, 1)))
-        assert blas() == {2}
+    model.fit(np.ones((4, 3, 3, 1)), np.zeros(4, int), epochs=1)
+    model.predict(np.ones((4, 3, 3, 1)), batch_size=2)
+    model.predict(np.ones((4, 3, 3, 1)))
     assert seen == [{during}] * 3 + [{2}]
+    assert blas() == {2}
+
+
+def test_the_last_to_end_brings_a_blas_its_threads_back(blas):
+    first, second = threads.blas_on_one_thread(), threads.blas_on_one_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert blas() == {1}
+    second.__exit__(None, None, None)
+    assert blas() == {2}
+    with pytest.raises(KeyError), threads.blas_on_one_thread():
+        raise KeyError
+    assert blas() == {2}
+
+
+def test_without_threadpoolctl_a_blas_keeps_its_threads(blas, monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with threads.blas_on_one_thread():
+        monkeypatch.undo()
+        assert blas() == {2}
+    assert blas() == {2}

@@ -25,7 +25,7 @@ from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
-from fastopt.threads import get_num_threads
+from fastopt.threads import blas_on_one_thread, get_num_threads
 
 if TYPE_CHECKING:
     from fastopt.nn.layers import Grads
@@ -267,22 +267,11 @@ def _interruptible(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
-@contextlib.contextmanager
-def room_for_convolutions(model: Sequential) -> Iterator[None]:
-    """Keep NumPy's products to one thread where fastopt's threads have convolutions to do.
-
-    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for some 25 ms), on CPUs that the
-    kernels then want: with both pools awake, a CNN trains no faster on two threads than on one. This is
-    threadpoolctl's to say to the BLAS; where it is not installed, the pools compete.
-    """
-    limits: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+def room_for_convolutions(model: Sequential) -> contextlib.AbstractContextManager[None]:
+    """A block in which products do not take the CPUs from fastopt's threads, where those have convolutions to do."""
     if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
-        with contextlib.suppress(ImportError):
-            import threadpoolctl
-
-            limits = threadpoolctl.threadpool_limits(1, "blas")
-    with limits:
-        yield
+        return blas_on_one_thread()
+    return contextlib.nullcontext()
 
 
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
