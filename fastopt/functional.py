@@ -44,6 +44,7 @@ __all__ = [
     "average_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
+    "batch_norm_sums_shape",
     "bias_backward",
     "bias_forward",
     "bias_relu_backward",
@@ -888,6 +889,8 @@ def _mask_bits(mask: Any, x: Array) -> NDArray[np.uint8]:
 _batch_norm_forward = _kernels.Layer("batch_norm_forward")
 _batch_norm_inference = _kernels.Layer("batch_norm_inference")
 _batch_norm_backward = _kernels.Layer("batch_norm_backward")
+_batch_norm_sums = _kernels.Layer("batch_norm_sums")
+_batch_norm_grad_sums = _kernels.Layer("batch_norm_grad_sums")
 
 
 class BatchNormCache(NamedTuple):
@@ -925,6 +928,7 @@ def batch_norm_forward(
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
     inv_std: NDArray[np.float64] | None = None,
+    sums: NDArray[np.float64] | None = None,
 ) -> tuple[Array, BatchNormCache | None]:
     """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
 
@@ -959,6 +963,8 @@ def batch_norm_forward(
         Where to write y.
     mean, inv_std : float64 ndarray (c,), optional
         Where to write the cache's; not used in inference.
+    sums : float64 ndarray of ``batch_norm_sums_shape(x.shape, axis)``, optional
+        What the threads are to work in; results do not depend on it.
 
     Returns
     -------
@@ -989,8 +995,11 @@ def batch_norm_forward(
             _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
             return y, None
         statistics = np.empty(channels) if mean is None else mean, np.empty(channels) if inv_std is None else inv_std
+        sums = _norm_sums(x, axis, sums)
+        if sums is not None:
+            _batch_norm_sums((x, sums), sizes)
         _batch_norm_forward(
-            (x, scale, shift, y, *statistics, running_mean, running_var),
+            (x, scale, shift, sums, y, *statistics, running_mean, running_var),
             (*sizes, behind, seed, counter, threshold),
             (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0, factor),
         )
@@ -1004,7 +1013,10 @@ def batch_norm_forward(
         checks.output("out", out, x, apart_from={"x": x, **given})
         checks.apart({"x": x, **given})
         double = np.dtype(np.float64), (channels,)
-        _explain_outputs({"x": x, "out": y, **given}, mean=(mean, *double), inv_std=(inv_std, *double))
+        places = {"mean": (mean, *double), "inv_std": (inv_std, *double)}
+        if sums is not None:
+            places["sums"] = sums, np.dtype(np.float64), sums.shape
+        _explain_outputs({"x": x, "out": y, **given}, **places)
         raise
     if not count:
         for empty in statistics:
@@ -1036,6 +1048,8 @@ def batch_norm_backward(
     out: Array | None = None,
     dscale: Array | None = None,
     dshift: Array | None = None,
+    *,
+    sums: NDArray[np.float64] | None = None,
 ) -> tuple[Array, Array, Array]:
     """The gradients of `batch_norm_forward` in training.
 
@@ -1049,6 +1063,8 @@ def batch_norm_backward(
         Where to write dx.
     dscale, dshift : ndarray (c,), optional
         Where to write those.
+    sums
+        As in `batch_norm_forward`.
 
     Returns
     -------
@@ -1064,7 +1080,10 @@ def batch_norm_backward(
     sizes = _channels("cache.x", x.shape, axis, "cache.axis")
     dlearnt = [np.empty(sizes[1], dy.dtype) if given is None else given for given in (dscale, dshift)]
     try:
-        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, y, dx, *dlearnt), (*sizes, behind), (factor,))
+        sums = _norm_sums(x, axis, sums)
+        if sums is not None:
+            _batch_norm_grad_sums((dy, x, scale, shift, mean, inv_std, y, sums), (*sizes, behind), (factor,))
+        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, y, sums, dx, *dlearnt), (*sizes, behind), (factor,))
     except _kernels.Misfit:
         checks.array("cache.x", x)
         inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=x.shape), "cache.x": x}
@@ -1077,12 +1096,42 @@ def batch_norm_backward(
             inputs["cache.y"] = checks.array("cache.y", y, dtype=x.dtype, shape=x.shape)
         checks.output("out", out, dy, apart_from=inputs)
         like = dy.dtype, sizes[1:2]
-        _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like))
+        places = {"dscale": (dscale, *like), "dshift": (dshift, *like)}
+        if sums is not None:
+            places["sums"] = sums, np.dtype(np.float64), sums.shape
+        _explain_outputs({**inputs, "out": dx}, **places)
         raise
     if not x.size:
         for empty in dlearnt:
             empty.fill(0)
     return dx, dlearnt[0], dlearnt[1]
+
+
+def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, int, int] | None:
+    """The shape of the sums by which batch norm of some shape is shared out among threads; None where it is not.
+
+    Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
+    the order that one thread would add them up in.
+    """
+    return _norm_sums_shape(_channels("x", shape, axis), _kernels.get_num_threads())
+
+
+@_remembered
+def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
+    outer, channels, inner = sizes
+    if inner != 1 or not 0 < channels < 128 or threads <= max(1, channels // 32) or outer * channels < 1 << 17:
+        return None
+    lanes = math.lcm(channels, 32) if channels < 32 else -(-channels // 32) * 32
+    return outer // (lanes // channels if channels < 32 else 1) // 128 + 1, 2, lanes
+
+
+def _norm_sums(x: Array, axis: int, sums: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """Where the sums go, if there are to be any."""
+    if (shape := batch_norm_sums_shape(x.shape, axis)) is None:
+        return None
+    if sums is None:
+        return np.empty(shape)
+    return checks.array("sums", sums, dtype=np.float64, shape=shape, writable=True)
 
 
 @_remembered

@@ -54,6 +54,32 @@ def check_alike(results, same_bits):
             same_bits(actual, expected)
 
 
+@pytest.mark.parametrize("outlier", [0, 1e5], ids=["", "sums are taken twice"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("rows", "channels"), [(150_001, 1), (45_007, 3), (9_000, 24), (8_192, 16), (5_000, 40), (2_111, 96)]
+)
+def test_batch_norm_of_few_channels(rows, channels, dropout, outlier, dtype, rng, same_bits):
+    """Whose rows are shared out."""
+    x, dy = rng.normal(size=(2, rows, channels)).astype(dtype)
+    x[[i * rows // 8 for i in range(8)]] += outlier  # where a value near the mean is looked for
+    scale, shift = rng.normal(size=(2, channels)).astype(dtype)
+
+    def both():
+        running = np.zeros(channels, dtype), np.ones(channels, dtype)
+        how = {"axis": -1, "relu": True, "dropout": dropout, "counter": 5}
+        y, cache = functional.batch_norm_forward(x, scale, shift, *running, **how)
+        return y, cache.mean, cache.inv_std, *running, *functional.batch_norm_backward(dy, cache)
+
+    fastopt.set_num_threads(1)
+    assert functional.batch_norm_sums_shape(x.shape, -1) is None
+    fastopt.set_num_threads(8)
+    blocks, two, lanes = functional.batch_norm_sums_shape(x.shape, -1)
+    assert (two, lanes % channels if channels < 32 else lanes % 32) == (2, 0)
+    assert blocks > 8
+    check_alike(with_each_number(both), same_bits)
+
+
 # ---- The number ----------------------------------------------------------------------------------
 
 
@@ -298,6 +324,8 @@ RUN = {
     "bias_relu_dropout_forward": lambda x: [
         functional.bias_relu_dropout_forward(x(*shape), x(shape[1]), 0.3, seed=1, counter=3) for shape in ROWS
     ],
+    "batch_norm_sums": lambda x: batch_norm_forward(x, (70_001, 9), {"axis": -1}),
+    "batch_norm_grad_sums": lambda x: batch_norm_backward(x, (70_001, 9), {"axis": -1}),
     "batch_norm_forward": lambda x: [out for norm in NORMS for out in batch_norm_forward(x, *norm)],
     "batch_norm_inference": lambda x: [
         functional.batch_norm_forward(x(*shape), *(abs(x(shape[1])) for _ in range(4)), training=False)[0]

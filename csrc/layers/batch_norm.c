@@ -46,7 +46,8 @@ struct tile {
     struct elements at;
     int64_t outer, inner, first, channels;
     int64_t stride; /* of a row, or to a channel's next elements */
-    int64_t groups, rows, width, head /* elements of a row before the second group, if the first overlaps */, rest;
+    int64_t groups, width, head /* elements of a row before the second group, if the first overlaps */;
+    int64_t begin, rows, rest; /* the first row that is to be done, where rows end, and elements after them */
 };
 
 /* What the lanes of a group need, close together: far apart, at equal distances, they would compete for the same places
@@ -85,9 +86,11 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* The channels that are a thread's. */
-static struct range own_channels(const int64_t *size, struct fastopt_share share)
+/* The channels that are a thread's: all, where rows are shared out. */
+static struct range own_channels(const int64_t *size, const double *sums, struct fastopt_share share)
 {
+    if (sums)
+        return (struct range){0, size[1]};
     const int64_t channels = size[1], grain = size[2] > 1 ? 1 : LANES, units = channels < grain ? 1 : channels / grain;
     const struct range own = own_range(units, 1, share);
     const int last = own.begin < own.end && own.end == units;
@@ -295,7 +298,7 @@ static void pass_over_rows(enum work work, enum behind behind, const struct tile
 {
     const int64_t together = rows_together(work, t->groups);
     const int64_t first = t->head > 0, whole = (t->width - t->head) / LANES;
-    for (int64_t row = 0; row < t->rows; row += together) {
+    for (int64_t row = t->begin; row < t->rows; row += together) {
         const struct strip strip = {least(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
         const struct elements e = later(t->at, row * t->stride);
         if (first)
@@ -338,7 +341,26 @@ static void fold(const struct tile *t, double *total)
                 total[l] += total[l + half];
 }
 
-static void channel_sums(enum work work, enum behind behind, const struct tile *t, struct state *s)
+/* Rows may be shared out, too, in blocks of GATHER_AFTER; what is left at the end goes with the last one. Of each, the
+ * sums are those that `gather` would add in its turn. */
+static int64_t blocks_of(const struct tile *t)
+{
+    return t->rows / GATHER_AFTER + 1;
+}
+
+/* The rows of some blocks. */
+static struct tile rows_of(const struct tile *t, struct range blocks)
+{
+    struct tile some = *t;
+    some.begin = blocks.begin * GATHER_AFTER;
+    if (blocks.end < blocks_of(t)) {
+        some.rows = blocks.end * GATHER_AFTER;
+        some.rest = 0;
+    }
+    return some;
+}
+
+static void sum_up(enum work work, enum behind behind, const struct tile *t, struct state *s)
 {
     for (int64_t g = 0; g < t->groups; ++g) {
         lanes_store(s->group[g][SUM], lanes_all(0));
@@ -348,6 +370,37 @@ static void channel_sums(enum work work, enum behind behind, const struct tile *
     memset(s->dot, 0, t->groups * LANES * sizeof *s->dot);
     pass(work, behind, t, s);
     gather(t, s);
+}
+
+/* Of a thread's blocks, the sums of all lanes, to sums (blocks, 2, lanes). */
+static void block_sums(enum work work, enum behind behind, const struct tile *t, struct state *s,
+                       struct fastopt_share share, double *sums)
+{
+    const int64_t lanes = t->groups * LANES;
+    const struct range own = own_range(blocks_of(t), 1, share);
+    for (int64_t block = own.begin; block < own.end; ++block) {
+        const struct tile one = rows_of(t, (struct range){block, block + 1});
+        sum_up(work, behind, &one, s);
+        memcpy(sums + 2 * block * lanes, s->sum, lanes * sizeof *sums);
+        memcpy(sums + (2 * block + 1) * lanes, s->dot, lanes * sizeof *sums);
+    }
+}
+
+/* The sums of a tile's channels, from those of all blocks where they are given. */
+static void channel_sums(enum work work, enum behind behind, const struct tile *t, struct state *s, const double *sums)
+{
+    const int64_t lanes = t->groups * LANES;
+    if (sums) {
+        memset(s->sum, 0, lanes * sizeof *s->sum);
+        memset(s->dot, 0, lanes * sizeof *s->dot);
+        for (const double *end = sums + 2 * blocks_of(t) * lanes; sums < end; sums += 2 * lanes)
+            for (int64_t l = 0; l < lanes; ++l) {
+                s->sum[l] += sums[l];
+                s->dot[l] += sums[lanes + l];
+            }
+    } else {
+        sum_up(work, behind, t, s);
+    }
     fold(t, s->sum);
     fold(t, s->dot);
 }
@@ -418,25 +471,41 @@ static int recentre(const struct tile *t, const struct state *s, double weight, 
     return moved;
 }
 
-/* Dropout of a tile's channels, whose elements lie side by side from one `outer` to the next. */
+/* Dropout of a tile: of its rows if it has all channels, else of its channels, from one `outer` to the next. */
 static void drop_out_tile(const struct drawing *d, const struct tile *t, const int64_t *size, real *y)
 {
     const int64_t whole = size[1] * t->inner, own = t->channels * t->inner;
-    const int all = own == whole;
-    for (int64_t outer = 0; outer < (all ? 1 : t->outer); ++outer) {
-        const int64_t begin = outer * whole + t->first * t->inner;
-        drop_out(d, y, (struct range){begin, all ? t->outer * whole : begin + own});
+    if (own == whole && t->inner == 1) {
+        drop_out(d, y, (struct range){t->begin * t->stride, t->rows * t->stride + t->rest});
+    } else if (own == whole) {
+        drop_out(d, y, (struct range){0, t->outer * whole});
+    } else {
+        for (int64_t begin = t->first * t->inner; begin < t->outer * whole; begin += whole)
+            drop_out(d, y, (struct range){begin, begin + own});
     }
+}
+
+static void batch_norm_sums(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+{
+    real *x = array[0]; /* nothing is written */
+    struct state s;
+    real high[MAX_CHANNELS];
+    const struct tile t = tile_at(0, size[1], size, (struct elements){x, x, x, x, 1});
+    (void)scalar;
+    pilot_means(&t, size, high);
+    spread(&t, high, HIGH, &s);
+    block_sums(SUM_X, NOTHING, &t, &s, share, array[1]);
 }
 
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar,
                                struct fastopt_share share)
 {
     const real *x = array[0], *scale = array[1], *shift = array[2];
-    real *y = array[3], *running_mean = array[6], *running_var = array[7];
+    const double *sums = array[3];
+    real *y = array[4], *running_mean = array[7], *running_var = array[8];
     const enum behind behind = size[3];
     const struct drawing drawing = {size[4], size[5], (uint16_t)size[6], scalar[3]};
-    const struct range own = own_channels(size, share);
+    const struct range own = own_channels(size, sums, share);
     const double eps = scalar[0], new_weight = scalar[1], variance_factor = scalar[2];
     const double count = (double)size[0] * size[2], weight = 1 / count;
     if (count == 0)
@@ -446,14 +515,14 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
         t = tile_at(first, own.end, size, (struct elements){x, x, x, y, 1});
-        double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first, var[MAX_CHANNELS];
+        double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS], var[MAX_CHANNELS];
         real high[MAX_CHANNELS];
         pilot_means(&t, size, high);
         /* Sums about a value within two standard deviations of the mean give the variance to nearly all digits.
          * Where it is further away, they at least give the mean, about which sums are then taken. */
         for (int passes = 0, again = 1; again && passes < 2; ++passes) {
             spread(&t, high, HIGH, &s);
-            channel_sums(SUM_X, NOTHING, &t, &s);
+            channel_sums(SUM_X, NOTHING, &t, &s, passes ? NULL : sums);
             again = passes == 0 && recentre(&t, &s, weight, high);
         }
 #pragma omp simd
@@ -464,14 +533,19 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
             mean[j] = high[j] + off;
             inv_std[j] = 1 / sqrt(var[j] + eps);
         }
-        for (int64_t j = 0; running_mean && j < t.channels; ++j) {
-            running_mean[first + j] += new_weight * (mean[j] - running_mean[first + j]);
-            running_var[first + j] += new_weight * (variance_factor * var[j] - running_var[first + j]);
+        if (!sums || share.index == 0) {
+            memcpy((double *)array[5] + first, mean, t.channels * sizeof *mean);
+            memcpy((double *)array[6] + first, inv_std, t.channels * sizeof *inv_std);
+            for (int64_t j = 0; running_mean && j < t.channels; ++j) {
+                running_mean[first + j] += new_weight * (mean[j] - running_mean[first + j]);
+                running_var[first + j] += new_weight * (variance_factor * var[j] - running_var[first + j]);
+            }
         }
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        pass(WRITE_Y, behind, &t, &s);
+        const struct tile own_rows = sums ? rows_of(&t, own_range(blocks_of(&t), 1, share)) : t;
+        pass(WRITE_Y, behind, &own_rows, &s);
         if (behind == RELU_DROPOUT)
-            drop_out_tile(&drawing, &t, size, y);
+            drop_out_tile(&drawing, &own_rows, size, y);
     }
 }
 
@@ -481,7 +555,7 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     const real *x = array[0], *scale = array[1], *shift = array[2], *running_mean = array[3], *running_var = array[4];
     real *y = array[5];
     const enum behind behind = size[3];
-    const struct range own = own_channels(size, share);
+    const struct range own = own_channels(size, NULL, share);
     const double eps = scalar[0];
     if (size[0] * size[2] == 0)
         return;
@@ -501,13 +575,26 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     }
 }
 
+static void batch_norm_grad_sums(void *const *array, const int64_t *size, const double *scalar,
+                                 struct fastopt_share share)
+{
+    const real *dy = array[0], *scale = array[2], *shift = array[3], *y = array[6];
+    real *x = array[1]; /* nothing is written */
+    const enum behind behind = size[3];
+    struct state s;
+    const struct tile t = tile_at(0, size[1], size, (struct elements){dy, x, y ? y : x, x, scalar[0]});
+    set_affine(&t, array[4], array[5], scale, shift, &s);
+    block_sums(SUM_DY, behind, &t, &s, share, array[7]);
+}
+
 static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar,
                                 struct fastopt_share share)
 {
     const real *dy = array[0], *x = array[1], *scale = array[2], *shift = array[3], *y = array[6];
-    real *dx = array[7], *dscale = array[8], *dshift = array[9];
+    const double *sums = array[7];
+    real *dx = array[8], *dscale = array[9], *dshift = array[10];
     const enum behind behind = size[3];
-    const struct range own = own_channels(size, share);
+    const struct range own = own_channels(size, sums, share);
     const double count = (double)size[0] * size[2], weight = 1 / count;
     const struct elements all = {dy, x, y ? y : x, dx, scalar[0]};
     if (count == 0)
@@ -519,9 +606,9 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
         t = tile_at(first, own.end, size, all);
         const double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first;
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        channel_sums(SUM_DY, behind, &t, &s);
+        channel_sums(SUM_DY, behind, &t, &s, sums);
 
-        real slope[MAX_CHANNELS], offset[MAX_CHANNELS];
+        real slope[MAX_CHANNELS], offset[MAX_CHANNELS], dlearnt[2][MAX_CHANNELS];
         learnt(&t, scale, 1, slope);
 #pragma omp simd
         for (int64_t j = 0; j < t.channels; ++j) {
@@ -530,11 +617,16 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
             const double q = a * product * weight * inv_std[j];
             slope[j] = q;
             offset[j] = off * q - a * sum * weight;
-            dscale[first + j] = product;
-            dshift[first + j] = sum;
+            dlearnt[0][j] = product;
+            dlearnt[1][j] = sum;
+        }
+        if (!sums || share.index == 0) {
+            memcpy(dscale + first, dlearnt[0], t.channels * sizeof(real));
+            memcpy(dshift + first, dlearnt[1], t.channels * sizeof(real));
         }
         spread(&t, slope, SLOPE, &s);
         spread(&t, offset, OFFSET, &s);
-        pass(WRITE_DX, behind, &t, &s);
+        const struct tile own_rows = sums ? rows_of(&t, own_range(blocks_of(&t), 1, share)) : t;
+        pass(WRITE_DX, behind, &own_rows, &s);
     }
 }

@@ -79,7 +79,12 @@ class BatchNorm(Layer):
             out=memory.array("y", x.shape, x.dtype),
             mean=memory.array("mean", x.shape[-1:], np.float64),
             inv_std=memory.array("inv_std", x.shape[-1:], np.float64),
+            sums=self._sums(x.shape, memory) if training else None,
         )
+
+    def _sums(self, shape: Shape, memory: Memory) -> Array | None:
+        sums = F.batch_norm_sums_shape(shape, -1)
+        return None if sums is None else memory.array("sums", sums, np.float64)
 
     def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         if cache is None:
@@ -90,6 +95,7 @@ class BatchNorm(Layer):
             out=memory.array("dx", dy.shape, dy.dtype),
             dscale=memory.grad("scale", self.params["scale"]),
             dshift=memory.grad("shift", self.params["shift"]),
+            sums=self._sums(dy.shape, memory),
         )
         return dx, {"scale": dscale, "shift": dshift}
 
