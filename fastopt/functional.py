@@ -1013,10 +1013,8 @@ def batch_norm_forward(
         checks.output("out", out, x, apart_from={"x": x, **given})
         checks.apart({"x": x, **given})
         double = np.dtype(np.float64), (channels,)
-        places = {"mean": (mean, *double), "inv_std": (inv_std, *double)}
-        if sums is not None:
-            places["sums"] = sums, np.dtype(np.float64), sums.shape
-        _explain_outputs({"x": x, "out": y, **given}, **places)
+        work = sums, np.dtype(np.float64), () if sums is None else sums.shape
+        _explain_outputs({"x": x, "out": y, **given}, mean=(mean, *double), inv_std=(inv_std, *double), sums=work)
         raise
     if not count:
         for empty in statistics:
@@ -1096,10 +1094,8 @@ def batch_norm_backward(
             inputs["cache.y"] = checks.array("cache.y", y, dtype=x.dtype, shape=x.shape)
         checks.output("out", out, dy, apart_from=inputs)
         like = dy.dtype, sizes[1:2]
-        places = {"dscale": (dscale, *like), "dshift": (dshift, *like)}
-        if sums is not None:
-            places["sums"] = sums, np.dtype(np.float64), sums.shape
-        _explain_outputs({**inputs, "out": dx}, **places)
+        work = sums, np.dtype(np.float64), () if sums is None else sums.shape
+        _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like), sums=work)
         raise
     if not x.size:
         for empty in dlearnt:

@@ -12,6 +12,8 @@
  *
  * A channel's bits depend on its own elements alone, whatever its neighbours are, and however the channels are shared
  * out: to ranges [begin, end) that begin at multiples of LANES and hold at least LANES channels, or all, if inner is 1.
+ * Where that gives too few threads work, rows are shared out instead: one call takes the sums of blocks of rows, and
+ * the next has every thread add up those of all blocks, in order, and write its own rows.
  */
 #include "lanes.h"
 #include "mask.h"
@@ -348,12 +350,12 @@ static int64_t blocks_of(const struct tile *t)
     return t->rows / GATHER_AFTER + 1;
 }
 
-/* The rows of some blocks. */
+/* The rows of some blocks, which may be none. */
 static struct tile rows_of(const struct tile *t, struct range blocks)
 {
     struct tile some = *t;
     some.begin = blocks.begin * GATHER_AFTER;
-    if (blocks.end < blocks_of(t)) {
+    if (blocks.begin == blocks.end || blocks.end < blocks_of(t)) {
         some.rows = blocks.end * GATHER_AFTER;
         some.rest = 0;
     }
