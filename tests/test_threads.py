@@ -88,7 +88,7 @@ def test_the_sums_of_batch_norm_must_fit(rng, refuses):
     assert shape == (40, 2, 32)
     inside = x.reshape(-1)[: math.prod(shape)].reshape(shape)
     _, cache = functional.batch_norm_forward(x, axis=-1, sums=np.empty(shape))
-    for sums, message in ((np.empty((1, 2, 3)), r"sums must have shape \(40, 2, 32\)"), (inside, r".*must not overlap")):
+    for sums, message in ((np.empty((1, 2, 3)), r"sums must have shape \(40, 2, 32\)"), (inside, ".*must not overlap")):
         refuses(lambda sums=sums: functional.batch_norm_forward(x, axis=-1, sums=sums), message, x)
         refuses(lambda sums=sums: functional.batch_norm_backward(x, cache, sums=sums), message, x)
 
