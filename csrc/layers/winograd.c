@@ -250,16 +250,16 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
                     multiply(&p, minimum(c - j, BLOCK));
                 }
     }
-    const int64_t square = v->c * wide;
+    const int64_t matrix = v->c * wide;
     for (int64_t at = 0; at < c * k; at += PER_VECTOR) {
         const int64_t i = first_sum + at / k * wide + at % k;
         vector t[3][4];
         const vector half = (vector){0} + (real)0.5;
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
-            const real *u = sums + i + j * square;
-            const vector u0 = vector_load(u), u1 = half * vector_load(u + 4 * square);
-            const vector u2 = half * vector_load(u + 8 * square), u3 = vector_load(u + 12 * square);
+            const real *u = sums + i + j * matrix;
+            const vector u0 = vector_load(u), u1 = half * vector_load(u + 4 * matrix);
+            const vector u2 = half * vector_load(u + 8 * matrix), u3 = vector_load(u + 12 * matrix);
             t[0][j] = u0 + u1 + u2;
             t[1][j] = u1 - u2;
             t[2][j] = u1 + u2 + u3;
@@ -267,9 +267,9 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
 #pragma GCC unroll 3
         for (int tap = 0; tap < 3; ++tap) {
             const vector t1 = half * t[tap][1], t2 = half * t[tap][2];
-            vector_store(dweight + (3 * tap + 0) * square + i, t[tap][0] + t1 + t2);
-            vector_store(dweight + (3 * tap + 1) * square + i, t1 - t2);
-            vector_store(dweight + (3 * tap + 2) * square + i, t1 + t2 + t[tap][3]);
+            vector_store(dweight + (3 * tap + 0) * matrix + i, t[tap][0] + t1 + t2);
+            vector_store(dweight + (3 * tap + 1) * matrix + i, t1 - t2);
+            vector_store(dweight + (3 * tap + 2) * matrix + i, t1 + t2 + t[tap][3]);
         }
     }
 }
