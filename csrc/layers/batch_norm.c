@@ -22,7 +22,7 @@
 enum {
     MAX_GROUPS = 34,
     MAX_CHANNELS = MAX_GROUPS * LANES,
-    GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double */
+    GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double; functional.py knows it */
     STRETCH = 1 << 16,  /* bytes side by side after which a jump in memory hardly counts */
     CACHED = 3 << 17,   /* bytes of each array that stay in the second-level cache */
     AHEAD = 512,        /* elements to ask for memory ahead of reading; before writing that would hinder */
