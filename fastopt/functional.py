@@ -891,11 +891,14 @@ _batch_norm_inference = _kernels.Layer("batch_norm_inference")
 _batch_norm_backward = _kernels.Layer("batch_norm_backward")
 _batch_norm_sums = _kernels.Layer("batch_norm_sums")
 _batch_norm_grad_sums = _kernels.Layer("batch_norm_grad_sums")
+_batch_norm_max_pool_forward = _kernels.Layer("batch_norm_max_pool_forward")
+_batch_norm_max_pool_backward = _kernels.Layer("batch_norm_max_pool_backward")
 
 
 class BatchNormCache(NamedTuple):
-    """What the backward pass needs: the arguments of the forward pass, the batch's statistics, float64 (c,), and after
-    dropout y itself, whose zeros say what was dropped, and by what the rest was multiplied."""
+    """What the backward pass needs: the arguments of the forward pass; the batch's statistics, float64 (c,); after
+    dropout y itself, whose zeros say what was dropped, and by what the rest was multiplied; after max pooling the size
+    of the windows, and which number of x each of them chose."""
 
     x: Array
     scale: Array | None
@@ -906,6 +909,8 @@ class BatchNormCache(NamedTuple):
     relu: bool = False
     y: Array | None = None
     factor: float = 1.0
+    max_pool: tuple[int, int] | None = None
+    chosen: Array | None = None
 
 
 def batch_norm_forward(
@@ -925,10 +930,12 @@ def batch_norm_forward(
     dropout: float = 0.0,
     seed: int = 0,
     counter: int = 0,
+    max_pool: Pair | None = None,
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
     inv_std: NDArray[np.float64] | None = None,
     sums: NDArray[np.float64] | None = None,
+    chosen: Array | None = None,
 ) -> tuple[Array, BatchNormCache | None]:
     """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
 
@@ -959,16 +966,22 @@ def batch_norm_forward(
         `batch_norm_backward` knows of that, too, and reads y, which must be unchanged.
     seed, counter : int, default 0
         Those of `dropout`, each in [0, 2**64).
-    out : ndarray like `x`, optional
+    max_pool : int or (int, int), optional
+        For images (n, h, w, c), channels last: the size of the windows of a `max_pool_forward` that is then applied,
+        without dropout. It is taken in the same pass, and y (n, h // size, w // size, c) has the same bits as that of
+        both one after the other; so does dx from the same dscale and dshift, which are sums in another order.
+    out : ndarray like y, optional
         Where to write y.
     mean, inv_std : float64 ndarray (c,), optional
         Where to write the cache's; not used in inference.
     sums : float64 ndarray of ``batch_norm_sums_shape(x.shape, axis)``, optional
         What the threads are to work in; results do not depend on it.
+    chosen : ndarray like y, optional
+        Where to write the cache's, with `max_pool` in training.
 
     Returns
     -------
-    y : ndarray like `x`
+    y : ndarray like `x`, or as `max_pool` says
     cache : BatchNormCache
         For `batch_norm_backward`; None in inference.
 
@@ -976,12 +989,15 @@ def batch_norm_forward(
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
     """
-    y = _like("x", x, out)
+    pool, pooled = (None, None) if max_pool is None else _norm_windows(x, axis, max_pool)
+    y = _like("x", x, out) if pool is None else checks.output("out", out, x, shape=pooled, apart_from={"x": x})
     outer, channels, inner = sizes = _channels("x", x.shape, axis)
     training, eps, new_weight, unbiased, behind, threshold, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
     )
     if threshold:
+        if pool is not None:
+            raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
         seed, counter = _key(seed, counter)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given both or not at all")
@@ -990,36 +1006,70 @@ def batch_norm_forward(
     count = outer * inner
     if training and running_mean is not None and unbiased and count == 1:
         raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
-    try:
-        if not training:
-            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
-            return y, None
-        statistics = np.empty(channels) if mean is None else mean, np.empty(channels) if inv_std is None else inv_std
-        sums = _norm_sums(x, axis, sums)
-        if sums is not None:
-            _batch_norm_sums((x, sums), sizes)
-        _batch_norm_forward(
-            (x, scale, shift, sums, y, *statistics, running_mean, running_var),
-            (*sizes, behind, seed, counter, threshold),
-            (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0, factor),
-        )
-    except _kernels.Misfit:
+
+    def explain() -> None:
         checks.array("x", x)
         vectors = {"scale": scale, "shift": shift, "running_mean": running_mean, "running_var": running_var}
         given = {name: value for name, value in vectors.items() if value is not None}
         for name, value in given.items():
             running = name.startswith("running")
             checks.array(name, value, dtype=x.dtype, shape=(channels,), writable=training and running)
-        checks.output("out", out, x, apart_from={"x": x, **given})
+        checks.output("out", out, x, shape=pooled, apart_from={"x": x, **given})
         checks.apart({"x": x, **given})
         double = np.dtype(np.float64), (channels,)
-        work = sums, np.dtype(np.float64), () if sums is None else sums.shape
-        _explain_outputs({"x": x, "out": y, **given}, mean=(mean, *double), inv_std=(inv_std, *double), sums=work)
+        _explain_outputs(
+            {"x": x, "out": y, **given},
+            mean=(mean, *double),
+            inv_std=(inv_std, *double),
+            sums=(sums, np.dtype(np.float64), () if sums is None else sums.shape),
+            chosen=(chosen, x.dtype, y.shape),
+        )
+
+    try:
+        if pool is not None:
+            explain()  # before the first of several kernels
+        elif not training:
+            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
+            return y, None
+        if not training:
+            statistics = np.asarray(running_mean, np.float64), 1 / np.sqrt(np.asarray(running_var, np.float64) + eps)
+        else:
+            statistics = (
+                np.empty(channels) if mean is None else mean,
+                np.empty(channels) if inv_std is None else inv_std,
+            )
+            sums = _norm_sums(x, axis, sums)
+            if sums is not None:
+                _batch_norm_sums((x, sums), sizes)
+            _batch_norm_forward(
+                (x, scale, shift, sums, y if pool is None else None, *statistics, running_mean, running_var),
+                (*sizes, behind, seed, counter, threshold),
+                (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0, factor),
+            )
+        if pool is not None:
+            chosen = None if not training else np.empty_like(y) if chosen is None else chosen
+            _batch_norm_max_pool_forward((x, scale, shift, *statistics, y, chosen), (*x.shape, *pool, behind))
+    except _kernels.Misfit:
+        explain()
         raise
+    if not training:
+        return y, None
     if not count:
         for empty in statistics:
             empty.fill(0)
-    return y, BatchNormCache(x, scale, shift, *statistics, axis, behind > 0, y if threshold else None, factor)
+    relu, y_seen = behind > 0, y if threshold else None
+    return y, BatchNormCache(x, scale, shift, *statistics, axis, relu, y_seen, factor, pool, chosen)
+
+
+def _norm_windows(x: Array, axis: int, max_pool: Pair) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """The size of windows of images whose channels are last, and the shape of what they make of them."""
+    shape = checks.array("x", x, ndim=4).shape
+    if checks.second_or_last("axis", axis, 4) != 3:
+        raise ValueError(f"axis must be -1 with max_pool, got {axis}")
+    size = checks.pair("max_pool", max_pool, 1)
+    if size[0] > shape[1] or size[1] > shape[2]:
+        raise ValueError(f"max_pool must be at most the size of the images, {shape[1:3]}, got {size}")
+    return size, (shape[0], shape[1] // size[0], shape[2] // size[1], shape[3])
 
 
 @_remembered
@@ -1053,38 +1103,35 @@ def batch_norm_backward(
 
     Parameters
     ----------
-    dy : ndarray like x
+    dy : ndarray like y
         The gradient with respect to y.
     cache : BatchNormCache
         From `batch_norm_forward`; x, scale and shift, and after dropout y, must be unchanged since.
-    out : ndarray like `dy`, optional
-        Where to write dx.
+    out : ndarray like x, optional
+        Where to write dx; after max pooling this may be x itself.
     dscale, dshift : ndarray (c,), optional
         Where to write those.
-    sums
+    sums : float64 ndarray of ``batch_norm_sums_shape(dy.shape, axis)``, optional
         As in `batch_norm_forward`.
 
     Returns
     -------
-    dx : ndarray like `dy`
+    dx : ndarray like x
     dscale, dshift : ndarray (c,)
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
-    x, scale, shift, mean, inv_std, axis, relu, y, factor = cache
+    x, scale, shift, mean, inv_std, axis, relu, y, factor, max_pool, chosen = cache
     behind = checks.flag("cache.relu", relu) + (y is not None)
     factor = checks.number("cache.factor", factor)
-    dx = _like("dy", dy, out)
     sizes = _channels("cache.x", x.shape, axis, "cache.axis")
-    dlearnt = [np.empty(sizes[1], dy.dtype) if given is None else given for given in (dscale, dshift)]
-    try:
-        sums = _norm_sums(x, axis, sums)
-        if sums is not None:
-            _batch_norm_grad_sums((dy, x, scale, shift, mean, inv_std, y, sums), (*sizes, behind), (factor,))
-        _batch_norm_backward((dy, x, scale, shift, mean, inv_std, y, sums, dx, *dlearnt), (*sizes, behind), (factor,))
-    except _kernels.Misfit:
+    pool, pooled = (None, x.shape) if max_pool is None else _norm_windows(x, axis, max_pool)
+    dx = _like("cache.x", x, out)
+    dlearnt = [np.empty(sizes[1], x.dtype) if given is None else given for given in (dscale, dshift)]
+
+    def explain() -> None:
         checks.array("cache.x", x)
-        inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=x.shape), "cache.x": x}
+        inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=pooled), "cache.x": x}
         for name, value in (("cache.mean", mean), ("cache.inv_std", inv_std)):
             inputs[name] = checks.array(name, value, dtype=np.float64, shape=sizes[1:2])
         for name, learnt in (("cache.scale", scale), ("cache.shift", shift)):
@@ -1092,10 +1139,29 @@ def batch_norm_backward(
                 inputs[name] = checks.array(name, learnt, dtype=x.dtype, shape=sizes[1:2])
         if y is not None:
             inputs["cache.y"] = checks.array("cache.y", y, dtype=x.dtype, shape=x.shape)
-        checks.output("out", out, dy, apart_from=inputs)
-        like = dy.dtype, sizes[1:2]
+        if pool is not None:
+            inputs["cache.chosen"] = checks.array("cache.chosen", chosen, dtype=x.dtype, shape=pooled)
+        checks.output("out", out, x, apart_from=inputs, in_place="" if pool is None else "cache.x")
+        like = x.dtype, sizes[1:2]
         work = sums, np.dtype(np.float64), () if sums is None else sums.shape
         _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like), sums=work)
+
+    try:
+        seen = x
+        if pool is not None:
+            explain()  # before the first of several kernels
+            seen, sizes = checks.array("cache.chosen", chosen), (math.prod(pooled[:3]), sizes[1], 1)
+        statistics = scale, shift, mean, inv_std
+        sums = _norm_sums(seen, axis, sums)
+        if sums is not None:
+            _batch_norm_grad_sums((dy, seen, *statistics, y, sums), (*sizes, behind), (factor,))
+        _batch_norm_backward(
+            (dy, seen, *statistics, y, sums, dx if pool is None else None, *dlearnt), (*sizes, behind), (factor,)
+        )
+        if pool is not None:
+            _batch_norm_max_pool_backward((dy, chosen, x, *statistics, *dlearnt, dx), (*x.shape, *pool, behind))
+    except _kernels.Misfit:
+        explain()
         raise
     if not x.size:
         for empty in dlearnt:
@@ -1657,8 +1723,9 @@ def conv2d_weight_grad(
     winograd: bool = False,
     out: Array | None = None,
     sums: Array | None = None,
+    dbias: Array | None = None,
 ) -> Array:
-    """The gradient of `conv2d` with respect to the weight.
+    """The gradient of `conv2d` with respect to the weight, and to the bias where wanted.
 
     Parameters
     ----------
@@ -1674,6 +1741,8 @@ def conv2d_weight_grad(
         Where to write dweight.
     sums : ndarray (16, c, k), optional
         Where to sum up meanwhile, for `winograd`.
+    dbias : ndarray (k,), optional
+        Where to write the gradient with respect to the bias: the sum of dy over pixels.
 
     Returns
     -------
@@ -1688,13 +1757,14 @@ def conv2d_weight_grad(
         raise ValueError(f"x and dy must fit, and dy have a multiple of 16 filters, got {x.shape} and {dy.shape}")
     _check_winograd(winograd, (*wanted[3:], filters), stride)
     dweight = checks.output("out", out, x, shape=(*wanted[3:], filters), apart_from={"x": x, "dy": dy})
-    if not winograd:
-        _conv_weight_grad((x, dy, dweight), (*sizes[:10], filters))
-        return dweight
     shape = (16, x.shape[3], filters)
-    _explain_outputs({"x": x, "dy": dy, "out": dweight}, sums=(sums, x.dtype, shape))
+    outputs = {"sums": (sums if winograd else None, x.dtype, shape), "dbias": (dbias, x.dtype, (filters,))}
+    _explain_outputs({"x": x, "dy": dy, "out": dweight}, **outputs)
+    if not winograd:
+        _conv_weight_grad((x, dy, dweight, dbias), (*sizes[:10], filters))
+        return dweight
     own = np.empty(shape, x.dtype) if sums is None else sums
-    _winograd_weight_grad((x, dy, dweight, own), (*sizes[:4], *sizes[8:10], filters))
+    _winograd_weight_grad((x, dy, dweight, own, dbias), (*sizes[:4], *sizes[8:10], filters))
     return dweight
 
 

@@ -176,6 +176,7 @@ ROWS = {"out": ramp(6, 4)}
 VECTORS = {name: ramp(4) for name in ("scale", "shift", "running_mean", "running_var")}
 AFFINE = {name: VECTORS[name] for name in ("scale", "shift")}
 IMAGE, POOLED, COLUMNS = ramp(1, 4, 3, 2), ramp(1, 2, 1, 2), ramp(1, 3, 2, 2, 2, 2)
+POOL_CACHE = functional.batch_norm_forward(IMAGE.copy(), axis=-1, max_pool=2)[1]
 
 STEPS = {name: optimizer_call(name) for name in OPTIMIZERS} | {f"plan {name}": plan_call(name) for name in OPTIMIZERS}
 CALLS = STEPS | {
@@ -230,6 +231,16 @@ CALLS = STEPS | {
     "batch_norm_backward": Call(
         lambda **arrays: functional.batch_norm_backward(cache=CACHE, **arrays), {"dy": ramp(6, 4)} | ROWS
     ),
+    "batch_norm_forward max_pool": Call(
+        lambda **arrays: functional.batch_norm_forward(axis=-1, max_pool=2, **arrays),
+        {"x": IMAGE, "out": POOLED, "chosen": POOLED.copy()} | {name: ramp(2) for name in VECTORS},
+        ("running_mean", "running_var", "out", "chosen"),
+    ),
+    "batch_norm_backward max_pool": Call(
+        lambda **arrays: functional.batch_norm_backward(cache=POOL_CACHE, **arrays),
+        {"dy": POOLED, "out": IMAGE.copy(), "dscale": ramp(2), "dshift": ramp(2)},
+        ("out", "dscale", "dshift"),
+    ),
     "layer_norm_forward": Call(functional.layer_norm_forward, {"x": ramp(6, 4)} | AFFINE | ROWS),
     "group_norm_forward": Call(
         lambda **arrays: functional.group_norm_forward(groups=2, **arrays), {"x": ramp(6, 4)} | AFFINE | ROWS
@@ -275,7 +286,8 @@ CALLS = STEPS | {
     ),
     "conv2d_weight_grad": Call(
         lambda **arrays: functional.conv2d_weight_grad(size=2, **arrays),
-        {"x": IMAGE, "dy": ramp(1, 3, 2, 16), "out": ramp(2, 2, 2, 16)},
+        {"x": IMAGE, "dy": ramp(1, 3, 2, 16), "out": ramp(2, 2, 2, 16), "dbias": ramp(16)},
+        ("out", "dbias"),
     ),
     "im2col": Call(lambda **arrays: functional.im2col(size=2, **arrays), {"x": IMAGE, "out": COLUMNS}),
     "col2im": Call(
@@ -372,6 +384,10 @@ DROPOUTS = DROPOUT, FUSED, FUSED_BACKWARD
 BACKWARD = F.dropout_backward, {"dy": X, "mask": X > 0, "p": 0.5} | OUT
 NORM = F.batch_norm_forward, {"x": X} | OUT
 RUNNING = F.batch_norm_forward, {"x": X, "running_mean": ramp(4), "running_var": ramp(4)} | OUT
+NORM_POOL = (
+    F.batch_norm_forward,
+    {"x": IMAGE, "axis": -1, "relu": True, "max_pool": 2, "out": POOLED.copy()},
+)
 NORM_BACKWARD = F.batch_norm_backward, {"dy": X, "cache": CACHE} | OUT
 TO_COLUMNS = F.im2col, {"x": IMAGE, "size": 2, "stride": 1, "padding": 0, "out": COLUMNS.copy()}
 TO_IMAGE = F.col2im, {"columns": COLUMNS, "shape": IMAGE.shape, "size": 2, "out": IMAGE.copy()}
@@ -418,6 +434,10 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     (NORM, "training", [False], "running_mean and running_var must be given for training=False"),
     (RUNNING, "running_var", [None], "running_mean and running_var must be given both or not at all"),
     (RUNNING, "running_mean", [None], "running_mean and running_var must be given both or not at all"),
+    (NORM_POOL, "max_pool", [5, (2, 4), *(value for value in NO_SIZE if value is not None)], "max_pool must be "),
+    (NORM_POOL, "axis", [1], "axis must be -1 with max_pool, got 1"),
+    (NORM_POOL, "dropout", [0.5], "dropout must be 0 with max_pool, got 0.5"),
+    (NORM_POOL, "x", [X, IMAGE[0]], "x must have 4 dimensions"),
     (NORM_BACKWARD, "cache", [None, tuple(CACHE), X], "cache must come from batch_norm_forward in training"),
     *((call, "x", [X, IMAGE[0], IMAGE[None]], "x must have 4 dimensions") for call in (TO_COLUMNS, POOL)),
     *((f, "size", [5, (4, 4), *NO_SIZE], "size must be ") for f in (TO_COLUMNS, TO_IMAGE, POOL, UNPOOL)),

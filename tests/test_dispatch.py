@@ -42,6 +42,16 @@ def batch_norm_backward(x, shape, how):
     return functional.batch_norm_backward(x(*shape), cache)
 
 
+#: Images, and windows.
+POOLS = [((2, 5, 7, 3), (2, 2)), ((1, 9, 4, 45), (3, 2)), ((1, 4, 4, 300), (2, 2))]
+
+
+def batch_norm_max_pool(x, shape, size):
+    c = shape[-1]
+    y, cache = functional.batch_norm_forward(x(*shape), x(c), x(c), axis=-1, relu=True, max_pool=size)
+    return y, cache.chosen, *functional.batch_norm_backward(x(*y.shape), cache)
+
+
 def on_two_threads(function, x, shape, how):
     """On so many rows that they are shared out, of which only the first channel holds whatever x makes."""
 
@@ -125,6 +135,8 @@ RUN = {
     "batch_norm_forward": lambda x: [out for norm in NORMS for out in batch_norm_forward(x, *norm)],
     "batch_norm_inference": lambda x: [batch_norm_inference(x, *norm) for norm in NORMS],
     "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
+    "batch_norm_max_pool_forward": lambda x: [out for pool in POOLS for out in batch_norm_max_pool(x, *pool)[:2]],
+    "batch_norm_max_pool_backward": lambda x: [out for pool in POOLS for out in batch_norm_max_pool(x, *pool)[2:]],
     "activation_forward": lambda x: [functional.activation_forward(x(1003), kind) for kind in functional.ACTIVATIONS],
     "activation_backward": lambda x: [
         functional.activation_backward(x(1003), x(1003), kind) for kind in functional.ACTIVATIONS

@@ -532,6 +532,76 @@ def test_batch_norm_with_relu_and_dropout_is_all_three_one_after_the_other(isa, 
     same_bits(fused, y)
 
 
+WITH_POOL = [
+    ((2, 5, 7, 3), (2, 2)),
+    ((3, 8, 8, 16), (2, 2)),
+    ((1, 9, 4, 33), (3, 2)),
+    ((2, 6, 6, 1), (6, 6)),
+    ((4, 7, 5, 40), (1, 3)),
+    ((2, 5, 5, 300), (2, 2)),
+    ((3, 2, 3, 32), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("absent", [(), (0, 1)], ids=str)
+@pytest.mark.parametrize(("shape", "size"), WITH_POOL, ids=str)
+def test_batch_norm_with_max_pool_is_both_one_after_the_other(
+    isa, dtype, shape, size, absent, relu, rng, guarded, same_bits
+):
+    c, options = shape[3], {"axis": -1, "relu": relu}
+    x = rng.integers(-3, 3, shape).astype(dtype)  # with many ties
+    vectors = [v.astype(dtype) for v in (*rng.normal(size=(3, c)), rng.uniform(0.5, 2, c))]
+    vectors[0][:1] = 0
+    vectors[0][1:2] = 1e-30  # by which different x become the same y
+    own = [None if i in absent else v.copy() for i, v in enumerate(vectors)]
+    flat = [None if i in absent else v.copy() for i, v in enumerate(vectors)]
+    y, cache = functional.batch_norm_forward(x, *flat, **options)
+    pooled, winner = functional.max_pool_forward(y, size)
+    given = guarded(x, 1)
+    places = {"out": guarded(pooled * 0, 2), "chosen": guarded(pooled * 0, 3)}
+    fused, fused_cache = functional.batch_norm_forward(given, *own, **options, max_pool=size, **places)
+    assert fused is places["out"]
+    assert fused_cache.chosen is places["chosen"]
+    for one, other in zip([fused, *own[2:], fused_cache.mean], [pooled, *flat[2:], cache.mean], strict=True):
+        same_bits(one, other)
+
+    dy = normal(rng, pooled.shape, dtype)
+    wanted = functional.batch_norm_backward(functional.max_pool_backward(dy, winner, shape, size), cache)
+    gradients = functional.batch_norm_backward(guarded(dy, 1), fused_cache, out=guarded(x, 2))
+    tolerance = 1e-13 if dtype == np.float64 else 2e-6
+    atol = tolerance * np.sqrt(x.size) * np.abs(dy).max()
+    for gradient, right in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=0, atol=atol * max(1, np.abs(right).max()))
+    wide = [1.0 - i if v is None else v.astype(np.float64) for i, v in enumerate(own)]
+    expected, expected_cache, *_ = reference.batch_norm_forward(x.astype(np.float64), *wide[:2], **options)
+    np.testing.assert_allclose(fused, reference.max_pool_forward(expected, size, size)[0], rtol=1e-5, atol=1e-5)
+    by_reference = reference.batch_norm_backward(
+        reference.max_pool_backward(dy.astype(np.float64), winner, shape, size, size), expected_cache
+    )
+    for gradient, right in zip(gradients, by_reference, strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=0, atol=atol * max(1, np.abs(right).max()))
+    in_place = functional.batch_norm_backward(dy, fused_cache, out=given)
+    assert in_place[0] is given
+    for one, other in zip(in_place, gradients, strict=True):
+        same_bits(one, other)
+
+    y, _ = functional.batch_norm_forward(x, *own, **options, training=False)
+    fused, nothing = functional.batch_norm_forward(x, *own, **options, training=False, max_pool=size)
+    assert nothing is None
+    same_bits(fused, functional.max_pool_forward(y, size)[0])
+
+
+def test_batch_norm_with_max_pool_keeps_nan(isa, dtype, rng):
+    x = normal(rng, (2, 6, 4, 19), dtype)
+    x[1, 2, 3, 4] = np.nan
+    y, cache = functional.batch_norm_forward(x, axis=-1, relu=True, max_pool=2)
+    dx, dscale, _ = functional.batch_norm_backward(np.ones_like(y), cache)
+    bad = np.arange(19) == 4
+    for result in (y, dx, dscale):
+        np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(bad, result.shape))
+
+
 def test_relu_of_a_batch_norm_keeps_nan(isa, dtype, rng):
     x = normal(rng, (40, 35), dtype)
     x[3, 7] = np.nan
@@ -849,7 +919,10 @@ def test_conv2d(isa, dtype, shape, size, filters, stride, padding, rng, guarded,
 
     dy = rng.integers(-9, 9, expected.shape).astype(dtype)
     dweight = guarded(weight, 1)
-    assert functional.conv2d_weight_grad(guarded(x, 2), guarded(dy, 3), size, stride, padding, out=dweight) is dweight
+    dbias = guarded(bias, 2)
+    placed = {"out": dweight, "dbias": dbias}
+    assert functional.conv2d_weight_grad(guarded(x, 2), guarded(dy, 3), size, stride, padding, **placed) is dweight
+    np.testing.assert_array_equal(dbias, dy.sum(axis=(0, 1, 2)))
     np.testing.assert_array_equal(dweight, (rows.T @ dy.reshape(-1, filters)).reshape(weight.shape))
     if stride == (1, 1):
         dx = functional.conv2d_input_grad(dy, weight, shape, padding, out=guarded(x, 3))
@@ -877,9 +950,11 @@ def test_conv2d_by_winograd(isa, dtype, shape, filters, padding, rng, guarded, s
         np.testing.assert_array_equal(y, np.maximum(expected, 0) if relu else expected)
     dy = 4 * rng.integers(-9, 9, expected.shape).astype(dtype)
     wanted = functional.conv2d_weight_grad(x, dy, 3, 1, padding)
-    placed = {"out": guarded(weight, 1), "sums": guarded(np.ones((16, c, filters), dtype), 2)}
+    dbias = guarded(bias, 3)
+    placed = {"out": guarded(weight, 1), "sums": guarded(np.ones((16, c, filters), dtype), 2), "dbias": dbias}
     actual = functional.conv2d_weight_grad(guarded(x, 3), guarded(dy, 2), 3, 1, padding, winograd=True, **placed)
     np.testing.assert_array_equal(actual, wanted)
+    np.testing.assert_array_equal(dbias, dy.sum(axis=(0, 1, 2)))
     wanted = functional.conv2d_input_grad(dy, weight, shape, padding)
     actual = functional.conv2d_input_grad(dy, weight, shape, padding, winograd=True, out=guarded(x, 3))
     np.testing.assert_array_equal(actual, wanted)

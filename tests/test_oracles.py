@@ -95,6 +95,21 @@ def test_max_pool_of_pytorch(dtype, size, stride, torch, rng):
     assert_near(dx.transpose(0, 3, 1, 2), tensor.grad, 1e-10 if dtype == np.float64 else 1e-6)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (3, 2)])
+def test_batch_norm_relu_and_max_pool_of_pytorch(dtype, size, torch, rng):
+    x, scale, shift = (rng.standard_normal(shape).astype(dtype) for shape in ((3, 9, 8, 21), 21, 21))
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, scale, shift)]
+    normal = torch.nn.functional.batch_norm(tensors[0].permute(0, 3, 1, 2), None, None, *tensors[1:], training=True)
+    expected = torch.nn.functional.max_pool2d(torch.relu(normal), size).permute(0, 2, 3, 1)
+    y, cache = functional.batch_norm_forward(x, scale, shift, axis=-1, relu=True, max_pool=size)
+    tolerance = 1e-10 if dtype == np.float64 else 1e-5
+    assert_near(y, expected.detach(), tolerance)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    expected.backward(torch.tensor(dy))
+    for gradient, tensor in zip(functional.batch_norm_backward(dy, cache), tensors, strict=True):
+        assert_near(gradient, tensor.grad, tolerance)
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "padding"), [((3, 3), (1, 1), (1, 1)), ((3, 2), (2, 1), (0, 2)), ((1, 1), (1, 1), (0, 0))]
 )

@@ -315,6 +315,12 @@ def group_norm_backward(x, shape, groups):
     return functional.group_norm_backward(x(*shape), cache)
 
 
+def batch_norm_max_pool(x):
+    c = IMAGES[-1]
+    y, cache = functional.batch_norm_forward(x(*IMAGES), x(c), x(c), axis=-1, relu=True, max_pool=(3, 2))
+    return y, cache.chosen, *functional.batch_norm_backward(x(*y.shape), cache)
+
+
 # How to run the kernel of each row of LAYERS on work for eight threads, given a function x(*shape) for its arrays.
 RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(LARGE // 8 + 3), out=x(LARGE // 8 + 3))],
@@ -345,6 +351,8 @@ RUN = {
         for shape in BATCHES
     ],
     "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
+    "batch_norm_max_pool_forward": lambda x: batch_norm_max_pool(x)[:2],
+    "batch_norm_max_pool_backward": lambda x: batch_norm_max_pool(x)[2:],
     "activation_forward": lambda x: [
         functional.activation_forward(x(LARGE // 8 + 3), kind) for kind in functional.ACTIVATIONS
     ],
@@ -377,7 +385,12 @@ RUN = {
     "conv_pack": lambda x: [functional.conv2d_input_grad(x(9, 31, 29, 64), x(3, 3, 30, 64), IMAGES)],
     "conv_forward": lambda x: [functional.conv2d(x(*IMAGES), x(3, 2, 30, 45), x(45), (2, 1), (1, 2), relu=True)],
     "conv_weight_grad": lambda x: [
-        functional.conv2d_weight_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2))
+        out
+        for dbias in (x(48),)
+        for dweight in [
+            functional.conv2d_weight_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2), dbias=dbias)
+        ]
+        for out in (dweight, dbias)
     ],
     "winograd_pack": lambda x: [
         functional.conv2d_input_grad(x(9, 31, 29, 48), x(3, 3, 80, 48), (9, 33, 31, 80), winograd=True)
@@ -386,8 +399,11 @@ RUN = {
         functional.conv2d(x(9, 33, 31, 48), x(3, 3, 48, 32), x(32), 1, 1, relu=True, winograd=True)
     ],
     "winograd_weight_grad": lambda x: [
-        functional.conv2d_weight_grad(x(9, 33, 31, c), x(9, 31, 29, k), 3, winograd=True)
+        out
         for c, k in ((80, 16), (32, 48))
+        for dbias in (x(k),)
+        for dweight in [functional.conv2d_weight_grad(x(9, 33, 31, c), x(9, 31, 29, k), 3, winograd=True, dbias=dbias)]
+        for out in (dweight, dbias)
     ],
     "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],

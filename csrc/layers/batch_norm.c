@@ -30,7 +30,7 @@ enum {
 
 /* Where elements are read and written. */
 struct elements {
-    const real *dy, *x, *seen; /* seen is the y that forward wrote; x stands in for dy and seen where there are none */
+    const real *dy, *x, *seen; /* seen is the y that forward wrote; x stands in for what there is none of */
     real *y;
     real dy_factor; /* of dropout, which dy went through last */
 };
@@ -416,29 +416,49 @@ static void spread(const struct tile *t, real *value, int role, struct state *s)
         lanes_store(s->group[g][role], t->inner > 1 ? lanes_all(value[g]) : lanes_load(value + place(t, g)));
 }
 
-/* Of the channels of a tile, learnt values, or a substitute where there are none. */
-static void learnt(const struct tile *t, const real *learnt, real substitute, real *value)
+/* Of n channels, learnt values, or a substitute where there are none. */
+static void learnt(const real *learnt, int64_t first, int64_t n, real substitute, real *value)
 {
-    for (int64_t j = 0; j < t->channels; ++j)
+    for (int64_t j = 0; j < n; ++j)
         value[j] = substitute;
     if (learnt)
-        memcpy(value, learnt + t->first, t->channels * sizeof(real));
+        memcpy(value, learnt + first, n * sizeof(real));
 }
 
-/* Prepares y = (x - high) FACTOR + SHIFT. All kernels do that here, so forward and backward see the same y. */
-static void set_affine(const struct tile *t, const double *mean, const double *inv_std, const real *scale,
-                       const real *shift, struct state *s)
+/* Prepares y = (x - high) factor + moved. All kernels do that here, so forward and backward see the same y. */
+static void affine(int64_t first, int64_t n, const double *mean, const double *inv_std, const real *scale,
+                   const real *shift, real *high, real *factor, real *moved)
 {
-    real high[MAX_CHANNELS], factor[MAX_CHANNELS], moved[MAX_CHANNELS];
-    learnt(t, scale, 1, factor);
-    learnt(t, shift, 0, moved);
+    learnt(scale, first, n, 1, factor);
+    learnt(shift, first, n, 0, moved);
 #pragma omp simd
-    for (int64_t j = 0; j < t->channels; ++j) {
+    for (int64_t j = 0; j < n; ++j) {
         const double a = factor[j] * inv_std[j];
         high[j] = mean[j];
         factor[j] = a;
         moved[j] = moved[j] - (mean[j] - high[j]) * a;
     }
+}
+
+/* Prepares dx = dy factor - (x - high) slope + offset; dscale and dshift are known. */
+static void slopes(int64_t first, int64_t n, const double *mean, const double *inv_std, const real *scale,
+                   double weight, const double *dscale, const double *dshift, real *slope, real *offset)
+{
+    learnt(scale, first, n, 1, slope);
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        const double off = mean[j] - (real)mean[j]; /* of the mean from high */
+        const double a = slope[j] * inv_std[j], q = a * dscale[j] * weight * inv_std[j];
+        slope[j] = q;
+        offset[j] = off * q - a * dshift[j] * weight;
+    }
+}
+
+static void set_affine(const struct tile *t, const double *mean, const double *inv_std, const real *scale,
+                       const real *shift, struct state *s)
+{
+    real high[MAX_CHANNELS], factor[MAX_CHANNELS], moved[MAX_CHANNELS];
+    affine(t->first, t->channels, mean, inv_std, scale, shift, high, factor, moved);
     spread(t, high, HIGH, s);
     spread(t, factor, FACTOR, s);
     spread(t, moved, SHIFT, s);
@@ -489,7 +509,7 @@ static void drop_out_tile(const struct drawing *d, const struct tile *t, const i
 
 static void batch_norm_sums(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
-    real *x = array[0]; /* nothing is written */
+    real *x = array[0]; /* not written */
     struct state s;
     real high[MAX_CHANNELS];
     const struct tile t = tile_at(0, size[1], size, (struct elements){x, x, x, x, 1});
@@ -502,9 +522,9 @@ static void batch_norm_sums(void *const *array, const int64_t *size, const doubl
 static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar,
                                struct fastopt_share share)
 {
-    const real *x = array[0], *scale = array[1], *shift = array[2];
+    const real *scale = array[1], *shift = array[2];
     const double *sums = array[3];
-    real *y = array[4], *running_mean = array[7], *running_var = array[8];
+    real *x = array[0] /* not written */, *y = array[4], *running_mean = array[7], *running_var = array[8];
     const enum behind behind = size[3];
     const struct drawing drawing = {size[4], size[5], (uint16_t)size[6], scalar[3]};
     const struct range own = own_channels(size, sums, share);
@@ -516,7 +536,7 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, (struct elements){x, x, x, y, 1});
+        t = tile_at(first, own.end, size, (struct elements){x, x, x, y ? y : x, 1});
         double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS], var[MAX_CHANNELS];
         real high[MAX_CHANNELS];
         pilot_means(&t, size, high);
@@ -543,6 +563,8 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
                 running_var[first + j] += new_weight * (variance_factor * var[j] - running_var[first + j]);
             }
         }
+        if (!y)
+            continue;
         set_affine(&t, mean, inv_std, scale, shift, &s);
         const struct tile own_rows = sums ? rows_of(&t, own_range(blocks_of(&t), 1, share)) : t;
         pass(WRITE_Y, behind, &own_rows, &s);
@@ -581,7 +603,7 @@ static void batch_norm_grad_sums(void *const *array, const int64_t *size, const 
                                  struct fastopt_share share)
 {
     const real *dy = array[0], *scale = array[2], *shift = array[3], *y = array[6];
-    real *x = array[1]; /* nothing is written */
+    real *x = array[1]; /* not written */
     const enum behind behind = size[3];
     struct state s;
     const struct tile t = tile_at(0, size[1], size, (struct elements){dy, x, y ? y : x, x, scalar[0]});
@@ -592,13 +614,13 @@ static void batch_norm_grad_sums(void *const *array, const int64_t *size, const 
 static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar,
                                 struct fastopt_share share)
 {
-    const real *dy = array[0], *x = array[1], *scale = array[2], *shift = array[3], *y = array[6];
+    const real *dy = array[0], *scale = array[2], *shift = array[3], *y = array[6];
     const double *sums = array[7];
-    real *dx = array[8], *dscale = array[9], *dshift = array[10];
+    real *x = array[1] /* not written */, *dx = array[8], *dscale = array[9], *dshift = array[10];
     const enum behind behind = size[3];
     const struct range own = own_channels(size, sums, share);
     const double count = (double)size[0] * size[2], weight = 1 / count;
-    const struct elements all = {dy, x, y ? y : x, dx, scalar[0]};
+    const struct elements all = {dy, x, y ? y : x, dx ? dx : x, scalar[0]};
     if (count == 0)
         return;
 
@@ -610,22 +632,18 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
         set_affine(&t, mean, inv_std, scale, shift, &s);
         channel_sums(SUM_DY, behind, &t, &s, sums);
 
-        real slope[MAX_CHANNELS], offset[MAX_CHANNELS], dlearnt[2][MAX_CHANNELS];
-        learnt(&t, scale, 1, slope);
+        double product[MAX_CHANNELS];
+        real slope[MAX_CHANNELS], offset[MAX_CHANNELS];
 #pragma omp simd
-        for (int64_t j = 0; j < t.channels; ++j) {
-            const double off = mean[j] - (real)mean[j]; /* of the mean from high */
-            const double sum = s.sum[j], product = (s.dot[j] - off * sum) * inv_std[j], a = slope[j] * inv_std[j];
-            const double q = a * product * weight * inv_std[j];
-            slope[j] = q;
-            offset[j] = off * q - a * sum * weight;
-            dlearnt[0][j] = product;
-            dlearnt[1][j] = sum;
+        for (int64_t j = 0; j < t.channels; ++j)
+            product[j] = (s.dot[j] - (mean[j] - (real)mean[j]) * s.sum[j]) * inv_std[j]; /* about the mean, not high */
+        for (int64_t j = 0; j < t.channels && (!sums || share.index == 0); ++j) {
+            dscale[first + j] = product[j];
+            dshift[first + j] = s.sum[j];
         }
-        if (!sums || share.index == 0) {
-            memcpy(dscale + first, dlearnt[0], t.channels * sizeof(real));
-            memcpy(dshift + first, dlearnt[1], t.channels * sizeof(real));
-        }
+        if (!dx)
+            continue;
+        slopes(first, t.channels, mean, inv_std, scale, weight, product, s.sum, slope, offset);
         spread(&t, slope, SLOPE, &s);
         spread(&t, offset, OFFSET, &s);
         const struct tile own_rows = sums ? rows_of(&t, own_range(blocks_of(&t), 1, share)) : t;

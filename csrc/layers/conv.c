@@ -31,6 +31,7 @@ struct run {
 struct product {
     struct run runs[MOST_RUNS];
     int64_t count, length, step_j, step_i, step_b; /* runs, and the i of each */
+    int64_t step_line;                             /* of a, where the j are in several lines */
     const real *start;                             /* null: zeros */
     real *out;
     int64_t step_start, step_out;
@@ -45,16 +46,14 @@ INLINE vector some(const real *x, int64_t n)
     return vector_load(copy);
 }
 
-/* The block of `rows` j and so many vectors of k; both are constants. */
-INLINE void block(const struct product *p, int rows, int vectors)
+/* The block of so many lines of `rows` j each, and so many vectors of k; all are constants. */
+INLINE void block(const struct product *p, int lines, int rows, int vectors)
 {
-    vector sum[BLOCK][WIDE];
+    vector sum[BLOCK * WIDE];
     const int64_t last = p->width - (vectors - 1) * PER_VECTOR; /* of the last vector */
 #pragma GCC unroll 16
-    for (int j = 0; j < rows; ++j)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v)
-            sum[j][v] = (vector){0};
+    for (int at = 0; at < lines * rows * vectors; ++at)
+        sum[at] = (vector){0};
     for (int64_t r = 0; r < p->count; ++r) {
         const real *a = p->runs[r].a, *b = p->runs[r].b;
         for (int64_t i = 0; i < p->length; ++i, a += p->step_i, b += p->step_b) {
@@ -63,30 +62,33 @@ INLINE void block(const struct product *p, int rows, int vectors)
             for (int v = 0; v < vectors; ++v)
                 wide[v] = vector_load(b + v * PER_VECTOR);
 #pragma GCC unroll 16
-            for (int j = 0; j < rows; ++j) {
-                const vector one = a[j * p->step_j] - (vector){0};
+            for (int j = 0; j < lines * rows; ++j) {
+                const vector one = a[j / rows * p->step_line + j % rows * p->step_j] - (vector){0};
 #pragma GCC unroll 2
                 for (int v = 0; v < vectors; ++v)
-                    sum[j][v] += one * wide[v];
+                    sum[j * vectors + v] += one * wide[v];
             }
         }
     }
 #pragma GCC unroll 16
-    for (int j = 0; j < rows; ++j)
+    for (int j = 0; j < lines * rows; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
             real *out = p->out + j * p->step_out + v * PER_VECTOR;
+            const int whole = v < vectors - 1 || last == PER_VECTOR;
+            vector y = sum[j * vectors + v];
             if (p->start) {
                 const real *start = p->start + j * p->step_start + v * PER_VECTOR;
-                sum[j][v] += v == vectors - 1 && last < PER_VECTOR ? some(start, last) : vector_load(start);
+                y += whole ? vector_load(start) : some(start, last);
             }
-            const vector y = p->relu ? vector_gate(sum[j][v], sum[j][v]) : sum[j][v];
-            if (v == vectors - 1 && last < PER_VECTOR) {
+            if (p->relu)
+                y = vector_gate(y, y);
+            if (whole) {
+                vector_store(out, y);
+            } else {
                 real copy[PER_VECTOR];
                 vector_store(copy, y);
                 memcpy(out, copy, last * sizeof(real));
-            } else {
-                vector_store(out, y);
             }
         }
 }
@@ -96,7 +98,7 @@ static void multiply(const struct product *p, int64_t rows)
 #define ROWS(n)                                                                                                        \
     case n:                                                                                                            \
         if (n <= BLOCK)                                                                                                \
-            WIDE > 1 && p->width > PER_VECTOR ? block(p, n, WIDE) : block(p, n, 1);                                    \
+            WIDE > 1 && p->width > PER_VECTOR ? block(p, 1, n, WIDE) : block(p, 1, n, 1);                              \
         break;
     switch (rows) {
         ROWS(1)
@@ -128,14 +130,38 @@ static int64_t minimum(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* A row of the image with its padding, of which `width` pixels are wanted, in `out`: returns that. */
-static const real *copy_padded(const struct convolution *v, const real *row, int64_t width, real *out)
+/* Rows of an image in a place that was all zeros, where they stand between their padding. */
+struct padded {
+    real *at;
+    int64_t begin, end, width; /* of the row itself, and in all */
+};
+
+static struct padded padded_rows(const struct convolution *v, int64_t pixels, int64_t rows, real *at)
 {
-    const int64_t begin = minimum(v->pad_w, width), end = minimum(begin + v->w, width);
-    memset(out, 0, begin * v->c * sizeof(real));
-    memcpy(out + begin * v->c, row, (end - begin) * v->c * sizeof(real));
-    memset(out + end * v->c, 0, (width - end) * v->c * sizeof(real));
-    return out;
+    const int64_t begin = minimum(v->pad_w, pixels), end = minimum(begin + v->w, pixels);
+    memset(at, 0, rows * pixels * v->c * sizeof(real));
+    return (struct padded){at, begin * v->c, end * v->c, pixels * v->c};
+}
+
+/* A padded row, which it first makes of `row` if that is given. */
+INLINE const real *padded_row(const struct padded *p, int64_t number, const real *row)
+{
+    real *to = p->at + number * p->width;
+    if (row)
+        memcpy(to + p->begin, row, (p->end - p->begin) * sizeof(real));
+    return to;
+}
+
+/* Adds rows of dy to dbias. */
+static void add_rows(const real *dy, int64_t rows, int64_t step, int64_t filters, real *dbias)
+{
+    for (int64_t k = 0; k < filters; k += PER_VECTOR) {
+        vector sum[4] = {0}; /* or each addition would wait for the one before it */
+        for (int64_t row = 0; row < rows; row += 4)
+            for (int64_t i = 0; i < 4 && row + i < rows; ++i)
+                sum[i] += vector_load(dy + (row + i) * step + k);
+        vector_store(dbias + k, vector_load(dbias + k) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+    }
 }
 
 /* Weights (taps, c, filters) as forward wants them: packed (⌈k / LANES⌉, taps c, LANES) for k filters, zeros behind the
@@ -173,8 +199,10 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     const int64_t out_h = (v->h + 2 * v->pad_h - v->size_h) / v->stride_h + 1;
     const int64_t out_w = (v->w + 2 * v->pad_w - v->size_w) / v->stride_w + 1;
     const int64_t run = v->size_w * v->c, places = v->size_h * run;
-    const int64_t width = (out_w - 1) * v->stride_w + v->size_w;
     const struct range rows = own_range(v->n * out_h, 1, share);
+    const struct padded padded =
+        padded_rows(v, (out_w - 1) * v->stride_w + v->size_w, v->pad_w ? v->size_h : 0, scratch);
+    int64_t next = 0; /* row of the image to be padded: each stays until size_h later */
     struct product p;
     p.length = run;
     p.step_j = v->stride_w * v->c;
@@ -188,12 +216,15 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t top = row % out_h * v->stride_h - v->pad_h;
         const real *image = x + row / out_h * v->h * v->w * v->c, *in[MOST_RUNS], *weights[MOST_RUNS];
+        if (row == rows.begin || row % out_h == 0)
+            next = 0;
         p.count = 0;
-        for (int64_t ky = 0; ky < v->size_h; ++ky)
-            if (top + ky >= 0 && top + ky < v->h) {
-                in[p.count] = image + (top + ky) * v->w * v->c;
+        for (int64_t ky = 0, y = top; ky < v->size_h; ++ky, ++y)
+            if (y >= 0 && y < v->h) {
+                in[p.count] = image + y * v->w * v->c;
                 if (v->pad_w)
-                    in[p.count] = copy_padded(v, in[p.count], width, scratch + ky * width * v->c);
+                    in[p.count] = padded_row(&padded, y % v->size_h, y >= next ? in[p.count] : NULL);
+                next = y >= next ? y + 1 : next;
                 weights[p.count++] = packed + ky * run * LANES;
             }
         for (int64_t ox = 0; ox < out_w; ox += BLOCK)
@@ -210,56 +241,74 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     }
 }
 
-/* dweight = sum over pixels of x at the place, times dy; filters are a multiple of 16, so whole vectors. Rows of pixels
- * go in blocks, which stay in the first-level cache, and whose sums are added to those of earlier blocks. */
+/* dweight = sum over pixels of x at the place, times dy, and dbias if given; filters are a multiple of 16, so whole
+ * vectors. Rows of pixels go in blocks, which stay in the first-level cache, and whose sums are added to those of
+ * earlier blocks. */
 static void conv_weight_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const struct convolution *v = (const void *)size;
     const real *x = array[0], *dy = array[1];
-    real *dweight = array[2], scratch[SCRATCH];
+    real *dweight = array[2], *dbias = array[3], scratch[SCRATCH];
     const int64_t out_h = (v->h + 2 * v->pad_h - v->size_h) / v->stride_h + 1;
     const int64_t out_w = (v->w + 2 * v->pad_w - v->size_w) / v->stride_w + 1;
     const int64_t run = v->size_w * v->c, pixels = (out_w - 1) * v->stride_w + v->size_w, width = pixels * v->c;
-    const int64_t blocks = (run + BLOCK - 1) / BLOCK;
-    const struct range own = own_range(v->size_h * blocks, 1, share);
+    /* So few places that a row of the kernel alone would wait for its sums: all go together. */
+    const int few = v->size_h == 3 && run == 3;
+    const int64_t blocks = few ? 1 : (run + BLOCK - 1) / BLOCK;
+    const struct range own = own_range(few ? 1 : v->size_h * blocks, 1, share);
     int64_t together = minimum((ENOUGH + out_w - 1) / out_w, MOST_RUNS);
     while (together > 1 && ((together - 1) * v->stride_h + v->size_h) * width > SCRATCH)
         --together;
+    const struct padded padded = padded_rows(v, pixels, (together - 1) * v->stride_h + v->size_h, scratch);
     struct product p;
     p.length = out_w;
     p.step_j = 1;
+    p.step_line = width;
     p.step_i = v->stride_w * v->c;
     p.step_b = p.step_start = p.step_out = v->filters;
     p.relu = 0;
     (void)scalar;
+    if (share.index > 0)
+        dbias = NULL;
+    if (own.begin == own.end && !dbias)
+        return;
 
     for (int64_t unit = own.begin; unit < own.end; ++unit) {
         const int64_t at = unit / blocks * run + unit % blocks * BLOCK;
-        const int64_t n = minimum(run - unit % blocks * BLOCK, BLOCK);
+        const int64_t n = few ? 9 : minimum(run - unit % blocks * BLOCK, BLOCK);
         memset(dweight + at * v->filters, 0, n * v->filters * sizeof(real));
     }
+    if (dbias)
+        memset(dbias, 0, v->filters * sizeof(real));
     for (int64_t image = 0; image < v->n; ++image)
         for (int64_t first = 0, rows; first < out_h; first += rows) {
             rows = minimum(out_h - first, together);
             const int64_t top = first * v->stride_h - v->pad_h, high = (rows - 1) * v->stride_h + v->size_h;
             for (int64_t row = 0; row < high; ++row)
                 if (top + row >= 0 && top + row < v->h)
-                    copy_padded(v, x + (image * v->h + top + row) * v->w * v->c, pixels, scratch + row * width);
+                    padded_row(&padded, row, x + (image * v->h + top + row) * v->w * v->c);
+                else
+                    memset(scratch + row * width, 0, width * sizeof(real));
+            const real *d = dy + (image * out_h + first) * out_w * v->filters;
+            if (dbias)
+                add_rows(d, rows * out_w, v->filters, v->filters, dbias);
             for (int64_t k = 0; k < v->filters; k += p.width) {
-                p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
-                const real *d = dy + (image * out_h + first) * out_w * v->filters + k;
+                p.width = minimum(v->filters - k, few ? PER_VECTOR : WIDE * PER_VECTOR);
                 for (int64_t unit = own.begin; unit < own.end; ++unit) {
                     const int64_t ky = unit / blocks, i = unit % blocks * BLOCK;
                     p.count = 0;
                     for (int64_t row = 0; row < rows; ++row) {
                         const int64_t in = row * v->stride_h + ky;
-                        if (top + in >= 0 && top + in < v->h) {
+                        if (few || (top + in >= 0 && top + in < v->h)) {
                             p.runs[p.count].a = scratch + in * width + i;
-                            p.runs[p.count++].b = d + row * out_w * p.step_b;
+                            p.runs[p.count++].b = d + row * out_w * p.step_b + k;
                         }
                     }
                     p.start = p.out = dweight + (ky * run + i) * v->filters + k;
-                    multiply(&p, minimum(run - i, BLOCK));
+                    if (few)
+                        block(&p, 3, 3, 1);
+                    else
+                        multiply(&p, minimum(run - i, BLOCK));
                 }
             }
         }

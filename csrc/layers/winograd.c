@@ -119,8 +119,8 @@ static void transform_output(const real *in, int64_t plane, const real *bias, in
     }
 }
 
-/* G g G' of weights (3, 3, c, filters): packed (16, ⌈k / LANES⌉, c, LANES). For the gradient of the input, taps are in
- * reverse order, and c and filters change places. */
+/* G g G' of weights (3, 3, c, filters): packed (16, ⌈k / LANES⌉, c, LANES), in which nothing reads what is behind the
+ * last filter. For the gradient of the input, taps are in reverse order, and c and filters change places. */
 static void winograd_pack(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
 {
     const real *weight = array[0];
@@ -130,27 +130,30 @@ static void winograd_pack(void *const *array, const int64_t *size, const double 
     const struct range own = own_range(deep, 1, share);
     (void)scalar;
     for (int64_t d = own.begin; d < own.end; ++d)
-        for (int64_t k = 0; k < parts * LANES; ++k) {
-            double g[9], t[12];
-            for (int tap = 0; tap < 9; ++tap) {
-                const int64_t at = reverse ? ((8 - tap) * c + k) * filters + d : (tap * c + d) * filters + k;
-                g[tap] = k < wide ? weight[at] : 0;
+        for (int64_t first = 0, n; first < wide; first += n) {
+            real made[PLACES][LANES];
+            n = minimum(wide - first, LANES);
+            for (int64_t k = 0; k < n; ++k) {
+                double g[9], t[12];
+                for (int tap = 0; tap < 9; ++tap)
+                    g[tap] = weight[reverse ? ((8 - tap) * c + first + k) * filters + d
+                                            : (tap * c + d) * filters + first + k];
+                for (int j = 0; j < 3; ++j) {
+                    t[j] = g[j];
+                    t[3 + j] = 0.5 * (g[j] + g[3 + j] + g[6 + j]);
+                    t[6 + j] = 0.5 * (g[j] - g[3 + j] + g[6 + j]);
+                    t[9 + j] = g[6 + j];
+                }
+                for (int i = 0; i < 4; ++i) {
+                    const double *u = t + 3 * i;
+                    made[4 * i + 0][k] = u[0];
+                    made[4 * i + 1][k] = 0.5 * (u[0] + u[1] + u[2]);
+                    made[4 * i + 2][k] = 0.5 * (u[0] - u[1] + u[2]);
+                    made[4 * i + 3][k] = u[2];
+                }
             }
-            for (int j = 0; j < 3; ++j) {
-                t[j] = g[j];
-                t[3 + j] = 0.5 * (g[j] + g[3 + j] + g[6 + j]);
-                t[6 + j] = 0.5 * (g[j] - g[3 + j] + g[6 + j]);
-                t[9 + j] = g[6 + j];
-            }
-            real *out = packed + (k / LANES * deep + d) * LANES + k % LANES;
-            const int64_t plane = parts * deep * LANES;
-            for (int i = 0; i < 4; ++i) {
-                const double *u = t + 3 * i;
-                out[(4 * i + 0) * plane] = u[0];
-                out[(4 * i + 1) * plane] = 0.5 * (u[0] + u[1] + u[2]);
-                out[(4 * i + 2) * plane] = 0.5 * (u[0] - u[1] + u[2]);
-                out[(4 * i + 3) * plane] = u[2];
-            }
+            for (int place = 0; place < PLACES; ++place)
+                memcpy(packed + ((place * parts + first / LANES) * deep + d) * LANES, made[place], n * sizeof(real));
         }
 }
 
@@ -204,14 +207,14 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
     }
 }
 
-/* dweight, by way of sums (16, c, filters), of which a thread has some channels, or some filters where there are more
- * of those. As many tiles go together as fit. */
+/* dweight, and dbias if given, by way of sums (16, c, filters), of which a thread has some channels, or some filters
+ * where there are more of those. As many tiles go together as fit. */
 static void winograd_weight_grad(void *const *array, const int64_t *size, const double *scalar,
                                  struct fastopt_share share)
 {
     const struct tiling *v = (const void *)size;
     const real *x = array[0], *dy = array[1];
-    real *dweight = array[2], *sums = array[3];
+    real *dweight = array[2], *sums = array[3], *dbias = array[4];
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], outputs[TRANSFORMED];
     const struct tiles all = all_tiles(v);
     const int by_filters = v->filters > v->c;
@@ -227,6 +230,10 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
     struct product p = {.count = 1, .step_j = 1, .step_i = c, .step_b = k, .step_start = wide, .step_out = wide};
     (void)scalar;
 
+    if (channels.begin > 0)
+        dbias = NULL;
+    if (dbias)
+        memset(dbias + filters.begin, 0, k * sizeof(real));
     for (int64_t place = 0; place < PLACES; ++place)
         for (int64_t j = channels.begin; j < channels.end; ++j)
             memset(sums + (place * v->c + j) * wide + filters.begin, 0, k * sizeof(real));
@@ -241,6 +248,8 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
             locate(in, 2, dy + image * all.out_h * all.out_w * wide, all.out_h, all.out_w, wide, row, column);
             transform_output_grad(in, filters.begin, filters.end, outputs + t * k, out_plane);
         }
+        if (dbias) /* at (1, 1) is the sum of a tile's pixels */
+            add_rows(outputs + 5 * out_plane, p.length, k, k, dbias + filters.begin);
         for (int64_t place = 0; place < PLACES; ++place)
             for (int64_t j = 0; j < c; j += BLOCK)
                 for (int64_t at = 0; at < k; at += p.width) {

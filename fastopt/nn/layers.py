@@ -44,6 +44,8 @@ class Layer:
     classes: ClassVar[dict[str, type[Layer]]] = {}
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
+    #: Whether `backward` takes ``overwrite=True``, and then may write the gradient of the input over the input.
+    may_overwrite_input: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         Layer.classes[cls.__name__] = cls
@@ -92,6 +94,10 @@ class Layer:
         `backward` then takes over theirs; results are the same.
         """
         return 0
+
+    def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
+        """Whether `backward` reads what `forward` returned, with such layers fused."""
+        return True
 
     def adopt(self, params: Mapping[str, Array]) -> None:
         """Use these arrays, which hold the same values, in the place of those `params`."""
@@ -174,6 +180,9 @@ class _Affine(Layer):
         activated = relu or self.activation
         return relu + bool(activated and len(behind) > relu and type(behind[relu]) is Dropout)
 
+    def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
+        return bool(self.activation or fused)
+
     def _tail(self, fused: tuple[Layer, ...], training: bool) -> _Tail:
         dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None
         return _Tail(bool(self.activation or fused), dropout)
@@ -188,11 +197,14 @@ class _Affine(Layer):
         else:
             tail.dropout.fused_forward(y, bias, counter)
 
-    def _begin(self, dy: Array, y: Array, tail: _Tail, memory: Memory) -> tuple[Array, Array]:
-        """The gradients with respect to the product and the bias."""
+    def _begin(
+        self, dy: Array, y: Array, tail: _Tail, memory: Memory, *, leave_bias: bool = False
+    ) -> tuple[Array, Array]:
+        """The gradients with respect to the product and the bias, the latter not yet written where `leave_bias` says
+        so and it would take a pass of its own."""
         dbias = memory.grad("bias", self.params["bias"])
         if not tail.relu:
-            return dy, F.bias_backward(dy, out=dbias)
+            return dy, dbias if leave_bias else F.bias_backward(dy, out=dbias)
         dproduct = memory.array("dproduct", dy.shape, dy.dtype)
         if tail.dropout is None:
             return F.bias_relu_backward(dy, y, out=dproduct, dbias=dbias)
@@ -415,12 +427,13 @@ class Conv2D(_Affine):
         return y, (x, None, y, tail)
 
     def _direct_backward(
-        self, dy: Array, x: Array, grads: Grads, memory: Memory, input_grad: bool
+        self, dy: Array, x: Array, tail: _Tail, grads: Grads, memory: Memory, input_grad: bool
     ) -> tuple[Array | None, Grads]:
         weight, winograd = self.params["weight"], self._by_winograd(x)
         sums = memory.array("sums", (16, *weight.shape[2:]), x.dtype) if winograd else None
         how = self.size, self.stride, self.padding
-        F.conv2d_weight_grad(x, dy, *how, winograd=winograd, out=grads["weight"], sums=sums)
+        dbias = None if tail.relu else grads["bias"]
+        F.conv2d_weight_grad(x, dy, *how, winograd=winograd, out=grads["weight"], sums=sums, dbias=dbias)
         if not input_grad:
             return None, grads
         dx = memory.array("dx", x.shape, dy.dtype)
@@ -464,13 +477,15 @@ class Conv2D(_Affine):
     ) -> tuple[Array | None, Grads]:
         shape, columns, y, tail = cache  # without columns, x itself
         n, groups, images = len(dy), self.groups, dy.shape
-        dy, dbias = self._begin(dy.reshape(y.shape), y, tail, memory)
+        direct = columns is None and groups == 1
+        dy, dbias = self._begin(dy.reshape(y.shape), y, tail, memory, leave_bias=direct)
         weight = self.params["weight"]
         dweight = memory.grad("weight", weight)
         grads = {"weight": dweight, "bias": dbias}
+        if direct:
+            return self._direct_backward(dy.reshape(images), shape, tail, grads, memory, input_grad)
         if columns is None:
-            back = self._direct_backward if groups == 1 else self._depthwise_backward
-            return back(dy.reshape(images), shape, grads, memory, input_grad)
+            return self._depthwise_backward(dy.reshape(images), shape, grads, memory, input_grad)
         if groups == 1:
             rows, weights = columns.reshape(len(y), -1), weight.reshape(-1, self.filters)
             np.matmul(rows.T, dy, out=dweight.reshape(weights.shape))

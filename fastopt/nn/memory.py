@@ -28,6 +28,9 @@ class Memory(Protocol):
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array of a shape and type that begins at a cache line, with anything in it."""
 
+    def over(self, name: str, array: Array) -> Array:
+        """An array like this one, which nothing else will read: that itself, or another one."""
+
     def grad(self, name: str, param: Array) -> Array:
         """An array like `param` for the gradient of the layer's parameter of that name."""
 
@@ -43,6 +46,9 @@ class Fresh:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         return arena.empty(shape, dtype)
+
+    def over(self, name: str, array: Array) -> Array:
+        return arena.empty(array.shape, array.dtype)
 
     def grad(self, name: str, param: Array) -> Array:
         return arena.empty(param.shape, param.dtype)
@@ -88,7 +94,8 @@ class _Turns:
 
 class Workspace:
     """Arrays that are made once for each name, shape and type: training on batches of one size allocates nothing
-    after its first steps, and each pass overwrites what the one before it returned.
+    after its first steps, and each pass overwrites what the one before it returned. What forward leaves serves one
+    backward pass.
 
     Parameters
     ----------
@@ -115,6 +122,9 @@ class Workspace:
         array = self._arrays.get(key)
         if array is None:
             array = self._arrays[key] = arena.empty(shape, np.dtype(dtype))
+        return array
+
+    def over(self, name: str, array: Array) -> Array:
         return array
 
     def grad(self, name: str, param: Array) -> Array:

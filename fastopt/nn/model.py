@@ -102,7 +102,7 @@ class Sequential(Composite):
         """
         caches: list[Any] = [None] * len(self.layers)
         count = counter * len(self.layers)
-        for i, key, options in self._stages:
+        for i, key, options, _ in self._stages:
             x, caches[i] = self.layers[i].forward(
                 x, training=training, counter=count + i, memory=memory.stage(key), **options
             )
@@ -114,12 +114,12 @@ class Sequential(Composite):
         """The gradients with respect to the input (without `input_grad`, None), and to each of `params`."""
         grads: Grads = {}
         last = 0 if input_grad else self._lowest  # below which there is nothing to learn
-        for i, place, _ in reversed(self._stages):
+        for i, place, _, options in reversed(self._stages):
             if i < last:
                 break
             layer = self.layers[i]
             skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
-            dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **skip)
+            dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **options, **skip)
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
                 grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
@@ -278,12 +278,16 @@ class Sequential(Composite):
         return {"layers": self.layers, **own}
 
 
-def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any]]]:
-    """The places of layers that are called, as numbers and as text, and with what: some take over those behind them."""
-    stages, i = [], 0
+def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any], dict[str, Any]]]:
+    """The places of layers that are called, as numbers and as text, and with what forward and backward are: some take
+    over those behind them, and may overwrite the output of the one before."""
+    stages, i, kept = [], 0, True
     while i < len(layers):
-        count = layers[i].fuses(layers[i + 1 :])
-        stages.append((i, str(i), {"fused": tuple(layers[i + 1 : i + 1 + count])} if count else {}))
+        layer, count = layers[i], layers[i].fuses(layers[i + 1 :])
+        fused = tuple(layers[i + 1 : i + 1 + count])
+        overwrite = layer.may_overwrite_input and not kept
+        stages.append((i, str(i), {"fused": fused} if fused else {}, {"overwrite": True} if overwrite else {}))
+        kept = layer.keeps_output(fused)
         i += 1 + count
     return stages
 

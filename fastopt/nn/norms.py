@@ -11,14 +11,15 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Grads, Layer, ReLU, Shape
+from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Grads, Layer, MaxPool2D, ReLU, Shape
 from fastopt.nn.memory import FRESH, Memory
 
 
 class BatchNorm(Layer):
     """Batch normalisation over all axes but the last: of (n, d) per feature, of (n, h, w, c) per channel.
 
-    A ReLU right behind it, and a Dropout right behind that, are fused with it.
+    A ReLU right behind it is fused with it, and so is a Dropout behind that; behind either of batch norm and ReLU, a
+    MaxPool2D whose windows do not overlap.
 
     Parameters
     ----------
@@ -48,7 +49,9 @@ class BatchNorm(Layer):
 
     def fuses(self, behind: Sequence[Layer]) -> int:
         relu = len(behind) > 0 and type(behind[0]) is ReLU
-        return relu + (relu and len(behind) > 1 and type(behind[1]) is Dropout)
+        last = behind[relu] if len(behind) > relu else None
+        pool = type(last) is MaxPool2D and last.stride == last.size
+        return relu + (pool or (relu and type(last) is Dropout))
 
     def forward(
         self,
@@ -59,7 +62,10 @@ class BatchNorm(Layer):
         memory: Memory = FRESH,
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
-        drop, seed = (fused[1].drop, fused[1].seed) if len(fused) > 1 and isinstance(fused[1], Dropout) else (0.0, 0)
+        relu, last = len(fused) > 0 and isinstance(fused[0], ReLU), fused[-1] if fused else None
+        drop, seed = (last.drop, last.seed) if isinstance(last, Dropout) else (0.0, 0)
+        pool = last if isinstance(last, MaxPool2D) else None
+        shape = (len(x), *(x.shape[1:] if pool is None else pool.output_shape(x.shape[1:])))
         return F.batch_norm_forward(
             x,
             self.params["scale"],
@@ -72,27 +78,34 @@ class BatchNorm(Layer):
             momentum=self.momentum,
             momentum_of=self.momentum_of,
             unbiased=self.unbiased,
-            relu=len(fused) > 0,
+            relu=relu,
             dropout=drop,
             seed=seed,
             counter=counter + len(fused),
-            out=memory.array("y", x.shape, x.dtype),
+            max_pool=None if pool is None else pool.size,
+            out=memory.array("y", shape, x.dtype),
             mean=memory.array("mean", x.shape[-1:], np.float64),
             inv_std=memory.array("inv_std", x.shape[-1:], np.float64),
             sums=self._sums(x.shape, memory) if training else None,
+            chosen=memory.array("chosen", shape, x.dtype) if training and pool is not None else None,
         )
 
     def _sums(self, shape: Shape, memory: Memory) -> Array | None:
         sums = F.batch_norm_sums_shape(shape, -1)
         return None if sums is None else memory.array("sums", sums, np.float64)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    may_overwrite_input = True
+
+    def backward(
+        self, dy: Array, cache: Any, *, memory: Memory = FRESH, overwrite: bool = False
+    ) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("BatchNorm.backward needs the cache of forward(…, training=True)")
+        overwrite = overwrite and cache.max_pool is not None
         dx, dscale, dshift = F.batch_norm_backward(
             dy,
             cache,
-            out=memory.array("dx", dy.shape, dy.dtype),
+            out=memory.over("dx", cache.x) if overwrite else memory.array("dx", cache.x.shape, dy.dtype),
             dscale=memory.grad("scale", self.params["scale"]),
             dshift=memory.grad("shift", self.params["shift"]),
             sums=self._sums(dy.shape, memory),

@@ -185,6 +185,42 @@ def test_layers_that_are_called_together_give_the_same_bits(layers, stages, trai
     same_bits(model.backward(dy, caches)[0], dx)
 
 
+@pytest.mark.parametrize("between", [[nn.ReLU()], []], ids=["ReLU", "nothing"])
+def test_batch_norm_and_max_pooling_are_called_together(between, batch, same_bits):
+    """To the bits of one after the other, but for the order of sums; in a workspace, over batch norm's input."""
+    layers = [nn.Conv2D(4), nn.BatchNorm(), *between, nn.MaxPool2D((2, 3)), nn.BatchNorm(), nn.MaxPool2D(2, 1)]
+    model = nn.Sequential(layers, (9, 7, 2), seed=2, dtype=np.float64)
+    last = len(layers) - 2
+    assert [(i, bool(overwrite)) for i, _, _, overwrite in model._stages] == [
+        (0, False),
+        (1, True),
+        (last, False),
+        (last + 1, False),
+    ]
+    assert not nn.Sequential([nn.Conv2D(4, activation="relu"), nn.BatchNorm(), nn.MaxPool2D()])._stages[1][3]
+    x, _ = batch(model, 5)
+    y, caches = model.forward(x, training=True)
+    one_by_one, signal = [], x
+    for layer in model.copy().layers:
+        signal, cache = layer.forward(signal, training=True)
+        one_by_one.append(cache)
+    same_bits(y, signal)
+    dy = batch(nn.Sequential([nn.Flatten()], y.shape[1:]), 5)[0].astype(np.float64)
+    dx, grads = model.backward(dy, caches)
+    signal = dy
+    for i in reversed(range(len(layers))):
+        signal, own = layers[i].backward(signal, one_by_one[i])
+        for name, grad in own.items():
+            np.testing.assert_allclose(grads[f"{i}.{name}"], grad, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(dx, signal, rtol=1e-9, atol=1e-12)
+    memory = model.workspace()
+    own_dx, own_grads = model.backward(dy, model.forward(x, training=True, memory=memory)[1], memory=memory)
+    same_bits(own_dx, dx)
+    for name, grad in grads.items():
+        same_bits(own_grads[name], grad)
+    same_bits(model.predict(x), model.forward(x)[0])
+
+
 def test_without_the_gradient_of_the_input(batch, same_bits):
     inner = nn.Sequential([nn.ReLU(), nn.Dense(5), nn.ReLU()])
     for model in (small_cnn(), nested(), nn.Sequential([nn.Dropout(0.1), inner, nn.Dense(4)], (6,))):

@@ -1,0 +1,199 @@
+/* Batch norm whose statistics are known, ReLU where wanted, and max pooling by windows that do not overlap, of images
+ * (n, h, w, channels), in one pass: of the size of x, nothing is written but dx.
+ *
+ * `chosen` are the numbers of x that won. By them backward knows the winners again:
+ *
+ *   dx = a (dy if x won, else 0, - dshift / count - c dscale inv_std / count),  c = x - mean,  a = scale inv_std
+ *
+ * As no others have a gradient, batch_norm_backward makes dscale and dshift of dy and chosen alone.
+ */
+#include "lanes.h"
+#include "share.h"
+
+struct pooled_norm {
+    int64_t n, h, w, channels, size_h, size_w, relu;
+};
+
+enum {
+    TOGETHER = 256, /* channels, for whose numbers the first-level cache has room */
+    PAGE =
+        4096, /* bytes to ask for memory ahead of backward, which finds nothing in the caches: it takes half the time */
+};
+
+struct channel_terms {
+    real high[TOGETHER], factor[TOGETHER], shift[TOGETHER]; /* normal = (x - high) factor + shift */
+    real slope[TOGETHER], offset[TOGETHER];                 /* dx = dy factor - (x - high) slope + offset */
+};
+
+/* Up to PER_VECTOR elements, and zeros. */
+INLINE vector load_some(const real *x, int64_t n)
+{
+    if (n == PER_VECTOR)
+        return vector_load(x);
+    real some[PER_VECTOR] = {0};
+    memcpy(some, x, n * sizeof(real));
+    return vector_load(some);
+}
+
+INLINE void store_some(real *x, vector a, int64_t n)
+{
+    if (n == PER_VECTOR) {
+        vector_store(x, a);
+        return;
+    }
+    real some[PER_VECTOR];
+    vector_store(some, a);
+    memcpy(x, some, n * sizeof(real));
+}
+
+/* Of n channels from c on, y, and chosen if given. */
+INLINE void pool_some(const struct pooled_norm *p, int64_t size_h, int64_t size_w, const struct channel_terms *t,
+                      int64_t c, int64_t n, const real *x, real *y, real *chosen)
+{
+    const vector high = vector_load(t->high + c), factor = vector_load(t->factor + c);
+    const vector shift = vector_load(t->shift + c);
+    vector choice = load_some(x + c, n), best = (choice - high) * factor + shift;
+    for (int64_t ky = 0; ky < size_h; ++ky)
+        for (int64_t kx = ky == 0; kx < size_w; ++kx) {
+            const vector next = load_some(x + (ky * p->w + kx) * p->channels + c, n);
+            const vector normal = (next - high) * factor + shift;
+            const word_vector wins = ~(word_vector)(best >= normal) & (word_vector)(best == best); /* as in pooling.c */
+            best = (vector)(((word_vector)normal & wins) | ((word_vector)best & ~wins));
+            choice = (vector)(((word_vector)next & wins) | ((word_vector)choice & ~wins));
+        }
+    store_some(y + c, p->relu ? vector_gate(best, best) : best, n);
+    if (chosen)
+        store_some(chosen + c, choice, n);
+}
+
+INLINE void pool_window(const struct pooled_norm *p, int64_t size_h, int64_t size_w, const struct channel_terms *t,
+                        int64_t channels, const real *x, real *y, real *chosen)
+{
+    int64_t c = 0;
+    for (; c + PER_VECTOR <= channels; c += PER_VECTOR)
+        pool_some(p, size_h, size_w, t, c, PER_VECTOR, x, y, chosen);
+    if (c < channels)
+        pool_some(p, size_h, size_w, t, c, channels - c, x, y, chosen);
+}
+
+static void batch_norm_max_pool_forward(void *const *array, const int64_t *size, const double *scalar,
+                                        struct fastopt_share share)
+{
+    const struct pooled_norm *p = (const void *)size;
+    const real *x = array[0], *scale = array[1], *shift = array[2];
+    const double *mean = array[3], *inv_std = array[4];
+    real *y = array[5], *chosen = array[6];
+    const int64_t out_h = p->h / p->size_h, out_w = p->w / p->size_w;
+    const struct range rows = own_range(p->n * out_h, 1, share);
+    (void)scalar;
+
+    for (int64_t first = 0, count; first < p->channels; first += count) {
+        struct channel_terms t = {0};
+        count = least(p->channels - first, TOGETHER);
+        affine(first, count, mean + first, inv_std + first, scale, shift, t.high, t.factor, t.shift);
+        for (int64_t row = rows.begin; row < rows.end; ++row)
+            for (int64_t column = 0; column < out_w; ++column) {
+                const int64_t corner = (row / out_h * p->h + row % out_h * p->size_h) * p->w + column * p->size_w;
+                const int64_t from = corner * p->channels + first, to = (row * out_w + column) * p->channels + first;
+                real *choice = chosen ? chosen + to : NULL;
+                if (p->size_h == 2 && p->size_w == 2) /* no loop is left */
+                    pool_window(p, 2, 2, &t, count, x + from, y + to, choice);
+                else
+                    pool_window(p, p->size_h, p->size_w, &t, count, x + from, y + to, choice);
+            }
+    }
+}
+
+INLINE void ask_for(const real *x)
+{
+    __builtin_prefetch((const void *)((uintptr_t)x + PAGE));
+}
+
+INLINE void ask_to_write(real *x)
+{
+    __builtin_prefetch((const void *)((uintptr_t)x + PAGE), 1);
+}
+
+/* Of n channels from c on, dx of a window; without dy, of pixels that are in none. */
+INLINE void unpool_some(const struct pooled_norm *p, int64_t size_h, int64_t size_w, const struct channel_terms *t,
+                        int64_t c, int64_t n, const real *dy, const real *chosen, const real *x, real *dx)
+{
+    const vector high = vector_load(t->high + c), factor = vector_load(t->factor + c);
+    const vector slope = vector_load(t->slope + c), offset = vector_load(t->offset + c);
+    vector choice = {0};
+    word_vector prize = {0}; /* until the winner is found */
+    if (dy) {
+        vector d = load_some(dy + c, n);
+        ask_for(dy + c);
+        ask_for(chosen + c);
+        choice = load_some(chosen + c, n);
+        if (p->relu)
+            d = vector_gate(d, (choice - high) * factor + vector_load(t->shift + c));
+        prize = (word_vector)(d * factor);
+    }
+    for (int64_t ky = 0; ky < size_h; ++ky)
+        for (int64_t kx = 0; kx < size_w; ++kx) {
+            const int64_t at = (ky * p->w + kx) * p->channels + c;
+            const vector next = load_some(x + at, n);
+            const word_vector wins = (word_vector)(next == choice);
+            ask_to_write(dx + at);
+            if (dx != x)
+                ask_for(x + at);
+            store_some(dx + at, (vector)(prize & wins) - (next - high) * slope + offset, n);
+            prize &= ~wins;
+        }
+}
+
+INLINE void unpool_window(const struct pooled_norm *p, int64_t size_h, int64_t size_w, const struct channel_terms *t,
+                          int64_t channels, const real *dy, const real *chosen, const real *x, real *dx)
+{
+    int64_t c = 0;
+    for (; c + PER_VECTOR <= channels; c += PER_VECTOR)
+        unpool_some(p, size_h, size_w, t, c, PER_VECTOR, dy, chosen, x, dx);
+    if (c < channels)
+        unpool_some(p, size_h, size_w, t, c, channels - c, dy, chosen, x, dx);
+}
+
+static void batch_norm_max_pool_backward(void *const *array, const int64_t *size, const double *scalar,
+                                         struct fastopt_share share)
+{
+    const struct pooled_norm *p = (const void *)size;
+    const real *dy = array[0], *chosen = array[1], *x = array[2], *scale = array[3], *shift = array[4];
+    const double *mean = array[5], *inv_std = array[6];
+    const real *dscale = array[7], *dshift = array[8];
+    real *dx = array[9];
+    const int64_t out_h = p->h / p->size_h, out_w = p->w / p->size_w;
+    const struct range rows = own_range(p->n * out_h, 1, share);
+    const double weight = 1 / ((double)p->n * p->h * p->w);
+    (void)scalar;
+
+    for (int64_t first = 0, count; first < p->channels; first += count) {
+        struct channel_terms t = {0};
+        double product[TOGETHER], sum[TOGETHER];
+        count = least(p->channels - first, TOGETHER);
+        for (int64_t j = 0; j < count; ++j) {
+            product[j] = dscale[first + j];
+            sum[j] = dshift[first + j];
+        }
+        affine(first, count, mean + first, inv_std + first, scale, shift, t.high, t.factor, t.shift);
+        slopes(first, count, mean + first, inv_std + first, scale, weight, product, sum, t.slope, t.offset);
+        for (int64_t row = rows.begin; row < rows.end; ++row) {
+            /* The last window of a row or column also brings what lies beyond it. */
+            const int64_t oy = row % out_h, top = oy * p->size_h, end = oy + 1 < out_h ? top + p->size_h : p->h;
+            const int64_t image = row / out_h * p->h;
+            for (int64_t column = 0; column < out_w; ++column) {
+                const int64_t at = ((image + top) * p->w + column * p->size_w) * p->channels + first;
+                const int64_t of = (row * out_w + column) * p->channels + first;
+                if (p->size_h == 2 && p->size_w == 2)
+                    unpool_window(p, 2, 2, &t, count, dy + of, chosen + of, x + at, dx + at);
+                else
+                    unpool_window(p, p->size_h, p->size_w, &t, count, dy + of, chosen + of, x + at, dx + at);
+            }
+            for (int64_t y = top; y < end; ++y)
+                for (int64_t column = y < top + p->size_h ? out_w * p->size_w : 0; column < p->w; ++column) {
+                    const int64_t at = ((image + y) * p->w + column) * p->channels + first;
+                    unpool_window(p, 1, 1, &t, count, NULL, NULL, x + at, dx + at);
+                }
+        }
+    }
+}
