@@ -178,6 +178,18 @@ def address(array):
     return start
 
 
+def all_below(array, int64_t limit):
+    """Whether the elements of an int64 array are all in [0, limit)."""
+    cdef buffer view
+    cdef Py_ssize_t i
+    cdef bint below = True
+    take(array, &view, False)
+    for i in range(view.len // <Py_ssize_t>sizeof(int64_t)):
+        below &= 0 <= (<const int64_t *>view.buf)[i] < limit
+    PyBuffer_Release(&view)
+    return below
+
+
 cdef inline int real_of(const buffer *view) noexcept:
     """Which real type a buffer holds, or -1."""
     if view.format[0] == c'f' and view.format[1] == 0:
@@ -579,6 +591,44 @@ cdef class PreparedStep:
         self.plan.claim()
         memcpy(self.plan.hypers, hyper, sizeof(hyper))
         self.plan.run()
+
+
+# ---- What checks need not do twice ---------------------------------------------------------------------------------
+
+cdef frozenset PLAIN = frozenset((bool, float, int, str, tuple, type(None)))
+
+
+@cython.auto_pickle(False)
+@cython.final
+cdef class Remembered:
+    """A function of a few plain numbers that is called once for the same numbers of the same types: a small kernel
+    should not wait for its checks. Other numbers may change and stay the same object; they are not remembered."""
+    cdef object function
+    cdef dict known
+
+    def __cinit__(self, function):
+        self.function, self.known = function, {}
+
+    def __call__(self, *values):
+        cdef tuple kinds, entry
+        cdef Py_ssize_t i
+        try:
+            entry = self.known.get(values)
+        except TypeError:  # has no hash
+            return self.function(*values)
+        if entry is not None:
+            kinds = entry[0]
+            for i in range(len(values)):
+                if type(values[i]) is not kinds[i]:  # 1 is not True
+                    return self.function(*values)
+            return entry[1]
+        result = self.function(*values)
+        kinds = tuple([type(value) for value in values])
+        if PLAIN.issuperset(kinds):
+            if len(self.known) >= 64:
+                self.known.clear()
+            self.known[values] = (kinds, result)
+        return result
 
 
 # ---- Everything else -----------------------------------------------------------------------------------------------

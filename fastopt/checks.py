@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt._kernels import address
+from fastopt._kernels import address, all_below
 
 Array = NDArray[Any]
 #: What an optimizer takes: one array, a list or a dict of arrays.
@@ -182,7 +182,7 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
     if value.shape != (rows,):
         raise ValueError(f"{name} must have shape {(rows,)}, got {value.shape}")
     result = np.array(value, np.int64, order="C")  # a copy, which nothing changes between this check and its use
-    if rows and not result.view(np.uint64).max() < classes:  # as which a negative number is a large one
+    if not all_below(result, classes):
         wrong = value[(value < 0) | (value >= classes)][0]
         raise ValueError(f"{name} must be in [0, {classes}), got {wrong}")
     return result

@@ -83,21 +83,6 @@ __all__ = [
 ]
 
 
-_PLAIN = frozenset({bool, float, int, str, tuple, type(None)})
-
-
-def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a few numbers, whose checks a small kernel should not wait for twice."""
-    cached = functools.lru_cache(maxsize=64, typed=True)(function)  # 1 is not True
-
-    @functools.wraps(function)
-    def call(*values: Any) -> Any:
-        # Other numbers may change and stay the same object, or cannot be hashed.
-        return (cached if _PLAIN.issuperset(map(type, values)) else function)(*values)
-
-    return call
-
-
 # ---- Optimizer steps ----------------------------------------------------------------------------------------
 
 
@@ -113,7 +98,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     defaults = dict.fromkeys(optimizer.computed, REQUIRED) | optimizer.keywords()
     hyper = list(defaults)
 
-    @_remembered
+    @_kernels.Remembered
     def encode(*values: Any) -> tuple[float, ...]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
@@ -599,7 +584,7 @@ def activation_backward(
     return dx
 
 
-@_remembered
+@_kernels.Remembered
 def _activation(kind: str, alpha: Any) -> tuple[int, float]:
     """Place and parameter of an activation."""
     place = ACTIVATIONS.index(checks.choice("kind", kind, ACTIVATIONS))
@@ -859,7 +844,7 @@ def _key(seed: int, counter: int) -> tuple[int, int]:
     return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
 
 
-@_remembered
+@_kernels.Remembered
 def _threshold(p: float, p_is: PIs) -> tuple[int, float]:
     """Below which of 2¹⁶ numbers an element is dropped, and by what the others are multiplied."""
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
@@ -1007,27 +992,11 @@ def batch_norm_forward(
     if training and running_mean is not None and unbiased and count == 1:
         raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
 
-    def explain() -> None:
-        checks.array("x", x)
-        vectors = {"scale": scale, "shift": shift, "running_mean": running_mean, "running_var": running_var}
-        given = {name: value for name, value in vectors.items() if value is not None}
-        for name, value in given.items():
-            running = name.startswith("running")
-            checks.array(name, value, dtype=x.dtype, shape=(channels,), writable=training and running)
-        checks.output("out", out, x, shape=pooled, apart_from={"x": x, **given})
-        checks.apart({"x": x, **given})
-        double = np.dtype(np.float64), (channels,)
-        _explain_outputs(
-            {"x": x, "out": y, **given},
-            mean=(mean, *double),
-            inv_std=(inv_std, *double),
-            sums=(sums, np.dtype(np.float64), () if sums is None else sums.shape),
-            chosen=(chosen, x.dtype, y.shape),
-        )
-
+    vectors = scale, shift, running_mean, running_var
+    given = channels, x, vectors, training, pooled, out, y, mean, inv_std, sums, chosen
     try:
         if pool is not None:
-            explain()  # before the first of several kernels
+            _explain_batch_norm_forward(*given)  # before the first of several kernels
         elif not training:
             _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
             return y, None
@@ -1050,7 +1019,7 @@ def batch_norm_forward(
             chosen = None if not training else np.empty_like(y) if chosen is None else chosen
             _batch_norm_max_pool_forward((x, scale, shift, *statistics, y, chosen), (*x.shape, *pool, behind))
     except _kernels.Misfit:
-        explain()
+        _explain_batch_norm_forward(*given)
         raise
     if not training:
         return y, None
@@ -1059,6 +1028,38 @@ def batch_norm_forward(
             empty.fill(0)
     relu, y_seen = behind > 0, y if threshold else None
     return y, BatchNormCache(x, scale, shift, *statistics, axis, relu, y_seen, factor, pool, chosen)
+
+
+def _explain_batch_norm_forward(
+    channels: int,
+    x: Array,
+    vectors: tuple[Array | None, ...],
+    training: bool,
+    pooled: tuple[int, ...] | None,
+    out: Array | None,
+    y: Array,
+    mean: Array | None,
+    inv_std: Array | None,
+    sums: Array | None,
+    chosen: Array | None,
+) -> None:
+    """Say which array does not fit."""
+    checks.array("x", x)
+    names = "scale", "shift", "running_mean", "running_var"
+    given = {name: vector for name, vector in zip(names, vectors, strict=True) if vector is not None}
+    for name, vector in given.items():
+        running = name.startswith("running")
+        checks.array(name, vector, dtype=x.dtype, shape=(channels,), writable=training and running)
+    checks.output("out", out, x, shape=pooled, apart_from={"x": x, **given})
+    checks.apart({"x": x, **given})
+    double = np.dtype(np.float64), (channels,)
+    _explain_outputs(
+        {"x": x, "out": y, **given},
+        mean=(mean, *double),
+        inv_std=(inv_std, *double),
+        sums=(sums, np.dtype(np.float64), () if sums is None else sums.shape),
+        chosen=(chosen, x.dtype, y.shape),
+    )
 
 
 def _norm_windows(x: Array, axis: int, max_pool: Pair) -> tuple[tuple[int, int], tuple[int, ...]]:
@@ -1072,7 +1073,7 @@ def _norm_windows(x: Array, axis: int, max_pool: Pair) -> tuple[tuple[int, int],
     return size, (shape[0], shape[1] // size[0], shape[2] // size[1], shape[3])
 
 
-@_remembered
+@_kernels.Remembered
 def _norm_options(
     training: bool, eps: float, momentum: float, momentum_of: str, unbiased: bool, relu: bool, dropout: float
 ) -> tuple[bool, float, float, bool, int, int, float]:
@@ -1129,27 +1130,11 @@ def batch_norm_backward(
     dx = _like("cache.x", x, out)
     dlearnt = [np.empty(sizes[1], x.dtype) if given is None else given for given in (dscale, dshift)]
 
-    def explain() -> None:
-        checks.array("cache.x", x)
-        inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=pooled), "cache.x": x}
-        for name, value in (("cache.mean", mean), ("cache.inv_std", inv_std)):
-            inputs[name] = checks.array(name, value, dtype=np.float64, shape=sizes[1:2])
-        for name, learnt in (("cache.scale", scale), ("cache.shift", shift)):
-            if learnt is not None:
-                inputs[name] = checks.array(name, learnt, dtype=x.dtype, shape=sizes[1:2])
-        if y is not None:
-            inputs["cache.y"] = checks.array("cache.y", y, dtype=x.dtype, shape=x.shape)
-        if pool is not None:
-            inputs["cache.chosen"] = checks.array("cache.chosen", chosen, dtype=x.dtype, shape=pooled)
-        checks.output("out", out, x, apart_from=inputs, in_place="" if pool is None else "cache.x")
-        like = x.dtype, sizes[1:2]
-        work = sums, np.dtype(np.float64), () if sums is None else sums.shape
-        _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like), sums=work)
-
+    given = dy, cache, pooled, out, dx, dscale, dshift, sums
     try:
         seen = x
         if pool is not None:
-            explain()  # before the first of several kernels
+            _explain_batch_norm_backward(*given)  # before the first of several kernels
             seen, sizes = checks.array("cache.chosen", chosen), (math.prod(pooled[:3]), sizes[1], 1)
         statistics = scale, shift, mean, inv_std
         sums = _norm_sums(seen, axis, sums)
@@ -1161,12 +1146,38 @@ def batch_norm_backward(
         if pool is not None:
             _batch_norm_max_pool_backward((dy, chosen, x, *statistics, *dlearnt, dx), (*x.shape, *pool, behind))
     except _kernels.Misfit:
-        explain()
+        _explain_batch_norm_backward(*given)
         raise
     if not x.size:
         for empty in dlearnt:
             empty.fill(0)
     return dx, dlearnt[0], dlearnt[1]
+
+
+def _explain_batch_norm_backward(
+    dy: Array,
+    cache: BatchNormCache,
+    pooled: tuple[int, ...],
+    out: Array | None,
+    dx: Array,
+    dscale: Array | None,
+    dshift: Array | None,
+    sums: Array | None,
+) -> None:
+    """Say which array does not fit."""
+    x, channels = checks.array("cache.x", cache.x), cache.x.shape[cache.axis]
+    inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=pooled), "cache.x": x}
+    for name in ("mean", "inv_std"):
+        inputs[f"cache.{name}"] = checks.array(
+            f"cache.{name}", getattr(cache, name), dtype=np.float64, shape=(channels,)
+        )
+    for name, shape in (("scale", (channels,)), ("shift", (channels,)), ("y", x.shape), ("chosen", pooled)):
+        value = getattr(cache, name)
+        if value is not None or (name == "chosen" and cache.max_pool is not None):
+            inputs[f"cache.{name}"] = checks.array(f"cache.{name}", value, dtype=x.dtype, shape=shape)
+    checks.output("out", out, x, apart_from=inputs, in_place="" if cache.max_pool is None else "cache.x")
+    like, work = (x.dtype, (channels,)), (sums, np.dtype(np.float64), () if sums is None else sums.shape)
+    _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like), sums=work)
 
 
 def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, int, int] | None:
@@ -1175,10 +1186,11 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
     the order that one thread would add them up in.
     """
-    return _norm_sums_shape(_channels("x", shape, axis), _kernels.get_num_threads())
+    threads = _kernels.get_num_threads()
+    return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
 
 
-@_remembered
+@_kernels.Remembered
 def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
     outer, channels, inner = sizes
     if inner != 1 or not 0 < channels < 128 or threads <= max(1, channels // 32) or outer * channels < 1 << 17:
@@ -1196,7 +1208,7 @@ def _norm_sums(x: Array, axis: int, sums: NDArray[np.float64] | None) -> NDArray
     return checks.array("sums", sums, dtype=np.float64, shape=shape, writable=True)
 
 
-@_remembered
+@_kernels.Remembered
 def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
     """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
     if len(shape) < 2:

@@ -114,6 +114,7 @@ class Workspace:
         self._children: dict[str, Workspace] = {}
         self._turns: _Turns | None = None  # where this stage hands on
         self._turns_of_stages = _Turns()
+        self._stages: dict[str, Workspace] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if self._turns is not None and name in self._handed_on:
@@ -141,6 +142,8 @@ class Workspace:
         return child
 
     def stage(self, key: str) -> Workspace:
-        child = self.child(key)
-        child._turns = self._turns_of_stages
-        return child
+        stage = self._stages.get(key)
+        if stage is None:
+            stage = self._stages[key] = self.child(key)
+            stage._turns = self._turns_of_stages
+        return stage

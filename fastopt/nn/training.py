@@ -347,7 +347,7 @@ def accuracy(output: Array, y: Array) -> float:
 def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
     """The chosen samples side by side."""
     out = memory.array(name, (len(chosen), *samples.shape[1:]), samples.dtype)
-    return np.take(samples, chosen, axis=0, out=out, mode="clip")  # other modes go by way of a copy
+    return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes go by way of a copy
 
 
 def loss_of(
