@@ -14,11 +14,7 @@ struct pooled_norm {
     int64_t n, h, w, channels, size_h, size_w, relu;
 };
 
-enum {
-    TOGETHER = 256, /* channels, for whose numbers the first-level cache has room */
-    PAGE =
-        4096, /* bytes to ask for memory ahead of backward, which finds nothing in the caches: it takes half the time */
-};
+enum { TOGETHER = 256 }; /* channels, for whose numbers the first-level cache has room */
 
 struct channel_terms {
     real high[TOGETHER], factor[TOGETHER], shift[TOGETHER]; /* normal = (x - high) factor + shift */
@@ -102,16 +98,6 @@ static void batch_norm_max_pool_forward(void *const *array, const int64_t *size,
                     pool_window(p, p->size_h, p->size_w, &t, count, x + from, y + to, choice);
             }
     }
-}
-
-INLINE void ask_for(const real *x)
-{
-    __builtin_prefetch((const void *)((uintptr_t)x + PAGE));
-}
-
-INLINE void ask_to_write(real *x)
-{
-    __builtin_prefetch((const void *)((uintptr_t)x + PAGE), 1);
 }
 
 /* Of n channels from c on, dx of a window; without dy, of pixels that are in none. */

@@ -74,6 +74,20 @@ INLINE void lanes_prefetch(const real *x, int64_t ahead)
         __builtin_prefetch((const void *)(start + byte));
 }
 
+/* Ask for memory a page further on: processors do not look that far ahead, and where the caches are cold such a loop
+ * takes half as long. */
+enum { PAGE = 4096 };
+
+INLINE void ask_for(const real *x)
+{
+    __builtin_prefetch((const void *)((uintptr_t)x + PAGE));
+}
+
+INLINE void ask_to_write(real *x)
+{
+    __builtin_prefetch((const void *)((uintptr_t)x + PAGE), 1);
+}
+
 INLINE void lanes_store(real *x, lanes a)
 {
     EACH_VECTOR (k)

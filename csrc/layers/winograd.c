@@ -56,6 +56,10 @@ static void transform_input(const real *const *pixel, int64_t begin, int64_t end
         for (int j = 0; j < 4; ++j) {
             const vector d0 = vector_load(pixel[j] + c), d1 = vector_load(pixel[4 + j] + c);
             const vector d2 = vector_load(pixel[8 + j] + c), d3 = vector_load(pixel[12 + j] + c);
+            if (j == 1 || j == 2) { /* the others are of other tiles, too */
+                ask_for(pixel[4 + j] + c);
+                ask_for(pixel[8 + j] + c);
+            }
             t[0][j] = d0 - d2;
             t[1][j] = d1 + d2;
             t[2][j] = d2 - d1;
@@ -79,6 +83,8 @@ static void transform_output_grad(const real *const *pixel, int64_t begin, int64
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {
             const vector d0 = vector_load(pixel[j] + k), d1 = vector_load(pixel[2 + j] + k);
+            ask_for(pixel[j] + k);
+            ask_for(pixel[2 + j] + k);
             t[0][j] = d0;
             t[1][j] = d0 + d1;
             t[2][j] = d0 - d1;
@@ -185,6 +191,8 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
                 const int64_t oy = row + i / 2, ox = column + i % 2;
                 const int inside = oy < all.out_h && ox < all.out_w;
                 pixel[t][i] = inside ? y + ((image * all.out_h + oy) * all.out_w + ox) * v->filters : NULL;
+                for (int64_t k = 0; inside && k < v->filters; k += PER_VECTOR)
+                    __builtin_prefetch(pixel[t][i] + k, 1); /* is there when the products are done */
             }
         }
         for (int64_t k = 0; k < v->filters; k += p.width) {
