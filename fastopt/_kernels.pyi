@@ -55,6 +55,9 @@ class Remembered:
 @final
 class Layer:
     def __new__(cls, name: str) -> Layer: ...
+    def check(
+        self, arrays: tuple[Array | None, ...], sizes: tuple[int, ...], scalars: tuple[float, ...] = ()
+    ) -> None: ...
     def __call__(
         self, arrays: tuple[Array | None, ...], sizes: tuple[int, ...], scalars: tuple[float, ...] = ()
     ) -> None: ...

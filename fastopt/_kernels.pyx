@@ -2,7 +2,7 @@
 # cython: binding=False
 """The only bridge to C: buffers become pointers, and kernels run without the GIL.
 
-No arithmetic and no policy. An array either fits exactly (its format, shape, order in memory, writable where it
+No arithmetic and no policy, but for two checks that are too slow in Python. An array either fits exactly (its format, shape, order in memory, writable where it
 is written, apart from the others) or the call refuses with `Misfit`, nothing written; `checks.py` then says why.
 """
 import os
@@ -681,6 +681,13 @@ cdef class Layer:
         return True
 
     def __call__(self, tuple arrays, tuple sizes, tuple scalars=()):
+        self.use(arrays, sizes, scalars, True)
+
+    def check(self, tuple arrays, tuple sizes, tuple scalars=()):
+        """Raise Misfit where a call would, and do nothing else."""
+        self.use(arrays, sizes, scalars, False)
+
+    cdef int use(self, tuple arrays, tuple sizes, tuple scalars, bint run) except -1:
         cdef buffer view[FASTOPT_MAX_ARRAYS]
         cdef void *pointer[FASTOPT_MAX_ARRAYS]
         cdef int64_t size[FASTOPT_MAX_ARRAYS]
@@ -710,6 +717,8 @@ cdef class Layer:
                 real = FASTOPT_FLOAT
             if not self.fit(view, size, real):
                 raise Misfit("layer")
+            if not run:
+                return 0
             if total < KEEP_GIL_BELOW:
                 fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar, total)
             else:

@@ -250,12 +250,12 @@ if TYPE_CHECKING:
 # the table cannot say (that labels lie in a range, the shapes of pooling and patches) is checked beforehand.
 
 
-def _like(name: str, x: Array, out: Array | None) -> Array:
-    """A new array like x, or the one to write to that was given."""
+def _like(name: str, x: Array, out: Array | None, shape: tuple[int, ...] | None = None) -> Array:
+    """A new array like x (or of `shape`), or the one to write to that was given."""
     if not isinstance(x, np.ndarray) or x.nbytes > 1 << 20:  # memory that a refusal would waste
         checks.array(name, x)
     if out is None:
-        return np.empty(x.shape, x.dtype)
+        return np.empty(x.shape if shape is None else shape, x.dtype)
     return out if isinstance(out, np.ndarray) else checks.array("out", out)
 
 
@@ -954,7 +954,7 @@ def batch_norm_forward(
     max_pool : int or (int, int), optional
         For images (n, h, w, c), channels last: the size of the windows of a `max_pool_forward` that is then applied,
         without dropout. It is taken in the same pass, and y (n, h // size, w // size, c) has the same bits as that of
-        both one after the other; so does dx from the same dscale and dshift, which are sums in another order.
+        both one after the other. Gradients are the same but for rounding: dscale and dshift are sums in another order.
     out : ndarray like y, optional
         Where to write y.
     mean, inv_std : float64 ndarray (c,), optional
@@ -974,8 +974,10 @@ def batch_norm_forward(
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
     """
-    pool, pooled = (None, None) if max_pool is None else _norm_windows(x, axis, max_pool)
-    y = _like("x", x, out) if pool is None else checks.output("out", out, x, shape=pooled, apart_from={"x": x})
+    pool, shape = (None, None) if max_pool is None else _norm_windows(("x", "axis", "max_pool"), x, axis, max_pool)
+    if pool is None and chosen is not None:
+        raise ValueError("chosen must not be given without max_pool")
+    y = _like("x", x, out, shape)
     outer, channels, inner = sizes = _channels("x", x.shape, axis)
     training, eps, new_weight, unbiased, behind, threshold, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
@@ -992,21 +994,25 @@ def batch_norm_forward(
     if training and running_mean is not None and unbiased and count == 1:
         raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
 
-    vectors = scale, shift, running_mean, running_var
-    given = channels, x, vectors, training, pooled, out, y, mean, inv_std, sums, chosen
+    vectors, work = (scale, shift, running_mean, running_var), (mean, inv_std, sums, chosen)
     try:
-        if pool is not None:
-            _explain_batch_norm_forward(*given)  # before the first of several kernels
-        elif not training:
-            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
-            return y, None
-        if not training:
-            statistics = np.asarray(running_mean, np.float64), 1 / np.sqrt(np.asarray(running_var, np.float64) + eps)
-        else:
+        statistics: tuple[Any, Any] = None, None
+        if training:
             statistics = (
                 np.empty(channels) if mean is None else mean,
                 np.empty(channels) if inv_std is None else inv_std,
             )
+        if pool is not None:
+            chosen = None if not training else np.empty_like(y) if chosen is None else chosen
+            pooling = (
+                (x, scale, shift, *statistics, running_mean, running_var, y, chosen),
+                (*x.shape, *pool, behind),
+                (eps,),
+            )
+            if y.shape != shape:
+                raise _kernels.Misfit("shape")
+            _batch_norm_max_pool_forward.check(*pooling)  # before the first of several kernels
+        if training:
             sums = _norm_sums(x, axis, sums)
             if sums is not None:
                 _batch_norm_sums((x, sums), sizes)
@@ -1015,11 +1021,12 @@ def batch_norm_forward(
                 (*sizes, behind, seed, counter, threshold),
                 (eps, new_weight, count / (count - 1) if unbiased and count > 1 else 1.0, factor),
             )
+        elif pool is None:
+            _batch_norm_inference((x, scale, shift, running_mean, running_var, y), (*sizes, behind), (eps,))
         if pool is not None:
-            chosen = None if not training else np.empty_like(y) if chosen is None else chosen
-            _batch_norm_max_pool_forward((x, scale, shift, *statistics, y, chosen), (*x.shape, *pool, behind))
+            _batch_norm_max_pool_forward(*pooling)
     except _kernels.Misfit:
-        _explain_batch_norm_forward(*given)
+        _explain_batch_norm_forward(x, channels, shape, vectors, training, out, y, work)
         raise
     if not training:
         return y, None
@@ -1031,17 +1038,14 @@ def batch_norm_forward(
 
 
 def _explain_batch_norm_forward(
-    channels: int,
     x: Array,
+    channels: int,
+    shape: tuple[int, ...] | None,
     vectors: tuple[Array | None, ...],
     training: bool,
-    pooled: tuple[int, ...] | None,
     out: Array | None,
     y: Array,
-    mean: Array | None,
-    inv_std: Array | None,
-    sums: Array | None,
-    chosen: Array | None,
+    work: tuple[Array | None, ...],
 ) -> None:
     """Say which array does not fit."""
     checks.array("x", x)
@@ -1050,9 +1054,10 @@ def _explain_batch_norm_forward(
     for name, vector in given.items():
         running = name.startswith("running")
         checks.array(name, vector, dtype=x.dtype, shape=(channels,), writable=training and running)
-    checks.output("out", out, x, shape=pooled, apart_from={"x": x, **given})
+    checks.output("out", out, x, shape=shape, apart_from={"x": x, **given})
     checks.apart({"x": x, **given})
     double = np.dtype(np.float64), (channels,)
+    mean, inv_std, sums, chosen = work
     _explain_outputs(
         {"x": x, "out": y, **given},
         mean=(mean, *double),
@@ -1062,15 +1067,17 @@ def _explain_batch_norm_forward(
     )
 
 
-def _norm_windows(x: Array, axis: int, max_pool: Pair) -> tuple[tuple[int, int], tuple[int, ...]]:
+def _norm_windows(
+    names: tuple[str, str, str], x: Array, axis: int, max_pool: Pair
+) -> tuple[tuple[int, int], tuple[int, ...]]:
     """The size of windows of images whose channels are last, and the shape of what they make of them."""
-    shape = checks.array("x", x, ndim=4).shape
-    if checks.second_or_last("axis", axis, 4) != 3:
-        raise ValueError(f"axis must be -1 with max_pool, got {axis}")
-    size = checks.pair("max_pool", max_pool, 1)
-    if size[0] > shape[1] or size[1] > shape[2]:
-        raise ValueError(f"max_pool must be at most the size of the images, {shape[1:3]}, got {size}")
-    return size, (shape[0], shape[1] // size[0], shape[2] // size[1], shape[3])
+    n, h, w, channels = checks.array(names[0], x, ndim=4).shape
+    if checks.second_or_last(names[1], axis, 4) != 3:
+        raise ValueError(f"{names[1]} must be -1 with max_pool, got {axis}")
+    size = checks.pair(names[2], max_pool, 1)
+    if size[0] > h or size[1] > w:
+        raise ValueError(f"{names[2]} must be at most the size of the images, {(h, w)}, got {size}")
+    return size, (n, h // size[0], w // size[1], channels)
 
 
 @_kernels.Remembered
@@ -1107,7 +1114,7 @@ def batch_norm_backward(
     dy : ndarray like y
         The gradient with respect to y.
     cache : BatchNormCache
-        From `batch_norm_forward`; x, scale and shift, and after dropout y, must be unchanged since.
+        From `batch_norm_forward`; x, scale and shift, after dropout y and after max pooling `chosen` must be unchanged.
     out : ndarray like x, optional
         Where to write dx; after max pooling this may be x itself.
     dscale, dshift : ndarray (c,), optional
@@ -1126,27 +1133,31 @@ def batch_norm_backward(
     behind = checks.flag("cache.relu", relu) + (y is not None)
     factor = checks.number("cache.factor", factor)
     sizes = _channels("cache.x", x.shape, axis, "cache.axis")
-    pool, pooled = (None, x.shape) if max_pool is None else _norm_windows(x, axis, max_pool)
+    pool, shape = None, x.shape
+    if max_pool is not None:
+        pool, shape = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, max_pool)
     dx = _like("cache.x", x, out)
     dlearnt = [np.empty(sizes[1], x.dtype) if given is None else given for given in (dscale, dshift)]
-
-    given = dy, cache, pooled, out, dx, dscale, dshift, sums
+    statistics = scale, shift, mean, inv_std
     try:
-        seen = x
-        if pool is not None:
-            _explain_batch_norm_backward(*given)  # before the first of several kernels
-            seen, sizes = checks.array("cache.chosen", chosen), (math.prod(pooled[:3]), sizes[1], 1)
-        statistics = scale, shift, mean, inv_std
-        sums = _norm_sums(seen, axis, sums)
-        if sums is not None:
-            _batch_norm_grad_sums((dy, seen, *statistics, y, sums), (*sizes, behind), (factor,))
-        _batch_norm_backward(
-            (dy, seen, *statistics, y, sums, dx if pool is None else None, *dlearnt), (*sizes, behind), (factor,)
-        )
-        if pool is not None:
-            _batch_norm_max_pool_backward((dy, chosen, x, *statistics, *dlearnt, dx), (*x.shape, *pool, behind))
+        if pool is None:
+            sums = _norm_sums(x, axis, sums)
+            if sums is not None:
+                _batch_norm_grad_sums((dy, x, *statistics, y, sums), (*sizes, behind), (factor,))
+            _batch_norm_backward((dy, x, *statistics, y, sums, dx, *dlearnt), (*sizes, behind), (factor,))
+        else:
+            pooling = (dy, chosen, x, *statistics, *dlearnt, dx), (*x.shape, *pool, behind)
+            _batch_norm_max_pool_backward.check(*pooling)  # before the first of several kernels
+            if dy.shape != shape or any(np.may_share_memory(given, x) for given in dlearnt):
+                raise _kernels.Misfit("shape or memory")
+            sizes = dy.size // sizes[1] if sizes[1] else 0, sizes[1], 1
+            sums = _norm_sums(dy, axis, sums)
+            if sums is not None:
+                _batch_norm_grad_sums((dy, chosen, *statistics, None, sums), (*sizes, behind), (1.0,))
+            _batch_norm_backward((dy, chosen, *statistics, None, sums, None, *dlearnt), (*sizes, behind), (1.0,))
+            _batch_norm_max_pool_backward(*pooling)
     except _kernels.Misfit:
-        _explain_batch_norm_backward(*given)
+        _explain_batch_norm_backward(dy, cache, shape, out, dx, dscale, dshift, sums)
         raise
     if not x.size:
         for empty in dlearnt:
@@ -1157,7 +1168,7 @@ def batch_norm_backward(
 def _explain_batch_norm_backward(
     dy: Array,
     cache: BatchNormCache,
-    pooled: tuple[int, ...],
+    shape: tuple[int, ...],
     out: Array | None,
     dx: Array,
     dscale: Array | None,
@@ -1166,15 +1177,15 @@ def _explain_batch_norm_backward(
 ) -> None:
     """Say which array does not fit."""
     x, channels = checks.array("cache.x", cache.x), cache.x.shape[cache.axis]
-    inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=pooled), "cache.x": x}
+    inputs = {"dy": checks.array("dy", dy, dtype=x.dtype, shape=shape), "cache.x": x}
     for name in ("mean", "inv_std"):
         inputs[f"cache.{name}"] = checks.array(
             f"cache.{name}", getattr(cache, name), dtype=np.float64, shape=(channels,)
         )
-    for name, shape in (("scale", (channels,)), ("shift", (channels,)), ("y", x.shape), ("chosen", pooled)):
+    for name, wanted in (("scale", (channels,)), ("shift", (channels,)), ("y", x.shape), ("chosen", shape)):
         value = getattr(cache, name)
         if value is not None or (name == "chosen" and cache.max_pool is not None):
-            inputs[f"cache.{name}"] = checks.array(f"cache.{name}", value, dtype=x.dtype, shape=shape)
+            inputs[f"cache.{name}"] = checks.array(f"cache.{name}", value, dtype=x.dtype, shape=wanted)
     checks.output("out", out, x, apart_from=inputs, in_place="" if cache.max_pool is None else "cache.x")
     like, work = (x.dtype, (channels,)), (sums, np.dtype(np.float64), () if sums is None else sums.shape)
     _explain_outputs({**inputs, "out": dx}, dscale=(dscale, *like), dshift=(dshift, *like), sums=work)
@@ -1186,8 +1197,8 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
     the order that one thread would add them up in.
     """
-    threads = _kernels.get_num_threads()
-    return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
+    sizes, threads = _channels("x", shape, axis), _kernels.get_num_threads()
+    return None if threads == 1 else _norm_sums_shape(sizes, threads)
 
 
 @_kernels.Remembered
@@ -1754,7 +1765,8 @@ def conv2d_weight_grad(
     sums : ndarray (16, c, k), optional
         Where to sum up meanwhile, for `winograd`.
     dbias : ndarray (k,), optional
-        Where to write the gradient with respect to the bias: the sum of dy over pixels.
+        Where to write the gradient with respect to the bias: the sum of dy over pixels, taken as those of the weights
+        are, by blocks in the real type (`bias_backward` goes over to double).
 
     Returns
     -------

@@ -11,7 +11,7 @@ import pytest
 from conftest import by_hand
 
 import fastopt
-from fastopt import checks, functional
+from fastopt import _kernels, checks, functional
 from fastopt.hyper import Choice, Flag, Limit
 from fastopt.optimizers import OPTIMIZERS
 
@@ -699,7 +699,60 @@ def test_a_wrong_cache(change, message):
         F.batch_norm_backward(np.ones((4, 3)), cache._replace(**change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": None}, r"cache\.chosen must be a NumPy array"),
+        ({"chosen": np.ones((1, 2, 2, 2), np.float32)}, r"cache\.chosen must have shape \(1, 2, 1, 2\)"),
+        ({"x": np.ones((4, 3))}, r"cache\.x must have 4 dimensions"),
+        ({"axis": 1}, r"cache\.axis must be -1 with max_pool, got 1"),
+        ({"max_pool": (5, 1)}, r"cache\.max_pool must be at most the size of the images, \(4, 3\), got \(5, 1\)"),
+    ],
+)
+def test_a_wrong_cache_of_max_pooling(change, message):
+    dscale, before = np.ones(2, np.float32), np.ones(2, np.float32)
+    with pytest.raises((TypeError, ValueError), match=message):
+        F.batch_norm_backward(POOLED, POOL_CACHE._replace(**change), dscale=dscale)
+    np.testing.assert_array_equal(dscale, before)
+
+
+def test_what_max_pooling_refuses_beside(refuses):
+    """And what it takes: one array for scale and shift, which is only read."""
+    vector = ramp(2)
+    F.batch_norm_forward(IMAGE, vector, vector, axis=-1, max_pool=2)
+    running = ramp(2), ramp(2)
+    memory = np.ones(POOLED.size, np.float32)
+    refuses(
+        lambda: F.batch_norm_forward(
+            IMAGE, None, None, memory[:2], running[1], axis=-1, max_pool=2, out=memory.reshape(POOLED.shape)
+        ),
+        "(out and running_mean|running_mean and out) must not overlap",
+        memory,
+        running[1],
+    )
+    refuses(
+        lambda: F.batch_norm_forward(IMAGE, axis=-1, chosen=POOLED), "chosen must not be given without max_pool", IMAGE
+    )
+    x = POOL_CACHE.x
+    refuses(
+        lambda: F.batch_norm_backward(POOLED, POOL_CACHE, dscale=x.reshape(-1)[:2]),
+        r"(dscale and cache\.x|cache\.x and dscale) must not overlap",
+        x,
+    )
+
+
 # ---- What a cache or a shortcut must not hide ------------------------------------------------------
+
+
+def test_what_is_remembered():
+    calls = []
+    function = _kernels.Remembered(lambda *values: calls.append(values) or len(calls))
+    assert [function(1, (2, 3)), function(1, (2, 3)), function(True, (2, 3)), function(1.0, (2, 3))] == [1, 1, 2, 3]
+    assert [function(1, (2, 3)), function([]), function([])] == [1, 4, 5]
+    number = Changing(0.0)
+    assert [function(number), function(number), function(np.float64(2)), function(np.float64(2))] == [6, 7, 8, 9]
+    assert [function(i) for i in range(100)] == list(range(10, 110))
+    assert [function(99), function(0)] == [109, 110]
 
 
 class Changing:

@@ -315,6 +315,11 @@ def group_norm_backward(x, shape, groups):
     return functional.group_norm_backward(x(*shape), cache)
 
 
+def weight_and_bias_grad(x, dy, *how, **options):
+    dbias = np.empty(dy.shape[-1], dy.dtype)
+    return functional.conv2d_weight_grad(x, dy, *how, **options, dbias=dbias), dbias
+
+
 def batch_norm_max_pool(x):
     c = IMAGES[-1]
     y, cache = functional.batch_norm_forward(x(*IMAGES), x(c), x(c), axis=-1, relu=True, max_pool=(3, 2))
@@ -385,12 +390,8 @@ RUN = {
     "conv_pack": lambda x: [functional.conv2d_input_grad(x(9, 31, 29, 64), x(3, 3, 30, 64), IMAGES)],
     "conv_forward": lambda x: [functional.conv2d(x(*IMAGES), x(3, 2, 30, 45), x(45), (2, 1), (1, 2), relu=True)],
     "conv_weight_grad": lambda x: [
-        out
-        for dbias in (x(48),)
-        for dweight in [
-            functional.conv2d_weight_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2), dbias=dbias)
-        ]
-        for out in (dweight, dbias)
+        *weight_and_bias_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2)),
+        *weight_and_bias_grad(x(9, 65, 60, 1), x(9, 65, 60, 80), 3, 1, 1),
     ],
     "winograd_pack": lambda x: [
         functional.conv2d_input_grad(x(9, 31, 29, 48), x(3, 3, 80, 48), (9, 33, 31, 80), winograd=True)
@@ -399,11 +400,9 @@ RUN = {
         functional.conv2d(x(9, 33, 31, 48), x(3, 3, 48, 32), x(32), 1, 1, relu=True, winograd=True)
     ],
     "winograd_weight_grad": lambda x: [
-        out
+        grad
         for c, k in ((80, 16), (32, 48))
-        for dbias in (x(k),)
-        for dweight in [functional.conv2d_weight_grad(x(9, 33, 31, c), x(9, 31, 29, k), 3, winograd=True, dbias=dbias)]
-        for out in (dweight, dbias)
+        for grad in weight_and_bias_grad(x(9, 33, 31, c), x(9, 31, 29, k), 3, winograd=True)
     ],
     "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
     "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],

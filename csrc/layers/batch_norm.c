@@ -573,6 +573,16 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
     }
 }
 
+static void running_statistics(int64_t first, int64_t n, const real *running_mean, const real *running_var, double eps,
+                               double *mean, double *inv_std)
+{
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        mean[j] = running_mean[first + j];
+        inv_std[j] = 1 / sqrt(running_var[first + j] + eps);
+    }
+}
+
 static void batch_norm_inference(void *const *array, const int64_t *size, const double *scalar,
                                  struct fastopt_share share)
 {
@@ -589,11 +599,7 @@ static void batch_norm_inference(void *const *array, const int64_t *size, const 
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
         t = tile_at(first, own.end, size, (struct elements){x, x, x, y, 1});
         double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS];
-#pragma omp simd
-        for (int64_t j = 0; j < t.channels; ++j) {
-            mean[j] = running_mean[first + j];
-            inv_std[j] = 1 / sqrt(running_var[first + j] + eps);
-        }
+        running_statistics(first, t.channels, running_mean, running_var, eps, mean, inv_std);
         set_affine(&t, mean, inv_std, scale, shift, &s);
         pass(WRITE_Y, behind, &t, &s);
     }

@@ -5,8 +5,8 @@
  *
  *   dx = a (dy if x won, else 0, - dshift / count - c dscale inv_std / count),  c = x - mean,  a = scale inv_std
  *
- * As no others have a gradient, batch_norm_backward makes dscale and dshift of dy and chosen alone.
- */
+ * As no others have a gradient, batch_norm_backward makes dscale and dshift of dy and chosen alone. What is known of
+ * channels comes from batch_norm.c. */
 #include "lanes.h"
 #include "share.h"
 
@@ -21,45 +21,24 @@ struct channel_terms {
     real slope[TOGETHER], offset[TOGETHER];                 /* dx = dy factor - (x - high) slope + offset */
 };
 
-/* Up to PER_VECTOR elements, and zeros. */
-INLINE vector load_some(const real *x, int64_t n)
-{
-    if (n == PER_VECTOR)
-        return vector_load(x);
-    real some[PER_VECTOR] = {0};
-    memcpy(some, x, n * sizeof(real));
-    return vector_load(some);
-}
-
-INLINE void store_some(real *x, vector a, int64_t n)
-{
-    if (n == PER_VECTOR) {
-        vector_store(x, a);
-        return;
-    }
-    real some[PER_VECTOR];
-    vector_store(some, a);
-    memcpy(x, some, n * sizeof(real));
-}
-
 /* Of n channels from c on, y, and chosen if given. */
 INLINE void pool_some(const struct pooled_norm *p, int64_t size_h, int64_t size_w, const struct channel_terms *t,
                       int64_t c, int64_t n, const real *x, real *y, real *chosen)
 {
     const vector high = vector_load(t->high + c), factor = vector_load(t->factor + c);
     const vector shift = vector_load(t->shift + c);
-    vector choice = load_some(x + c, n), best = (choice - high) * factor + shift;
+    vector choice = vector_load_some(x + c, n), best = (choice - high) * factor + shift;
     for (int64_t ky = 0; ky < size_h; ++ky)
         for (int64_t kx = ky == 0; kx < size_w; ++kx) {
-            const vector next = load_some(x + (ky * p->w + kx) * p->channels + c, n);
+            const vector next = vector_load_some(x + (ky * p->w + kx) * p->channels + c, n);
             const vector normal = (next - high) * factor + shift;
             const word_vector wins = ~(word_vector)(best >= normal) & (word_vector)(best == best); /* as in pooling.c */
             best = (vector)(((word_vector)normal & wins) | ((word_vector)best & ~wins));
             choice = (vector)(((word_vector)next & wins) | ((word_vector)choice & ~wins));
         }
-    store_some(y + c, p->relu ? vector_gate(best, best) : best, n);
+    vector_store_some(y + c, p->relu ? vector_gate(best, best) : best, n);
     if (chosen)
-        store_some(chosen + c, choice, n);
+        vector_store_some(chosen + c, choice, n);
 }
 
 INLINE void pool_window(const struct pooled_norm *p, int64_t size_h, int64_t size_w, const struct channel_terms *t,
@@ -77,16 +56,22 @@ static void batch_norm_max_pool_forward(void *const *array, const int64_t *size,
 {
     const struct pooled_norm *p = (const void *)size;
     const real *x = array[0], *scale = array[1], *shift = array[2];
-    const double *mean = array[3], *inv_std = array[4];
-    real *y = array[5], *chosen = array[6];
+    const double *mean = array[3], *inv_std = array[4], eps = scalar[0];
+    real *y = array[7], *chosen = array[8];
     const int64_t out_h = p->h / p->size_h, out_w = p->w / p->size_w;
     const struct range rows = own_range(p->n * out_h, 1, share);
-    (void)scalar;
 
     for (int64_t first = 0, count; first < p->channels; first += count) {
         struct channel_terms t = {0};
+        double means[TOGETHER], inv_stds[TOGETHER];
         count = least(p->channels - first, TOGETHER);
-        affine(first, count, mean + first, inv_std + first, scale, shift, t.high, t.factor, t.shift);
+        if (mean) {
+            memcpy(means, mean + first, count * sizeof *means);
+            memcpy(inv_stds, inv_std + first, count * sizeof *inv_stds);
+        } else {
+            running_statistics(first, count, array[5], array[6], eps, means, inv_stds);
+        }
+        affine(first, count, means, inv_stds, scale, shift, t.high, t.factor, t.shift);
         for (int64_t row = rows.begin; row < rows.end; ++row)
             for (int64_t column = 0; column < out_w; ++column) {
                 const int64_t corner = (row / out_h * p->h + row % out_h * p->size_h) * p->w + column * p->size_w;
@@ -109,10 +94,10 @@ INLINE void unpool_some(const struct pooled_norm *p, int64_t size_h, int64_t siz
     vector choice = {0};
     word_vector prize = {0}; /* until the winner is found */
     if (dy) {
-        vector d = load_some(dy + c, n);
+        vector d = vector_load_some(dy + c, n);
         ask_for(dy + c);
         ask_for(chosen + c);
-        choice = load_some(chosen + c, n);
+        choice = vector_load_some(chosen + c, n);
         if (p->relu)
             d = vector_gate(d, (choice - high) * factor + vector_load(t->shift + c));
         prize = (word_vector)(d * factor);
@@ -120,12 +105,12 @@ INLINE void unpool_some(const struct pooled_norm *p, int64_t size_h, int64_t siz
     for (int64_t ky = 0; ky < size_h; ++ky)
         for (int64_t kx = 0; kx < size_w; ++kx) {
             const int64_t at = (ky * p->w + kx) * p->channels + c;
-            const vector next = load_some(x + at, n);
+            const vector next = vector_load_some(x + at, n);
             const word_vector wins = (word_vector)(next == choice);
             ask_to_write(dx + at);
             if (dx != x)
                 ask_for(x + at);
-            store_some(dx + at, (vector)(prize & wins) - (next - high) * slope + offset, n);
+            vector_store_some(dx + at, (vector)(prize & wins) - (next - high) * slope + offset, n);
             prize &= ~wins;
         }
 }

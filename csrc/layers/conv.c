@@ -39,13 +39,6 @@ struct product {
     int relu;
 };
 
-INLINE vector some(const real *x, int64_t n)
-{
-    real copy[PER_VECTOR] = {0};
-    memcpy(copy, x, n * sizeof(real));
-    return vector_load(copy);
-}
-
 /* The block of so many lines of `rows` j each, and so many vectors of k; all are constants. */
 INLINE void block(const struct product *p, int lines, int rows, int vectors)
 {
@@ -74,22 +67,13 @@ INLINE void block(const struct product *p, int lines, int rows, int vectors)
     for (int j = 0; j < lines * rows; ++j)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
-            real *out = p->out + j * p->step_out + v * PER_VECTOR;
-            const int whole = v < vectors - 1 || last == PER_VECTOR;
+            const int64_t at = v * PER_VECTOR, wide = v < vectors - 1 ? PER_VECTOR : last;
             vector y = sum[j * vectors + v];
-            if (p->start) {
-                const real *start = p->start + j * p->step_start + v * PER_VECTOR;
-                y += whole ? vector_load(start) : some(start, last);
-            }
+            if (p->start)
+                y += vector_load_some(p->start + j * p->step_start + at, wide);
             if (p->relu)
                 y = vector_gate(y, y);
-            if (whole) {
-                vector_store(out, y);
-            } else {
-                real copy[PER_VECTOR];
-                vector_store(copy, y);
-                memcpy(out, copy, last * sizeof(real));
-            }
+            vector_store_some(p->out + j * p->step_out + at, y, wide);
         }
 }
 
@@ -158,8 +142,10 @@ static void add_rows(const real *dy, int64_t rows, int64_t step, int64_t filters
     for (int64_t k = 0; k < filters; k += PER_VECTOR) {
         vector sum[4] = {0}; /* or each addition would wait for the one before it */
         for (int64_t row = 0; row < rows; row += 4)
-            for (int64_t i = 0; i < 4 && row + i < rows; ++i)
-                sum[i] += vector_load(dy + (row + i) * step + k);
+#pragma GCC unroll 4
+            for (int64_t i = 0; i < 4; ++i)
+                if (row + i < rows)
+                    sum[i] += vector_load(dy + (row + i) * step + k);
         vector_store(dbias + k, vector_load(dbias + k) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
     }
 }
@@ -255,11 +241,12 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     /* So few places that a row of the kernel alone would wait for its sums: all go together. */
     const int few = v->size_h == 3 && run == 3;
     const int64_t blocks = few ? 1 : (run + BLOCK - 1) / BLOCK;
-    const struct range own = own_range(few ? 1 : v->size_h * blocks, 1, share);
+    const struct range whole = {0, few ? 1 : v->size_h * blocks};
+    const struct range own = few ? whole : own_range(whole.end, 1, share);
+    const struct range filters = few ? own_range(v->filters, 16, share) : (struct range){0, v->filters};
     int64_t together = minimum((ENOUGH + out_w - 1) / out_w, MOST_RUNS);
     while (together > 1 && ((together - 1) * v->stride_h + v->size_h) * width > SCRATCH)
         --together;
-    const struct padded padded = padded_rows(v, pixels, (together - 1) * v->stride_h + v->size_h, scratch);
     struct product p;
     p.length = out_w;
     p.step_j = 1;
@@ -268,18 +255,20 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     p.step_b = p.step_start = p.step_out = v->filters;
     p.relu = 0;
     (void)scalar;
-    if (share.index > 0)
+    if (share.index > 0 && !few)
         dbias = NULL;
-    if (own.begin == own.end && !dbias)
+    if ((own.begin == own.end && !dbias) || filters.begin == filters.end)
         return;
+    const struct padded padded = padded_rows(v, pixels, (together - 1) * v->stride_h + v->size_h, scratch);
 
     for (int64_t unit = own.begin; unit < own.end; ++unit) {
         const int64_t at = unit / blocks * run + unit % blocks * BLOCK;
         const int64_t n = few ? 9 : minimum(run - unit % blocks * BLOCK, BLOCK);
-        memset(dweight + at * v->filters, 0, n * v->filters * sizeof(real));
+        for (int64_t j = at; j < at + n; ++j)
+            memset(dweight + j * v->filters + filters.begin, 0, (filters.end - filters.begin) * sizeof(real));
     }
     if (dbias)
-        memset(dbias, 0, v->filters * sizeof(real));
+        memset(dbias + filters.begin, 0, (filters.end - filters.begin) * sizeof(real));
     for (int64_t image = 0; image < v->n; ++image)
         for (int64_t first = 0, rows; first < out_h; first += rows) {
             rows = minimum(out_h - first, together);
@@ -287,13 +276,14 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
             for (int64_t row = 0; row < high; ++row)
                 if (top + row >= 0 && top + row < v->h)
                     padded_row(&padded, row, x + (image * v->h + top + row) * v->w * v->c);
-                else
+                else if (few)
                     memset(scratch + row * width, 0, width * sizeof(real));
             const real *d = dy + (image * out_h + first) * out_w * v->filters;
             if (dbias)
-                add_rows(d, rows * out_w, v->filters, v->filters, dbias);
-            for (int64_t k = 0; k < v->filters; k += p.width) {
-                p.width = minimum(v->filters - k, few ? PER_VECTOR : WIDE * PER_VECTOR);
+                add_rows(d + filters.begin, rows * out_w, v->filters, filters.end - filters.begin,
+                         dbias + filters.begin);
+            for (int64_t k = filters.begin; k < filters.end; k += p.width) {
+                p.width = minimum(filters.end - k, few ? PER_VECTOR : WIDE * PER_VECTOR);
                 for (int64_t unit = own.begin; unit < own.end; ++unit) {
                     const int64_t ky = unit / blocks, i = unit % blocks * BLOCK;
                     p.count = 0;

@@ -32,6 +32,27 @@ INLINE void vector_store(real *x, vector a)
     *(unaligned_vector *)x = a;
 }
 
+/* The first n elements, at most PER_VECTOR, and zeros. */
+INLINE vector vector_load_some(const real *x, int64_t n)
+{
+    if (n == PER_VECTOR)
+        return vector_load(x);
+    real some[PER_VECTOR] = {0};
+    memcpy(some, x, n * sizeof(real));
+    return vector_load(some);
+}
+
+INLINE void vector_store_some(real *x, vector a, int64_t n)
+{
+    if (n == PER_VECTOR) {
+        vector_store(x, a);
+        return;
+    }
+    real some[PER_VECTOR];
+    vector_store(some, a);
+    memcpy(x, some, n * sizeof(real));
+}
+
 /* The elements of a, or 0 where those of gate are <= 0. */
 INLINE vector vector_gate(vector a, vector gate)
 {
@@ -74,8 +95,8 @@ INLINE void lanes_prefetch(const real *x, int64_t ahead)
         __builtin_prefetch((const void *)(start + byte));
 }
 
-/* Ask for memory a page further on: processors do not look that far ahead, and where the caches are cold such a loop
- * takes half as long. */
+/* Ask for memory a page further on, farther than processors look ahead: where the caches are cold, a loop that does
+ * takes half the time of one that does not. */
 enum { PAGE = 4096 };
 
 INLINE void ask_for(const real *x)

@@ -191,7 +191,7 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
                 const int64_t oy = row + i / 2, ox = column + i % 2;
                 const int inside = oy < all.out_h && ox < all.out_w;
                 pixel[t][i] = inside ? y + ((image * all.out_h + oy) * all.out_w + ox) * v->filters : NULL;
-                for (int64_t k = 0; inside && k < v->filters; k += PER_VECTOR)
+                for (int64_t k = 0; inside && k < v->filters; k += LINE_OF_REALS)
                     __builtin_prefetch(pixel[t][i] + k, 1); /* is there when the products are done */
             }
         }

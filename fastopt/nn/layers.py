@@ -44,8 +44,6 @@ class Layer:
     classes: ClassVar[dict[str, type[Layer]]] = {}
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
-    #: Whether `backward` takes ``overwrite=True``, and then may write the gradient of the input over the input.
-    may_overwrite_input: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         Layer.classes[cls.__name__] = cls
@@ -91,13 +89,18 @@ class Layer:
     def fuses(self, behind: Sequence[Layer]) -> int:
         """How many of the layers that come right behind this one `forward` also takes over, given as ``fused=``.
 
-        `backward` then takes over theirs; results are the same.
+        `backward` then takes over theirs; results are the same, but for rounding where sums go in another order.
         """
         return 0
 
     def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
-        """Whether `backward` reads what `forward` returned, with such layers fused."""
+        """Whether `backward` may read what `forward` returned, with such layers fused, or anybody else may: an input
+        that is handed on, say."""
         return True
+
+    def may_overwrite_input(self, fused: tuple[Layer, ...]) -> bool:
+        """Whether `backward` takes ``overwrite=True``, and then may write the gradient of the input over the input."""
+        return False
 
     def adopt(self, params: Mapping[str, Array]) -> None:
         """Use these arrays, which hold the same values, in the place of those `params`."""
@@ -181,7 +184,7 @@ class _Affine(Layer):
         return relu + bool(activated and len(behind) > relu and type(behind[relu]) is Dropout)
 
     def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
-        return bool(self.activation or fused)
+        return type(self) not in (Dense, Conv2D) or bool(self.activation or fused)
 
     def _tail(self, fused: tuple[Layer, ...], training: bool) -> _Tail:
         dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None

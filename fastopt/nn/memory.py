@@ -4,6 +4,7 @@ Each pass of a layer takes `memory` and asks it for every array that it writes::
 
     y = memory.array("y", shape, dtype)        # uninitialised
     dweight = memory.grad("weight", weight)    # where the gradient of a parameter goes
+    dx = memory.over("dx", x)                  # x itself, perhaps, where nothing reads that any more
 
 A name serves one purpose in a layer, so what forward leaves for backward is not overwritten before that has read it.
 What is read by the next layer alone goes by the names of `GRADIENTS` or `OUTPUTS`, and may lie where an earlier layer

@@ -89,7 +89,7 @@ class Sequential(Composite):
     def workspace(self) -> Workspace:
         """Memory for passes over this model, in which results are overwritten by the next pass: what `fit` uses.
 
-        Gradients lie side by side in one block, in the order of `params`.
+        Gradients lie side by side in one block, in the order of `params`. What forward leaves serves one backward pass.
         """
         return Workspace(arena.flatten(self.params).grads)
 
@@ -120,6 +120,8 @@ class Sequential(Composite):
             layer = self.layers[i]
             skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
             dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **options, **skip)
+            if options and memory is not FRESH:
+                cache[i] = None  # what it holds may be overwritten
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
                 grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
@@ -285,7 +287,7 @@ def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any], dic
     while i < len(layers):
         layer, count = layers[i], layers[i].fuses(layers[i + 1 :])
         fused = tuple(layers[i + 1 : i + 1 + count])
-        overwrite = layer.may_overwrite_input and not kept
+        overwrite = not kept and layer.may_overwrite_input(fused)
         stages.append((i, str(i), {"fused": fused} if fused else {}, {"overwrite": True} if overwrite else {}))
         kept = layer.keeps_output(fused)
         i += 1 + count

@@ -19,7 +19,7 @@ class BatchNorm(Layer):
     """Batch normalisation over all axes but the last: of (n, d) per feature, of (n, h, w, c) per channel.
 
     A ReLU right behind it is fused with it, and so is a Dropout behind that; behind either of batch norm and ReLU, a
-    MaxPool2D whose windows do not overlap.
+    MaxPool2D whose stride is its size.
 
     Parameters
     ----------
@@ -94,14 +94,14 @@ class BatchNorm(Layer):
         sums = F.batch_norm_sums_shape(shape, -1)
         return None if sums is None else memory.array("sums", sums, np.float64)
 
-    may_overwrite_input = True
+    def may_overwrite_input(self, fused: tuple[Layer, ...]) -> bool:
+        return type(self) is BatchNorm and len(fused) > 0 and isinstance(fused[-1], MaxPool2D)
 
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, overwrite: bool = False
     ) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("BatchNorm.backward needs the cache of forward(…, training=True)")
-        overwrite = overwrite and cache.max_pool is not None
         dx, dscale, dshift = F.batch_norm_backward(
             dy,
             cache,

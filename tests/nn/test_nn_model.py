@@ -42,6 +42,18 @@ def branched():
     return nn.Sequential(layers, (4, 6, 2), seed=4, dtype=np.float64)
 
 
+def pooled(dtype=np.float32):
+    """Batch norm and max pooling behind layers whose output may be overwritten, and behind some whose may not."""
+    block = [nn.Conv2D(16), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D()]
+    inner = nn.Sequential([nn.BatchNorm(), nn.MaxPool2D(1), nn.Conv2D(16), nn.BatchNorm(), nn.MaxPool2D(1)])
+    layers = [*block, nn.Residual(inner), inner, *copy.deepcopy(block), nn.Flatten(), nn.Dense(4)]
+    return nn.Sequential(layers, (9, 8, 1), seed=4, dtype=dtype)
+
+
+def pooled_double():
+    return pooled(np.float64)
+
+
 @pytest.fixture
 def batch(rng):
     """Makes inputs and labels that fit a model."""
@@ -114,7 +126,7 @@ def test_results_are_the_callers(batch, same_bits):
         same_bits(result, before[name])
 
 
-@pytest.mark.parametrize("make", [small_cnn, shared, nested, branched])
+@pytest.mark.parametrize("make", [small_cnn, shared, nested, branched, pooled, pooled_double])
 def test_a_workspace_changes_no_bit_of_a_model(make, batch, same_bits):
     model, twin = make(), make()
     memory = model.workspace()
@@ -197,7 +209,6 @@ def test_batch_norm_and_max_pooling_are_called_together(between, batch, same_bit
         (last, False),
         (last + 1, False),
     ]
-    assert not nn.Sequential([nn.Conv2D(4, activation="relu"), nn.BatchNorm(), nn.MaxPool2D()])._stages[1][3]
     x, _ = batch(model, 5)
     y, caches = model.forward(x, training=True)
     one_by_one, signal = [], x
@@ -219,6 +230,27 @@ def test_batch_norm_and_max_pooling_are_called_together(between, batch, same_bit
     for name, grad in grads.items():
         same_bits(own_grads[name], grad)
     same_bits(model.predict(x), model.forward(x)[0])
+
+
+def test_what_is_overwritten_serves_one_backward_pass(batch):
+    model = pooled()
+    x, y = batch(model)
+    memory = model.workspace()
+    output, caches = model.forward(x, training=True, memory=memory)
+    dy = functional.softmax_cross_entropy(output, y)[1]
+    model.backward(dy, caches, memory=memory)
+    with pytest.raises(ValueError, match=r"BatchNorm\.backward needs the cache"):
+        model.backward(dy, caches, memory=memory)
+
+
+def test_a_layer_of_the_users_own_keeps_its_output():
+    class Own(nn.Conv2D):
+        pass
+
+    for first, overwrites in ((nn.Conv2D(4), True), (Own(4), False), (nn.Conv2D(4, activation="relu"), False)):
+        stages = nn.Sequential([first, nn.BatchNorm(), nn.MaxPool2D()])._stages
+        assert bool(stages[1][3]) is overwrites
+    del nn.layers.Layer.classes["Own"]
 
 
 def test_without_the_gradient_of_the_input(batch, same_bits):
