@@ -17,6 +17,7 @@ CONTESTS = {
 
 NEWER_LAYERS = (
     "activation_",
+    "batch_norm_max_pool",
     "bias_forward",
     "bias_backward",
     "conv2d",

@@ -290,6 +290,10 @@ def _layer(
             return _cross_entropy(x, labels, out), out
         case "max_pool_forward" | "max_pool_backward":
             return _max_pool(x, dy)
+        case "batch_norm_max_pool_forward":
+            x = x.permute(0, 3, 1, 2)
+            normal = lambda: F.batch_norm(x, None, None, scale, shift, training=True)  # noqa: E731
+            return lambda: F.max_pool2d(normal().relu_(), 2).permute(0, 2, 3, 1), None
         case "conv2d":
             x, weight = x.permute(0, 3, 1, 2), _channels_last(weight.permute(3, 2, 0, 1))
             return lambda: F.conv2d(x, weight, padding=1).permute(0, 2, 3, 1), None

@@ -2,8 +2,9 @@
 # cython: binding=False
 """The only bridge to C: buffers become pointers, and kernels run without the GIL.
 
-No arithmetic and no policy, but for two checks that are too slow in Python. An array either fits exactly (its format, shape, order in memory, writable where it
-is written, apart from the others) or the call refuses with `Misfit`, nothing written; `checks.py` then says why.
+No arithmetic and no policy, but for two checks that are too slow in Python. An array either fits exactly (its format,
+shape, order in memory, writable where it is written, apart from the others) or the call refuses with `Misfit`, nothing
+written; `checks.py` then says why.
 """
 import os
 import re

@@ -32,8 +32,9 @@ THREADS_SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 10_000_000)
 
 #: Contenders that are no rivals but measures: the same bytes moved, the same work under another circumstance.
 STREAM, COPY = "streaming", "copy"
-FLAT, NORMAL, ONE_THREAD, UNCLIPPED, DIRECT = "flat", "normal values", "one thread", "unclipped", "direct"
-YARDSTICKS = (STREAM, COPY, FLAT, NORMAL, ONE_THREAD, UNCLIPPED, DIRECT)
+FLAT, NORMAL, ONE_THREAD, UNCLIPPED = "flat", "normal values", "one thread", "unclipped"
+DIRECT, APART = "direct", "apart"
+YARDSTICKS = (STREAM, COPY, FLAT, NORMAL, ONE_THREAD, UNCLIPPED, DIRECT, APART)
 #: Those that compute other numbers than fastopt.
 OF_OTHER_NUMBERS = (STREAM, COPY, NORMAL, UNCLIPPED)
 
@@ -504,6 +505,58 @@ def max_pool_backward(*shape: int) -> Contest:
     }, {"NumPy in place": dx})  # fmt: skip
 
 
+def batch_norm_max_pool_forward(*shape: int) -> Contest:
+    """With ReLU between them; `APART` are the kernels of each."""
+    x, scale, shift = _normal(*shape), _normal(shape[3]), _normal(shape[3])
+    running = np.zeros_like(scale), np.ones_like(scale)
+    how: dict[str, Any] = {"axis": -1, "relu": True}
+    normal = np.empty_like(x)
+    y = [F.max_pool_forward(x, 2)[0] for _ in range(2)]
+    chosen, winner = np.empty_like(y[0]), F.max_pool_forward(x, 2)[1]
+
+    def apart() -> Array:
+        F.batch_norm_forward(x, scale, shift, *running, **how, out=normal)
+        return F.max_pool_forward(normal, 2, out=y[1], winner=winner)[0]
+
+    def textbook() -> Array:
+        return reference.max_pool_forward(reference.batch_norm_forward(x, scale, shift, **how)[0], (2, 2), (2, 2))[0]
+
+    arrays = {"x": x, "scale": scale, "shift": shift}
+    return Contest("batch_norm_max_pool_forward", str(shape), x.nbytes + 2 * chosen.nbytes, arrays, {
+        "fastopt": lambda: F.batch_norm_forward(
+            x, scale, shift, *running, **how, max_pool=2, out=y[0], chosen=chosen)[0],
+        APART: apart,
+        "NumPy textbook": textbook,
+    })  # fmt: skip
+
+
+def batch_norm_max_pool_backward(*shape: int) -> Contest:
+    x, scale, shift = _normal(*shape), _normal(shape[3]), _normal(shape[3])
+    how: dict[str, Any] = {"axis": -1, "relu": True}
+    normal, own = F.batch_norm_forward(x, scale, shift, **how)
+    y, cache = F.batch_norm_forward(x, scale, shift, **how, max_pool=2)
+    winner = F.max_pool_forward(normal, 2)[1]
+    textbook = reference.batch_norm_forward(x, scale, shift, **how)[1]
+    assert cache is not None
+    assert own is not None
+    dy, dx, unpooled = _normal(*y.shape), np.empty((2, *shape), np.float32), np.empty_like(x)
+
+    def apart() -> Array:
+        F.max_pool_backward(dy, winner, shape, 2, out=unpooled)  # type: ignore[arg-type]
+        return F.batch_norm_backward(unpooled, own, out=dx[1])[0]
+
+    def by_the_book() -> Array:
+        return reference.batch_norm_backward(
+            reference.max_pool_backward(dy, winner, shape, (2, 2), (2, 2)), textbook)[0]  # fmt: skip
+
+    arrays = {"dy": dy, "x": x, "scale": scale, "shift": shift}
+    return Contest("batch_norm_max_pool_backward", str(shape), 2 * x.nbytes + 2 * dy.nbytes, arrays, {
+        "fastopt": lambda: F.batch_norm_backward(dy, cache, out=dx[0])[0],
+        APART: apart,
+        "NumPy textbook": by_the_book,
+    })  # fmt: skip
+
+
 def average_pool_forward(*shape: int) -> Contest:
     x = _normal(*shape)
     y = F.average_pool_forward(x, 2)
@@ -644,6 +697,8 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     embedding_backward: [(2048, 1000, 64)],
     max_pool_forward: _IMAGES,
     max_pool_backward: _IMAGES,
+    batch_norm_max_pool_forward: _IMAGES,
+    batch_norm_max_pool_backward: _IMAGES,
     im2col: _IMAGES,
     col2im: _IMAGES,
 }

@@ -44,8 +44,6 @@ def test_every_kernel_has_a_contest(quick):
         "stream",
         "random_bits",
         "batch_norm_inference",
-        "batch_norm_max_pool_forward",
-        "batch_norm_max_pool_backward",
         "batch_norm_sums",
         "batch_norm_grad_sums",
         "conv_pack",
