@@ -93,19 +93,38 @@ const struct fastopt_variant fastopt_variants[] = {
 };
 #endif
 
+/* The family of an AMD CPU (Zen and Zen 2: 0x17; Zen 3 and 4: 0x19; Zen 5: 0x1a), else 0. */
+static unsigned amd_family(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d))
+        return (a >> 8 & 15) + (a >> 20 & 255);
+#endif
+    return 0;
+}
+
 static const struct fastopt_variant *active;
+int fastopt_product_vectors;
+int fastopt_products_pay;
 
 const char *fastopt_use(const char *name)
 {
+    const struct fastopt_variant *strongest = NULL;
     for (const struct fastopt_variant *variant = fastopt_variants; variant->name; ++variant) {
+        if (!variant->supported())
+            continue;
+        strongest = strongest ? strongest : variant;
         /* "baseline" means the last variant, whatever that is called here. */
-        const int named = !name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name);
-        if (named && variant->supported()) {
+        if (!name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name)) {
+            const unsigned family = amd_family();
             active = variant;
+            fastopt_product_vectors = family == 0x19 ? 1 : 2;
+            fastopt_products_pay = family >= 0x17 && variant == strongest && variant[1].name;
             return variant->name;
         }
     }
-    return 0;
+    return NULL;
 }
 
 /* A denormal number costs a hundred cycles on many CPUs, and moments decay into that range: while a kernel

@@ -108,6 +108,12 @@ size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
                        const double *scalar, size_t bytes);
 
+/* What fastopt_use finds out about the CPU. How many vectors of 512 bits are multiplied by a number at once, 2 or 1: 1
+ * where to spread a number over a register takes a place among the products, as on Zen 4, whose registers are twice as
+ * wide as its arithmetic; the bits are the same. And whether products and sums have units of their own, so that both
+ * take no longer than an FMA, which kernels do not use: then products are as fast as those of a BLAS. */
+extern int fastopt_product_vectors, fastopt_products_pay;
+
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */
 unsigned fastopt_get_num_threads(void);
 void fastopt_set_num_threads(unsigned count);

@@ -21,6 +21,7 @@ import functools
 import inspect
 import linecache
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
@@ -56,6 +57,10 @@ __all__ = [
     "conv2d_fits",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "dense_forward",
+    "dense_input_grad",
+    "dense_pays",
+    "dense_weight_grad",
     "depthwise_backward",
     "depthwise_forward",
     "dropout",
@@ -266,6 +271,131 @@ def _explain_alike(out: Array | None, **arrays: Array) -> None:
     for other, value in others:
         checks.array(other, value, dtype=first.dtype, shape=first.shape)
     checks.output("out", out, first, apart_from=arrays, in_place=name)
+
+
+# ---- Dense layers -------------------------------------------------------------------------------------------
+
+_dense_forward = _kernels.Layer("dense_forward")
+_dense_input_grad = _kernels.Layer("dense_input_grad")
+_dense_weight_grad = _kernels.Layer("dense_weight_grad")
+
+PRODUCTS = checks.choice("FASTOPT_PRODUCTS", os.environ.get("FASTOPT_PRODUCTS") or "faster", ("faster", "own", "blas"))
+
+
+def dense_pays() -> bool:
+    """Whether `fastopt.nn.Dense` computes its products by `dense_forward` and its gradients, and not by NumPy's BLAS.
+
+    It does where they are as fast or faster: on AMD's CPUs since Zen, which multiply and add in units of their own.
+    Elsewhere both share units, and a BLAS has them done by one instruction (FMA), whose bits depend on the CPU. The
+    environment variable ``FASTOPT_PRODUCTS`` decides otherwise: ``own`` or ``blas``.
+    """
+    return _kernels.products_pay() if PRODUCTS == "faster" else PRODUCTS == "own"
+
+
+_UNFIT = (AttributeError, IndexError, _kernels.Misfit)  # that something is no array, or no matrix, or does not fit
+
+
+@_kernels.Remembered
+def _dense_sizes(x: tuple[int, ...], weight: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes that the kernels take, of arrays of these shapes."""
+    sizes = (*x, *weight[1:])
+    if len(sizes) != 3 or weight != sizes[1:] or y != sizes[::2]:
+        raise _kernels.Misfit("shapes")
+    return sizes
+
+
+def dense_forward(
+    x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False, out: Array | None = None
+) -> Array:
+    """``y = x @ weight + bias``, with ReLU where wanted, in one pass.
+
+    Each sum goes in order, by one product and one addition after the other (of 512 at a time, where it is longer): bits
+    depend neither on the instruction set nor on the number of threads. See `dense_pays` for where it is faster than a
+    BLAS.
+
+    Parameters
+    ----------
+    x : ndarray (n, d)
+    weight : ndarray (d, k)
+    bias : ndarray (k,), optional
+    relu : bool, default False
+        Have ``y = max(x @ weight + bias, 0)``, whose gradient `relu_backward` or `bias_relu_backward` takes first.
+    out : ndarray (n, k), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, k)
+    """
+    relu = checks.flag("relu", relu)
+    try:
+        y = np.empty((x.shape[0], weight.shape[1]), x.dtype) if out is None else out
+        _dense_forward((x, weight, bias, y), (*_dense_sizes(x.shape, weight.shape, y.shape), relu))
+    except _UNFIT:
+        checks.array("x", x, ndim=2)
+        checks.array("weight", weight, dtype=x.dtype, ndim=2)
+        checks.array("weight", weight, shape=(x.shape[1], weight.shape[1]))
+        others = {"x": x, "weight": weight}
+        if bias is not None:
+            others["bias"] = checks.array("bias", bias, dtype=x.dtype, shape=weight.shape[1:])
+        _explain_outputs(others, out=(out, x.dtype, (len(x), weight.shape[1])))
+        raise
+    return y
+
+
+def dense_input_grad(dy: Array, weight: Array, out: Array | None = None) -> Array:
+    """The gradient of `dense_forward` with respect to x: ``dx = dy @ weight.T``.
+
+    Parameters
+    ----------
+    dy : ndarray (n, k)
+    weight : ndarray (d, k)
+    out : ndarray (n, d), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, d)
+    """
+    try:
+        dx = np.empty((dy.shape[0], weight.shape[0]), dy.dtype) if out is None else out
+        _dense_input_grad((dy, weight, dx), _dense_sizes(dx.shape, weight.shape, dy.shape))
+    except _UNFIT:
+        checks.array("dy", dy, ndim=2)
+        checks.array("weight", weight, dtype=dy.dtype, ndim=2)
+        checks.array("weight", weight, shape=(len(weight), dy.shape[1]))
+        _explain_outputs({"dy": dy, "weight": weight}, out=(out, dy.dtype, (len(dy), len(weight))))
+        raise
+    return dx
+
+
+def dense_weight_grad(x: Array, dy: Array, out: Array | None = None, dbias: Array | None = None) -> Array:
+    """The gradient of `dense_forward` with respect to the weight, ``x.T @ dy``, and to the bias where wanted.
+
+    Parameters
+    ----------
+    x : ndarray (n, d)
+    dy : ndarray (n, k)
+    out : ndarray (d, k), optional
+        Where to write dweight.
+    dbias : ndarray (k,), optional
+        Where to write the gradient of the bias, the sum of dy's rows; without it, that is not computed.
+
+    Returns
+    -------
+    dweight : ndarray (d, k)
+    """
+    try:
+        dweight = np.empty((x.shape[1], dy.shape[1]), x.dtype) if out is None else out
+        _dense_weight_grad((x, dy, dweight, dbias), _dense_sizes(x.shape, dweight.shape, dy.shape))
+    except _UNFIT:
+        checks.array("x", x, ndim=2)
+        checks.array("dy", dy, dtype=x.dtype, ndim=2)
+        checks.array("dy", dy, shape=(len(x), dy.shape[1]))
+        wanted = (x.shape[1], dy.shape[1])
+        _explain_outputs({"x": x, "dy": dy}, out=(out, x.dtype, wanted), dbias=(dbias, x.dtype, wanted[1:]))
+        raise
+    return dweight
 
 
 # ---- Activations and losses ---------------------------------------------------------------------------------

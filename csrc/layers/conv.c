@@ -2,117 +2,16 @@
  * in an image as in the weights.
  *
  * Forward, its gradient with respect to the input (a convolution of dy with other weights) and that with respect to the
- * weights are all blocks of
- *
- *   out[j][k] = start[j][k] + sum over runs and i of a[j step_j + i step_i] b[i step_b + k]
- *
- * in which the sum goes in order, by one product and one addition after the other: bits do not depend on how large the
- * blocks are. Forward, j is a pixel, i a place in a kernel row, and k a filter; for the weights, j is a place in a
- * kernel row, and i a pixel. */
-#include "lanes.h"
+ * weights are all blocks of products (product.h). Forward, j is a pixel, i a place in a kernel row, and k a filter; for
+ * the weights, j is a place in a kernel row, and i a pixel. */
+#include "product.h"
 #include "share.h"
 
-/* A block has `BLOCK` rows of j by `WIDE` vectors of k, in accumulators that stay in registers. One vector is best
- * where an instruction multiplies by a number in memory: shared by two vectors, it would have to be spread out first,
- * in an instruction of its own, and the products run at two thirds of the speed (AVX-512 on Zen 4). */
-#if defined(__AVX512F__)
-enum { BLOCK = 16, WIDE = 1 };
-#elif defined(__aarch64__)
-enum { BLOCK = 8, WIDE = 2 };
-#else
-enum { BLOCK = 6, WIDE = 2 };
-#endif
-enum { SCRATCH = 1 << 14 /* reals; functional.py knows it, too */, MOST_RUNS = 64, ENOUGH = 128 };
-
-struct run {
-    const real *a, *b;
-};
-
-struct product {
-    struct run runs[MOST_RUNS];
-    int64_t count, length, step_j, step_i, step_b; /* runs, and the i of each */
-    int64_t step_line;                             /* of a, where the j are in several lines */
-    const real *start;                             /* null: zeros */
-    real *out;
-    int64_t step_start, step_out;
-    int64_t width; /* of the k, at most WIDE vectors */
-    int relu;
-};
-
-/* The block of so many lines of `rows` j each, and so many vectors of k; all are constants. */
-INLINE void block(const struct product *p, int lines, int rows, int vectors)
-{
-    vector sum[BLOCK * WIDE];
-    const int64_t last = p->width - (vectors - 1) * PER_VECTOR; /* of the last vector */
-#pragma GCC unroll 16
-    for (int at = 0; at < lines * rows * vectors; ++at)
-        sum[at] = (vector){0};
-    for (int64_t r = 0; r < p->count; ++r) {
-        const real *a = p->runs[r].a, *b = p->runs[r].b;
-        for (int64_t i = 0; i < p->length; ++i, a += p->step_i, b += p->step_b) {
-            vector wide[WIDE];
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; ++v)
-                wide[v] = vector_load(b + v * PER_VECTOR);
-#pragma GCC unroll 16
-            for (int j = 0; j < lines * rows; ++j) {
-                const vector one = a[j / rows * p->step_line + j % rows * p->step_j] - (vector){0};
-#pragma GCC unroll 2
-                for (int v = 0; v < vectors; ++v)
-                    sum[j * vectors + v] += one * wide[v];
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int j = 0; j < lines * rows; ++j)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) {
-            const int64_t at = v * PER_VECTOR, wide = v < vectors - 1 ? PER_VECTOR : last;
-            vector y = sum[j * vectors + v];
-            if (p->start)
-                y += vector_load_some(p->start + j * p->step_start + at, wide);
-            if (p->relu)
-                y = vector_gate(y, y);
-            vector_store_some(p->out + j * p->step_out + at, y, wide);
-        }
-}
-
-static void multiply(const struct product *p, int64_t rows)
-{
-#define ROWS(n)                                                                                                        \
-    case n:                                                                                                            \
-        if (n <= BLOCK)                                                                                                \
-            WIDE > 1 && p->width > PER_VECTOR ? block(p, 1, n, WIDE) : block(p, 1, n, 1);                              \
-        break;
-    switch (rows) {
-        ROWS(1)
-        ROWS(2)
-        ROWS(3)
-        ROWS(4)
-        ROWS(5)
-        ROWS(6)
-        ROWS(7)
-        ROWS(8)
-        ROWS(9)
-        ROWS(10)
-        ROWS(11)
-        ROWS(12)
-        ROWS(13)
-        ROWS(14)
-        ROWS(15)
-        ROWS(16)
-    }
-#undef ROWS
-}
+enum { ENOUGH = 128, PLACES_TOGETHER = 24 };
 
 struct convolution {
     int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w, filters;
 };
-
-static int64_t minimum(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Rows of an image in a place that was all zeros, where they stand between their padding. */
 struct padded {
@@ -197,6 +96,7 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     p.step_start = 0;
     p.step_out = v->filters;
     p.relu = relu != 0;
+    p.cold = 0;
     (void)scalar;
 
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -213,17 +113,14 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
                 next = y >= next ? y + 1 : next;
                 weights[p.count++] = packed + ky * run * LANES;
             }
-        for (int64_t ox = 0; ox < out_w; ox += BLOCK)
-            for (int64_t k = 0; k < v->filters; k += p.width) {
-                for (int64_t r = 0; r < p.count; ++r) {
-                    p.runs[r].a = in[r] + ox * p.step_j;
-                    p.runs[r].b = weights[r] + k / LANES * places * LANES + k % LANES;
-                }
-                p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
-                p.start = bias ? bias + k : NULL;
-                p.out = y + (row * out_w + ox) * v->filters + k;
-                multiply(&p, minimum(out_w - ox, BLOCK));
-            }
+        for (int64_t k = 0; k < v->filters; k += p.width) {
+            for (int64_t r = 0; r < p.count; ++r)
+                p.runs[r] = (struct run){in[r], weights[r] + k / LANES * places * LANES + k % LANES};
+            p.width = minimum(v->filters - k, widest());
+            p.start = bias ? bias + k : NULL;
+            p.out = y + row * out_w * v->filters + k;
+            multiply(&p, out_w);
+        }
     }
 }
 
@@ -240,7 +137,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     const int64_t run = v->size_w * v->c, pixels = (out_w - 1) * v->stride_w + v->size_w, width = pixels * v->c;
     /* So few places that a row of the kernel alone would wait for its sums: all go together. */
     const int few = v->size_h == 3 && run == 3;
-    const int64_t blocks = few ? 1 : (run + BLOCK - 1) / BLOCK;
+    const int64_t blocks = few ? 1 : (run + PLACES_TOGETHER - 1) / PLACES_TOGETHER;
     const struct range whole = {0, few ? 1 : v->size_h * blocks};
     const struct range own = few ? whole : own_range(whole.end, 1, share);
     const struct range filters = few ? own_range(v->filters, 16, share) : (struct range){0, v->filters};
@@ -253,7 +150,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     p.step_line = width;
     p.step_i = v->stride_w * v->c;
     p.step_b = p.step_start = p.step_out = v->filters;
-    p.relu = 0;
+    p.relu = p.cold = 0;
     (void)scalar;
     if (share.index > 0 && !few)
         dbias = NULL;
@@ -262,8 +159,8 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     const struct padded padded = padded_rows(v, pixels, (together - 1) * v->stride_h + v->size_h, scratch);
 
     for (int64_t unit = own.begin; unit < own.end; ++unit) {
-        const int64_t at = unit / blocks * run + unit % blocks * BLOCK;
-        const int64_t n = few ? 9 : minimum(run - unit % blocks * BLOCK, BLOCK);
+        const int64_t at = unit / blocks * run + unit % blocks * PLACES_TOGETHER;
+        const int64_t n = few ? 9 : minimum(run - unit % blocks * PLACES_TOGETHER, PLACES_TOGETHER);
         for (int64_t j = at; j < at + n; ++j)
             memset(dweight + j * v->filters + filters.begin, 0, (filters.end - filters.begin) * sizeof(real));
     }
@@ -283,9 +180,9 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
                 add_rows(d + filters.begin, rows * out_w, v->filters, filters.end - filters.begin,
                          dbias + filters.begin);
             for (int64_t k = filters.begin; k < filters.end; k += p.width) {
-                p.width = minimum(filters.end - k, few ? PER_VECTOR : WIDE * PER_VECTOR);
+                p.width = minimum(filters.end - k, few ? PER_VECTOR : widest());
                 for (int64_t unit = own.begin; unit < own.end; ++unit) {
-                    const int64_t ky = unit / blocks, i = unit % blocks * BLOCK;
+                    const int64_t ky = unit / blocks, i = unit % blocks * PLACES_TOGETHER;
                     p.count = 0;
                     for (int64_t row = 0; row < rows; ++row) {
                         const int64_t in = row * v->stride_h + ky;
@@ -296,9 +193,9 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
                     }
                     p.start = p.out = dweight + (ky * run + i) * v->filters + k;
                     if (few)
-                        block(&p, 3, 3, 1);
+                        block(&p, 3, 3, 1, 1);
                     else
-                        multiply(&p, minimum(run - i, BLOCK));
+                        multiply(&p, minimum(run - i, PLACES_TOGETHER));
                 }
             }
         }

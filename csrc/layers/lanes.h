@@ -9,6 +9,7 @@
 enum { LANES = 32 };
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 enum { VECTOR_BYTES = 64 };
 #elif defined(__AVX__)
 enum { VECTOR_BYTES = 32 };
@@ -35,15 +36,26 @@ INLINE void vector_store(real *x, vector a)
 /* The first n elements, at most PER_VECTOR, and zeros. */
 INLINE vector vector_load_some(const real *x, int64_t n)
 {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (vector)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), x);
+#elif defined(__AVX512F__)
+    return (vector)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), x);
+#else
     if (n == PER_VECTOR)
         return vector_load(x);
     real some[PER_VECTOR] = {0};
     memcpy(some, x, n * sizeof(real));
     return vector_load(some);
+#endif
 }
 
 INLINE void vector_store_some(real *x, vector a, int64_t n)
 {
+#if defined(__AVX512F__) && REAL_BITS == 32
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), (__m512)a);
+#elif defined(__AVX512F__)
+    _mm512_mask_storeu_pd(x, (__mmask8)((1u << n) - 1), (__m512d)a);
+#else
     if (n == PER_VECTOR) {
         vector_store(x, a);
         return;
@@ -51,6 +63,7 @@ INLINE void vector_store_some(real *x, vector a, int64_t n)
     real some[PER_VECTOR];
     vector_store(some, a);
     memcpy(x, some, n * sizeof(real));
+#endif
 }
 
 /* The elements of a, or 0 where those of gate are <= 0. */

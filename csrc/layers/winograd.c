@@ -7,9 +7,9 @@
  *        0 -1  1  0         1/2 -1/2  1/2
  *        0  1  0 -1         0    0    1
  *
- * and for the weights, dg = G' [sum over tiles of (B' d B) (A dy A')] G. The sums are those of conv.c, one for each of
- * the 16 places. Channels and filters are multiples of 16 up to MOST_DEEP. */
-#include "lanes.h"
+ * and for the weights, dg = G' [sum over tiles of (B' d B) (A dy A')] G. The sums are those of product.h, one for each
+ * of the 16 places. Channels and filters are multiples of 16 up to MOST_DEEP. */
+#include "product.h"
 #include "share.h"
 
 enum { PLACES = 16, TILES = 16, MOST_DEEP = 128, SKEW = FASTOPT_LINE / sizeof(real) };
@@ -171,11 +171,11 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
     real *y = array[3];
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLACES * (TILES * WIDE * PER_VECTOR + SKEW)];
     const struct tiles all = all_tiles(v);
-    const int64_t plane = TILES * v->c + SKEW, sum_plane = TILES * WIDE * PER_VECTOR + SKEW;
+    const int64_t plane = TILES * v->c + SKEW, sum_plane = TILES * widest() + SKEW;
     const int64_t parts = (v->filters + LANES - 1) / LANES;
     const struct range own = own_range(all.count, TILES, share);
     struct product p = {.count = 1, .length = v->c, .step_j = v->c, .step_i = 1, .step_b = LANES};
-    p.step_out = WIDE * PER_VECTOR;
+    p.step_out = widest();
     (void)scalar;
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
@@ -196,14 +196,12 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
             }
         }
         for (int64_t k = 0; k < v->filters; k += p.width) {
-            p.width = minimum(v->filters - k, WIDE * PER_VECTOR);
+            p.width = minimum(v->filters - k, widest());
             for (int64_t place = 0; place < PLACES; ++place) {
-                p.runs[0].b = packed + (place * parts + k / LANES) * v->c * LANES + k % LANES;
-                for (int64_t t = 0; t < n; t += BLOCK) {
-                    p.runs[0].a = inputs + place * plane + t * v->c;
-                    p.out = sums + place * sum_plane + t * p.step_out;
-                    multiply(&p, minimum(n - t, BLOCK));
-                }
+                const real *b = packed + (place * parts + k / LANES) * v->c * LANES + k % LANES;
+                p.runs[0] = (struct run){inputs + place * plane, b};
+                p.out = sums + place * sum_plane;
+                multiply(&p, n);
             }
             for (int64_t t = 0; t < n; ++t) {
                 real *to[4];
@@ -259,13 +257,12 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
         if (dbias) /* at (1, 1) is the sum of a tile's pixels */
             add_rows(outputs + 5 * out_plane, p.length, k, k, dbias + filters.begin);
         for (int64_t place = 0; place < PLACES; ++place)
-            for (int64_t j = 0; j < c; j += BLOCK)
-                for (int64_t at = 0; at < k; at += p.width) {
-                    p.width = minimum(k - at, WIDE * PER_VECTOR);
-                    p.runs[0] = (struct run){inputs + place * plane + j, outputs + place * out_plane + at};
-                    p.start = p.out = sums + first_sum + (place * v->c + j) * wide + at;
-                    multiply(&p, minimum(c - j, BLOCK));
-                }
+            for (int64_t at = 0; at < k; at += p.width) {
+                p.width = minimum(k - at, widest());
+                p.runs[0] = (struct run){inputs + place * plane, outputs + place * out_plane + at};
+                p.start = p.out = sums + first_sum + place * v->c * wide + at;
+                multiply(&p, c);
+            }
     }
     const int64_t matrix = v->c * wide;
     for (int64_t at = 0; at < c * k; at += PER_VECTOR) {

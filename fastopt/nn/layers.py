@@ -257,7 +257,13 @@ class Dense(_Affine):
     ) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), self.units), x.dtype)
         tail = self._tail(fused, training)
-        self._finish(np.matmul(x, self.params["weight"], out=y), tail, counter + len(fused))
+        weight = self.params["weight"]
+        if not _own_products(x):
+            self._finish(np.matmul(x, weight, out=y), tail, counter + len(fused))
+        elif tail.dropout is None:
+            F.dense_forward(x, weight, self.params["bias"], relu=tail.relu, out=y)
+        else:
+            self._finish(F.dense_forward(x, weight, out=y), tail, counter + len(fused))
         return y, (x, y, tail)
 
     def backward(
@@ -265,11 +271,23 @@ class Dense(_Affine):
     ) -> tuple[Array | None, Grads]:
         x, y, tail = cache
         weight = self.params["weight"]
-        dy, dbias = self._begin(dy, y, tail, memory)
-        grads = {"weight": np.matmul(x.T, dy, out=memory.grad("weight", weight)), "bias": dbias}
+        own = _own_products(x) and _own_products(dy)
+        dy, dbias = self._begin(dy, y, tail, memory, leave_bias=own)
+        dweight = memory.grad("weight", weight)
+        if own:
+            F.dense_weight_grad(x, dy, out=dweight, dbias=None if tail.relu else dbias)
+        else:
+            np.matmul(x.T, dy, out=dweight)
+        grads = {"weight": dweight, "bias": dbias}
         if not input_grad:
             return None, grads
-        return np.matmul(dy, weight.T, out=memory.array("dx", x.shape, x.dtype)), grads
+        dx = memory.array("dx", x.shape, x.dtype)
+        return F.dense_input_grad(dy, weight, out=dx) if own else np.matmul(dy, weight.T, out=dx), grads
+
+
+def _own_products(x: Array) -> bool:
+    """Whether products of an array go by fastopt's kernels, which take no strides; else by NumPy."""
+    return F.dense_pays() and x.flags.c_contiguous
 
 
 class Conv2D(_Affine):
