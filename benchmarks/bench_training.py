@@ -8,12 +8,14 @@ is the share of fastopt's time that is not spent in `np.matmul`, for nets withou
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import os
 import statistics
 import time
 from pathlib import Path
+from unittest import mock
 
 #: What the project demands of itself on one thread: net, rival, how many times its rate.
 DEMANDS = (

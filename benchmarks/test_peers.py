@@ -21,6 +21,7 @@ NEWER_LAYERS = (
     "bias_forward",
     "bias_backward",
     "conv2d",
+    "dense_",
     "group_norm_",
     "softmax_forward",
     "softmax_backward",

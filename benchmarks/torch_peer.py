@@ -301,6 +301,15 @@ def _layer(
             x, dy = x.permute(0, 3, 1, 2), dy.permute(0, 3, 1, 2)
             shape = dy.shape[1], x.shape[1], 3, 3
             return lambda: torch.nn.grad.conv2d_weight(x, shape, dy, padding=1).permute(2, 3, 1, 0), None
+        case "dense_forward":
+            out = torch.empty(x.shape[0], weight.shape[1])
+            return lambda: torch.addmm(bias, x, weight, out=out).clamp_min_(0), out
+        case "dense_input_grad":
+            out = torch.empty(dy.shape[0], weight.shape[0])
+            return lambda: torch.mm(dy, weight.t(), out=out), out
+        case "dense_weight_grad":
+            out = torch.empty(x.shape[1], dy.shape[1])
+            return lambda: torch.mm(x.t(), dy, out=out), out
         case "im2col":
             n, h, w, c = x.shape
             x = x.permute(0, 3, 1, 2).contiguous()

@@ -608,6 +608,38 @@ def conv2d_weight_grad(n: int, h: int, w: int, c: int) -> Contest:
     }, {"NumPy in place": dweight[2]})  # fmt: skip
 
 
+def dense_forward(n: int, d: int, k: int) -> Contest:
+    """With bias and ReLU."""
+    x, weight, bias, y = _normal(n, d), _normal(d, k), _normal(k), np.empty((2, n, k), np.float32)
+
+    def product() -> None:
+        np.matmul(x, weight, out=y[1])
+        inplace.bias_relu_forward(y[1], bias, y[1])
+
+    arrays = {"x": x, "weight": weight, "bias": bias}
+    return Contest("dense_forward", str((n, d, k)), x.nbytes + weight.nbytes + y[0].nbytes, arrays, {
+        "fastopt": lambda: F.dense_forward(x, weight, bias, relu=True, out=y[0]),
+        "NumPy in place": product,
+    }, {"NumPy in place": y[1]})  # fmt: skip
+
+
+def dense_input_grad(n: int, d: int, k: int) -> Contest:
+    dy, weight, dx = _normal(n, k), _normal(d, k), np.empty((2, n, d), np.float32)
+    arrays = {"dy": dy, "weight": weight}
+    return Contest("dense_input_grad", str((n, d, k)), dy.nbytes + weight.nbytes + dx[0].nbytes, arrays, {
+        "fastopt": lambda: F.dense_input_grad(dy, weight, out=dx[0]),
+        "NumPy in place": lambda: np.matmul(dy, weight.T, out=dx[1]),
+    })  # fmt: skip
+
+
+def dense_weight_grad(n: int, d: int, k: int) -> Contest:
+    x, dy, dweight = _normal(n, d), _normal(n, k), np.empty((2, d, k), np.float32)
+    return Contest("dense_weight_grad", str((n, d, k)), x.nbytes + dy.nbytes + dweight[0].nbytes, {"x": x, "dy": dy}, {
+        "fastopt": lambda: F.dense_weight_grad(x, dy, out=dweight[0]),
+        "NumPy in place": lambda: np.matmul(x.T, dy, out=dweight[1]),
+    })  # fmt: skip
+
+
 def depthwise_forward(*shape: int) -> Contest:
     x, weight, y = _normal(*shape), _normal(3, 3, shape[3]), np.empty(shape, np.float32)
     return Contest("depthwise_forward", str(shape), 2 * x.nbytes, {"x": x, "weight": weight}, {
@@ -663,6 +695,7 @@ def col2im(n: int, h: int, w: int, c: int) -> Contest:
 
 _FLAT = [(32_768,), (1_048_576,), (8_388_608,)]
 _DENSE = [(64, 512), (1024, 1024)]
+_PRODUCT = [(64, 784, 256), (64, 256, 128)]
 _NORM = [(64, 512), (256, 1024), (4096, 1024), (128, 16, 32, 32), (64, 64, 28, 28), (32, 256, 14, 14)]
 _NORM_LAST = [(128, 32, 32, 16), (64, 28, 28, 64), (32, 14, 14, 256)]
 _IMAGES = [(64, 28, 28, 16), (64, 14, 14, 32)]
@@ -692,6 +725,9 @@ LAYERS: dict[Callable[..., Contest], Sequence[tuple[int, ...]]] = {
     average_pool_backward: _IMAGES,
     conv2d: _IMAGES,
     conv2d_weight_grad: _IMAGES,
+    dense_forward: _PRODUCT,
+    dense_input_grad: _PRODUCT,
+    dense_weight_grad: _PRODUCT,
     depthwise_forward: _IMAGES,
     depthwise_backward: _IMAGES,
     embedding_backward: [(2048, 1000, 64)],

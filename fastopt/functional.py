@@ -390,9 +390,10 @@ def dense_weight_grad(x: Array, dy: Array, out: Array | None = None, dbias: Arra
         _dense_weight_grad((x, dy, dweight, dbias), _dense_sizes(x.shape, dweight.shape, dy.shape))
     except _UNFIT:
         checks.array("x", x, ndim=2)
-        checks.array("dy", dy, dtype=x.dtype, ndim=2)
-        checks.array("dy", dy, shape=(len(x), dy.shape[1]))
-        wanted = (x.shape[1], dy.shape[1])
+        checks.array("dy", dy, dtype=x.dtype)
+        columns = dy.shape[1] if dy.ndim == 2 else 1
+        checks.array("dy", dy, shape=(len(x), columns))
+        wanted = (x.shape[1], columns)
         _explain_outputs({"x": x, "dy": dy}, out=(out, x.dtype, wanted), dbias=(dbias, x.dtype, wanted[1:]))
         raise
     return dweight

@@ -289,6 +289,19 @@ CALLS = STEPS | {
         {"x": IMAGE, "dy": ramp(1, 3, 2, 16), "out": ramp(2, 2, 2, 16), "dbias": ramp(16)},
         ("out", "dbias"),
     ),
+    "dense_forward": Call(
+        lambda **arrays: functional.dense_forward(weight=ramp(3, 4), **arrays),
+        {"x": ramp(6, 3), "bias": ramp(4), "out": ramp(6, 4)},
+    ),
+    "dense_input_grad": Call(
+        lambda **arrays: functional.dense_input_grad(weight=ramp(3, 4), **arrays),
+        {"dy": ramp(6, 4), "out": ramp(6, 3)},
+    ),
+    "dense_weight_grad": Call(
+        functional.dense_weight_grad,
+        {"x": ramp(6, 3), "dy": ramp(6, 4), "out": ramp(3, 4), "dbias": ramp(4)},
+        ("out", "dbias"),
+    ),
     "im2col": Call(lambda **arrays: functional.im2col(size=2, **arrays), {"x": IMAGE, "out": COLUMNS}),
     "col2im": Call(
         lambda **arrays: functional.col2im(shape=IMAGE.shape, size=2, **arrays),
@@ -302,6 +315,7 @@ def test_every_function_is_in_the_table_above():
     assert functions - {
         "batch_norm_sums_shape",
         "conv2d_fits",
+        "dense_pays",
         "kept_share",
         "packed_shape",
         "patches_shape",

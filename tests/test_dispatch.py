@@ -119,6 +119,15 @@ def weight_and_bias_grad(x, dy, *how, **options):
     return functional.conv2d_weight_grad(x, dy, *how, **options, dbias=dbias), dbias
 
 
+#: Rows, inputs, and columns of dense layers.
+MATRICES = [(1, 3, 10), (13, 7, 45), (26, 70, 32), (5, 600, 64), (29, 5, 600), (530, 4, 33)]
+
+
+def dense_weight_and_bias_grad(x, dy):
+    dbias = np.empty(dy.shape[-1], dy.dtype)
+    return functional.dense_weight_grad(x, dy, dbias=dbias), dbias
+
+
 RUN = {
     "relu_forward": lambda x: [functional.relu_forward(x(n)) for n in (1, 33, 1000)],
     "relu_backward": lambda x: [functional.relu_backward(x(n), x(n)) for n in (1, 33, 1000)],
@@ -180,6 +189,11 @@ RUN = {
     "conv_weight_grad": lambda x: [
         *(functional.conv2d_weight_grad(x(*SHAPE), x(*COLUMNS[:3], k), (3, 2), (2, 1), (1, 2)) for k in (16, 80)),
         *weight_and_bias_grad(x(2, 9, 11, 1), x(2, 9, 11, 48), 3, 1, 1),
+    ],
+    "dense_forward": lambda x: [functional.dense_forward(x(n, d), x(d, k), x(k), relu=k > 40) for n, d, k in MATRICES],
+    "dense_input_grad": lambda x: [functional.dense_input_grad(x(n, k), x(d, k)) for n, d, k in MATRICES],
+    "dense_weight_grad": lambda x: [
+        out for n, d, k in MATRICES for out in dense_weight_and_bias_grad(x(n, d), x(n, k))
     ],
     "winograd_pack": lambda x: [
         functional.conv2d_input_grad(images(x, 7, 9, 48), weights(x, 16, 48), (2, 9, 11, 16), winograd=True)
@@ -243,6 +257,19 @@ def test_layers_have_the_same_bits_on_every_isa(kernel, dtype, share, hostile, o
     for results in others:
         for actual, expected in zip(results, first, strict=True):
             same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("kernel", [k for k in RUN if k.startswith(("conv_", "dense_", "winograd_"))])
+def test_products_have_the_same_bits_by_one_vector_and_by_two(kernel, dtype, hostile, same_bits):
+    before, results = _kernels.isa(), []
+    try:
+        for vectors in (1, 2):
+            _kernels.use_product_vectors(vectors)
+            results.append(RUN[kernel](hostile(dtype, 0.003)))
+    finally:
+        _kernels.use_isa(before)
+    for actual, expected in zip(*results, strict=True):
+        same_bits(actual, expected)
 
 
 @pytest.mark.parametrize("share", [0, 0.1], ids="hostile={}".format)

@@ -882,6 +882,54 @@ def test_im2col_with_dilation(isa, dtype, size, stride, padding, dilation, rng, 
     assert np.vdot(columns, y) == np.vdot(x, back)
 
 
+# ---- Dense layers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "columns"),
+    [
+        *((1, 1, 1), (7, 3, 10), (64, 33, 32), (13, 600, 45), (25, 40, 96), (12, 5, 513), (3, 1100, 70), (600, 4, 64)),
+        *((0, 4, 40), (5, 0, 40), (5, 4, 0)),
+    ],
+)
+def test_dense(isa, dtype, rows, inputs, columns, rng, guarded):
+    """Of whole numbers, so that no sum is rounded."""
+    x, weight, dy = (
+        rng.integers(-9, 9, shape).astype(dtype) for shape in ((rows, inputs), (inputs, columns), (rows, columns))
+    )
+    bias = rng.integers(-99, 99, columns).astype(dtype)
+    placed = guarded(x, 1), guarded(weight, 2)
+    np.testing.assert_array_equal(functional.dense_forward(*placed, out=guarded(dy, 3)), x @ weight)
+    y = functional.dense_forward(*placed, guarded(bias, 3), relu=True)
+    np.testing.assert_array_equal(y, np.maximum(x @ weight + bias, 0))
+    dx = guarded(x, 3)
+    assert functional.dense_input_grad(guarded(dy, 1), placed[1], out=dx) is dx
+    np.testing.assert_array_equal(dx, dy @ weight.T)
+    dbias = guarded(bias, 1)
+    dweight = functional.dense_weight_grad(placed[0], guarded(dy, 2), out=guarded(weight, 1), dbias=dbias)
+    np.testing.assert_array_equal(dweight, x.T @ dy)
+    np.testing.assert_array_equal(dbias, dy.sum(axis=0))
+
+
+def test_dense_refuses_what_does_not_fit(refuses):
+    x, weight, dy = np.ones((5, 3)), np.ones((3, 4)), np.ones((5, 4))
+    refuses(lambda: functional.dense_forward(x, weight.T.copy()), r"weight must have shape \(3, 3\), got \(4, 3\)")
+    refuses(lambda: functional.dense_forward(x, np.ones(3)), r"weight must have 2 dimensions, got shape \(3,\)")
+    refuses(lambda: functional.dense_forward(x, weight.astype("f")), "weight must be float64, got float32")
+    refuses(lambda: functional.dense_forward(x, weight, np.ones(3)), r"bias must have shape \(4,\), got \(3,\)")
+    refuses(lambda: functional.dense_forward(x, weight, relu=1), "relu must be True or False, got 1")
+    refuses(lambda: functional.dense_input_grad(x, weight), r"weight must have shape \(3, 3\), got \(3, 4\)")
+    refuses(lambda: functional.dense_weight_grad(x, dy[1:]), r"dy must have shape \(5, 4\), got \(4, 4\)")
+    refuses(lambda: functional.dense_weight_grad(x, dy, out=dy), r"out must have shape \(3, 4\), got \(5, 4\)")
+    refuses(lambda: functional.dense_weight_grad([[1.0]], dy), "x must be a NumPy array, got list")
+
+
+@pytest.mark.parametrize(("products", "pays"), [("own", True), ("blas", False)])
+def test_products_can_be_chosen(products, pays, monkeypatch):
+    monkeypatch.setattr(functional, "PRODUCTS", products)
+    assert functional.dense_pays() is pays
+
+
 @pytest.mark.parametrize(
     ("shape", "size", "filters", "stride", "padding"),
     [

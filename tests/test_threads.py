@@ -320,6 +320,11 @@ def weight_and_bias_grad(x, dy, *how, **options):
     return functional.conv2d_weight_grad(x, dy, *how, **options, dbias=dbias), dbias
 
 
+def dense_weight_and_bias_grad(x, dy):
+    dbias = np.empty(dy.shape[-1], dy.dtype)
+    return functional.dense_weight_grad(x, dy, dbias=dbias), dbias
+
+
 def batch_norm_max_pool(x):
     c = IMAGES[-1]
     y, cache = functional.batch_norm_forward(x(*IMAGES), x(c), x(c), axis=-1, relu=True, max_pool=(3, 2))
@@ -392,6 +397,14 @@ RUN = {
     "conv_weight_grad": lambda x: [
         *weight_and_bias_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2)),
         *weight_and_bias_grad(x(9, 65, 60, 1), x(9, 65, 60, 80), 3, 1, 1),
+    ],
+    "dense_forward": lambda x: [
+        functional.dense_forward(x(n, d), x(d, k), x(k), relu=True) for n, d, k in ((1031, 70, 517), (90, 6007, 45))
+    ],
+    "dense_input_grad": lambda x: [functional.dense_input_grad(x(1031, 70), x(517, 70))],
+    "dense_weight_grad": lambda x: [
+        *dense_weight_and_bias_grad(x(1031, 517), x(1031, 70)),
+        *dense_weight_and_bias_grad(x(90, 45), x(90, 6007)),
     ],
     "winograd_pack": lambda x: [
         functional.conv2d_input_grad(x(9, 31, 29, 48), x(3, 3, 80, 48), (9, 33, 31, 80), winograd=True)
