@@ -8,14 +8,15 @@ written; `checks.py` then says why.
 """
 import os
 import re
+from time import perf_counter
 
 import numpy
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 
@@ -33,6 +34,7 @@ cdef extern from "Python.h":
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
     void PyErr_Clear()
+    unsigned long PyThread_get_thread_ident()
     unsigned long long PyLong_AsUnsignedLongLongMask(object number) except? 0xFFFFFFFFFFFFFFFF
 
 cdef extern from "fastopt.h" nogil:
@@ -644,6 +646,94 @@ cdef class Remembered:
         return result
 
 
+# ---- Recorded calls ------------------------------------------------------------------------------------------------
+
+cdef struct recorded:
+    size_t row
+    fastopt_real real
+    void *array[FASTOPT_MAX_ARRAYS]
+    int64_t size[FASTOPT_MAX_ARRAYS]
+    double scalar[FASTOPT_MAX_ARRAYS]
+    size_t bytes
+    Py_ssize_t counter      # which size that is, or -1
+
+
+cdef dict _recording = {}   # the tape of each thread that records
+
+
+@cython.auto_pickle(False)
+@cython.final
+cdef class Tape:
+    """Calls of layer kernels by this thread, recorded within ``with tape:`` as they are made, to be played again.
+
+    It holds their arrays, and what `Plan` says of those holds here, too: they are not looked at again.
+    """
+    cdef recorded *calls
+    cdef Py_ssize_t count, room
+    cdef size_t bytes
+    cdef list arrays
+    cdef object outer
+
+    def __cinit__(self):
+        self.arrays = []
+
+    def __dealloc__(self):
+        PyMem_Free(self.calls)
+
+    def __len__(self):
+        return self.count
+
+    def __enter__(self):
+        self.outer = _recording.get(PyThread_get_thread_ident())
+        _recording[PyThread_get_thread_ident()] = self
+        return self
+
+    def __exit__(self, *error):
+        _recording.pop(PyThread_get_thread_ident())
+        if self.outer is not None:
+            _recording[PyThread_get_thread_ident()] = self.outer
+
+    cdef int add(self, recorded *call, tuple arrays) except -1:
+        cdef recorded *more
+        if self.count == self.room:
+            more = <recorded *>PyMem_Realloc(self.calls, (2 * self.room + 8) * sizeof(recorded))
+            if not more:
+                raise MemoryError
+            self.calls, self.room = more, 2 * self.room + 8
+        self.calls[self.count] = call[0]
+        self.count += 1
+        self.bytes += call.bytes
+        self.arrays.append(arrays)
+        return 0
+
+    cdef inline void play_one(self, Py_ssize_t i, uint64_t later) noexcept nogil:
+        cdef int64_t size[FASTOPT_MAX_ARRAYS]
+        cdef recorded *call = &self.calls[i]
+        memcpy(size, call.size, sizeof(size))
+        if call.counter >= 0:
+            size[call.counter] = <int64_t>(<uint64_t>size[call.counter] + later)
+        fastopt_run_layer(call.row, call.real, call.array, size, call.scalar, call.bytes)
+
+    def play(self, uint64_t later=0, dict seconds=None):
+        """Make all calls again, with counters that are so much higher. To `seconds`, if given, what each kernel took is
+        added, by its name."""
+        cdef Py_ssize_t i
+        if seconds is not None:
+            names = list(LAYERS)
+            for i in range(self.count):
+                start = perf_counter()
+                self.play_one(i, later)
+                name = names[self.calls[i].row]
+                seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
+        elif self.bytes < KEEP_GIL_BELOW:
+            for i in range(self.count):
+                self.play_one(i, later)
+        else:
+            with nogil:
+                for i in range(self.count):
+                    self.play_one(i, later)
+
+
 # ---- Everything else -----------------------------------------------------------------------------------------------
 
 @cython.auto_pickle(False)
@@ -656,7 +746,7 @@ cdef class Layer:
     answers for the sizes.
     """
     cdef size_t row
-    cdef Py_ssize_t inputs, arrays, sizes, scalars
+    cdef Py_ssize_t inputs, arrays, sizes, scalars, counter
     cdef array_rule rules[FASTOPT_MAX_ARRAYS]
 
     def __cinit__(self, name):
@@ -664,6 +754,7 @@ cdef class Layer:
         inputs, outputs, sizes, scalars = read_layers()[name]
         self.inputs, self.arrays = len(inputs), len(inputs) + len(outputs)
         self.sizes, self.scalars = len(sizes), len(scalars)
+        self.counter = sizes.index("counter") if "counter" in sizes else -1
         if max(self.arrays, self.sizes, self.scalars) > FASTOPT_MAX_ARRAYS:
             raise Misfit("table")
         names = LAYERS[name][0] + LAYERS[name][1]
@@ -702,41 +793,45 @@ cdef class Layer:
 
     cdef int use(self, tuple arrays, tuple sizes, tuple scalars, bint run) except -1:
         cdef buffer view[FASTOPT_MAX_ARRAYS]
-        cdef void *pointer[FASTOPT_MAX_ARRAYS]
-        cdef int64_t size[FASTOPT_MAX_ARRAYS]
-        cdef double scalar[FASTOPT_MAX_ARRAYS]
-        cdef Py_ssize_t i, taken = 0, total = 0
+        cdef recorded call
+        cdef Py_ssize_t i, taken = 0
         cdef int real = -1
+        call.row, call.bytes, call.counter = self.row, 0, self.counter
         if len(arrays) != self.arrays or len(sizes) != self.sizes or len(scalars) != self.scalars:
             raise TypeError("a layer kernel takes its arrays, sizes and scalars as the table says")
         for i in range(self.sizes):
-            size[i] = <int64_t>PyLong_AsUnsignedLongLongMask(sizes[i])
+            call.size[i] = <int64_t>PyLong_AsUnsignedLongLongMask(sizes[i])
         for i in range(self.scalars):
-            scalar[i] = scalars[i]
+            call.scalar[i] = scalars[i]
         try:
             for i in range(self.arrays):
                 view[i].obj = NULL
-                pointer[i] = NULL
+                call.array[i] = NULL
                 taken = i + 1
                 if arrays[i] is not None:
                     take(arrays[i], &view[i], i >= self.inputs)
-                    pointer[i] = view[i].buf
-                    total += view[i].len
+                    call.array[i] = view[i].buf
+                    call.bytes += view[i].len
                     if real < 0 and self.rules[i].type == REAL:
                         real = real_of(&view[i])
                 elif not self.rules[i].optional:
                     raise Misfit("absent")
             if real < 0:
                 real = FASTOPT_FLOAT
-            if not self.fit(view, size, real):
+            call.real = <fastopt_real>real
+            if not self.fit(view, call.size, real):
                 raise Misfit("layer")
             if not run:
                 return 0
-            if total < KEEP_GIL_BELOW:
-                fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar, total)
+            if _recording:
+                tape = _recording.get(PyThread_get_thread_ident())
+                if tape is not None:
+                    (<Tape>tape).add(&call, arrays)
+            if call.bytes < KEEP_GIL_BELOW:
+                fastopt_run_layer(call.row, call.real, call.array, call.size, call.scalar, call.bytes)
             else:
                 with nogil:
-                    fastopt_run_layer(self.row, <fastopt_real>real, pointer, size, scalar, total)
+                    fastopt_run_layer(call.row, call.real, call.array, call.size, call.scalar, call.bytes)
         finally:
             for i in range(taken):
                 PyBuffer_Release(&view[i])

@@ -313,7 +313,8 @@ def check_regularisation(
                 np.copyto(param, twin.params[key])
             passes = (dropping.forward(x, training=True, counter=counter)[0] for counter in range(20))
             values["dropout"] = float(np.mean([loss_of(loss, output, y)[0] for output in passes]))
-    idle = [name for name, value in values.items() if name != "plain" and not value > values["plain"]]
+    rounding = 1e-6 * abs(values["plain"])
+    idle = [name for name, value in values.items() if name != "plain" and not value > values["plain"] + rounding]
     losses = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return Finding(
         not idle, f"last losses: {losses}" + (f"; {' and '.join(idle)} did not raise it" if idle else ""), values

@@ -394,7 +394,7 @@ class Conv2D(_Affine):
         memory: Memory = FRESH,
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
-        if self._is_direct(x.shape):
+        if self.is_direct(x.shape):
             return self._direct_forward(x, self._tail(fused, training), counter + len(fused), memory)
         if self.groups == self.filters == x.shape[3] > 1:
             return self._depthwise_forward(x, self._tail(fused, training), counter + len(fused), memory)
@@ -417,7 +417,7 @@ class Conv2D(_Affine):
         self._finish(y, tail, counter + len(fused))
         return images, (x.shape, columns, y, tail)
 
-    def _is_direct(self, shape: Shape) -> bool:
+    def is_direct(self, shape: Shape) -> bool:
         """Whether to compute without `im2col`."""
         plain = self.groups == 1 and self.dilation == (1, 1) and self.filters % 16 == 0
         return plain and F.conv2d_fits(shape, self.filters, self.size, self.stride, self.padding)

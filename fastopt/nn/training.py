@@ -23,6 +23,7 @@ from fastopt.nn.callbacks import Callback
 from fastopt.nn.layers import Conv2D
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
+from fastopt.nn.playback import Passes, is_recordable
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 from fastopt.threads import blas_on_one_thread, get_num_threads
@@ -135,6 +136,7 @@ class Run:
         self.stopped, self.interrupted = "", False
         self._where = ""
         self._memory = model.workspace()
+        self._passes: dict[int, Passes] = {}
         self._sums: Grads = {}
         self._parts: list[Indices] = []
         self._counter = 0
@@ -182,6 +184,7 @@ class Run:
     def _one_epoch(self) -> dict[str, float] | None:
         """The epoch's logs; None where it was stopped on the way."""
         started, total, right, mass = time.perf_counter(), 0.0, 0.0, 0.0
+        self._passes = {}  # options of layers may have changed
         for step, parts in enumerate(self._steps()):
             self._parts, self._counter = parts, self.optimizer.t * self.accumulate
             self._tell("on_batch_begin", step)
@@ -204,7 +207,7 @@ class Run:
 
     def _step(self, step: int) -> tuple[float, float, float]:
         """Forward, backward and the optimizer's step; the mean loss, how many were right, and the samples' weight."""
-        model, memory = self.model, self._memory
+        memory = self._memory
         masses = [self._mass(chosen) for chosen in self._parts]
         total = sum(masses)
         value = right = 0.0
@@ -212,13 +215,14 @@ class Run:
         for i, chosen in enumerate(self._parts):
             inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
             weight = None if self._weight is None else self._weight[chosen]
-            output, cache = model.forward(inputs, training=True, counter=self._counter + i, memory=memory)
+            passes = self._passes_over(len(chosen))
+            output = passes.forward(inputs, self._counter + i)
             part, dy = loss_of(self.loss, output, targets, weight, memory)
             share = 1.0
             if len(masses) > 1:
                 share = masses[i] / (total or 1.0)
                 dy = dy * share
-            _, grads = model.backward(dy, cache, memory=memory, input_grad=False)
+            grads = passes.backward(dy)
             if len(masses) > 1:
                 grads = self._summed(grads, begin=i == 0)
             value += share * part
@@ -226,6 +230,14 @@ class Run:
         self._tell("on_gradients", step, grads)
         self.optimizer.step(grads)
         return value, right, total
+
+    def _passes_over(self, count: int) -> Passes:
+        """Those over batches of so many samples, recorded where nobody else can change what they do in an epoch."""
+        passes = self._passes.get(count)
+        if passes is None:
+            record = is_recordable(self.model) and not any(callback.sees_batches() for callback in self.callbacks)
+            passes = self._passes[count] = Passes(self.model, self._memory, record=record)
+        return passes
 
     def _mass(self, chosen: Indices) -> float:
         """How much samples count together: what the mean of their losses divides by."""

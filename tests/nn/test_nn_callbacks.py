@@ -598,7 +598,8 @@ def test_each_accumulated_batch_draws_masks_of_its_own(samples, monkeypatch):
     monkeypatch.setattr(
         functional, "batch_norm_forward", lambda *a, **o: counters.append(o["counter"]) or forward(*a, **o)
     )
-    mlp().fit(*samples, epochs=2, batch_size=8, accumulate=3)
+    seeing = type("Seeing", (nn.Callback,), {"on_batch_end": lambda *_: None})()  # so that no step is played back
+    mlp().fit(*samples, epochs=2, batch_size=8, accumulate=3, callbacks=[seeing])
     assert len({*counters}) == len(counters) == 2 * 8
 
 

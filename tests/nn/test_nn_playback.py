@@ -1,0 +1,208 @@
+"""Passes that are recorded and played back: the same bits as if each were made anew."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import _kernels, functional, nn
+from fastopt.nn.playback import is_recordable
+
+
+@pytest.fixture(autouse=True)
+def _own_products(monkeypatch):
+    """On any CPU."""
+    monkeypatch.setattr(functional, "PRODUCTS", "own")
+
+
+class Seeing(nn.Callback):
+    """Sees every step, which are therefore made anew."""
+
+    def on_batch_end(self, batch, logs):
+        pass
+
+
+def block(filters):
+    return nn.Conv2D(filters), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D()
+
+
+#: Layers, and the shape of an input.
+MODELS = {
+    "mlp": ([nn.Dense(40), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(21, "relu"), nn.Dropout(0.2),
+             nn.Dense(3)], (5,)),
+    "cnn": ([*block(16), *block(32), nn.Flatten(), nn.Dense(20), nn.ReLU(), nn.Dropout(0.5), nn.Dense(3)], (8, 8, 1)),
+    "direct": ([nn.Conv2D(16, 5, stride=2, padding=1), nn.ReLU(), nn.Dropout(0.1), nn.Conv2D(16, (2, 3)),
+                nn.BatchNorm(), nn.AveragePool2D(), nn.GlobalAveragePool2D(), nn.Dense(3)], (13, 13, 2)),
+    "activations": ([*(layer for kind in (nn.LeakyReLU, nn.ELU, nn.GELU, nn.Sigmoid, nn.SiLU, nn.Softmax, nn.Softplus,
+                                          nn.Tanh, nn.ReLU) for layer in (nn.Dense(9), kind(), nn.Dropout(0.1))),
+                     nn.Dense(3)], (5,)),
+    "pooling": ([nn.Conv2D(16), nn.MaxPool2D(3, stride=2), nn.Dropout(0.2, p_is="keep"), nn.Flatten(), nn.Dense(3)],
+                (9, 7, 3)),
+}  # fmt: skip
+
+
+def build(name, dtype=np.float32):
+    layers, shape = MODELS[name]
+    return nn.Sequential([type(layer)(**layer.config()) for layer in layers], shape, seed=3, dtype=dtype)
+
+
+@pytest.fixture
+def samples(rng):
+    """For a model: several batches of 16, and one of 17 with the lone last sample."""
+    return lambda model: (rng.normal(size=(16 * 5 + 1, *model.input_shape)), np.arange(81) % 3)
+
+
+def bits(model):
+    return {name: a.tobytes() for name, a in (model.params | model.state).items()}
+
+
+def weighted(output, targets, sample_weight=None):
+    """A loss of a user's own, whose gradient is a new array in another order each time."""
+    loss, gradient = nn.SoftmaxCrossEntropy()(output, targets, sample_weight)
+    return loss, np.asfortranarray(2 * gradient)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"accumulate": 2}, {"sample_weight": np.arange(81) % 4}, {"loss": weighted}],
+    ids=["plain", "accumulated", "weighted", "another loss"],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_playing_back_has_the_bits_of_steps_made_anew(name, how, dtype, samples, monkeypatch):
+    models = [build(name, dtype) for _ in range(2)]
+    x, y = samples(models[0])
+    made = []
+    forward = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x, **o: made.append(len(x)) or forward(self, x, **o))
+    anew = models[0].fit(x, y, epochs=3, batch_size=16, callbacks=[Seeing()], **how)
+    assert made == [16, 16, 16, 16, 17] * 3
+    made.clear()
+    played = models[1].fit(x, y, epochs=3, batch_size=16, **how)
+    assert made == [16, 17] * 3
+    assert bits(models[0]) == bits(models[1])
+    for key in ("loss", "accuracy"):
+        assert anew[key] == played[key]
+
+
+def test_playing_back_on_several_threads(samples):
+    models = [build("cnn") for _ in range(2)]
+    x, y = samples(models[0])
+    models[0].fit(x, y, epochs=2, batch_size=16, callbacks=[Seeing()])
+    fastopt.set_num_threads(2)
+    models[1].fit(x, y, epochs=2, batch_size=16)
+    assert bits(models[0]) == bits(models[1])
+
+
+def test_options_are_heeded_from_the_next_epoch_on(samples):
+    class Less(nn.Callback):
+        def on_train_begin(self, run):
+            self.run = run
+
+        def on_epoch_end(self, epoch, logs):
+            for layer in self.run.model.layers:
+                if isinstance(layer, nn.Dropout):
+                    layer.p /= 2
+
+    models = [build("mlp") for _ in range(2)]
+    x, y = samples(models[0])
+    for model, more in zip(models, ([Seeing()], []), strict=True):
+        model.fit(x, y, epochs=3, batch_size=16, callbacks=[Less(), *more])
+    assert bits(models[0]) == bits(models[1])
+
+
+def test_one_more_epoch_takes_no_more_memory(samples):
+    model = build("mlp")
+    x, y = samples(model)
+    peaks = []
+    for epochs in (1, 1, 4):
+        tracemalloc.start()
+        try:
+            model.fit(x, y, epochs=epochs, batch_size=16, optimizer=fastopt.SGD(model.params, lr=0.1))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 20_000
+
+
+class MyDense(nn.Dense):
+    pass
+
+
+def test_what_may_do_more_than_call_kernels_is_not_recorded(monkeypatch):
+    def model(*layers, shape=(5,)):
+        return nn.Sequential(layers, shape)
+
+    assert is_recordable(model(nn.Dense(5), nn.BatchNorm()))
+    assert not is_recordable(model(MyDense(5)))
+    assert not is_recordable(model(nn.LayerNorm()))
+    assert not is_recordable(model(nn.Sequential([nn.Dense(5)]), nn.Dense(3)))
+    assert not is_recordable(model(nn.Conv2D(5), shape=(5, 5, 1)))  # by im2col
+    assert not is_recordable(model(nn.Conv2D(16), nn.Conv2D(16, stride=2), shape=(5, 5, 1)))
+    assert is_recordable(model(nn.Flatten(), nn.Dense(3), shape=(5, 5, 1)))
+    shared = nn.Dense(5)
+    assert not is_recordable(model(shared, nn.ReLU(), shared))
+    watched = model(nn.Dense(5))
+    watched.layers[0].forward = lambda *a, **o: nn.Dense.forward(watched.layers[0], *a, **o)
+    assert not is_recordable(watched)
+    monkeypatch.setattr(functional, "PRODUCTS", "blas")
+    assert not is_recordable(model(nn.Dense(5)))
+
+
+def test_who_sees_batches():
+    assert Seeing().sees_batches()
+    assert not nn.Callback().sees_batches()
+    assert not nn.monitor.DetectAnomaly().sees_batches()
+    assert not type("Epochs", (nn.Callback,), {"on_epoch_end": lambda *_: None})().sees_batches()
+    assert type("Later", (nn.monitor.Monitor,), {"on_gradients": lambda *_: None})().sees_batches()
+    patched = nn.Callback()
+    patched.on_batch_begin = lambda batch: None
+    assert patched.sees_batches()
+
+
+# ---- Tapes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tape_plays_with_higher_counters(rng, same_bits):
+    x, y, mask = rng.normal(size=100), np.empty(100), np.empty(13, np.uint8)
+    with _kernels.Tape() as tape:
+        functional.dropout(x, 0.5, seed=1, counter=3, out=y, mask=mask)
+        functional.relu_forward(y, out=y)
+    assert len(tape) == 2
+    for later in (0, 4, 1):
+        x[...] = rng.normal(size=100)
+        tape.play(later)
+        same_bits(y, np.maximum(functional.dropout(x, 0.5, seed=1, counter=3 + later)[0], 0))
+    seconds = {"relu_forward": 1.0}
+    tape.play(4, seconds)
+    same_bits(y, np.maximum(functional.dropout(x, 0.5, seed=1, counter=7)[0], 0))
+    assert seconds.keys() == {"dropout_forward", "relu_forward"}
+    assert seconds["relu_forward"] > 1 > seconds["dropout_forward"] > 0
+
+
+def test_a_tape_holds_what_its_own_thread_calls_meanwhile():
+    x = np.ones(5)
+    with _kernels.Tape() as outer:
+        functional.relu_forward(x)
+        with _kernels.Tape() as inner:
+            other = threading.Thread(target=functional.relu_forward, args=(x,))
+            other.start()
+            other.join()
+            assert len(inner) == 0
+            functional.relu_forward(x)
+        with pytest.raises(ValueError, match="alpha"), _kernels.Tape() as failed:
+            functional.activation_forward(x, "elu", alpha=-1.0)
+        functional.relu_forward(x)
+    functional.relu_forward(x)
+    assert (len(outer), len(inner), len(failed)) == (2, 1, 0)
+
+
+def test_a_tape_keeps_its_arrays():
+    x = np.ones(100_000)
+    with _kernels.Tape() as tape:
+        y = functional.relu_forward(x)
+    x[...] = 2
+    del x
+    tape.play()
+    assert (y == 2).all()
