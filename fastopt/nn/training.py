@@ -131,7 +131,7 @@ class Run:
         validated = () if validation_data is None else ("loss", "accuracy")[: 1 + are_labels(validation_data[1])]
         self.measures = (*own, "samples_per_second", *(f"val_{name}" for name in validated))
         self.samples = len(self._x)
-        self.batches = sum(1 for _ in self._steps())
+        self.batches = -(-count_batches(self.samples, batch_size) // accumulate)
         self.epoch = 0
         self.stopped, self.interrupted = "", False
         self._where = ""
@@ -296,6 +296,12 @@ def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indic
             end = n
         yield order[start:end]
         start = end
+
+
+def count_batches(n: int, batch_size: int) -> int:
+    """How many `batches` there are."""
+    lone = n > batch_size and (n - 1) % batch_size == 0
+    return -(-n // batch_size) - lone
 
 
 def samples(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:

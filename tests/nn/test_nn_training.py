@@ -10,7 +10,7 @@ import pytest
 
 import fastopt
 from fastopt import cli, data, functional, nn
-from fastopt.nn.training import batches
+from fastopt.nn.training import batches, count_batches
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -50,6 +50,12 @@ def test_the_seed_decides_the_run(samples, build, fit, alike):
     again = second.fit(*samples, epochs=2, **fit)
     assert (bits(first) == bits(second)) == alike
     assert (history["loss"] == again["loss"]) == alike
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 12, 13])
+def test_count_batches(n):
+    for size in range(1, n + 3):
+        assert count_batches(n, size) == len(list(batches(n, size, np.random.default_rng(0))))
 
 
 def test_each_epoch_has_an_order_of_its_own(samples, monkeypatch):
