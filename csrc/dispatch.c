@@ -27,6 +27,18 @@ static const unsigned char sums_before[] = {
 };
 #undef SUMS
 
+#define LAYER(name, arrays, sizes, scalars) LAYER_##name,
+enum {
+#include "kernels.def"
+    LAYERS
+};
+#undef LAYER
+#define PRODUCTS(name) [LAYER_##name] = 1,
+static const unsigned char is_product[LAYERS] = {
+#include "kernels.def"
+};
+#undef PRODUCTS
+
 #define LAYER(name, arrays, sizes, scalars) {#name, arrays, sizes, scalars},
 const struct fastopt_layer_row fastopt_layer_rows[] = {
 #include "kernels.def"
@@ -177,6 +189,7 @@ static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBL
 enum {
     WORTH_A_THREAD = 1 << 18, /* bytes on which a thread that is awake saves more than the handing over costs */
     WORTH_WAKING = 1 << 24,   /* … and one that sleeps */
+    PRODUCTS_PER_BYTE = 4,    /* that are done while a byte goes by */
 };
 
 /* Runs a kernel's work on so many bytes, on as many threads as pay. */
@@ -421,5 +434,6 @@ void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, c
                        const double *scalar, size_t bytes)
 {
     const struct layer_work work = {active->kernels[real]->layers[row], array, size, scalar};
-    run(layer_part, &work, bytes);
+    const size_t products = is_product[row] ? (size_t)(size[0] * size[1] * size[2]) : 0;
+    run(layer_part, &work, bytes + products / PRODUCTS_PER_BYTE);
 }
