@@ -122,21 +122,18 @@ int fastopt_products_pay;
 
 const char *fastopt_use(const char *name)
 {
-    const struct fastopt_variant *strongest = NULL;
     for (const struct fastopt_variant *variant = fastopt_variants; variant->name; ++variant) {
-        if (!variant->supported())
-            continue;
-        strongest = strongest ? strongest : variant;
         /* "baseline" means the last variant, whatever that is called here. */
-        if (!name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name)) {
+        const int named = !name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name);
+        if (named && variant->supported()) {
             const unsigned family = amd_family();
             active = variant;
             fastopt_product_vectors = family == 0x19 ? 1 : 2;
-            fastopt_products_pay = family >= 0x17 && variant == strongest && variant[1].name;
+            fastopt_products_pay = family >= 0x17;
             return variant->name;
         }
     }
-    return NULL;
+    return 0;
 }
 
 /* A denormal number costs a hundred cycles on many CPUs, and moments decay into that range: while a kernel

@@ -148,6 +148,8 @@ def products_pay():
 def use_product_vectors(int count):
     """Multiply this many vectors by a number at once, 1 or 2; for tests: `use_isa` chooses what is faster."""
     global fastopt_product_vectors
+    if count not in (1, 2):
+        raise ValueError(f"count must be 1 or 2, got {count}")
     fastopt_product_vectors = count
 
 
@@ -666,7 +668,7 @@ cdef dict _recording = {}   # the tape of each thread that records
 cdef class Tape:
     """Calls of layer kernels by this thread, recorded within ``with tape:`` as they are made, to be played again.
 
-    It holds their arrays, and what `Plan` says of those holds here, too: they are not looked at again.
+    It keeps their arrays, which are not looked at again: their memory must stay where it is.
     """
     cdef recorded *calls
     cdef Py_ssize_t count, room
@@ -692,6 +694,7 @@ cdef class Tape:
         _recording.pop(PyThread_get_thread_ident())
         if self.outer is not None:
             _recording[PyThread_get_thread_ident()] = self.outer
+            self.outer = None
 
     cdef int add(self, recorded *call, tuple arrays) except -1:
         cdef recorded *more
@@ -714,9 +717,10 @@ cdef class Tape:
             size[call.counter] = <int64_t>(<uint64_t>size[call.counter] + later)
         fastopt_run_layer(call.row, call.real, call.array, size, call.scalar, call.bytes)
 
-    def play(self, uint64_t later=0, dict seconds=None):
+    def play(self, higher=0, dict seconds=None):
         """Make all calls again, with counters that are so much higher. To `seconds`, if given, what each kernel took is
         added, by its name."""
+        cdef uint64_t later = PyLong_AsUnsignedLongLongMask(higher)
         cdef Py_ssize_t i
         if seconds is not None:
             names = list(LAYERS)
@@ -732,6 +736,28 @@ cdef class Tape:
             with nogil:
                 for i in range(self.count):
                     self.play_one(i, later)
+
+
+@cython.auto_pickle(False)
+@cython.final
+cdef class Snapshot:
+    """Which objects some dicts hold."""
+    cdef list dicts, copies
+
+    def __cinit__(self, dicts):
+        self.dicts = list(dicts)
+        self.copies = [dict(each) for each in self.dicts]
+
+    def holds(self):
+        """Whether each still holds the same objects."""
+        cdef dict now, then
+        for now, then in zip(self.dicts, self.copies):
+            if len(now) != len(then):
+                return False
+            for key, value in then.items():
+                if now.get(key, self) is not value:
+                    return False
+        return True
 
 
 # ---- Everything else -----------------------------------------------------------------------------------------------

@@ -279,20 +279,24 @@ _dense_forward = _kernels.Layer("dense_forward")
 _dense_input_grad = _kernels.Layer("dense_input_grad")
 _dense_weight_grad = _kernels.Layer("dense_weight_grad")
 
-PRODUCTS = checks.choice("FASTOPT_PRODUCTS", os.environ.get("FASTOPT_PRODUCTS") or "faster", ("faster", "own", "blas"))
+try:
+    PRODUCTS = checks.choice("it", os.environ.get("FASTOPT_PRODUCTS") or "faster", ("faster", "own", "blas"))
+except ValueError as error:
+    raise ImportError(f"FASTOPT_PRODUCTS: {error}") from None
 
 
 def dense_pays() -> bool:
     """Whether `fastopt.nn.Dense` computes its products by `dense_forward` and its gradients, and not by NumPy's BLAS.
 
-    It does where they are as fast or faster: on AMD's CPUs since Zen, which multiply and add in units of their own.
-    Elsewhere both share units, and a BLAS has them done by one instruction (FMA), whose bits depend on the CPU. The
-    environment variable ``FASTOPT_PRODUCTS`` decides otherwise: ``own`` or ``blas``.
+    It does where they are as fast or faster: on AMD's CPUs since Zen, which multiply and add in units of their own,
+    by whatever instruction set. Elsewhere both share units, and a BLAS has them done by one instruction (FMA), so that
+    bits depend on which BLAS that is. The environment variable ``FASTOPT_PRODUCTS`` decides otherwise: ``own``,
+    ``blas``, or ``faster``, the default.
     """
     return _kernels.products_pay() if PRODUCTS == "faster" else PRODUCTS == "own"
 
 
-_UNFIT = (AttributeError, IndexError, _kernels.Misfit)  # that something is no array, or no matrix, or does not fit
+_UNFIT = (AttributeError, IndexError, TypeError)  # that something is no array, or no matrix, or does not fit
 
 
 @_kernels.Remembered
@@ -329,8 +333,10 @@ def dense_forward(
     """
     relu = checks.flag("relu", relu)
     try:
-        y = np.empty((x.shape[0], weight.shape[1]), x.dtype) if out is None else out
-        _dense_forward((x, weight, bias, y), (*_dense_sizes(x.shape, weight.shape, y.shape), relu))
+        shape = (x.shape[0], weight.shape[1]) if out is None else out.shape
+        sizes = _dense_sizes(x.shape, weight.shape, shape)
+        y = np.empty(shape, x.dtype) if out is None else out
+        _dense_forward((x, weight, bias, y), (*sizes, relu))
     except _UNFIT:
         checks.array("x", x, ndim=2)
         checks.array("weight", weight, dtype=x.dtype, ndim=2)
@@ -358,8 +364,10 @@ def dense_input_grad(dy: Array, weight: Array, out: Array | None = None) -> Arra
     dx : ndarray (n, d)
     """
     try:
-        dx = np.empty((dy.shape[0], weight.shape[0]), dy.dtype) if out is None else out
-        _dense_input_grad((dy, weight, dx), _dense_sizes(dx.shape, weight.shape, dy.shape))
+        shape = (dy.shape[0], weight.shape[0]) if out is None else out.shape
+        sizes = _dense_sizes(shape, weight.shape, dy.shape)
+        dx = np.empty(shape, dy.dtype) if out is None else out
+        _dense_input_grad((dy, weight, dx), sizes)
     except _UNFIT:
         checks.array("dy", dy, ndim=2)
         checks.array("weight", weight, dtype=dy.dtype, ndim=2)
@@ -386,8 +394,10 @@ def dense_weight_grad(x: Array, dy: Array, out: Array | None = None, dbias: Arra
     dweight : ndarray (d, k)
     """
     try:
-        dweight = np.empty((x.shape[1], dy.shape[1]), x.dtype) if out is None else out
-        _dense_weight_grad((x, dy, dweight, dbias), _dense_sizes(x.shape, dweight.shape, dy.shape))
+        shape = (x.shape[1], dy.shape[1]) if out is None else out.shape
+        sizes = _dense_sizes(x.shape, shape, dy.shape)
+        dweight = np.empty(shape, x.dtype) if out is None else out
+        _dense_weight_grad((x, dy, dweight, dbias), sizes)
     except _UNFIT:
         checks.array("x", x, ndim=2)
         checks.array("dy", dy, dtype=x.dtype)

@@ -7,7 +7,7 @@
 #include "product.h"
 #include "share.h"
 
-enum { ENOUGH = 128, PLACES_TOGETHER = 24 };
+enum { ENOUGH = 128, PLACES_TOGETHER = 12 /* of a kernel row: a unit of the work on the weights */ };
 
 struct convolution {
     int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w, filters;
@@ -88,6 +88,7 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
     const struct padded padded =
         padded_rows(v, (out_w - 1) * v->stride_w + v->size_w, v->pad_w ? v->size_h : 0, scratch);
     int64_t next = 0; /* row of the image to be padded: each stays until size_h later */
+    const int64_t most = widest();
     struct product p;
     p.length = run;
     p.step_j = v->stride_w * v->c;
@@ -116,7 +117,7 @@ static void conv_forward(void *const *array, const int64_t *size, const double *
         for (int64_t k = 0; k < v->filters; k += p.width) {
             for (int64_t r = 0; r < p.count; ++r)
                 p.runs[r] = (struct run){in[r], weights[r] + k / LANES * places * LANES + k % LANES};
-            p.width = minimum(v->filters - k, widest());
+            p.width = minimum(v->filters - k, most);
             p.start = bias ? bias + k : NULL;
             p.out = y + row * out_w * v->filters + k;
             multiply(&p, out_w);
@@ -144,6 +145,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
     int64_t together = minimum((ENOUGH + out_w - 1) / out_w, MOST_RUNS);
     while (together > 1 && ((together - 1) * v->stride_h + v->size_h) * width > SCRATCH)
         --together;
+    const int64_t most = few ? PER_VECTOR : widest();
     struct product p;
     p.length = out_w;
     p.step_j = 1;
@@ -180,7 +182,7 @@ static void conv_weight_grad(void *const *array, const int64_t *size, const doub
                 add_rows(d + filters.begin, rows * out_w, v->filters, filters.end - filters.begin,
                          dbias + filters.begin);
             for (int64_t k = filters.begin; k < filters.end; k += p.width) {
-                p.width = minimum(filters.end - k, few ? PER_VECTOR : widest());
+                p.width = minimum(filters.end - k, most);
                 for (int64_t unit = own.begin; unit < own.end; ++unit) {
                     const int64_t ky = unit / blocks, i = unit % blocks * PLACES_TOGETHER;
                     p.count = 0;

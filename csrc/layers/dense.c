@@ -19,8 +19,15 @@ struct factors {
 };
 
 typedef real quad __attribute__((vector_size(4 * sizeof(real))));
-typedef word word_quad __attribute__((vector_size(4 * sizeof(word))));
 typedef real unaligned_quad __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
+
+/* Numbers of two quads: their places in the first (0 to 3) or the second (4 to 7). */
+#if defined(__clang__)
+#define CHOOSE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef word word_quad __attribute__((vector_size(4 * sizeof(word))));
+#define CHOOSE(a, b, ...) __builtin_shuffle(a, b, (word_quad){__VA_ARGS__})
+#endif
 
 /* Four columns of four numbers, `step` apart from each other, as rows of scratch. */
 INLINE void transpose(const real *columns, int64_t step, real *scratch)
@@ -31,14 +38,13 @@ INLINE void transpose(const real *columns, int64_t step, real *scratch)
         c[k] = *(const unaligned_quad *)(columns + k * step);
 #pragma GCC unroll 2
     for (int k = 0; k < 2; ++k) {
-        halves[k] = __builtin_shuffle(c[k], c[k + 2], (word_quad){0, 4, 1, 5});
-        halves[k + 2] = __builtin_shuffle(c[k], c[k + 2], (word_quad){2, 6, 3, 7});
+        halves[k] = CHOOSE(c[k], c[k + 2], 0, 4, 1, 5);
+        halves[k + 2] = CHOOSE(c[k], c[k + 2], 2, 6, 3, 7);
     }
 #pragma GCC unroll 2
     for (int i = 0; i < 4; i += 2) {
-        *(unaligned_quad *)(scratch + i * LANES) = __builtin_shuffle(halves[i], halves[i + 1], (word_quad){0, 4, 1, 5});
-        *(unaligned_quad *)(scratch + (i + 1) * LANES) =
-            __builtin_shuffle(halves[i], halves[i + 1], (word_quad){2, 6, 3, 7});
+        *(unaligned_quad *)(scratch + i * LANES) = CHOOSE(halves[i], halves[i + 1], 0, 4, 1, 5);
+        *(unaligned_quad *)(scratch + (i + 1) * LANES) = CHOOSE(halves[i], halves[i + 1], 2, 6, 3, 7);
     }
 }
 
@@ -60,8 +66,14 @@ static void lay_out(const real *b, int64_t row, int64_t column, int64_t n, int64
             scratch[i * LANES + k] = k < wide ? b[i * row + k * column] : 0;
 }
 
-static void panels(const struct factors *f, struct range rows, struct range columns)
+/* A thread's share of all rows of a product: of panels, or of rows where there are more threads than panels. */
+static void panels(const struct factors *f, int64_t all_rows, struct fastopt_share share)
 {
+    const struct fastopt_share whole = {0, 1};
+    const int by_rows = (f->columns + LANES - 1) / LANES < share.count;
+    const struct range rows = own_range(all_rows, LINE_OF_REALS, by_rows ? share : whole);
+    const struct range columns = own_range(f->columns, LANES, by_rows ? whole : share);
+    const int64_t most = widest();
     real scratch[SCRATCH];
     struct product p = {.count = 1, .step_j = f->a_row, .step_i = f->a_column, .step_out = f->columns};
     p.cold = f->cold;
@@ -82,7 +94,7 @@ static void panels(const struct factors *f, struct range rows, struct range colu
                 p.runs[0] = (struct run){a, (near ? b : scratch) + k};
                 p.out = f->out + rows.begin * f->columns + first + k;
                 p.start = i ? p.out : f->bias ? f->bias + first + k : NULL;
-                p.width = minimum(wide - k, widest());
+                p.width = minimum(wide - k, most);
                 multiply(&p, rows.end - rows.begin);
             }
             i += p.length;
@@ -106,7 +118,7 @@ static void dense_forward(void *const *array, const int64_t *size, const double 
                               .columns = columns,
                               .relu = size[3] != 0};
     (void)scalar;
-    panels(&f, (struct range){0, rows}, own_range(columns, LANES, share));
+    panels(&f, rows, share);
 }
 
 static void dense_input_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
@@ -122,7 +134,7 @@ static void dense_input_grad(void *const *array, const int64_t *size, const doub
                               .length = columns,
                               .columns = inputs};
     (void)scalar;
-    panels(&f, (struct range){0, rows}, own_range(inputs, LANES, share));
+    panels(&f, rows, share);
 }
 
 /* dweight, and dbias if given. */
@@ -139,7 +151,7 @@ static void dense_weight_grad(void *const *array, const int64_t *size, const dou
                               .length = rows,
                               .columns = columns,
                               .cold = 1};
-    panels(&f, own_range(inputs, LINE_OF_REALS, share), (struct range){0, columns});
+    panels(&f, inputs, share);
     if (array[3])
         bias_backward((void *const[]){array[1], array[3]}, (const int64_t[]){rows, columns}, scalar, share);
 }

@@ -38,7 +38,7 @@ struct product {
     int relu, cold; /* cold: out is not in the caches */
 };
 
-/* How many k a product may have. */
+/* How many k a product may have, from now on to the end of a kernel. */
 INLINE int64_t widest(void)
 {
     return (VECTOR_BYTES == 64 && fastopt_product_vectors < WIDE ? 1 : WIDE) * PER_VECTOR;
@@ -90,8 +90,8 @@ INLINE void block(const struct product *p, int lines, int rows, int vectors, int
 INLINE void multiply_by(struct product *p, int64_t rows, int64_t step_j)
 {
     const int two = p->width > PER_VECTOR;
-    const unsigned most = two ? BLOCK : BLOCK_OF_ONE, all = (unsigned)rows, blocks = (all + most - 1) / most;
-    const int64_t equal = blocks ? (all + blocks - 1) / blocks : 0; /* a short last block would wait for its sums */
+    const int64_t most = two ? BLOCK : BLOCK_OF_ONE, blocks = (rows + most - 1) / most;
+    const int64_t equal = blocks ? (rows + blocks - 1) / blocks : 0; /* a short last block would wait for its sums */
     for (int64_t n; rows > 0; rows -= n) {
         n = minimum(rows, equal);
         for (int64_t j = 0; p->cold && j < n; ++j)

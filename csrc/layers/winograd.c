@@ -171,11 +171,11 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
     real *y = array[3];
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLACES * (TILES * WIDE * PER_VECTOR + SKEW)];
     const struct tiles all = all_tiles(v);
-    const int64_t plane = TILES * v->c + SKEW, sum_plane = TILES * widest() + SKEW;
+    const int64_t most = widest(), plane = TILES * v->c + SKEW, sum_plane = TILES * most + SKEW;
     const int64_t parts = (v->filters + LANES - 1) / LANES;
     const struct range own = own_range(all.count, TILES, share);
     struct product p = {.count = 1, .length = v->c, .step_j = v->c, .step_i = 1, .step_b = LANES};
-    p.step_out = widest();
+    p.step_out = most;
     (void)scalar;
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
@@ -196,7 +196,7 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
             }
         }
         for (int64_t k = 0; k < v->filters; k += p.width) {
-            p.width = minimum(v->filters - k, widest());
+            p.width = minimum(v->filters - k, most);
             for (int64_t place = 0; place < PLACES; ++place) {
                 const real *b = packed + (place * parts + k / LANES) * v->c * LANES + k % LANES;
                 p.runs[0] = (struct run){inputs + place * plane, b};
@@ -232,7 +232,7 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
         return;
     const int64_t together = TILES * MOST_DEEP / (by_filters ? v->filters : v->c), plane = together * c + SKEW,
                   out_plane = together * k + SKEW;
-    const int64_t wide = v->filters, first_sum = channels.begin * wide + filters.begin;
+    const int64_t most = widest(), wide = v->filters, first_sum = channels.begin * wide + filters.begin;
     struct product p = {.count = 1, .step_j = 1, .step_i = c, .step_b = k, .step_start = wide, .step_out = wide};
     (void)scalar;
 
@@ -258,7 +258,7 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
             add_rows(outputs + 5 * out_plane, p.length, k, k, dbias + filters.begin);
         for (int64_t place = 0; place < PLACES; ++place)
             for (int64_t at = 0; at < k; at += p.width) {
-                p.width = minimum(k - at, widest());
+                p.width = minimum(k - at, most);
                 p.runs[0] = (struct run){inputs + place * plane, outputs + place * out_plane + at};
                 p.start = p.out = sums + first_sum + place * v->c * wide + at;
                 multiply(&p, c);

@@ -52,11 +52,6 @@ class Callback:
     def on_train_end(self) -> None:
         """After the last epoch, also where the run was stopped."""
 
-    def sees_batches(self) -> bool:
-        """Whether code that is not fastopt's runs between steps, and may change the model there."""
-        named = (getattr(self, name) for name in ("on_batch_begin", "on_gradients", "on_batch_end"))
-        return not all(getattr(method, "__module__", "").startswith("fastopt.") for method in named)
-
     def state_dict(self) -> dict[str, Any]:
         """What must be in a checkpoint for a resumed run to go on as if it had not ended: numbers, text, arrays."""
         return {}

@@ -258,7 +258,7 @@ class Dense(_Affine):
         y = memory.array("y", (len(x), self.units), x.dtype)
         tail = self._tail(fused, training)
         weight = self.params["weight"]
-        if not _own_products(x):
+        if not _own_products(x, weight):
             self._finish(np.matmul(x, weight, out=y), tail, counter + len(fused))
         elif tail.dropout is None:
             F.dense_forward(x, weight, self.params["bias"], relu=tail.relu, out=y)
@@ -271,7 +271,7 @@ class Dense(_Affine):
     ) -> tuple[Array | None, Grads]:
         x, y, tail = cache
         weight = self.params["weight"]
-        own = _own_products(x) and _own_products(dy)
+        own = _own_products(x, weight, dy)
         dy, dbias = self._begin(dy, y, tail, memory, leave_bias=own)
         dweight = memory.grad("weight", weight)
         if own:
@@ -285,9 +285,9 @@ class Dense(_Affine):
         return F.dense_input_grad(dy, weight, out=dx) if own else np.matmul(dy, weight.T, out=dx), grads
 
 
-def _own_products(x: Array) -> bool:
-    """Whether products of an array go by fastopt's kernels, which take no strides; else by NumPy."""
-    return F.dense_pays() and x.flags.c_contiguous
+def _own_products(*arrays: Array) -> bool:
+    """Whether products of these go by fastopt's kernels, which take no strides; else by NumPy."""
+    return F.dense_pays() and all(isinstance(a, np.ndarray) and a.flags.c_contiguous for a in arrays)
 
 
 class Conv2D(_Affine):

@@ -6,7 +6,6 @@ small, the Python around them takes as long as they do.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +34,11 @@ SECONDS: dict[str, float] | None = None
 
 def is_recordable(model: Sequential) -> bool:
     """Whether passes over a model in training are kernels alone, each layer having its own arrays."""
+    from fastopt.nn.model import Sequential  # which imports this module by way of the loop
+
     layers = model.layers
-    if any({"forward", "backward"} & vars(part).keys() for part in (model, *layers)):
-        return False  # somebody looks on
+    if type(model) is not Sequential or any({"forward", "backward"} & vars(part).keys() for part in (model, *layers)):
+        return False
     first = next((layer for layer in layers if layer.params), None)
     return len({*map(id, layers)}) == len(layers) and all(_calls_kernels(layer, layer is first) for layer in layers)
 
@@ -45,64 +46,84 @@ def is_recordable(model: Sequential) -> bool:
 def _calls_kernels(layer: Layer, first: bool) -> bool:
     """Whether a layer calls nothing but kernels; the first one need not find the gradient of its input."""
     if type(layer) is Dense:
-        return F.dense_pays()
+        return F.dense_pays() and layer.params["weight"].flags.c_contiguous
     if type(layer) is Conv2D and layer.input_shape is not None:
         one_by_one = layer.stride == (1, 1) and all(np.less(layer.padding, layer.size))
         return layer.is_direct((1, *layer.input_shape)) and (first or one_by_one)
     return type(layer) in _KERNELS_ALONE
 
 
-class Passes:
-    """Passes in training over batches of one size.
+def _alike(dy: Any, usual: Array) -> bool:
+    """Whether kernels would take it in the place of the usual one."""
+    alike = isinstance(dy, np.ndarray) and (dy.shape, dy.dtype) == (usual.shape, usual.dtype)
+    return alike and dy.flags.c_contiguous
 
-    Parameters
-    ----------
-    model : Sequential
-    memory : Workspace
-    record : bool
-        Whether to play back what the first call did. Nothing but the numbers in the arrays may change then: the
-        options of layers are those that they had.
-    """
+
+class _Recorded:
+    """A pass: the calls that it made, and the options and arrays of layers that it found."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.tape = _kernels.Tape()
+        self._layers, self._now = [*model.layers], model.layers
+        parts = (model, *model.layers)
+        self._found = _kernels.Snapshot(each for part in parts for each in (vars(part), part.params, part.state))
+
+    def holds(self) -> bool:
+        """Whether it would find the same now: callbacks, a loss, a schedule may have changed some of it."""
+        return self._now == self._layers and self._found.holds()
+
+
+class Passes:
+    """Passes in training over batches of one size, of which the first is played back in the place of all others."""
 
     _x: Array
     _output: Array
     _cache: list[Any]
-    _dy: Array
     _grads: Grads
 
-    def __init__(self, model: Sequential, memory: Workspace, *, record: bool) -> None:
-        self._model, self._memory, self._record = model, memory, record
-        self._forward: _kernels.Tape | None = None
-        self._backward: _kernels.Tape | None = None
+    def __init__(self, model: Sequential, memory: Workspace) -> None:
+        self._model, self._memory = model, memory
+        self._recordable = is_recordable(model)
+        self._forward: _Recorded | None = None
+        self._backward: _Recorded | None = None
         self._counter = 0
 
     def forward(self, x: Array, counter: int) -> Array:
         """The output, whose gradient `backward` takes next."""
-        if self._forward is not None and x is self._x:
-            self._forward.play((counter - self._counter) * len(self._model.layers), SECONDS)
+        if self._forward is not None and x is self._x and self._forward.holds():
+            self._forward.tape.play((counter - self._counter) * len(self._model.layers), SECONDS)
             return self._output
-        self._x, self._counter, self._backward = x, counter, None
-        with self._recording() as self._forward:
-            self._output, self._cache = self._model.forward(x, training=True, counter=counter, memory=self._memory)
+        self._forward = self._backward = None
+        options: dict[str, Any] = {"training": True, "counter": counter, "memory": self._memory}
+        if not self._recordable or not is_recordable(self._model):
+            output, self._cache = self._model.forward(x, **options)
+            return output
+        recorded = _Recorded(self._model)
+        with recorded.tape:
+            self._output, self._cache = self._model.forward(x, **options)
+        self._forward, self._x, self._counter = recorded, x, counter
         return self._output
 
     def backward(self, dy: Array) -> Grads:
         """The gradients of the parameters."""
-        dy = self._where_it_was(dy)
-        if self._backward is not None:
-            self._backward.play(0, SECONDS)
+        if self._forward is None:
+            cache, self._cache = self._cache, []
+            return self._plain_backward(dy, cache)
+        usual = self._memory.array("dy", self._output.shape, self._output.dtype)  # where the loss may have written it
+        if dy is not usual:
+            if not _alike(dy, usual):
+                return self._plain_backward(dy, [*self._cache])  # which says what is wrong
+            np.copyto(usual, dy)
+        if self._backward is not None and self._backward.holds():
+            self._backward.tape.play(0, SECONDS)
             return self._grads
-        with self._recording() as self._backward:
-            _, self._grads = self._model.backward(dy, self._cache, memory=self._memory, input_grad=False)
+        if not is_recordable(self._model):
+            return self._plain_backward(usual, [*self._cache])
+        recorded = _Recorded(self._model)
+        with recorded.tape:
+            self._grads = self._plain_backward(usual, [*self._cache])
+        self._backward = recorded
         return self._grads
 
-    def _where_it_was(self, dy: Array) -> Array:
-        """dy in the array that it was in when recorded, which the loss may have written to."""
-        if self._backward is None:
-            self._dy = self._memory.array("dy", dy.shape, dy.dtype)
-        if dy is not self._dy:
-            np.copyto(self._dy, dy)
-        return self._dy
-
-    def _recording(self) -> contextlib.AbstractContextManager[_kernels.Tape | None]:
-        return _kernels.Tape() if self._record else contextlib.nullcontext()
+    def _plain_backward(self, dy: Array, cache: list[Any]) -> Grads:
+        return self._model.backward(dy, cache, memory=self._memory, input_grad=False)[1]

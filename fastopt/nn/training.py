@@ -23,7 +23,7 @@ from fastopt.nn.callbacks import Callback
 from fastopt.nn.layers import Conv2D
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
-from fastopt.nn.playback import Passes, is_recordable
+from fastopt.nn.playback import Passes
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 from fastopt.threads import blas_on_one_thread, get_num_threads
@@ -174,6 +174,10 @@ class Run:
             self._tell("on_train_end")
         return self.history
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For callbacks that are copied or pickled with their run: recorded passes cannot be."""
+        return vars(self) | {"_passes": {}}
+
     def _steps(self) -> Iterator[list[Indices]]:
         """The samples of each step of the epoch that begins, by batches."""
         order = np.random.default_rng([self.seed, self.optimizer.t])
@@ -184,7 +188,6 @@ class Run:
     def _one_epoch(self) -> dict[str, float] | None:
         """The epoch's logs; None where it was stopped on the way."""
         started, total, right, mass = time.perf_counter(), 0.0, 0.0, 0.0
-        self._passes = {}  # options of layers may have changed
         for step, parts in enumerate(self._steps()):
             self._parts, self._counter = parts, self.optimizer.t * self.accumulate
             self._tell("on_batch_begin", step)
@@ -215,7 +218,9 @@ class Run:
         for i, chosen in enumerate(self._parts):
             inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
             weight = None if self._weight is None else self._weight[chosen]
-            passes = self._passes_over(len(chosen))
+            passes = self._passes.get(len(chosen))
+            if passes is None:
+                passes = self._passes[len(chosen)] = Passes(self.model, memory)
             output = passes.forward(inputs, self._counter + i)
             part, dy = loss_of(self.loss, output, targets, weight, memory)
             share = 1.0
@@ -230,14 +235,6 @@ class Run:
         self._tell("on_gradients", step, grads)
         self.optimizer.step(grads)
         return value, right, total
-
-    def _passes_over(self, count: int) -> Passes:
-        """Those over batches of so many samples, recorded where nobody else can change what they do in an epoch."""
-        passes = self._passes.get(count)
-        if passes is None:
-            record = is_recordable(self.model) and not any(callback.sees_batches() for callback in self.callbacks)
-            passes = self._passes[count] = Passes(self.model, self._memory, record=record)
-        return passes
 
     def _mass(self, chosen: Indices) -> float:
         """How much samples count together: what the mean of their losses divides by."""
