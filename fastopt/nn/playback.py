@@ -109,12 +109,13 @@ class Passes:
         if self._forward is None:
             cache, self._cache = self._cache, []
             return self._plain_backward(dy, cache)
-        usual = self._memory.array("dy", self._output.shape, self._output.dtype)  # where the loss may have written it
-        if dy is not usual:
+        usual = self._memory.array("dy", self._output.shape, self._output.dtype)  # where fastopt's loss writes it
+        ours = dy is usual  # so that nobody else's code has run since `forward`
+        if not ours:
             if not _alike(dy, usual):
                 return self._plain_backward(dy, [*self._cache])  # which says what is wrong
             np.copyto(usual, dy)
-        if self._backward is not None and self._backward.holds():
+        if self._backward is not None and (ours or self._backward.holds()):
             self._backward.tape.play(0, SECONDS)
             return self._grads
         if not is_recordable(self._model):
