@@ -96,11 +96,12 @@ static int do_unclaimed(struct slot *slot, uint32_t number)
     return mine;
 }
 
-/* Waits for a work that is not the one of that number, and returns its number. */
-static uint32_t next_work(struct slot *slot, uint32_t last, int64_t bedtime)
+/* Waits for a work that is not the one of that number, and returns its number. Who is woken stays awake for a while,
+ * also if it comes too late for this work: otherwise it would come too late for each that follows. */
+static uint32_t next_work(struct slot *slot, uint32_t last, int64_t *bedtime)
 {
     uint32_t number = atomic_load(&pool.number);
-    for (; number == last && ticks() < bedtime; sched_yield())
+    for (; number == last && ticks() < *bedtime; sched_yield())
         for (int spin = 0; spin < SPINS && (number = atomic_load(&pool.number)) == last; ++spin)
             relax();
     if (number == last) {
@@ -110,6 +111,7 @@ static uint32_t next_work(struct slot *slot, uint32_t last, int64_t bedtime)
             pthread_cond_wait(&slot->wake, &pool.mutex);
         atomic_store(&slot->asleep, 0);
         pthread_mutex_unlock(&pool.mutex);
+        *bedtime = ticks() + AWAKE;
     }
     return number;
 }
@@ -119,7 +121,7 @@ static void *worker(void *argument)
     struct slot *slot = argument;
     uint32_t number = atomic_load(&slot->claimed);
     for (int64_t bedtime = ticks() + AWAKE;;) {
-        number = next_work(slot, number, bedtime);
+        number = next_work(slot, number, &bedtime);
         if (do_unclaimed(slot, number)) /* works in which it has no part do not keep it awake */
             bedtime = ticks() + AWAKE;
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import fastopt
-from fastopt import _kernels
+from fastopt import _kernels, functional
 from fastopt.landscape import SURFACES, best, draw
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
@@ -293,6 +293,7 @@ def environment() -> dict[str, str]:
         "NumPy": np.__version__,
         "BLAS": f"{blas['name']} {blas['version']}",
         **_blas_runtime(),
+        "dense layers": "products of fastopt's" if functional.dense_pays() else "products of the BLAS",
         "Python": platform.python_version(),
         "machine": platform.machine(),
     }

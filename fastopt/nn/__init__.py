@@ -38,6 +38,7 @@ from fastopt.nn.lr_range import LRRange, lr_find
 from fastopt.nn.lsuv import lsuv
 from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
+from fastopt.nn.playback import Passes
 from fastopt.nn.norms import BatchNorm, DecorrelatedBatchNorm, GroupNorm, InstanceNorm, LayerNorm, WeightNorm
 from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
 from fastopt.nn.residual import Residual
@@ -80,6 +81,7 @@ __all__ = [
     "ModelCheckpoint",
     "Normal",
     "Orthogonal",
+    "Passes",
     "ReLU",
     "ReduceLROnPlateau",
     "Residual",

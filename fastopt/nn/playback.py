@@ -74,38 +74,61 @@ class _Recorded:
 
 
 class Passes:
-    """Passes in training over batches of one size, of which the first is played back in the place of all others."""
+    """Passes in training over batches of one size: the first is recorded, and played back in the place of all others.
+
+    ::
+
+        passes = nn.Passes(model)
+        output = passes.forward(x[chosen], optimizer.t)
+        loss, dy = nn.softmax_cross_entropy(output, y[chosen])
+        optimizer.step(passes.backward(dy))
+
+    The bits are those of `Sequential.forward` and `Sequential.backward`, which run where a model does more than call
+    kernels, and whenever shapes, options or arrays of layers are others than before. Results are overwritten by the
+    next pass.
+
+    Parameters
+    ----------
+    model : Sequential
+    memory : Workspace, optional
+        The model's own where absent. Without a copy go an x that is ``memory.array("x", …)``, and a dy that is
+        ``memory.array("dy", …)``.
+    """
 
     _x: Array
     _output: Array
     _cache: list[Any]
     _grads: Grads
 
-    def __init__(self, model: Sequential, memory: Workspace) -> None:
-        self._model, self._memory = model, memory
+    def __init__(self, model: Sequential, memory: Workspace | None = None) -> None:
+        self._model, self._memory = model, model.workspace() if memory is None else memory
         self._recordable = is_recordable(model)
         self._forward: _Recorded | None = None
         self._backward: _Recorded | None = None
         self._counter = 0
 
     def forward(self, x: Array, counter: int) -> Array:
-        """The output, whose gradient `backward` takes next."""
-        if self._forward is not None and x is self._x and self._forward.holds():
+        """The output for a batch, whose gradient `backward` takes next; another counter, other dropout masks."""
+        options: dict[str, Any] = {"training": True, "counter": counter, "memory": self._memory}
+        if not self._recordable or not isinstance(x, np.ndarray):
+            return self._plain_forward(x, options)
+        usual = self._memory.array("x", x.shape, x.dtype)
+        if x is not usual:
+            np.copyto(usual, x)
+        if self._forward is not None and usual is self._x and self._forward.holds():
             self._forward.tape.play((counter - self._counter) * len(self._model.layers), SECONDS)
             return self._output
+        if not is_recordable(self._model):
+            return self._plain_forward(x, options)
         self._forward = self._backward = None
-        options: dict[str, Any] = {"training": True, "counter": counter, "memory": self._memory}
-        if not self._recordable or not is_recordable(self._model):
-            output, self._cache = self._model.forward(x, **options)
-            return output
         recorded = _Recorded(self._model)
         with recorded.tape:
-            self._output, self._cache = self._model.forward(x, **options)
-        self._forward, self._x, self._counter = recorded, x, counter
+            self._output, self._cache = self._model.forward(usual, **options)
+        self._forward, self._x, self._counter = recorded, usual, counter
         return self._output
 
     def backward(self, dy: Array) -> Grads:
-        """The gradients of the parameters."""
+        """The gradients of the parameters, given that of the output."""
         if self._forward is None:
             cache, self._cache = self._cache, []
             return self._plain_backward(dy, cache)
@@ -125,6 +148,11 @@ class Passes:
             self._grads = self._plain_backward(usual, [*self._cache])
         self._backward = recorded
         return self._grads
+
+    def _plain_forward(self, x: Array, options: dict[str, Any]) -> Array:
+        self._forward = self._backward = None
+        output, self._cache = self._model.forward(x, **options)
+        return output
 
     def _plain_backward(self, dy: Array, cache: list[Any]) -> Grads:
         return self._model.backward(dy, cache, memory=self._memory, input_grad=False)[1]

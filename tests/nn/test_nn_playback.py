@@ -184,6 +184,27 @@ def test_what_changes_between_steps_is_heeded(change, samples):
     assert histories[0]["loss"] == histories[1]["loss"]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loop_of_your_own(name, dtype, samples, same_bits):
+    """With new arrays each time, and batches of another size among them."""
+    models = [build(name, dtype) for _ in range(2)]
+    passes, memory = nn.Passes(models[0]), models[1].workspace()
+    x, y = samples(models[0])
+    x = x.astype(dtype)
+    for counter, (begin, end) in enumerate([(0, 16), (16, 32), (7, 23), (0, 9), (3, 12), (0, 16)]):
+        rows = slice(begin, end)
+        output = passes.forward(x[rows], counter)
+        wanted, cache = models[1].forward(x[rows], training=True, counter=counter, memory=memory)
+        same_bits(output, wanted)
+        _, dy = nn.softmax_cross_entropy(output, y[rows])
+        grads = passes.backward(dy)
+        _, wanted = models[1].backward(dy, cache, memory=memory, input_grad=False)
+        assert grads.keys() == wanted.keys()
+        for key in grads:
+            same_bits(grads[key], wanted[key])
+    assert bits(models[0]) == bits(models[1])
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
