@@ -77,7 +77,7 @@ def race(trainers, net, arguments):
     for number in range(1, arguments.rounds + 1):
         chosen = trainers.epoch_batches(net, number)
         for name, epoch in epochs.items():
-            until = time.perf_counter() + (0.04 if arguments.threads > 1 else 0)  # a BLAS's threads spin for 25 ms
+            until = time.perf_counter() + (0.12 if arguments.threads > 1 else 0)  # a BLAS's threads spin that long
             while time.perf_counter() < until:
                 pass
             start = time.perf_counter()
