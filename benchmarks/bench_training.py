@@ -4,8 +4,8 @@ python benchmarks/bench_training.py [--only MLP] [--threads 2] [--no-compiled] [
 env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/bench_training.py    # as most users have it
 
 Each contender trains one epoch in its turn, round after round; a rate is that of the median round. `outside products`
-is the share of fastopt's time that is not spent in products (with bias and ReLU, where kernels make both in one), for nets
-without convolutions.
+is the share of fastopt's time that is not spent in products (with bias and ReLU, where a kernel makes both in one), for
+nets without convolutions.
 """
 
 import argparse

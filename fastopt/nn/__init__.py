@@ -38,8 +38,8 @@ from fastopt.nn.lr_range import LRRange, lr_find
 from fastopt.nn.lsuv import lsuv
 from fastopt.nn.memory import FRESH, Workspace
 from fastopt.nn.model import Sequential, load
-from fastopt.nn.playback import Passes
 from fastopt.nn.norms import BatchNorm, DecorrelatedBatchNorm, GroupNorm, InstanceNorm, LayerNorm, WeightNorm
+from fastopt.nn.playback import Passes
 from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
 from fastopt.nn.residual import Residual
 from fastopt.nn.training import History, Run, batches
