@@ -2,9 +2,9 @@
 # cython: binding=False
 """The only bridge to C: buffers become pointers, and kernels run without the GIL.
 
-No arithmetic and no policy, but for two checks that are too slow in Python. An array either fits exactly (its format,
-shape, order in memory, writable where it is written, apart from the others) or the call refuses with `Misfit`, nothing
-written; `checks.py` then says why.
+No arithmetic and no policy, but for a few loops over small arrays, in the place of which Python would take longer. An
+array either fits exactly (its format, shape, order in memory, writable where it is written, apart from the others) or
+the call refuses with `Misfit`, nothing written; `checks.py` then says why.
 """
 import os
 import re
@@ -205,6 +205,51 @@ def all_below(array, int64_t limit):
         below &= 0 <= (<const int64_t *>view.buf)[i] < limit
     PyBuffer_Release(&view)
     return below
+
+
+ctypedef fused real_number:
+    float
+    double
+
+
+cdef int64_t count_largest(const real_number *row, const int64_t *label, Py_ssize_t rows,
+                           Py_ssize_t columns) noexcept nogil:
+    cdef int64_t right = 0
+    cdef Py_ssize_t i, k, at
+    for i in range(rows):
+        at = 0
+        for k in range(1, columns):
+            if not row[k] <= row[at] and row[at] == row[at]:  # NaN is the largest, as NumPy has it
+                at = k
+        right += at == label[i]
+        row += columns
+    return right
+
+
+def count_right(scores, labels):
+    """How many rows of real scores have their (first) largest number at the row's int64 label."""
+    cdef buffer number, label
+    cdef int64_t right
+    take(scores, &number, False)
+    try:
+        take(labels, &label, False)
+    except Misfit:
+        PyBuffer_Release(&number)
+        raise
+    try:
+        if (number.ndim != 2 or number.shape[1] < 1 or label.ndim != 1 or label.shape[0] != number.shape[0]
+                or real_of(&number) < 0 or not has_type(&label, INT64, FASTOPT_FLOAT)):
+            raise Misfit("scores")
+        if real_of(&number) == FASTOPT_FLOAT:
+            right = count_largest(<const float *>number.buf, <const int64_t *>label.buf, number.shape[0],
+                                  number.shape[1])
+        else:
+            right = count_largest(<const double *>number.buf, <const int64_t *>label.buf, number.shape[0],
+                                  number.shape[1])
+    finally:
+        PyBuffer_Release(&number)
+        PyBuffer_Release(&label)
+    return right
 
 
 cdef inline int real_of(const buffer *view) noexcept:

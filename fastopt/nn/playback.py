@@ -65,8 +65,8 @@ class _Recorded:
     def __init__(self, model: Sequential) -> None:
         self.tape = _kernels.Tape()
         self._layers, self._now = [*model.layers], model.layers
-        parts = (model, *model.layers)
-        self._found = _kernels.Snapshot(each for part in parts for each in (vars(part), part.params, part.state))
+        own = (each for layer in model.layers for each in (vars(layer), layer.params, layer.state) if each)
+        self._found = _kernels.Snapshot([vars(model), *own])
 
     def holds(self) -> bool:
         """Whether it would find the same now: callbacks, a loss, a schedule may have changed some of it."""
@@ -102,7 +102,7 @@ class Passes:
 
     def __init__(self, model: Sequential, memory: Workspace | None = None) -> None:
         self._model, self._memory = model, model.workspace() if memory is None else memory
-        self._recordable = is_recordable(model)
+        self._recordable = True  # for all that is known
         self._forward: _Recorded | None = None
         self._backward: _Recorded | None = None
         self._counter = 0
@@ -118,7 +118,8 @@ class Passes:
         if self._forward is not None and usual is self._x and self._forward.holds():
             self._forward.tape.play((counter - self._counter) * len(self._model.layers), SECONDS)
             return self._output
-        if not is_recordable(self._model):
+        self._recordable = is_recordable(self._model)
+        if not self._recordable:
             return self._plain_forward(x, options)
         self._forward = self._backward = None
         recorded = _Recorded(self._model)
@@ -141,7 +142,7 @@ class Passes:
         if self._backward is not None and (ours or self._backward.holds()):
             self._backward.tape.play(0, SECONDS)
             return self._grads
-        if not is_recordable(self._model):
+        if not ours and not is_recordable(self._model):
             return self._plain_backward(usual, [*self._cache])
         recorded = _Recorded(self._model)
         with recorded.tape:

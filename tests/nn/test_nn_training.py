@@ -11,7 +11,7 @@ import pytest
 import fastopt
 from fastopt import cli, data, functional, nn
 from fastopt.nn import playback
-from fastopt.nn.training import batches, count_batches
+from fastopt.nn.training import batches, count_batches, count_right
 from fastopt.optimizers import OPTIMIZERS
 
 
@@ -51,6 +51,17 @@ def test_the_seed_decides_the_run(samples, build, fit, alike):
     again = second.fit(*samples, epochs=2, **fit)
     assert (bits(first) == bits(second)) == alike
     assert (history["loss"] == again["loss"]) == alike
+
+
+def test_count_right(rng, dtype):
+    scores = rng.integers(-2, 3, size=(500, 6)).astype(dtype)  # ties among them
+    scores[rng.random(scores.shape) < 0.1] = np.nan
+    scores[rng.random(scores.shape) < 0.1] = -np.inf
+    for labels in (rng.integers(6, size=500), rng.integers(6, size=500, dtype=np.uint8)):
+        for view in (scores, scores[:, :1].copy(), scores[:, 1:], scores.astype(np.float16), scores[:0]):
+            wanted = np.count_nonzero(view.argmax(axis=1) == labels[: len(view)])
+            assert count_right(view, labels[: len(view)]) == wanted
+    assert count_right(np.array([[0.0, 1.0, 1.0], [np.nan, 2.0, np.nan]], dtype), np.array([1, 0])) == 2
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 12, 13])
