@@ -141,7 +141,7 @@ except ValueError as error:
 
 
 def products_pay():
-    """Whether products are as fast as those of a BLAS, on this CPU by the instruction set in use."""
+    """Whether products are as fast as those of a BLAS on this CPU."""
     return fastopt_products_pay != 0
 
 
