@@ -1,5 +1,5 @@
-/* What every kernel file builds on: the real type that it is compiled for, integers of that width, and the structs of
- * hyperparameters that follow from kernels.def.
+/* What every kernel file builds on: the real type that it is compiled for, integers of that width, and what follows
+ * from kernels.def: the structs of hyperparameters and of arguments, limits, choices, and dimensions.
  *
  * Each file in isa/ says REAL_BITS, 32 or 64; a kernel file that is opened by itself, as editors do, is one of float.
  */
@@ -51,5 +51,41 @@ enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 #include "kernels.def"
 #undef STEP
 #undef UNWRAP
+
+#define LIMIT(name, value) name = value,
+enum {
+#include "kernels.def"
+};
+#undef LIMIT
+
+#define CHOICES(name, ...) enum name { __VA_ARGS__ };
+#include "kernels.def"
+#undef CHOICES
+
+#define DIMENSION(name, parameters, expression)                                                                        \
+    INLINE int64_t name parameters                                                                                     \
+    {                                                                                                                  \
+        return expression;                                                                                             \
+    }
+#include "kernels.def"
+#undef DIMENSION
+
+/* struct <name>_args: what a layer is called with. */
+#define SHAPE(...)
+#define OPTIONAL
+#define IN_PLACE(array)
+#define LAYER(name, ...)                                                                                               \
+    struct name##_args {                                                                                               \
+        __VA_ARGS__;                                                                                                   \
+    };                                                                                                                 \
+    _Static_assert(sizeof(struct name##_args) % sizeof(int64_t) == 0 &&                                                \
+                       sizeof(struct name##_args) <=                                                                   \
+                           FASTOPT_MAX_ARRAYS * sizeof(void *) + FASTOPT_MAX_NUMBERS * sizeof(int64_t),                \
+                   #name);
+#include "kernels.def"
+#undef LAYER
+#undef SHAPE
+#undef OPTIONAL
+#undef IN_PLACE
 
 #endif

@@ -24,7 +24,7 @@ static fastopt_sums_fn *const sums[] = {
 };
 #undef SUMS
 
-#define LAYER(name, arrays, sizes, scalars) name,
+#define LAYER(name, ...) name,
 static fastopt_layer_fn *const layers[] = {
 #include "kernels.def"
 };
