@@ -6,12 +6,12 @@
 #include "lanes.h"
 #include "share.h"
 
-static void relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void relu_forward(const void *arguments, struct fastopt_share share)
 {
-    const real *x = array[0];
-    real *y = array[1];
-    const struct range own = own_range(size[0], LINE_OF_REALS, share);
-    (void)scalar;
+    const struct relu_forward_args *a = arguments;
+    const real *x = a->x;
+    real *y = a->y;
+    const struct range own = own_range(a->n, LINE_OF_REALS, share);
     for (struct range part = up_to_line(own, y); part.begin < own.end; part = after(part, own))
 #pragma omp simd
         for (int64_t i = part.begin; i < part.end; ++i)
@@ -19,12 +19,12 @@ static void relu_forward(void *const *array, const int64_t *size, const double *
 }
 
 /* dx = 0 where y is 0, else dy, for y the output of relu_forward. */
-static void relu_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void relu_backward(const void *arguments, struct fastopt_share share)
 {
-    const real *dy = array[0], *y = array[1];
-    real *dx = array[2];
-    const struct range own = own_range(size[0], LINE_OF_REALS, share);
-    (void)scalar;
+    const struct relu_backward_args *a = arguments;
+    const real *dy = a->dy, *y = a->y;
+    real *dx = a->dx;
+    const struct range own = own_range(a->n, LINE_OF_REALS, share);
     for (struct range part = up_to_line(own, dx); part.begin < own.end; part = after(part, own))
 #pragma omp simd
         for (int64_t i = part.begin; i < part.end; ++i) {
@@ -34,13 +34,13 @@ static void relu_backward(void *const *array, const int64_t *size, const double 
 }
 
 /* y = x + bias, bias one value per column. */
-static void bias_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void bias_forward(const void *arguments, struct fastopt_share share)
 {
-    const int64_t columns = size[1];
-    const struct range rows = own_range(size[0], 1, share);
-    const real *x = (const real *)array[0] + rows.begin * columns, *bias = array[1];
-    real *y = (real *)array[2] + rows.begin * columns;
-    (void)scalar;
+    const struct bias_forward_args *a = arguments;
+    const int64_t columns = a->columns;
+    const struct range rows = own_range(a->rows, 1, share);
+    const real *x = a->x + rows.begin * columns, *bias = a->bias;
+    real *y = a->y + rows.begin * columns;
     for (int64_t row = rows.begin; row < rows.end; ++row, x += columns, y += columns)
 #pragma omp simd
         for (int64_t j = 0; j < columns; ++j)
@@ -48,13 +48,13 @@ static void bias_forward(void *const *array, const int64_t *size, const double *
 }
 
 /* y = relu(x + bias). */
-static void bias_relu_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void bias_relu_forward(const void *arguments, struct fastopt_share share)
 {
-    const int64_t columns = size[1];
-    const struct range rows = own_range(size[0], 1, share);
-    const real *x = (const real *)array[0] + rows.begin * columns, *bias = array[1];
-    real *y = (real *)array[2] + rows.begin * columns;
-    (void)scalar;
+    const struct bias_relu_forward_args *a = arguments;
+    const int64_t columns = a->columns;
+    const struct range rows = own_range(a->rows, 1, share);
+    const real *x = a->x + rows.begin * columns, *bias = a->bias;
+    real *y = a->y + rows.begin * columns;
     for (int64_t row = rows.begin; row < rows.end; ++row, x += columns, y += columns)
         bias_relu(x, bias, y, columns);
 }
@@ -136,15 +136,15 @@ INLINE void sum_any_rows(const real *dy, const real *y, real *dx, real *dbias, i
     }
 }
 
-static void bias_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void bias_backward(const void *arguments, struct fastopt_share share)
 {
-    (void)scalar;
-    sum_any_rows(array[0], NULL, NULL, array[1], size[0], size[1], 1, share);
+    const struct bias_backward_args *a = arguments;
+    sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
 }
 
 /* dx as in relu_backward, times factor (of a dropout behind it: what that dropped is 0 in y, too), and dbias. */
-static void bias_relu_backward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void bias_relu_backward(const void *arguments, struct fastopt_share share)
 {
-    sum_any_rows(array[0], array[1], array[2], array[3], size[0], size[1], scalar[0], share);
+    const struct bias_relu_backward_args *a = arguments;
+    sum_any_rows(a->dy, a->y, a->dx, a->dbias, a->rows, a->columns, a->factor, share);
 }

@@ -22,18 +22,28 @@
 enum {
     MAX_GROUPS = 34,
     MAX_CHANNELS = MAX_GROUPS * LANES,
-    GATHER_AFTER = 128, /* additions to a sum in the real type before it goes over to double; functional.py knows it */
-    STRETCH = 1 << 16,  /* bytes side by side after which a jump in memory hardly counts */
-    CACHED = 3 << 17,   /* bytes of each array that stay in the second-level cache */
-    AHEAD = 512,        /* elements to ask for memory ahead of reading; before writing that would hinder */
+    STRETCH = 1 << 16, /* bytes side by side after which a jump in memory hardly counts */
+    CACHED = 3 << 17,  /* bytes of each array that stay in the second-level cache */
+    AHEAD = 512,       /* elements to ask for memory ahead of reading; before writing that would hinder */
+};
+
+/* x, and how the rows of sums divide it: see kernels.def. */
+struct norm_shape {
+    int64_t outer, channels, inner, blocks;
 };
 
 /* Where elements are read and written. */
 struct elements {
-    const real *dy, *x, *seen; /* seen is the y that forward wrote; x stands in for what there is none of */
+    const real *dy, *x, *seen; /* seen is the y that forward wrote */
     real *y;
     real dy_factor; /* of dropout, which dy went through last */
 };
+
+/* x stands in for arrays that are not there; y then is not written. */
+static struct elements elements(const real *dy, const real *x, const real *seen, real *y, real dy_factor)
+{
+    return (struct elements){dy ? dy : x, x, seen ? seen : x, y ? y : (real *)x, dy_factor};
+}
 
 INLINE struct elements later(struct elements e, int64_t n)
 {
@@ -50,6 +60,7 @@ struct tile {
     int64_t stride; /* of a row, or to a channel's next elements */
     int64_t groups, width, head /* elements of a row before the second group, if the first overlaps */;
     int64_t begin, rows, rest; /* the first row that is to be done, where rows end, and elements after them */
+    int64_t blocks;            /* of rows, where these are shared out */
 };
 
 /* What the lanes of a group need, close together: far apart, at equal distances, they would compete for the same places
@@ -70,9 +81,6 @@ enum work {
     WRITE_DX, /* dx = u FACTOR - c SLOPE + OFFSET */
 };
 
-/* What came behind: nothing, ReLU, or ReLU and dropout, which is no affair of forward's inner loops. */
-enum behind { NOTHING, RELU, RELU_DROPOUT };
-
 INLINE int is_sum(enum work work)
 {
     return work == SUM_X || work == SUM_DY;
@@ -89,20 +97,22 @@ static int64_t most(int64_t a, int64_t b)
 }
 
 /* The channels that are a thread's: all, where rows are shared out. */
-static struct range own_channels(const int64_t *size, const double *sums, struct fastopt_share share)
+static struct range own_channels(const struct norm_shape *shape, const double *sums, struct fastopt_share share)
 {
     if (sums)
-        return (struct range){0, size[1]};
-    const int64_t channels = size[1], grain = size[2] > 1 ? 1 : LANES, units = channels < grain ? 1 : channels / grain;
+        return (struct range){0, shape->channels};
+    const int64_t channels = shape->channels, grain = shape->inner > 1 ? 1 : LANES,
+                  units = channels < grain ? 1 : channels / grain;
     const struct range own = own_range(units, 1, share);
     const int last = own.begin < own.end && own.end == units;
     return (struct range){own.begin * grain, last ? channels : own.end * grain};
 }
 
-static struct tile tile_at(int64_t first, int64_t end, const int64_t *size, struct elements all)
+static struct tile tile_at(int64_t first, int64_t end, const struct norm_shape *shape, struct elements all)
 {
-    const int64_t outer = size[0], channels = size[1], inner = size[2], at = first * inner, left = end - first;
-    struct tile t = {.at = later(all, at), .outer = outer, .inner = inner, .first = first};
+    const int64_t outer = shape->outer, channels = shape->channels, inner = shape->inner;
+    const int64_t at = first * inner, left = end - first;
+    struct tile t = {.at = later(all, at), .outer = outer, .inner = inner, .blocks = shape->blocks, .first = first};
     if (inner > 1) {
         const int64_t bytes = outer > 32 ? STRETCH : CACHED / outer, fit = bytes / (inner * (int64_t)sizeof(real));
         t.channels = least(left, fit < 1 ? 1 : least(fit, MAX_GROUPS));
@@ -151,19 +161,19 @@ struct held {
 };
 
 /* Does the work on one row of them. */
-INLINE void one_row(enum work work, enum behind behind, struct held *h, struct elements e, const word *keep)
+INLINE void one_row(enum work work, enum epilogue epilogue, struct held *h, struct elements e, const word *keep)
 {
     const int backward = work == SUM_DY || work == WRITE_DX;
     EACH_HELD (k) {
         const int at = k * PER_VECTOR;
         vector c = vector_load(e.x + at) - h->role[HIGH][k], u = backward ? vector_load(e.dy + at) : c;
         const vector normal = c * h->role[FACTOR][k] + h->role[SHIFT][k];
-        if (backward && behind == RELU)
+        if (backward && epilogue == RELU)
             u = vector_gate(u, normal);
-        if (backward && behind == RELU_DROPOUT)
+        if (backward && epilogue == RELU_DROPOUT)
             u = vector_gate(u * e.dy_factor, vector_load(e.seen + at));
         if (work == WRITE_Y) {
-            vector_store(e.y + at, behind ? vector_gate(normal, normal) : normal);
+            vector_store(e.y + at, epilogue ? vector_gate(normal, normal) : normal);
         } else if (work == WRITE_DX) {
             vector_store(e.y + at, u * h->role[FACTOR][k] - c * h->role[SLOPE][k] + h->role[OFFSET][k]);
         } else {
@@ -178,7 +188,7 @@ INLINE void one_row(enum work work, enum behind behind, struct held *h, struct e
 }
 
 /* The inner loops: all rows of one group, then of the next, which begins `step` elements later. */
-INLINE void strips(enum work work, enum behind behind, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+INLINE void strips(enum work work, enum epilogue epilogue, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
                    const struct strip *strip, struct elements e)
 {
     const struct strip s = *strip;
@@ -194,11 +204,11 @@ INLINE void strips(enum work work, enum behind behind, real (*group)[ROLES][LANE
                     lanes_prefetch(e.x + at, s.ahead);
                 if (work == SUM_DY && lane == 0)
                     lanes_prefetch(e.dy + at, s.ahead);
-                one_row(work, behind, &h, later(e, at), NULL);
+                one_row(work, epilogue, &h, later(e, at), NULL);
             }
             if (s.keep) {
                 const int64_t at = end - s.back;
-                one_row(work, behind, &h, later(e, at), s.keep + lane);
+                one_row(work, epilogue, &h, later(e, at), s.keep + lane);
             }
             for (int role = SUM; is_sum(work) && role <= DOT; ++role)
                 EACH_HELD (k)
@@ -207,41 +217,42 @@ INLINE void strips(enum work work, enum behind behind, real (*group)[ROLES][LANE
 }
 
 /* Compiles the inner loops for each kind of work. */
-static void work_on(enum work work, enum behind behind, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
+static void work_on(enum work work, enum epilogue epilogue, real (*group)[ROLES][LANES], int64_t groups, int64_t step,
                     const struct strip *strip, struct elements e)
 {
     if (work == SUM_X)
-        strips(SUM_X, NOTHING, group, groups, step, strip, e);
-    else if (work == WRITE_Y && behind)
+        strips(SUM_X, NO_EPILOGUE, group, groups, step, strip, e);
+    else if (work == WRITE_Y && epilogue)
         strips(WRITE_Y, RELU, group, groups, step, strip, e);
     else if (work == WRITE_Y)
-        strips(WRITE_Y, NOTHING, group, groups, step, strip, e);
-    else if (work == SUM_DY && behind == RELU_DROPOUT)
+        strips(WRITE_Y, NO_EPILOGUE, group, groups, step, strip, e);
+    else if (work == SUM_DY && epilogue == RELU_DROPOUT)
         strips(SUM_DY, RELU_DROPOUT, group, groups, step, strip, e);
-    else if (work == SUM_DY && behind)
+    else if (work == SUM_DY && epilogue)
         strips(SUM_DY, RELU, group, groups, step, strip, e);
     else if (work == SUM_DY)
-        strips(SUM_DY, NOTHING, group, groups, step, strip, e);
-    else if (behind == RELU_DROPOUT)
+        strips(SUM_DY, NO_EPILOGUE, group, groups, step, strip, e);
+    else if (epilogue == RELU_DROPOUT)
         strips(WRITE_DX, RELU_DROPOUT, group, groups, step, strip, e);
-    else if (behind)
+    else if (epilogue)
         strips(WRITE_DX, RELU, group, groups, step, strip, e);
     else
-        strips(WRITE_DX, NOTHING, group, groups, step, strip, e);
+        strips(WRITE_DX, NO_EPILOGUE, group, groups, step, strip, e);
 }
 
 /* For the mask of the first n lanes, begin at 2 LANES - n; for that of the last n, at n. */
 static const word edges[3 * LANES] = {[LANES... 2 * LANES - 1] = ~(word)0};
 
 /* Works on fewer elements of a group than LANES, in a copy. */
-static void work_on_few(enum work work, enum behind behind, real (*group)[ROLES][LANES], int64_t n, struct elements e)
+static void work_on_few(enum work work, enum epilogue epilogue, real (*group)[ROLES][LANES], int64_t n,
+                        struct elements e)
 {
     const struct strip row = {.keep = edges + 2 * LANES - n};
     real dy[LANES] = {0}, x[LANES] = {0}, seen[LANES] = {0}, y[LANES];
     memcpy(dy, e.dy, n * sizeof(real));
     memcpy(x, e.x, n * sizeof(real));
     memcpy(seen, e.seen, n * sizeof(real));
-    work_on(work, behind, group, 1, 0, &row, (struct elements){dy, x, seen, y, e.dy_factor});
+    work_on(work, epilogue, group, 1, 0, &row, (struct elements){dy, x, seen, y, e.dy_factor});
     if (!is_sum(work))
         memcpy(e.y, y, n * sizeof(real));
 }
@@ -261,12 +272,12 @@ static void gather(const struct tile *t, struct state *s)
 }
 
 /* One pass over a tile whose channels have their elements side by side. */
-static void pass_over_images(enum work work, enum behind behind, const struct tile *t, struct state *s)
+static void pass_over_images(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
 {
     int64_t added = 0;
     for (int64_t outer = 0; outer < t->outer; ++outer)
-        for (int64_t start = 0; start < t->inner; start += GATHER_AFTER * LANES) {
-            const int64_t n = least(t->inner - start, GATHER_AFTER * LANES), rest = n % LANES;
+        for (int64_t start = 0; start < t->inner; start += NORM_BLOCK * LANES) {
+            const int64_t n = least(t->inner - start, NORM_BLOCK * LANES), rest = n % LANES;
             const int64_t from = outer * t->stride + start;
             struct strip strip = {n / LANES, LANES, AHEAD, rest ? edges + rest : NULL, LANES - rest};
             int64_t g = t->groups;
@@ -275,18 +286,18 @@ static void pass_over_images(enum work work, enum behind behind, const struct ti
                 strip.back = 0;
                 g = most(0, t->groups - (LANES - 1) / n);
             }
-            work_on(work, behind, s->group, g, t->inner, &strip, later(t->at, from));
+            work_on(work, epilogue, s->group, g, t->inner, &strip, later(t->at, from));
             for (int64_t at = from + g * n; g < t->groups; ++g, at += n)
-                work_on_few(work, behind, s->group + g, n, later(t->at, at));
+                work_on_few(work, epilogue, s->group + g, n, later(t->at, at));
             added += strip.rows + (rest > 0);
-            if (is_sum(work) && added >= GATHER_AFTER) {
+            if (is_sum(work) && added >= NORM_BLOCK) {
                 gather(t, s);
                 added = 0;
             }
         }
 }
 
-/* Rows that share one load of what their group needs: a divisor of GATHER_AFTER. Measured: narrow rows want many, wide
+/* Rows that share one load of what their group needs: a divisor of NORM_BLOCK. Measured: narrow rows want many, wide
  * ones few, as rows of 4 KiB all want the same places in the first-level cache; and writing likes one long stretch. */
 static int64_t rows_together(enum work work, int64_t groups)
 {
@@ -296,7 +307,7 @@ static int64_t rows_together(enum work work, int64_t groups)
 }
 
 /* One pass over a tile whose channels stand side by side. */
-static void pass_over_rows(enum work work, enum behind behind, const struct tile *t, struct state *s)
+static void pass_over_rows(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
 {
     const int64_t together = rows_together(work, t->groups);
     const int64_t first = t->head > 0, whole = (t->width - t->head) / LANES;
@@ -304,23 +315,23 @@ static void pass_over_rows(enum work work, enum behind behind, const struct tile
         const struct strip strip = {least(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
         const struct elements e = later(t->at, row * t->stride);
         if (first)
-            work_on(work, behind, s->group, 1, 0, &strip, e);
-        work_on(work, behind, s->group + first, whole, LANES, &strip, later(e, t->head));
+            work_on(work, epilogue, s->group, 1, 0, &strip, e);
+        work_on(work, epilogue, s->group + first, whole, LANES, &strip, later(e, t->head));
         if (first + whole < t->groups)
-            work_on(work, behind, s->group + t->groups - 1, 1, 0, &strip, later(e, t->width - LANES));
-        if ((row + strip.rows) % GATHER_AFTER == 0 && is_sum(work))
+            work_on(work, epilogue, s->group + t->groups - 1, 1, 0, &strip, later(e, t->width - LANES));
+        if ((row + strip.rows) % NORM_BLOCK == 0 && is_sum(work))
             gather(t, s);
     }
     for (int64_t g = 0, at = t->rows * t->stride, rest = t->rest; rest > 0; ++g, at += LANES, rest -= LANES)
-        work_on_few(work, behind, s->group + g, least(rest, LANES), later(t->at, at));
+        work_on_few(work, epilogue, s->group + g, least(rest, LANES), later(t->at, at));
 }
 
-static void pass(enum work work, enum behind behind, const struct tile *t, struct state *s)
+static void pass(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
 {
     if (t->inner > 1)
-        pass_over_images(work, behind, t, s);
+        pass_over_images(work, epilogue, t, s);
     else
-        pass_over_rows(work, behind, t, s);
+        pass_over_rows(work, epilogue, t, s);
 }
 
 /* Adds up what belongs to one channel. */
@@ -343,26 +354,20 @@ static void fold(const struct tile *t, double *total)
                 total[l] += total[l + half];
 }
 
-/* Rows may be shared out, too, in blocks of GATHER_AFTER; what is left at the end goes with the last one. Of each, the
- * sums are those that `gather` would add in its turn. */
-static int64_t blocks_of(const struct tile *t)
-{
-    return t->rows / GATHER_AFTER + 1;
-}
-
-/* The rows of some blocks, which may be none. */
+/* Rows may be shared out, too, in blocks of NORM_BLOCK; what is left at the end goes with the last one. Of each, the
+ * sums are those that `gather` would add in its turn. These are the rows of some blocks, which may be none. */
 static struct tile rows_of(const struct tile *t, struct range blocks)
 {
     struct tile some = *t;
-    some.begin = blocks.begin * GATHER_AFTER;
-    if (blocks.begin == blocks.end || blocks.end < blocks_of(t)) {
-        some.rows = blocks.end * GATHER_AFTER;
+    some.begin = blocks.begin * NORM_BLOCK;
+    if (blocks.begin == blocks.end || blocks.end < t->blocks) {
+        some.rows = blocks.end * NORM_BLOCK;
         some.rest = 0;
     }
     return some;
 }
 
-static void sum_up(enum work work, enum behind behind, const struct tile *t, struct state *s)
+static void sum_up(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
 {
     for (int64_t g = 0; g < t->groups; ++g) {
         lanes_store(s->group[g][SUM], lanes_all(0));
@@ -370,38 +375,39 @@ static void sum_up(enum work work, enum behind behind, const struct tile *t, str
     }
     memset(s->sum, 0, t->groups * LANES * sizeof *s->sum);
     memset(s->dot, 0, t->groups * LANES * sizeof *s->dot);
-    pass(work, behind, t, s);
+    pass(work, epilogue, t, s);
     gather(t, s);
 }
 
 /* Of a thread's blocks, the sums of all lanes, to sums (blocks, 2, lanes). */
-static void block_sums(enum work work, enum behind behind, const struct tile *t, struct state *s,
+static void block_sums(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s,
                        struct fastopt_share share, double *sums)
 {
     const int64_t lanes = t->groups * LANES;
-    const struct range own = own_range(blocks_of(t), 1, share);
+    const struct range own = own_range(t->blocks, 1, share);
     for (int64_t block = own.begin; block < own.end; ++block) {
         const struct tile one = rows_of(t, (struct range){block, block + 1});
-        sum_up(work, behind, &one, s);
+        sum_up(work, epilogue, &one, s);
         memcpy(sums + 2 * block * lanes, s->sum, lanes * sizeof *sums);
         memcpy(sums + (2 * block + 1) * lanes, s->dot, lanes * sizeof *sums);
     }
 }
 
 /* The sums of a tile's channels, from those of all blocks where they are given. */
-static void channel_sums(enum work work, enum behind behind, const struct tile *t, struct state *s, const double *sums)
+static void channel_sums(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s,
+                         const double *sums)
 {
     const int64_t lanes = t->groups * LANES;
     if (sums) {
         memset(s->sum, 0, lanes * sizeof *s->sum);
         memset(s->dot, 0, lanes * sizeof *s->dot);
-        for (const double *end = sums + 2 * blocks_of(t) * lanes; sums < end; sums += 2 * lanes)
+        for (const double *end = sums + 2 * t->blocks * lanes; sums < end; sums += 2 * lanes)
             for (int64_t l = 0; l < lanes; ++l) {
                 s->sum[l] += sums[l];
                 s->dot[l] += sums[lanes + l];
             }
     } else {
-        sum_up(work, behind, t, s);
+        sum_up(work, epilogue, t, s);
     }
     fold(t, s->sum);
     fold(t, s->dot);
@@ -465,12 +471,12 @@ static void set_affine(const struct tile *t, const double *mean, const double *i
 }
 
 /* Values near the means of the channels: of eight elements each, from here and there. */
-static void pilot_means(const struct tile *t, const int64_t *size, real *high)
+static void pilot_means(const struct tile *t, int64_t channels, real *high)
 {
     for (int64_t j = 0; j < t->channels; ++j)
         high[j] = 0;
     for (int64_t i = 0; i < 8; ++i) {
-        const real *some = t->at.x + (i * t->outer / 8 * size[1]) * t->inner + i * t->inner / 8;
+        const real *some = t->at.x + (i * t->outer / 8 * channels) * t->inner + i * t->inner / 8;
         if (t->inner == 1)
             for (int64_t j = 0; j < t->channels; ++j)
                 high[j] += some[j] * (real)0.125;
@@ -494,9 +500,9 @@ static int recentre(const struct tile *t, const struct state *s, double weight, 
 }
 
 /* Dropout of a tile: of its rows if it has all channels, else of its channels, from one `outer` to the next. */
-static void drop_out_tile(const struct drawing *d, const struct tile *t, const int64_t *size, real *y)
+static void drop_out_tile(const struct drawing *d, const struct tile *t, int64_t channels, real *y)
 {
-    const int64_t whole = size[1] * t->inner, own = t->channels * t->inner;
+    const int64_t whole = channels * t->inner, own = t->channels * t->inner;
     if (own == whole && t->inner == 1) {
         drop_out(d, y, (struct range){t->begin * t->stride, t->rows * t->stride + t->rest});
     } else if (own == whole) {
@@ -507,44 +513,45 @@ static void drop_out_tile(const struct drawing *d, const struct tile *t, const i
     }
 }
 
-static void batch_norm_sums(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void batch_norm_sums(const void *arguments, struct fastopt_share share)
 {
-    real *x = array[0]; /* not written */
+    const struct batch_norm_sums_args *a = arguments;
+    const struct norm_shape shape = {a->outer, a->channels, a->inner, a->blocks};
     struct state s;
     real high[MAX_CHANNELS];
-    const struct tile t = tile_at(0, size[1], size, (struct elements){x, x, x, x, 1});
-    (void)scalar;
-    pilot_means(&t, size, high);
+    const struct tile t = tile_at(0, a->channels, &shape, elements(NULL, a->x, NULL, NULL, 1));
+    pilot_means(&t, a->channels, high);
     spread(&t, high, HIGH, &s);
-    block_sums(SUM_X, NOTHING, &t, &s, share, array[1]);
+    block_sums(SUM_X, NO_EPILOGUE, &t, &s, share, a->sums);
 }
 
-static void batch_norm_forward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void batch_norm_forward(const void *arguments, struct fastopt_share share)
 {
-    const real *scale = array[1], *shift = array[2];
-    const double *sums = array[3];
-    real *x = array[0] /* not written */, *y = array[4], *running_mean = array[7], *running_var = array[8];
-    const enum behind behind = size[3];
-    const struct drawing drawing = {size[4], size[5], (uint16_t)size[6], scalar[3]};
-    const struct range own = own_channels(size, sums, share);
-    const double eps = scalar[0], new_weight = scalar[1], variance_factor = scalar[2];
-    const double count = (double)size[0] * size[2], weight = 1 / count;
+    const struct batch_norm_forward_args *a = arguments;
+    const struct norm_shape shape = {a->outer, a->channels, a->inner, a->blocks};
+    const real *scale = a->scale, *shift = a->shift;
+    const double *sums = a->sums;
+    real *y = a->y, *running_mean = a->running_mean, *running_var = a->running_var;
+    const enum epilogue epilogue = a->epilogue;
+    const struct drawing drawing = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
+    const struct range own = own_channels(&shape, sums, share);
+    const double eps = a->eps, new_weight = a->new_weight, variance_factor = a->variance_factor;
+    const double count = (double)a->outer * a->inner, weight = 1 / count;
     if (count == 0)
         return;
 
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, (struct elements){x, x, x, y ? y : x, 1});
+        t = tile_at(first, own.end, &shape, elements(NULL, a->x, NULL, y, 1));
         double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS], var[MAX_CHANNELS];
         real high[MAX_CHANNELS];
-        pilot_means(&t, size, high);
+        pilot_means(&t, a->channels, high);
         /* Sums about a value within two standard deviations of the mean give the variance to nearly all digits.
          * Where it is further away, they at least give the mean, about which sums are then taken. */
         for (int passes = 0, again = 1; again && passes < 2; ++passes) {
             spread(&t, high, HIGH, &s);
-            channel_sums(SUM_X, NOTHING, &t, &s, passes ? NULL : sums);
+            channel_sums(SUM_X, NO_EPILOGUE, &t, &s, passes ? NULL : sums);
             again = passes == 0 && recentre(&t, &s, weight, high);
         }
 #pragma omp simd
@@ -556,8 +563,8 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
             inv_std[j] = 1 / sqrt(var[j] + eps);
         }
         if (!sums || share.index == 0) {
-            memcpy((double *)array[5] + first, mean, t.channels * sizeof *mean);
-            memcpy((double *)array[6] + first, inv_std, t.channels * sizeof *inv_std);
+            memcpy(a->mean + first, mean, t.channels * sizeof *mean);
+            memcpy(a->inv_std + first, inv_std, t.channels * sizeof *inv_std);
             for (int64_t j = 0; running_mean && j < t.channels; ++j) {
                 running_mean[first + j] += new_weight * (mean[j] - running_mean[first + j]);
                 running_var[first + j] += new_weight * (variance_factor * var[j] - running_var[first + j]);
@@ -566,10 +573,10 @@ static void batch_norm_forward(void *const *array, const int64_t *size, const do
         if (!y)
             continue;
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        const struct tile own_rows = sums ? rows_of(&t, own_range(blocks_of(&t), 1, share)) : t;
-        pass(WRITE_Y, behind, &own_rows, &s);
-        if (behind == RELU_DROPOUT)
-            drop_out_tile(&drawing, &own_rows, size, y);
+        const struct tile own_rows = sums ? rows_of(&t, own_range(t.blocks, 1, share)) : t;
+        pass(WRITE_Y, epilogue, &own_rows, &s);
+        if (epilogue == RELU_DROPOUT)
+            drop_out_tile(&drawing, &own_rows, a->channels, y);
     }
 }
 
@@ -583,60 +590,56 @@ static void running_statistics(int64_t first, int64_t n, const real *running_mea
     }
 }
 
-static void batch_norm_inference(void *const *array, const int64_t *size, const double *scalar,
-                                 struct fastopt_share share)
+static void batch_norm_inference(const void *arguments, struct fastopt_share share)
 {
-    const real *x = array[0], *scale = array[1], *shift = array[2], *running_mean = array[3], *running_var = array[4];
-    real *y = array[5];
-    const enum behind behind = size[3];
-    const struct range own = own_channels(size, NULL, share);
-    const double eps = scalar[0];
-    if (size[0] * size[2] == 0)
+    const struct batch_norm_inference_args *a = arguments;
+    const struct norm_shape shape = {a->outer, a->channels, a->inner, 0};
+    const struct range own = own_channels(&shape, NULL, share);
+    if (a->outer * a->inner == 0)
         return;
 
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, (struct elements){x, x, x, y, 1});
+        t = tile_at(first, own.end, &shape, elements(NULL, a->x, NULL, a->y, 1));
         double mean[MAX_CHANNELS], inv_std[MAX_CHANNELS];
-        running_statistics(first, t.channels, running_mean, running_var, eps, mean, inv_std);
-        set_affine(&t, mean, inv_std, scale, shift, &s);
-        pass(WRITE_Y, behind, &t, &s);
+        running_statistics(first, t.channels, a->running_mean, a->running_var, a->eps, mean, inv_std);
+        set_affine(&t, mean, inv_std, a->scale, a->shift, &s);
+        pass(WRITE_Y, a->epilogue, &t, &s);
     }
 }
 
-static void batch_norm_grad_sums(void *const *array, const int64_t *size, const double *scalar,
-                                 struct fastopt_share share)
+static void batch_norm_grad_sums(const void *arguments, struct fastopt_share share)
 {
-    const real *dy = array[0], *scale = array[2], *shift = array[3], *y = array[6];
-    real *x = array[1]; /* not written */
-    const enum behind behind = size[3];
+    const struct batch_norm_grad_sums_args *a = arguments;
+    const struct norm_shape shape = {a->outer, a->channels, a->inner, a->blocks};
     struct state s;
-    const struct tile t = tile_at(0, size[1], size, (struct elements){dy, x, y ? y : x, x, scalar[0]});
-    set_affine(&t, array[4], array[5], scale, shift, &s);
-    block_sums(SUM_DY, behind, &t, &s, share, array[7]);
+    const struct tile t = tile_at(0, a->channels, &shape, elements(a->dy, a->x, a->y, NULL, a->factor));
+    set_affine(&t, a->mean, a->inv_std, a->scale, a->shift, &s);
+    block_sums(SUM_DY, a->epilogue, &t, &s, share, a->sums);
 }
 
-static void batch_norm_backward(void *const *array, const int64_t *size, const double *scalar,
-                                struct fastopt_share share)
+static void batch_norm_backward(const void *arguments, struct fastopt_share share)
 {
-    const real *dy = array[0], *scale = array[2], *shift = array[3], *y = array[6];
-    const double *sums = array[7];
-    real *x = array[1] /* not written */, *dx = array[8], *dscale = array[9], *dshift = array[10];
-    const enum behind behind = size[3];
-    const struct range own = own_channels(size, sums, share);
-    const double count = (double)size[0] * size[2], weight = 1 / count;
-    const struct elements all = {dy, x, y ? y : x, dx ? dx : x, scalar[0]};
+    const struct batch_norm_backward_args *a = arguments;
+    const struct norm_shape shape = {a->outer, a->channels, a->inner, a->blocks};
+    const real *scale = a->scale, *shift = a->shift;
+    const double *sums = a->sums;
+    real *dx = a->dx, *dscale = a->dscale, *dshift = a->dshift;
+    const enum epilogue epilogue = a->epilogue;
+    const struct range own = own_channels(&shape, sums, share);
+    const double count = (double)a->outer * a->inner, weight = 1 / count;
+    const struct elements all = elements(a->dy, a->x, a->y, dx, a->factor);
     if (count == 0)
         return;
 
     struct state s;
     struct tile t;
     for (int64_t first = own.begin; first < own.end; first += t.channels) {
-        t = tile_at(first, own.end, size, all);
-        const double *mean = (double *)array[4] + first, *inv_std = (double *)array[5] + first;
+        t = tile_at(first, own.end, &shape, all);
+        const double *mean = a->mean + first, *inv_std = a->inv_std + first;
         set_affine(&t, mean, inv_std, scale, shift, &s);
-        channel_sums(SUM_DY, behind, &t, &s, sums);
+        channel_sums(SUM_DY, epilogue, &t, &s, sums);
 
         double product[MAX_CHANNELS];
         real slope[MAX_CHANNELS], offset[MAX_CHANNELS];
@@ -652,7 +655,7 @@ static void batch_norm_backward(void *const *array, const int64_t *size, const d
         slopes(first, t.channels, mean, inv_std, scale, weight, product, s.sum, slope, offset);
         spread(&t, slope, SLOPE, &s);
         spread(&t, offset, OFFSET, &s);
-        const struct tile own_rows = sums ? rows_of(&t, own_range(blocks_of(&t), 1, share)) : t;
-        pass(WRITE_DX, behind, &own_rows, &s);
+        const struct tile own_rows = sums ? rows_of(&t, own_range(t.blocks, 1, share)) : t;
+        pass(WRITE_DX, epilogue, &own_rows, &s);
     }
 }

@@ -14,6 +14,8 @@ struct pooled_norm {
     int64_t n, h, w, channels, size_h, size_w, relu;
 };
 
+#define POOLED_NORM(a) {(a)->n, (a)->h, (a)->w, (a)->channels, (a)->size_h, (a)->size_w, (a)->relu}
+
 enum { TOGETHER = 256 }; /* channels, for whose numbers the first-level cache has room */
 
 struct channel_terms {
@@ -51,13 +53,13 @@ INLINE void pool_window(const struct pooled_norm *p, int64_t size_h, int64_t siz
         pool_some(p, size_h, size_w, t, c, channels - c, x, y, chosen);
 }
 
-static void batch_norm_max_pool_forward(void *const *array, const int64_t *size, const double *scalar,
-                                        struct fastopt_share share)
+static void batch_norm_max_pool_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct pooled_norm *p = (const void *)size;
-    const real *x = array[0], *scale = array[1], *shift = array[2];
-    const double *mean = array[3], *inv_std = array[4], eps = scalar[0];
-    real *y = array[7], *chosen = array[8];
+    const struct batch_norm_max_pool_forward_args *a = arguments;
+    const struct pooled_norm pool = POOLED_NORM(a), *p = &pool;
+    const real *x = a->x, *scale = a->scale, *shift = a->shift;
+    const double *mean = a->mean, *inv_std = a->inv_std, eps = a->eps;
+    real *y = a->y, *chosen = a->chosen;
     const int64_t out_h = p->h / p->size_h, out_w = p->w / p->size_w;
     const struct range rows = own_range(p->n * out_h, 1, share);
 
@@ -69,7 +71,7 @@ static void batch_norm_max_pool_forward(void *const *array, const int64_t *size,
             memcpy(means, mean + first, count * sizeof *means);
             memcpy(inv_stds, inv_std + first, count * sizeof *inv_stds);
         } else {
-            running_statistics(first, count, array[5], array[6], eps, means, inv_stds);
+            running_statistics(first, count, a->running_mean, a->running_var, eps, means, inv_stds);
         }
         affine(first, count, means, inv_stds, scale, shift, t.high, t.factor, t.shift);
         for (int64_t row = rows.begin; row < rows.end; ++row)
@@ -125,18 +127,17 @@ INLINE void unpool_window(const struct pooled_norm *p, int64_t size_h, int64_t s
         unpool_some(p, size_h, size_w, t, c, channels - c, dy, chosen, x, dx);
 }
 
-static void batch_norm_max_pool_backward(void *const *array, const int64_t *size, const double *scalar,
-                                         struct fastopt_share share)
+static void batch_norm_max_pool_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct pooled_norm *p = (const void *)size;
-    const real *dy = array[0], *chosen = array[1], *x = array[2], *scale = array[3], *shift = array[4];
-    const double *mean = array[5], *inv_std = array[6];
-    const real *dscale = array[7], *dshift = array[8];
-    real *dx = array[9];
+    const struct batch_norm_max_pool_backward_args *a = arguments;
+    const struct pooled_norm pool = POOLED_NORM(a), *p = &pool;
+    const real *dy = a->dy, *chosen = a->chosen, *x = a->x, *scale = a->scale, *shift = a->shift;
+    const double *mean = a->mean, *inv_std = a->inv_std;
+    const real *dscale = a->dscale, *dshift = a->dshift;
+    real *dx = a->dx;
     const int64_t out_h = p->h / p->size_h, out_w = p->w / p->size_w;
     const struct range rows = own_range(p->n * out_h, 1, share);
     const double weight = 1 / ((double)p->n * p->h * p->w);
-    (void)scalar;
 
     for (int64_t first = 0, count; first < p->channels; first += count) {
         struct channel_terms t = {0};

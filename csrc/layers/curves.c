@@ -4,9 +4,6 @@
 #include "elementary.h"
 #include "share.h"
 
-/* The choices of `kind`, in the order of functional.ACTIVATIONS. */
-enum curve { LEAKY_RELU, ELU, TANH, SIGMOID, GELU, GELU_TANH, SILU, SOFTPLUS };
-
 /* 1 / (1 + exp(-x)), and what it lacks to 1. */
 struct sigmoid {
     real value, rest;
@@ -31,7 +28,7 @@ INLINE real gelu_argument(real x)
     return (real)1.5957691216057308 * (x + (real)0.044715 * x * x * x);
 }
 
-INLINE real curve_value(enum curve kind, real x, real alpha)
+INLINE real curve_value(enum activation kind, real x, real alpha)
 {
     switch (kind) {
     case LEAKY_RELU:
@@ -56,7 +53,7 @@ INLINE real curve_value(enum curve kind, real x, real alpha)
 }
 
 /* The derivative, from y or x. */
-INLINE real curve_slope(enum curve kind, real seen, real alpha)
+INLINE real curve_slope(enum activation kind, real seen, real alpha)
 {
     switch (kind) {
     case LEAKY_RELU:
@@ -84,7 +81,7 @@ INLINE real curve_slope(enum curve kind, real seen, real alpha)
 }
 
 /* y = value(x), or dx = dy slope(x) where there is a dy. */
-INLINE void curve(enum curve kind, const real *dy, const real *x, real *out, struct range own, real alpha)
+INLINE void curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
     for (struct range part = up_to_line(own, out); part.begin < own.end; part = after(part, own))
 #pragma omp simd
@@ -93,7 +90,7 @@ INLINE void curve(enum curve kind, const real *dy, const real *x, real *out, str
 }
 
 /* Compiles the loop for each kind. */
-INLINE void any_curve(enum curve kind, const real *dy, const real *x, real *out, struct range own, real alpha)
+INLINE void any_curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
     switch (kind) {
     case LEAKY_RELU:
@@ -122,14 +119,14 @@ INLINE void any_curve(enum curve kind, const real *dy, const real *x, real *out,
     }
 }
 
-static void activation_forward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void activation_forward(const void *arguments, struct fastopt_share share)
 {
-    any_curve((enum curve)size[1], NULL, array[0], array[1], own_range(size[0], LINE_OF_REALS, share), scalar[0]);
+    const struct activation_forward_args *a = arguments;
+    any_curve(a->kind, NULL, a->x, a->y, own_range(a->n, LINE_OF_REALS, share), a->alpha);
 }
 
-static void activation_backward(void *const *array, const int64_t *size, const double *scalar,
-                                struct fastopt_share share)
+static void activation_backward(const void *arguments, struct fastopt_share share)
 {
-    any_curve((enum curve)size[1], array[0], array[1], array[2], own_range(size[0], LINE_OF_REALS, share), scalar[0]);
+    const struct activation_backward_args *a = arguments;
+    any_curve(a->kind, a->dy, a->from, a->dx, own_range(a->n, LINE_OF_REALS, share), a->alpha);
 }

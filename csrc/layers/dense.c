@@ -67,10 +67,10 @@ static void lay_out(const real *b, int64_t row, int64_t column, int64_t n, int64
 }
 
 /* A thread's share of all rows of a product: of panels, or of rows where there are more threads than panels. */
-static void panels(const struct factors *f, int64_t all_rows, struct fastopt_share share)
+static void product_of(const struct factors *f, int64_t all_rows, struct fastopt_share share)
 {
     const struct fastopt_share whole = {0, 1};
-    const int by_rows = (f->columns + LANES - 1) / LANES < share.count;
+    const int by_rows = panels(f->columns) < share.count;
     const struct range rows = own_range(all_rows, LINE_OF_REALS, by_rows ? share : whole);
     const struct range columns = own_range(f->columns, LANES, by_rows ? whole : share);
     const int64_t most = widest();
@@ -103,47 +103,48 @@ static void panels(const struct factors *f, int64_t all_rows, struct fastopt_sha
 }
 
 /* y = x weight + bias, bias and ReLU where wanted. */
-static void dense_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void dense_forward(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], inputs = size[1], columns = size[2];
-    const struct factors f = {.a = array[0],
-                              .b = array[1],
-                              .bias = array[2],
-                              .out = array[3],
+    const struct dense_forward_args *a = arguments;
+    const int64_t rows = a->rows, inputs = a->inputs, columns = a->columns;
+    const struct factors f = {.a = a->x,
+                              .b = a->weight,
+                              .bias = a->bias,
+                              .out = a->y,
                               .a_row = inputs,
                               .a_column = 1,
                               .b_row = columns,
                               .b_column = 1,
                               .length = inputs,
                               .columns = columns,
-                              .relu = size[3] != 0};
-    (void)scalar;
-    panels(&f, rows, share);
+                              .relu = a->relu != 0};
+    product_of(&f, rows, share);
 }
 
-static void dense_input_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void dense_input_grad(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], inputs = size[1], columns = size[2];
-    const struct factors f = {.a = array[0],
-                              .b = array[1],
-                              .out = array[2],
+    const struct dense_input_grad_args *a = arguments;
+    const int64_t rows = a->rows, inputs = a->inputs, columns = a->columns;
+    const struct factors f = {.a = a->dy,
+                              .b = a->weight,
+                              .out = a->dx,
                               .a_row = columns,
                               .a_column = 1,
                               .b_row = 1,
                               .b_column = columns,
                               .length = columns,
                               .columns = inputs};
-    (void)scalar;
-    panels(&f, rows, share);
+    product_of(&f, rows, share);
 }
 
 /* dweight, and dbias if given. */
-static void dense_weight_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void dense_weight_grad(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], inputs = size[1], columns = size[2];
-    const struct factors f = {.a = array[0],
-                              .b = array[1],
-                              .out = array[2],
+    const struct dense_weight_grad_args *a = arguments;
+    const int64_t rows = a->rows, inputs = a->inputs, columns = a->columns;
+    const struct factors f = {.a = a->x,
+                              .b = a->dy,
+                              .out = a->dweight,
                               .a_row = 1,
                               .a_column = inputs,
                               .b_row = columns,
@@ -151,7 +152,7 @@ static void dense_weight_grad(void *const *array, const int64_t *size, const dou
                               .length = rows,
                               .columns = columns,
                               .cold = 1};
-    panels(&f, inputs, share);
-    if (array[3])
-        bias_backward((void *const[]){array[1], array[3]}, (const int64_t[]){rows, columns}, scalar, share);
+    product_of(&f, inputs, share);
+    if (a->dbias)
+        bias_backward(&(struct bias_backward_args){a->dy, a->dbias, rows, columns}, share);
 }

@@ -35,17 +35,17 @@ INLINE void depthwise_pixel(const struct patches *p, const real *image, const re
         memcpy(y, few, channels * sizeof(real));
 }
 
-static void depthwise_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void depthwise_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const real *weight = array[1];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct depthwise_forward_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const real *weight = a->weight;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const struct range images = own_range(p->n, 1, share);
-    real *y = (real *)array[2] + images.begin * out_h * out_w * p->c;
-    (void)scalar;
+    real *y = a->y + images.begin * out_h * out_w * p->c;
     for (int64_t n = images.begin; n < images.end; ++n) {
-        const real *image = (const real *)array[0] + n * p->h * p->w * p->c;
+        const real *image = a->x + n * p->h * p->w * p->c;
         for (int64_t oy = 0; oy < out_h; ++oy) {
             const int64_t top = oy * p->stride_h - p->pad_h;
             const struct range rows = inside(top, p->size_h, p->dilation_h, p->h);
@@ -63,19 +63,18 @@ static void depthwise_forward(void *const *array, const int64_t *size, const dou
 }
 
 /* dx: each dy goes back to the elements of its window, times their weights. */
-static void depthwise_backward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void depthwise_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const real *weight = array[1];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct depthwise_backward_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const real *weight = a->weight;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const int64_t pixels = p->h * p->w * p->c;
     const struct range images = own_range(p->n, 1, share);
-    const real *dy = (const real *)array[0] + images.begin * out_h * out_w * p->c;
-    (void)scalar;
+    const real *dy = a->dy + images.begin * out_h * out_w * p->c;
     for (int64_t n = images.begin; n < images.end; ++n) {
-        real *image = (real *)array[2] + n * pixels;
+        real *image = a->dx + n * pixels;
         memset(image, 0, pixels * sizeof(real));
         for (int64_t oy = 0; oy < out_h; ++oy) {
             const int64_t top = oy * p->stride_h - p->pad_h;
@@ -146,17 +145,16 @@ INLINE void depthwise_weight(const struct patches *p, const real *x, const real 
         dweight[j] = total[j];
 }
 
-static void depthwise_weight_backward(void *const *array, const int64_t *size, const double *scalar,
-                                      struct fastopt_share share)
+static void depthwise_weight_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct depthwise_weight_backward_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const struct range own = own_range(p->c, LANES, share);
-    (void)scalar;
     for (int64_t c = own.begin; c < own.end; c += LANES) {
-        const real *dy = (const real *)array[0] + c, *x = (const real *)array[1] + c;
-        real *dweight = (real *)array[2] + c;
+        const real *dy = a->dy + c, *x = a->x + c;
+        real *dweight = a->dweight + c;
         for (int64_t ky = 0; ky < p->size_h; ++ky)
             for (int64_t kx = 0; kx < p->size_w; ++kx, dweight += p->c)
                 if (own.end - c >= LANES)

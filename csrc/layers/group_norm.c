@@ -297,39 +297,34 @@ static void write_dx(const struct groups *t, const struct moments *m)
     }
 }
 
-struct group_sizes {
-    int64_t rows, pixels, channels, groups, statistics, block;
-};
-
-/* As many groups from number `first` on as are worked on at once. */
-static int64_t groups_at(const struct group_sizes *s, int64_t first)
+/* As many groups of that width from number `first` on as are worked on at once. */
+static int64_t groups_at(int64_t groups, int64_t width, int64_t first)
 {
-    const int64_t width = s->channels / s->groups, fit = CHUNK / width;
-    return smaller(s->groups - first, fit < 1 ? 1 : fit);
+    const int64_t fit = CHUNK / width;
+    return smaller(groups - first, fit < 1 ? 1 : fit);
 }
 
-static void group_norm_forward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void group_norm_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct group_sizes *s = (const void *)size;
-    const real *scale = array[1], *shift = array[2];
-    if (s->pixels * s->channels == 0)
+    const struct group_norm_forward_args *a = arguments;
+    const real *scale = a->scale, *shift = a->shift;
+    if (a->pixels * a->channels == 0)
         return;
-    const int64_t width = s->channels / s->groups;
-    const double weight = 1 / ((double)s->pixels * width);
-    const struct range own = own_range(s->rows, 1, share);
+    const int64_t width = a->channels / a->groups;
+    const double weight = 1 / ((double)a->pixels * width);
+    const struct range own = own_range(a->rows, 1, share);
     for (int64_t row = own.begin; row < own.end; ++row)
-        for (int64_t first = 0, count; first < s->groups; first += count) {
-            count = groups_at(s, first);
-            const int64_t at = row * s->pixels * s->channels + first * width;
-            double *mean = (double *)array[4] + row * s->groups + first;
-            double *inv_std = (double *)array[5] + row * s->groups + first;
-            const struct groups t = {.x = (const real *)array[0] + at,
-                                     .y = (real *)array[3] + at,
+        for (int64_t first = 0, count; first < a->groups; first += count) {
+            count = groups_at(a->groups, width, first);
+            const int64_t at = row * a->pixels * a->channels + first * width;
+            double *mean = a->mean + row * a->groups + first;
+            double *inv_std = a->inv_std + row * a->groups + first;
+            const struct groups t = {.x = a->x + at,
+                                     .y = a->y + at,
                                      .scale = scale ? scale + first * width : NULL,
                                      .shift = shift ? shift + first * width : NULL,
-                                     .pixels = s->pixels,
-                                     .stride = s->channels,
+                                     .pixels = a->pixels,
+                                     .stride = a->channels,
                                      .count = count,
                                      .width = width};
             struct moments m;
@@ -354,7 +349,7 @@ static void group_norm_forward(void *const *array, const int64_t *size, const do
             for (int64_t g = 0; g < count; ++g) {
                 const double off = m.sum[g] * weight, var = m.dot[g] * weight - off * off;
                 mean[g] = m.high[g] + off;
-                inv_std[g] = m.inv_std[g] = 1 / sqrt((var < 0 ? 0 : var) + scalar[0]);
+                inv_std[g] = m.inv_std[g] = 1 / sqrt((var < 0 ? 0 : var) + a->eps);
                 m.high[g] = mean[g];
                 m.off[g] = mean[g] - m.high[g];
             }
@@ -362,37 +357,35 @@ static void group_norm_forward(void *const *array, const int64_t *size, const do
         }
 }
 
-static void group_norm_backward(void *const *array, const int64_t *size, const double *scalar,
-                                struct fastopt_share share)
+static void group_norm_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct group_sizes *s = (const void *)size;
-    const real *scale = array[2];
-    real *parts = array[6];
-    (void)scalar;
-    if (s->pixels * s->channels == 0)
+    const struct group_norm_backward_args *a = arguments;
+    const real *scale = a->scale;
+    real *parts = a->parts;
+    if (a->pixels * a->channels == 0)
         return;
-    const int64_t width = s->channels / s->groups;
-    const struct range own = own_range(s->rows, s->block, share);
+    const int64_t width = a->channels / a->groups;
+    const struct range own = own_range(a->rows, a->block, share);
     for (int64_t row = own.begin; row < own.end; ++row) {
-        real *part = parts ? parts + row / s->block * 2 * s->channels : NULL;
-        if (part && row % s->block == 0)
-            memset(part, 0, 2 * s->channels * sizeof(real));
-        for (int64_t first = 0, count; first < s->groups; first += count) {
-            count = groups_at(s, first);
-            const int64_t at = row * s->pixels * s->channels + first * width;
-            const double *mean = (const double *)array[3] + row * s->groups + first;
-            const double *inv_std = (const double *)array[4] + row * s->groups + first;
-            const struct groups t = {.dy = (const real *)array[0] + at,
-                                     .x = (const real *)array[1] + at,
-                                     .y = (real *)array[5] + at,
+        real *part = parts ? parts + row / a->block * 2 * a->channels : NULL;
+        if (part && row % a->block == 0)
+            memset(part, 0, 2 * a->channels * sizeof(real));
+        for (int64_t first = 0, count; first < a->groups; first += count) {
+            count = groups_at(a->groups, width, first);
+            const int64_t at = row * a->pixels * a->channels + first * width;
+            const double *mean = a->mean + row * a->groups + first;
+            const double *inv_std = a->inv_std + row * a->groups + first;
+            const struct groups t = {.dy = a->dy + at,
+                                     .x = a->x + at,
+                                     .y = a->dx + at,
                                      .scale = scale ? scale + first * width : NULL,
                                      .dscale = part ? part + first * width : NULL,
-                                     .dshift = part ? part + s->channels + first * width : NULL,
-                                     .pixels = s->pixels,
-                                     .stride = s->channels,
+                                     .dshift = part ? part + a->channels + first * width : NULL,
+                                     .pixels = a->pixels,
+                                     .stride = a->channels,
                                      .count = count,
                                      .width = width,
-                                     .weight = 1 / ((double)s->pixels * width)};
+                                     .weight = 1 / ((double)a->pixels * width)};
             struct moments m;
             for (int64_t g = 0; g < count; ++g) {
                 m.high[g] = mean[g];

@@ -26,16 +26,16 @@ INLINE struct patch_row patch_row(const struct patches *p, int64_t n, int64_t y,
     return (struct patch_row){((n * p->h + y) * p->w + start) * p->c, (start - left) * p->c, (end - start) * p->c};
 }
 
-static void im2col(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void im2col(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const real *x = array[0];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct im2col_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const real *x = a->x;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const int64_t wide = p->dilation_w == 1 ? p->size_w : 1, runs = p->size_w / wide, width = wide * p->c;
     const struct range images = own_range(p->n, 1, share);
-    real *patch = (real *)array[1] + images.begin * out_h * out_w * p->size_h * runs * width;
-    (void)scalar;
+    real *patch = a->columns + images.begin * out_h * out_w * p->size_h * runs * width;
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 
@@ -53,17 +53,17 @@ static void im2col(void *const *array, const int64_t *size, const double *scalar
                     }
 }
 
-static void col2im(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void col2im(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    real *dx = array[1];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct col2im_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    real *dx = a->dx;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const int64_t wide = p->dilation_w == 1 ? p->size_w : 1, runs = p->size_w / wide, width = wide * p->c,
                   pixels = p->h * p->w * p->c;
     const struct range images = own_range(p->n, 1, share);
-    const real *patch = (const real *)array[0] + images.begin * out_h * out_w * p->size_h * runs * width;
-    (void)scalar;
+    const real *patch = a->columns + images.begin * out_h * out_w * p->size_h * runs * width;
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 

@@ -6,8 +6,6 @@
 #ifndef LANES_H
 #define LANES_H
 
-enum { LANES = 32 };
-
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { VECTOR_BYTES = 64 };

@@ -5,9 +5,22 @@
 #include "lanes.h"
 #include "share.h"
 
+/* What the four kernels have in common, and how large y is. */
 struct pooling {
-    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w;
+    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, out_h, out_w;
 };
+
+#define POOLING(a)                                                                                                     \
+    {(a)->n,                                                                                                           \
+     (a)->h,                                                                                                           \
+     (a)->w,                                                                                                           \
+     (a)->c,                                                                                                           \
+     (a)->size_h,                                                                                                      \
+     (a)->size_w,                                                                                                      \
+     (a)->stride_h,                                                                                                    \
+     (a)->stride_w,                                                                                                    \
+     windows((a)->h, (a)->size_h, (a)->stride_h, 0, 1),                                                                \
+     windows((a)->w, (a)->size_w, (a)->stride_w, 0, 1)}
 
 /* The maxima of one window for a vector of neighbouring channels. */
 INLINE void vector_maxima(const struct pooling *p, int64_t size_h, int64_t size_w, const real *corner, real *y,
@@ -44,16 +57,16 @@ static void maximum(const struct pooling *p, const real *corner, real *y, signed
     *winner = place;
 }
 
-static void max_pool_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void max_pool_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct pooling *p = (const void *)size;
-    const real *x = array[0];
-    const int64_t out_h = (p->h - p->size_h) / p->stride_h + 1, out_w = (p->w - p->size_w) / p->stride_w + 1;
+    const struct max_pool_forward_args *a = arguments;
+    const struct pooling pooling = POOLING(a), *p = &pooling;
+    const real *x = a->x;
+    const int64_t out_h = p->out_h, out_w = p->out_w;
     const struct range images = own_range(p->n, 1, share);
     const int64_t before = images.begin * out_h * out_w * p->c;
-    real *y = (real *)array[1] + before;
-    signed_word *winner = (signed_word *)array[2] + before;
-    (void)scalar;
+    real *y = a->y + before;
+    signed_word *winner = a->winner + before;
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 
@@ -89,16 +102,16 @@ INLINE void window_gradient(const struct pooling *p, const real *dy, const signe
                 corner[(ky * p->w + kx) * p->c + c] = winner[c] == ky * p->size_w + kx ? dy[c] : 0;
 }
 
-static void max_pool_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void max_pool_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct pooling *p = (const void *)size;
-    real *dx = array[2];
-    const int64_t out_h = (p->h - p->size_h) / p->stride_h + 1, out_w = (p->w - p->size_w) / p->stride_w + 1;
+    const struct max_pool_backward_args *a = arguments;
+    const struct pooling pooling = POOLING(a), *p = &pooling;
+    real *dx = a->dx;
+    const int64_t out_h = p->out_h, out_w = p->out_w;
     const struct range images = own_range(p->n, 1, share);
     const int64_t before = images.begin * out_h * out_w * p->c, pixels = p->h * p->w * p->c;
-    const real *dy = (const real *)array[0] + before;
-    const signed_word *winner = (const signed_word *)array[1] + before;
-    (void)scalar;
+    const real *dy = a->dy + before;
+    const signed_word *winner = a->winner + before;
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 
@@ -127,16 +140,15 @@ static void max_pool_backward(void *const *array, const int64_t *size, const dou
             }
 }
 
-static void average_pool_forward(void *const *array, const int64_t *size, const double *scalar,
-                                 struct fastopt_share share)
+static void average_pool_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct pooling *p = (const void *)size;
-    const real *x = array[0];
-    const int64_t out_h = (p->h - p->size_h) / p->stride_h + 1, out_w = (p->w - p->size_w) / p->stride_w + 1;
+    const struct average_pool_forward_args *a = arguments;
+    const struct pooling pooling = POOLING(a), *p = &pooling;
+    const real *x = a->x;
+    const int64_t out_h = p->out_h, out_w = p->out_w;
     const struct range images = own_range(p->n, 1, share);
     const real weight = 1 / ((double)p->size_h * p->size_w);
-    real *y = (real *)array[1] + images.begin * out_h * out_w * p->c;
-    (void)scalar;
+    real *y = a->y + images.begin * out_h * out_w * p->c;
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 
@@ -158,17 +170,16 @@ static void average_pool_forward(void *const *array, const int64_t *size, const 
             }
 }
 
-static void average_pool_backward(void *const *array, const int64_t *size, const double *scalar,
-                                  struct fastopt_share share)
+static void average_pool_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct pooling *p = (const void *)size;
-    real *dx = array[1];
-    const int64_t out_h = (p->h - p->size_h) / p->stride_h + 1, out_w = (p->w - p->size_w) / p->stride_w + 1;
+    const struct average_pool_backward_args *a = arguments;
+    const struct pooling pooling = POOLING(a), *p = &pooling;
+    real *dx = a->dx;
+    const int64_t out_h = p->out_h, out_w = p->out_w;
     const struct range images = own_range(p->n, 1, share);
     const int64_t pixels = p->h * p->w * p->c;
     const real weight = 1 / ((double)p->size_h * p->size_w);
-    const real *dy = (const real *)array[0] + images.begin * out_h * out_w * p->c;
-    (void)scalar;
+    const real *dy = a->dy + images.begin * out_h * out_w * p->c;
     if (p->c == 0)
         return; /* or it would take time to do nothing */
 

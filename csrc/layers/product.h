@@ -21,7 +21,6 @@ enum { BLOCK = 8, BLOCK_OF_ONE = 8 };
 #else
 enum { BLOCK = 6, BLOCK_OF_ONE = 6 };
 #endif
-enum { SCRATCH = 1 << 14 /* reals, of a thread; functional.py knows it, too */, MOST_RUNS = 64 };
 
 struct run {
     const real *a, *b;

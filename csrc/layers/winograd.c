@@ -8,31 +8,25 @@
  *        0  1  0 -1         0    0    1
  *
  * and for the weights, dg = G' [sum over tiles of (B' d B) (A dy A')] G. The sums are those of product.h, one for each
- * of the 16 places. Channels and filters are multiples of 16 up to MOST_DEEP. */
+ * of the 16 places. Channels and filters are multiples of WINOGRAD_GRAIN up to WINOGRAD_CHANNELS. */
 #include "product.h"
 #include "share.h"
 
-enum { PLACES = 16, TILES = 16, MOST_DEEP = 128, SKEW = FASTOPT_LINE / sizeof(real) };
+enum { PLACES = 16, TILES = 16, SKEW = FASTOPT_LINE / sizeof(real) };
 /* A plane holds what all tiles have at one place. Planes lie a line further apart than they are large, lest they
  * compete for the same places in the first-level cache. */
-enum { TRANSFORMED = PLACES * (TILES * MOST_DEEP + SKEW) };
+enum { TRANSFORMED = PLACES * (TILES * WINOGRAD_CHANNELS + SKEW) };
 
-struct tiling {
-    int64_t n, h, w, c, pad_h, pad_w, filters;
-};
-
-static const real zeros[MOST_DEEP];
+static const real zeros[WINOGRAD_CHANNELS];
 
 struct tiles {
     int64_t out_h, out_w, down, across, count;
 };
 
-static struct tiles all_tiles(const struct tiling *v)
+static struct tiles all_tiles(int64_t images, int64_t out_h, int64_t out_w)
 {
-    struct tiles t = {.out_h = v->h + 2 * v->pad_h - 2, .out_w = v->w + 2 * v->pad_w - 2};
-    t.down = (t.out_h + 1) / 2;
-    t.across = (t.out_w + 1) / 2;
-    t.count = v->n * t.down * t.across;
+    struct tiles t = {.out_h = out_h, .out_w = out_w, .down = (out_h + 1) / 2, .across = (out_w + 1) / 2};
+    t.count = images * t.down * t.across;
     return t;
 }
 
@@ -127,14 +121,15 @@ static void transform_output(const real *in, int64_t plane, const real *bias, in
 
 /* G g G' of weights (3, 3, c, filters): packed (16, ⌈k / LANES⌉, c, LANES), in which nothing reads what is behind the
  * last filter. For the gradient of the input, taps are in reverse order, and c and filters change places. */
-static void winograd_pack(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void winograd_pack(const void *arguments, struct fastopt_share share)
 {
-    const real *weight = array[0];
-    real *packed = array[1];
-    const int64_t c = size[0], filters = size[1], reverse = size[2];
-    const int64_t deep = reverse ? filters : c, wide = reverse ? c : filters, parts = (wide + LANES - 1) / LANES;
+    const struct winograd_pack_args *a = arguments;
+    const real *weight = a->weight;
+    real *packed = a->packed;
+    const int64_t c = a->c, filters = a->filters, reverse = a->reverse;
+    const int64_t deep = packed_rows(c, filters, reverse), wide = packed_columns(c, filters, reverse),
+                  parts = panels(wide);
     const struct range own = own_range(deep, 1, share);
-    (void)scalar;
     for (int64_t d = own.begin; d < own.end; ++d)
         for (int64_t first = 0, n; first < wide; first += n) {
             real made[PLACES][LANES];
@@ -163,20 +158,19 @@ static void winograd_pack(void *const *array, const int64_t *size, const double 
         }
 }
 
-static void winograd_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void winograd_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct tiling *v = (const void *)size;
-    const int relu = size[7] != 0;
-    const real *x = array[0], *packed = array[1], *bias = array[2];
-    real *y = array[3];
+    const struct winograd_forward_args *a = arguments;
+    const int relu = a->relu != 0;
+    const real *x = a->x, *packed = a->packed, *bias = a->bias;
+    real *y = a->y;
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLACES * (TILES * WIDE * PER_VECTOR + SKEW)];
-    const struct tiles all = all_tiles(v);
-    const int64_t most = widest(), plane = TILES * v->c + SKEW, sum_plane = TILES * most + SKEW;
-    const int64_t parts = (v->filters + LANES - 1) / LANES;
+    const struct tiles all = all_tiles(a->n, windows(a->h, 3, 1, a->pad_h, 1), windows(a->w, 3, 1, a->pad_w, 1));
+    const int64_t most = widest(), plane = TILES * a->c + SKEW, sum_plane = TILES * most + SKEW;
+    const int64_t parts = panels(a->filters);
     const struct range own = own_range(all.count, TILES, share);
-    struct product p = {.count = 1, .length = v->c, .step_j = v->c, .step_i = 1, .step_b = LANES};
+    struct product p = {.count = 1, .length = a->c, .step_j = a->c, .step_i = 1, .step_b = LANES};
     p.step_out = most;
-    (void)scalar;
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
         real *pixel[TILES][4];
@@ -185,20 +179,20 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
             const int64_t image = (first + t) / (all.down * all.across), row = (first + t) / all.across % all.down * 2;
             const int64_t column = (first + t) % all.across * 2;
             const real *in[16];
-            locate(in, 4, x + image * v->h * v->w * v->c, v->h, v->w, v->c, row - v->pad_h, column - v->pad_w);
-            transform_input(in, 0, v->c, inputs + t * v->c, plane);
+            locate(in, 4, x + image * a->h * a->w * a->c, a->h, a->w, a->c, row - a->pad_h, column - a->pad_w);
+            transform_input(in, 0, a->c, inputs + t * a->c, plane);
             for (int i = 0; i < 4; ++i) {
                 const int64_t oy = row + i / 2, ox = column + i % 2;
                 const int inside = oy < all.out_h && ox < all.out_w;
-                pixel[t][i] = inside ? y + ((image * all.out_h + oy) * all.out_w + ox) * v->filters : NULL;
-                for (int64_t k = 0; inside && k < v->filters; k += LINE_OF_REALS)
+                pixel[t][i] = inside ? y + ((image * all.out_h + oy) * all.out_w + ox) * a->filters : NULL;
+                for (int64_t k = 0; inside && k < a->filters; k += LINE_OF_REALS)
                     __builtin_prefetch(pixel[t][i] + k, 1); /* is there when the products are done */
             }
         }
-        for (int64_t k = 0; k < v->filters; k += p.width) {
-            p.width = minimum(v->filters - k, most);
+        for (int64_t k = 0; k < a->filters; k += p.width) {
+            p.width = minimum(a->filters - k, most);
             for (int64_t place = 0; place < PLACES; ++place) {
-                const real *b = packed + (place * parts + k / LANES) * v->c * LANES + k % LANES;
+                const real *b = packed + (place * parts + k / LANES) * a->c * LANES + k % LANES;
                 p.runs[0] = (struct run){inputs + place * plane, b};
                 p.out = sums + place * sum_plane;
                 multiply(&p, n);
@@ -215,26 +209,24 @@ static void winograd_forward(void *const *array, const int64_t *size, const doub
 
 /* dweight, and dbias if given, by way of sums (16, c, filters), of which a thread has some channels, or some filters
  * where there are more of those. As many tiles go together as fit. */
-static void winograd_weight_grad(void *const *array, const int64_t *size, const double *scalar,
-                                 struct fastopt_share share)
+static void winograd_weight_grad(const void *arguments, struct fastopt_share share)
 {
-    const struct tiling *v = (const void *)size;
-    const real *x = array[0], *dy = array[1];
-    real *dweight = array[2], *sums = array[3], *dbias = array[4];
+    const struct winograd_weight_grad_args *a = arguments;
+    const real *x = a->x, *dy = a->dy;
+    real *dweight = a->dweight, *sums = a->sums, *dbias = a->dbias;
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], outputs[TRANSFORMED];
-    const struct tiles all = all_tiles(v);
-    const int by_filters = v->filters > v->c;
-    const struct range whole = {0, by_filters ? v->c : v->filters};
-    const struct range part = own_range(by_filters ? v->filters : v->c, 16, share);
+    const struct tiles all = all_tiles(a->n, windows(a->h, 3, 1, a->pad_h, 1), windows(a->w, 3, 1, a->pad_w, 1));
+    const int by_filters = a->filters > a->c;
+    const struct range whole = {0, by_filters ? a->c : a->filters};
+    const struct range part = own_range(by_filters ? a->filters : a->c, WINOGRAD_GRAIN, share);
     const struct range channels = by_filters ? whole : part, filters = by_filters ? part : whole;
     const int64_t c = channels.end - channels.begin, k = filters.end - filters.begin;
     if (c == 0 || k == 0)
         return;
-    const int64_t together = TILES * MOST_DEEP / (by_filters ? v->filters : v->c), plane = together * c + SKEW,
+    const int64_t together = TILES * WINOGRAD_CHANNELS / (by_filters ? a->filters : a->c), plane = together * c + SKEW,
                   out_plane = together * k + SKEW;
-    const int64_t most = widest(), wide = v->filters, first_sum = channels.begin * wide + filters.begin;
+    const int64_t most = widest(), wide = a->filters, first_sum = channels.begin * wide + filters.begin;
     struct product p = {.count = 1, .step_j = 1, .step_i = c, .step_b = k, .step_start = wide, .step_out = wide};
-    (void)scalar;
 
     if (channels.begin > 0)
         dbias = NULL;
@@ -242,14 +234,14 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
         memset(dbias + filters.begin, 0, k * sizeof(real));
     for (int64_t place = 0; place < PLACES; ++place)
         for (int64_t j = channels.begin; j < channels.end; ++j)
-            memset(sums + (place * v->c + j) * wide + filters.begin, 0, k * sizeof(real));
+            memset(sums + (place * a->c + j) * wide + filters.begin, 0, k * sizeof(real));
     for (int64_t first = 0; first < all.count; first += p.length) {
         p.length = minimum(all.count - first, together);
         for (int64_t t = 0; t < p.length; ++t) {
             const int64_t image = (first + t) / (all.down * all.across), row = (first + t) / all.across % all.down * 2;
             const int64_t column = (first + t) % all.across * 2;
             const real *in[16];
-            locate(in, 4, x + image * v->h * v->w * v->c, v->h, v->w, v->c, row - v->pad_h, column - v->pad_w);
+            locate(in, 4, x + image * a->h * a->w * a->c, a->h, a->w, a->c, row - a->pad_h, column - a->pad_w);
             transform_input(in, channels.begin, channels.end, inputs + t * c, plane);
             locate(in, 2, dy + image * all.out_h * all.out_w * wide, all.out_h, all.out_w, wide, row, column);
             transform_output_grad(in, filters.begin, filters.end, outputs + t * k, out_plane);
@@ -260,11 +252,11 @@ static void winograd_weight_grad(void *const *array, const int64_t *size, const 
             for (int64_t at = 0; at < k; at += p.width) {
                 p.width = minimum(k - at, most);
                 p.runs[0] = (struct run){inputs + place * plane, outputs + place * out_plane + at};
-                p.start = p.out = sums + first_sum + place * v->c * wide + at;
+                p.start = p.out = sums + first_sum + place * a->c * wide + at;
                 multiply(&p, c);
             }
     }
-    const int64_t matrix = v->c * wide;
+    const int64_t matrix = a->c * wide;
     for (int64_t at = 0; at < c * k; at += PER_VECTOR) {
         const int64_t i = first_sum + at / k * wide + at % k;
         vector t[3][4];
