@@ -13,16 +13,17 @@ from typing import Any, ClassVar, Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from fastopt import _kernels, checks
+from fastopt import checks
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
+from fastopt.kernel import kernel
 from fastopt.optimizer import Common, Optimizer, chosen_names
 from fastopt.optimizers import AdamW, Rate
 
 __all__ = ["Adafactor", "Muon", "MuonMatrices", "adafactor", "muon", "orthogonalize"]
 
-_factored_root = _kernels.Layer("factored_root")
+_factored_root = kernel("factored_root")
 
 
 def _matrix(array: Array) -> Array:
@@ -154,8 +155,7 @@ class Adafactor(_Directed):
                 state[key][...] = (1 - new) * state[key] + new * (scale * scale / count * sums)
             row_avg = state["row_avg"].astype(np.float64)
             row_avg /= max(math.fsum(row_avg.tolist()) / rows, eps1)
-            arrays = matrix, row_avg.astype(param.dtype), state["column_avg"], _matrix(out)
-            _factored_root(arrays, matrix.shape, (eps1 * eps1,))
+            _factored_root(matrix, row_avg.astype(param.dtype), state["column_avg"], _matrix(out), eps1 * eps1)
         else:
             state["square_avg"][...] = (1 - new) * state["square_avg"] + new * (scale * grad) ** 2
             np.divide(grad, np.sqrt(np.maximum(state["square_avg"], eps1 * eps1)), out=out)

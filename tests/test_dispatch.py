@@ -13,6 +13,7 @@ import pytest
 
 import fastopt
 from fastopt import _kernels, functional, gradients
+from fastopt.kernel import kernel as layer_kernel
 
 # How to run the kernel of each row of LAYERS, given a function x(*shape) that makes hostile values.
 SHAPE, WINDOW = (2, 9, 11, 5), {"size": (3, 2), "stride": (2, 1)}
@@ -216,21 +217,17 @@ RUN = {
 
 
 def factored_root(x, of_rows, of_columns):
-    y = np.empty_like(x)
-    _kernels.Layer("factored_root")((x, of_rows, of_columns, y), x.shape, (1e-6,))
-    return y
+    return layer_kernel("factored_root")(x, of_rows, of_columns, None, 1e-6)
 
 
 def stream(x):
     out = [x[::-1].copy() for _ in range(4)]
-    _kernels.Layer("stream")((x, *out), (x.size,), (0.5,))
+    layer_kernel("stream")(x, *out, 0.5)
     return out
 
 
 def random_bits(blocks, seed, counter, first):
-    bits = np.empty((blocks, 4), np.uint32)
-    _kernels.Layer("random_bits")((bits,), (blocks, seed, counter, first))
-    return bits
+    return layer_kernel("random_bits")(None, blocks, seed, counter, first)
 
 
 @pytest.fixture(params=RUN)

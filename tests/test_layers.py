@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fastopt import _kernels, functional, reference
+from fastopt import functional, reference
+from fastopt.kernel import kernel
 
 # ---- Activations ------------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ PHILOX = {
 def test_philox_gives_the_known_answers(where, words, isa, guarded):
     block, counter, seed = where
     bits = guarded(np.zeros(4, np.int32)).view(np.uint32)
-    _kernels.Layer("random_bits")((bits,), (1, seed, counter, block))
+    kernel("random_bits")(bits.reshape(1, 4), 1, seed, counter, block)
     of_reference = reference.philox(np.array([block], np.uint64), seed, counter)[0]
     for answer in (bits, of_reference):
         assert " ".join(f"{word:08x}" for word in answer) == words
@@ -181,7 +182,7 @@ def test_philox_gives_the_known_answers(where, words, isa, guarded):
 @pytest.mark.parametrize("blocks", [15, 16, 17, 31, 32, 33, 50, 100])
 def test_philox_beyond_one_call_of_lanes(blocks, isa, guarded):
     bits = guarded(np.zeros((blocks, 4), np.int32)).view(np.uint32)
-    _kernels.Layer("random_bits")((bits,), (blocks, 12345, 678, 2**32 - 20))
+    kernel("random_bits")(bits, blocks, 12345, 678, 2**32 - 20)
     np.testing.assert_array_equal(bits, reference.philox(np.arange(2**32 - 20, 2**32 - 20 + blocks), 12345, 678))
 
 
@@ -403,7 +404,7 @@ def test_a_mask_is_written_to_its_end_and_not_beyond(isa, dtype, past, same_bits
     for n in sizes_around_thresholds(dtype.itemsize):
         size, memory = (n + 7) // 8, np.full(64 + past + 1024, 0xA5, np.uint8)
         x, y, mask = np.ones(n, dtype), np.ones(n, dtype), memory[past : past + size]
-        _kernels.Layer("dropout_forward")((x, y, mask), (n, 3, 4, 2**15), (2.0,))
+        kernel("dropout_forward")(x, y, mask, 3, 4, 2**15, 2.0)
         same_bits(mask, functional.dropout(x, 0.5, seed=3, counter=4)[1])
         assert (memory[:past] == 0xA5).all()
         assert (memory[past + size :] == 0xA5).all()
@@ -914,7 +915,7 @@ def test_dense(isa, dtype, rows, inputs, columns, rng, guarded):
 def test_dense_refuses_what_does_not_fit(refuses):
     x, weight, dy = np.ones((5, 3)), np.ones((3, 4)), np.ones((5, 4))
     refuses(lambda: functional.dense_forward(x, weight.T.copy()), r"weight must have shape \(3, 3\), got \(4, 3\)")
-    refuses(lambda: functional.dense_forward(x, np.ones(3)), r"weight must have 2 dimensions, got shape \(3,\)")
+    refuses(lambda: functional.dense_forward(x, np.ones(3)), r"weight must have shape \(3, columns\), got \(3,\)")
     refuses(lambda: functional.dense_forward(x, weight.astype("f")), "weight must be float64, got float32")
     refuses(lambda: functional.dense_forward(x, weight, np.ones(3)), r"bias must have shape \(4,\), got \(3,\)")
     refuses(lambda: functional.dense_forward(x, weight, relu=1), "relu must be True or False, got 1")
@@ -926,7 +927,7 @@ def test_dense_refuses_what_does_not_fit(refuses):
 
 @pytest.mark.parametrize(("products", "pays"), [("own", True), ("blas", False)])
 def test_products_can_be_chosen(products, pays, monkeypatch):
-    monkeypatch.setattr(functional, "PRODUCTS", products)
+    monkeypatch.setattr(functional.dense, "PRODUCTS", products)
     assert functional.dense_pays() is pays
 
 
@@ -1088,6 +1089,6 @@ def test_images_of_nothing(shape):
 def test_stream(isa, dtype, arrays, rng, guarded, same_bits):
     x, *values = (normal(rng, 1001, dtype) for _ in range(1 + arrays))
     placed = [guarded(a, i) for i, a in enumerate(values)]
-    _kernels.Layer("stream")((x, *placed, *[None] * (4 - arrays)), (x.size,), (0.5,))
+    kernel("stream")(x, *placed, *[None] * (4 - arrays), 0.5)
     for array, a in zip(placed, values, strict=True):
         same_bits(array, (dtype.type(0.5) * a + x))

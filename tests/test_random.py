@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from fastopt import _kernels, functional
+from fastopt import functional
+from fastopt.kernel import kernel
 
 SIGMAS = 5
 PROBABILITIES = [0.001, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1 - 1 / 300]
@@ -22,7 +23,7 @@ def mask_of(n, p=0.5, seed=3, counter=0):
 def words_of(n, seed=3, counter=0):
     """So many random words of 16 bits, as the masks take them, but for their order."""
     bits = np.empty((n // 8, 4), np.uint32)
-    _kernels.Layer("random_bits")((bits,), (n // 8, seed, counter, 0))
+    kernel("random_bits")(bits.reshape(-1, 4), n // 8, seed, counter, 0)
     return bits.view(np.uint16).ravel()
 
 
