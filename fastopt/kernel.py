@@ -1,8 +1,9 @@
 """Layer kernels as functions on arrays, by what `kernels.def` says of their arguments, and nothing else.
 
-A row of the table is the C struct of a kernel's arguments, in which arrays have shapes. `kernel` makes a function of it:
-lengths are found from the arrays, outputs that are not given are made, and all is checked in C (`fastopt._kernels.Layer`)
-before anything is written. Where something does not fit, `Signature.explain` walks the same rules in Python to say what.
+A row of the table is the C struct of a kernel's arguments, in which arrays have shapes. `kernel` makes a function of
+it: lengths are found from the arrays, outputs that are not given are made, and all is checked in C, by
+`fastopt._kernels.Layer`, before anything is written. Where something does not fit, `Signature.explain` walks the same
+rules in Python to say what.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def batch_norm_forward(
 
 def _norm_windows(names: tuple[str, str, str], x: Array, axis: int, max_pool: Pair) -> tuple[int, int]:
     """The checked size of windows of images whose channels are last."""
-    n, h, w, channels = checks.shape(names[0], x, ndim=4)
+    _, h, w, _ = checks.shape(names[0], x, ndim=4)
     if checks.second_or_last(names[1], axis, 4) != 3:
         raise ValueError(f"{names[1]} must be -1 with max_pool, got {axis}")
     size = checks.pair(names[2], max_pool, 1)
@@ -505,7 +505,7 @@ def group_norm_backward(
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
     x, scale, mean, inv_std, groups = cache
-    rows, pixels, channels = checks.shape("cache.x", x, ndim=3)
+    channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):
         raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
     for name, given in (("dscale", dscale), ("dshift", dshift)):

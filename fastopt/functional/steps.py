@@ -1,4 +1,4 @@
-"""Optimizer steps as plain functions, derived from the classes of `fastopt.optimizers`; and steps that are prepared once."""
+"""Optimizer steps as plain functions, derived from the classes of `fastopt.optimizers`; prepared steps."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from finite_differences import check_gradients
 
-from fastopt import functional, nn
+from fastopt import functional, nn, optimizers
 from fastopt.nn.memory import FRESH
 
 
