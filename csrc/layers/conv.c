@@ -4,6 +4,8 @@
  * Forward, its gradient with respect to the input (a convolution of dy with other weights) and that with respect to the
  * weights are all blocks of products (product.h). Forward, j is a pixel, i a place in a kernel row, and k a filter; for
  * the weights, j is a place in a kernel row, and i a pixel. */
+#include "../kernel.h"
+#include "bias_grad.h"
 #include "product.h"
 #include "share.h"
 
@@ -29,20 +31,6 @@ INLINE const real *padded_row(const struct padded *p, int64_t number, const real
     if (row)
         memcpy(to + p->begin, row, (p->end - p->begin) * sizeof(real));
     return to;
-}
-
-/* Adds rows of dy to dbias. */
-static void add_rows(const real *dy, int64_t rows, int64_t step, int64_t filters, real *dbias)
-{
-    for (int64_t k = 0; k < filters; k += PER_VECTOR) {
-        vector sum[4] = {0}; /* or each addition would wait for the one before it */
-        for (int64_t row = 0; row < rows; row += 4)
-#pragma GCC unroll 4
-            for (int64_t i = 0; i < 4; ++i)
-                if (row + i < rows)
-                    sum[i] += vector_load(dy + (row + i) * step + k);
-        vector_store(dbias + k, vector_load(dbias + k) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
-    }
 }
 
 /* Weights (taps, c, filters) as forward wants them: packed (⌈k / LANES⌉, taps c, LANES) for k filters, zeros behind the

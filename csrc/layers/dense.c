@@ -4,6 +4,8 @@
  * Each is blocks of products (product.h), panel by panel of LANES columns of the second factor. That is read where it
  * lies if its rows are near each other; else a panel is laid out first, as are narrower ones. Where a sum is long, it
  * is made of the sums of A_SUM products, each added to those before. */
+#include "../kernel.h"
+#include "bias_grad.h"
 #include "product.h"
 #include "share.h"
 
@@ -154,5 +156,5 @@ static void dense_weight_grad(const void *arguments, struct fastopt_share share)
                               .cold = 1};
     product_of(&f, inputs, share);
     if (a->dbias)
-        bias_backward(&(struct bias_backward_args){a->dy, a->dbias, rows, columns}, share);
+        sum_any_rows(a->dy, NULL, NULL, a->dbias, rows, columns, 1, share);
 }

@@ -7,6 +7,7 @@
 #ifndef PRODUCT_H
 #define PRODUCT_H
 
+#include "../kernel.h"
 #include "lanes.h"
 
 /* A block has as many rows of j, by one or by `WIDE` vectors of k, as there are accumulators that stay in registers.
@@ -41,11 +42,6 @@ struct product {
 INLINE int64_t widest(void)
 {
     return (VECTOR_BYTES == 64 && fastopt_product_vectors < WIDE ? 1 : WIDE) * PER_VECTOR;
-}
-
-static int64_t minimum(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* The block of so many lines of `rows` j each, and so many vectors of k; all are constants, as is step_j if it is 1. */

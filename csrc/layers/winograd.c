@@ -9,6 +9,8 @@
  *
  * and for the weights, dg = G' [sum over tiles of (B' d B) (A dy A')] G. The sums are those of product.h, one for each
  * of the 16 places. Channels and filters are multiples of WINOGRAD_GRAIN up to WINOGRAD_CHANNELS. */
+#include "../kernel.h"
+#include "bias_grad.h"
 #include "product.h"
 #include "share.h"
 
