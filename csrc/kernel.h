@@ -29,8 +29,20 @@ typedef int64_t signed_word;
 enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 #endif
 
+enum { LINE_OF_REALS = FASTOPT_LINE / sizeof(real) };
+
 /* Inlined always, or vectors would travel through memory. */
 #define INLINE static inline __attribute__((always_inline))
+
+static inline int64_t minimum(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t maximum(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "masks and random bits are laid out for little-endian machines"

@@ -15,6 +15,8 @@
  * Where that gives too few threads work, rows are shared out instead: one call takes the sums of blocks of rows, and
  * the next has every thread add up those of all blocks, in order, and write its own rows.
  */
+#include "../kernel.h"
+#include "batch_norm.h"
 #include "lanes.h"
 #include "mask.h"
 #include "share.h"
@@ -86,16 +88,6 @@ INLINE int is_sum(enum work work)
     return work == SUM_X || work == SUM_DY;
 }
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* The channels that are a thread's: all, where rows are shared out. */
 static struct range own_channels(const struct norm_shape *shape, const double *sums, struct fastopt_share share)
 {
@@ -115,7 +107,7 @@ static struct tile tile_at(int64_t first, int64_t end, const struct norm_shape *
     struct tile t = {.at = later(all, at), .outer = outer, .inner = inner, .blocks = shape->blocks, .first = first};
     if (inner > 1) {
         const int64_t bytes = outer > 32 ? STRETCH : CACHED / outer, fit = bytes / (inner * (int64_t)sizeof(real));
-        t.channels = least(left, fit < 1 ? 1 : least(fit, MAX_GROUPS));
+        t.channels = minimum(left, maximum(1, minimum(fit, MAX_GROUPS)));
         t.groups = t.channels;
         t.stride = channels * inner;
     } else if (channels >= LANES) {
@@ -141,7 +133,7 @@ static struct tile tile_at(int64_t first, int64_t end, const struct norm_shape *
 static int64_t place(const struct tile *t, int64_t g)
 {
     const int64_t at = t->head && g ? t->head + (g - 1) * LANES : g * LANES;
-    return least(at, t->width - LANES);
+    return minimum(at, t->width - LANES);
 }
 
 /* Where the elements of a group lie, as seen from its first. */
@@ -277,14 +269,14 @@ static void pass_over_images(enum work work, enum epilogue epilogue, const struc
     int64_t added = 0;
     for (int64_t outer = 0; outer < t->outer; ++outer)
         for (int64_t start = 0; start < t->inner; start += NORM_BLOCK * LANES) {
-            const int64_t n = least(t->inner - start, NORM_BLOCK * LANES), rest = n % LANES;
+            const int64_t n = minimum(t->inner - start, NORM_BLOCK * LANES), rest = n % LANES;
             const int64_t from = outer * t->stride + start;
             struct strip strip = {n / LANES, LANES, AHEAD, rest ? edges + rest : NULL, LANES - rest};
             int64_t g = t->groups;
             if (t->inner < LANES) { /* a whole vector reaches into the next channels, which mend what it writes there */
                 strip.keep = edges + 2 * LANES - n;
                 strip.back = 0;
-                g = most(0, t->groups - (LANES - 1) / n);
+                g = maximum(0, t->groups - (LANES - 1) / n);
             }
             work_on(work, epilogue, s->group, g, t->inner, &strip, later(t->at, from));
             for (int64_t at = from + g * n; g < t->groups; ++g, at += n)
@@ -312,7 +304,7 @@ static void pass_over_rows(enum work work, enum epilogue epilogue, const struct 
     const int64_t together = rows_together(work, t->groups);
     const int64_t first = t->head > 0, whole = (t->width - t->head) / LANES;
     for (int64_t row = t->begin; row < t->rows; row += together) {
-        const struct strip strip = {least(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
+        const struct strip strip = {minimum(together, t->rows - row), t->stride, together * t->stride, NULL, 0};
         const struct elements e = later(t->at, row * t->stride);
         if (first)
             work_on(work, epilogue, s->group, 1, 0, &strip, e);
@@ -323,7 +315,7 @@ static void pass_over_rows(enum work work, enum epilogue epilogue, const struct 
             gather(t, s);
     }
     for (int64_t g = 0, at = t->rows * t->stride, rest = t->rest; rest > 0; ++g, at += LANES, rest -= LANES)
-        work_on_few(work, epilogue, s->group + g, least(rest, LANES), later(t->at, at));
+        work_on_few(work, epilogue, s->group + g, minimum(rest, LANES), later(t->at, at));
 }
 
 static void pass(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
@@ -420,44 +412,6 @@ static void spread(const struct tile *t, real *value, int role, struct state *s)
         value[l] = value[l - t->channels];
     for (int64_t g = 0; g < t->groups; ++g)
         lanes_store(s->group[g][role], t->inner > 1 ? lanes_all(value[g]) : lanes_load(value + place(t, g)));
-}
-
-/* Of n channels, learnt values, or a substitute where there are none. */
-static void learnt(const real *learnt, int64_t first, int64_t n, real substitute, real *value)
-{
-    for (int64_t j = 0; j < n; ++j)
-        value[j] = substitute;
-    if (learnt)
-        memcpy(value, learnt + first, n * sizeof(real));
-}
-
-/* Prepares y = (x - high) factor + moved. All kernels do that here, so forward and backward see the same y. */
-static void affine(int64_t first, int64_t n, const double *mean, const double *inv_std, const real *scale,
-                   const real *shift, real *high, real *factor, real *moved)
-{
-    learnt(scale, first, n, 1, factor);
-    learnt(shift, first, n, 0, moved);
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const double a = factor[j] * inv_std[j];
-        high[j] = mean[j];
-        factor[j] = a;
-        moved[j] = moved[j] - (mean[j] - high[j]) * a;
-    }
-}
-
-/* Prepares dx = dy factor - (x - high) slope + offset; dscale and dshift are known. */
-static void slopes(int64_t first, int64_t n, const double *mean, const double *inv_std, const real *scale,
-                   double weight, const double *dscale, const double *dshift, real *slope, real *offset)
-{
-    learnt(scale, first, n, 1, slope);
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        const double off = mean[j] - (real)mean[j]; /* of the mean from high */
-        const double a = slope[j] * inv_std[j], q = a * dscale[j] * weight * inv_std[j];
-        slope[j] = q;
-        offset[j] = off * q - a * dshift[j] * weight;
-    }
 }
 
 static void set_affine(const struct tile *t, const double *mean, const double *inv_std, const real *scale,
@@ -577,16 +531,6 @@ static void batch_norm_forward(const void *arguments, struct fastopt_share share
         pass(WRITE_Y, epilogue, &own_rows, &s);
         if (epilogue == RELU_DROPOUT)
             drop_out_tile(&drawing, &own_rows, a->channels, y);
-    }
-}
-
-static void running_statistics(int64_t first, int64_t n, const real *running_mean, const real *running_var, double eps,
-                               double *mean, double *inv_std)
-{
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-        mean[j] = running_mean[first + j];
-        inv_std[j] = 1 / sqrt(running_var[first + j] + eps);
     }
 }
 

@@ -7,6 +7,8 @@
  *
  * As no others have a gradient, batch_norm_backward makes dscale and dshift of dy and chosen alone. What is known of
  * channels comes from batch_norm.c. */
+#include "../kernel.h"
+#include "batch_norm.h"
 #include "lanes.h"
 #include "share.h"
 
@@ -66,7 +68,7 @@ static void batch_norm_max_pool_forward(const void *arguments, struct fastopt_sh
     for (int64_t first = 0, count; first < p->channels; first += count) {
         struct channel_terms t = {0};
         double means[TOGETHER], inv_stds[TOGETHER];
-        count = least(p->channels - first, TOGETHER);
+        count = minimum(p->channels - first, TOGETHER);
         if (mean) {
             memcpy(means, mean + first, count * sizeof *means);
             memcpy(inv_stds, inv_std + first, count * sizeof *inv_stds);
@@ -142,7 +144,7 @@ static void batch_norm_max_pool_backward(const void *arguments, struct fastopt_s
     for (int64_t first = 0, count; first < p->channels; first += count) {
         struct channel_terms t = {0};
         double product[TOGETHER], sum[TOGETHER];
-        count = least(p->channels - first, TOGETHER);
+        count = minimum(p->channels - first, TOGETHER);
         for (int64_t j = 0; j < count; ++j) {
             product[j] = dscale[first + j];
             sum[j] = dshift[first + j];

@@ -1,6 +1,7 @@
 /* Activations other than ReLU. Elementwise kernels work in place too.
  *
  * Backward sees y of those whose derivative follows from it, the first four; of the others, x. */
+#include "../kernel.h"
 #include "elementary.h"
 #include "share.h"
 

@@ -1,5 +1,6 @@
 /* Depthwise convolution of images (n, h, w, c), padded with zeros, with a weight (size_h, size_w, c): each channel by
  * itself. Neighbours in memory are channels, so a pixel is done for LANES of them at once. */
+#include "../kernel.h"
 #include "lanes.h"
 #include "patches.h"
 #include "share.h"
@@ -9,7 +10,7 @@ static struct range inside(int64_t start, int64_t size, int64_t dilation, int64_
 {
     const int64_t begin = start < 0 ? (-start + dilation - 1) / dilation : 0;
     const int64_t end = start < length ? (length - start + dilation - 1) / dilation : 0;
-    return (struct range){begin < size ? begin : size, end < size ? end : size};
+    return (struct range){minimum(begin, size), minimum(end, size)};
 }
 
 /* One output pixel: the sum of window elements times weights, for LANES channels, or for the last few. */
@@ -101,7 +102,7 @@ static struct range outputs(int64_t k, int64_t count, int64_t stride, int64_t pa
     const int64_t start = k * dilation - pad; /* of the first output's element */
     const int64_t begin = start < 0 ? (-start + stride - 1) / stride : 0;
     const int64_t end = start < length ? (length - start + stride - 1) / stride : 0;
-    return (struct range){begin < count ? begin : count, end < count ? end : count};
+    return (struct range){minimum(begin, count), minimum(end, count)};
 }
 
 /* dweight of one element of the window, for LANES channels, or for the last few: sums in the real type over a row or

@@ -1,4 +1,5 @@
 /* Inverted dropout (Srivastava et al. 2014): y = x factor where kept, 0 where dropped; factor = 1 / (1 - p). */
+#include "../kernel.h"
 #include "bias_relu.h"
 #include "mask.h"
 #include "share.h"
@@ -28,7 +29,7 @@ static void dropout_forward(const void *arguments, struct fastopt_share share)
     const struct drawing d = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
     const struct range own = own_range(a->n, GROUP, share);
     for (int64_t first = own.begin; first < own.end; first += DRAWN) {
-        const struct range block = {0, own.end - first < DRAWN ? own.end - first : DRAWN};
+        const struct range block = {0, minimum(own.end - first, DRAWN)};
         draw(&d, first, block.end, mask + first / 8);
         apply_all(x + first, y + first, mask + first / 8, block, d.factor, 2 * DRAWN);
     }
@@ -44,10 +45,10 @@ static void bias_relu_dropout_forward(const void *arguments, struct fastopt_shar
     const struct drawing d = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
     const struct range own = own_range(a->rows * columns, GROUP, share);
     for (int64_t first = own.begin; first < own.end; first += DRAWN) {
-        const int64_t end = own.end - first < DRAWN ? own.end : first + DRAWN;
+        const int64_t end = minimum(own.end, first + DRAWN);
         for (int64_t i = first, n; i < end; i += n) {
             const int64_t column = i % columns;
-            n = columns - column < end - i ? columns - column : end - i;
+            n = minimum(columns - column, end - i);
             bias_relu(x + i, bias + column, y + i, n);
         }
         drop_out(&d, y, (struct range){first, end});

@@ -4,6 +4,7 @@
 #ifndef ELEMENTARY_H
 #define ELEMENTARY_H
 
+#include "../kernel.h"
 #include "lanes.h"
 
 #if REAL_BITS == 32

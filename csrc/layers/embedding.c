@@ -1,4 +1,5 @@
 /* dtable = for each entry the sum of the dy of all places that looked it up. */
+#include "../kernel.h"
 #include "share.h"
 
 static void embedding_backward(const void *arguments, struct fastopt_share share)

@@ -11,6 +11,7 @@
  * Rows are shared out by blocks. Each block adds up its part of dscale and dshift, and the caller adds up the parts, so
  * bits do not depend on the threads.
  */
+#include "../kernel.h"
 #include "lanes.h"
 #include "share.h"
 
@@ -36,17 +37,12 @@ struct moments {
     double inv_std[CHUNK], off[CHUNK], sum[CHUNK], dot[CHUNK];
 };
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The sums of u and u c over `n` channels that stand side by side, for which one high serves. */
 INLINE void sums_along(const real *dy, const real *scale, const real *x, int64_t n, real high, double *sum, double *dot)
 {
     const lanes highs = lanes_all(high);
     for (int64_t i = 0; i < n;) {
-        const int64_t end = smaller(n, i + ADD_TO_DOUBLE * LANES);
+        const int64_t end = minimum(n, i + ADD_TO_DOUBLE * LANES);
         lanes u_sum = lanes_all(0), dot_sum = u_sum;
         for (; i < end; i += LANES) {
             lanes c, u;
@@ -81,7 +77,7 @@ struct pixels {
 INLINE struct pixels all_pixels(int64_t pixels, int64_t stride, int64_t channels)
 {
     const int64_t fit = stride == channels && channels < CHUNK / 2 ? CHUNK / 2 / channels : 1;
-    const int64_t together = smaller(fit, pixels);
+    const int64_t together = minimum(fit, pixels);
     return (struct pixels){pixels / together, together * channels, together * stride, pixels % together * channels};
 }
 
@@ -102,7 +98,7 @@ INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t str
     for (int64_t j = 0; j < n; ++j)
         sum[j] = dot[j] = 0;
     for (int64_t row = 0; row <= all.rows;) {
-        const int64_t end = smaller(all.rows + 1, row + ADD_TO_DOUBLE);
+        const int64_t end = minimum(all.rows + 1, row + ADD_TO_DOUBLE);
         for (int64_t j = 0; j < all.wide; ++j)
             some_sum[j] = some_dot[j] = 0;
         for (; row < end; ++row) {
@@ -156,7 +152,7 @@ static void forward_sums(const struct groups *t, struct moments *m)
         real high[CHUNK];
         double sum[CHUNK], dot[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j)
             high[j] = m->high[group[j]];
@@ -183,7 +179,7 @@ static void backward_sums(const struct groups *t, struct moments *m)
         real high[CHUNK];
         double sum[CHUNK], dot[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j)
             high[j] = m->high[group[j]];
@@ -219,7 +215,7 @@ static void write_y(const struct groups *t, const struct moments *m)
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK], inv_std[CHUNK], minus[CHUNK], scale[CHUNK], shift[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j) {
             const int64_t g = group[j];
@@ -276,7 +272,7 @@ static void write_dx(const struct groups *t, const struct moments *m)
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK], factor[CHUNK], slope[CHUNK], offset[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j) {
             const struct slant k = slant_of(t, m, group[j], t->scale ? t->scale[first + j] : 1);
@@ -301,7 +297,7 @@ static void write_dx(const struct groups *t, const struct moments *m)
 static int64_t groups_at(int64_t groups, int64_t width, int64_t first)
 {
     const int64_t fit = CHUNK / width;
-    return smaller(groups - first, fit < 1 ? 1 : fit);
+    return minimum(groups - first, maximum(fit, 1));
 }
 
 static void group_norm_forward(const void *arguments, struct fastopt_share share)

@@ -3,13 +3,9 @@
  *
  * The columns of one kernel row lie side by side in the image as in the patch: they are moved in one run; with gaps
  * between them (dilation), one by one. */
+#include "../kernel.h"
 #include "patches.h"
 #include "share.h"
-
-static int64_t between(int64_t low, int64_t x, int64_t high)
-{
-    return x < low ? low : x > high ? high : x;
-}
 
 /* A run of one kernel row of one patch: `run` reals at `image + from` are those at `patch + at`; the rest is padding.
  */
@@ -22,7 +18,7 @@ INLINE struct patch_row patch_row(const struct patches *p, int64_t n, int64_t y,
 {
     if (y < 0 || y >= p->h)
         return (struct patch_row){0, 0, 0};
-    const int64_t start = between(0, left, p->w), end = between(0, left + wide, p->w);
+    const int64_t start = minimum(maximum(left, 0), p->w), end = minimum(maximum(left + wide, 0), p->w);
     return (struct patch_row){((n * p->h + y) * p->w + start) * p->c, (start - left) * p->c, (end - start) * p->c};
 }
 

@@ -6,6 +6,8 @@
 #ifndef LANES_H
 #define LANES_H
 
+#include "../kernel.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { VECTOR_BYTES = 64 };

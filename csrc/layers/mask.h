@@ -6,6 +6,7 @@
 #ifndef MASK_H
 #define MASK_H
 
+#include "../kernel.h"
 #include "lanes.h"
 #include "random.h"
 #include "share.h"
@@ -118,8 +119,8 @@ static void draw(const struct drawing *d, int64_t first, int64_t length, uint8_t
 static void drop_out(const struct drawing *d, real *y, struct range range)
 {
     for (int64_t first = range.begin / GROUP * GROUP; first < range.end; first += DRAWN) {
-        const int64_t begin = first < range.begin ? range.begin : first;
-        const int64_t end = range.end - first < DRAWN ? range.end : first + DRAWN;
+        const int64_t begin = maximum(range.begin, first);
+        const int64_t end = minimum(range.end, first + DRAWN);
         uint8_t mask[DRAWN / 8];
         draw(d, first, end - first, mask);
         apply_all(y + first, y + first, mask, (struct range){begin - first, end - first}, d->factor, 0);

@@ -2,6 +2,8 @@
 #ifndef PATCHES_H
 #define PATCHES_H
 
+#include "../kernel.h"
+
 struct patches {
     int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
 };

@@ -2,25 +2,16 @@
  * channels, so a window's maxima are taken for all channels at once.
  *
  * winner is the place of the maximum in its window, row by row; NaN wins, and the first of equals. */
+#include "../kernel.h"
 #include "lanes.h"
 #include "share.h"
 
-/* What the four kernels have in common, and how large y is. */
+/* What the four kernels have in common. */
 struct pooling {
-    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w, out_h, out_w;
+    int64_t n, h, w, c, size_h, size_w, stride_h, stride_w;
 };
 
-#define POOLING(a)                                                                                                     \
-    {(a)->n,                                                                                                           \
-     (a)->h,                                                                                                           \
-     (a)->w,                                                                                                           \
-     (a)->c,                                                                                                           \
-     (a)->size_h,                                                                                                      \
-     (a)->size_w,                                                                                                      \
-     (a)->stride_h,                                                                                                    \
-     (a)->stride_w,                                                                                                    \
-     windows((a)->h, (a)->size_h, (a)->stride_h, 0, 1),                                                                \
-     windows((a)->w, (a)->size_w, (a)->stride_w, 0, 1)}
+#define POOLING(a) {(a)->n, (a)->h, (a)->w, (a)->c, (a)->size_h, (a)->size_w, (a)->stride_h, (a)->stride_w}
 
 /* The maxima of one window for a vector of neighbouring channels. */
 INLINE void vector_maxima(const struct pooling *p, int64_t size_h, int64_t size_w, const real *corner, real *y,
@@ -41,7 +32,7 @@ INLINE void vector_maxima(const struct pooling *p, int64_t size_h, int64_t size_
 }
 
 /* The same for one channel. */
-static void maximum(const struct pooling *p, const real *corner, real *y, signed_word *winner)
+static void channel_maximum(const struct pooling *p, const real *corner, real *y, signed_word *winner)
 {
     real best = corner[0];
     signed_word place = 0, number = 0;
@@ -62,7 +53,8 @@ static void max_pool_forward(const void *arguments, struct fastopt_share share)
     const struct max_pool_forward_args *a = arguments;
     const struct pooling pooling = POOLING(a), *p = &pooling;
     const real *x = a->x;
-    const int64_t out_h = p->out_h, out_w = p->out_w;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, 0, 1);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, 0, 1);
     const struct range images = own_range(p->n, 1, share);
     const int64_t before = images.begin * out_h * out_w * p->c;
     real *y = a->y + before;
@@ -81,7 +73,7 @@ static void max_pool_forward(const void *arguments, struct fastopt_share share)
                 for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)
                     vector_maxima(p, p->size_h, p->size_w, corner + c, y + c, winner + c);
                 for (; c < p->c; ++c)
-                    maximum(p, corner + c, y + c, winner + c);
+                    channel_maximum(p, corner + c, y + c, winner + c);
             }
 }
 
@@ -107,7 +99,8 @@ static void max_pool_backward(const void *arguments, struct fastopt_share share)
     const struct max_pool_backward_args *a = arguments;
     const struct pooling pooling = POOLING(a), *p = &pooling;
     real *dx = a->dx;
-    const int64_t out_h = p->out_h, out_w = p->out_w;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, 0, 1);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, 0, 1);
     const struct range images = own_range(p->n, 1, share);
     const int64_t before = images.begin * out_h * out_w * p->c, pixels = p->h * p->w * p->c;
     const real *dy = a->dy + before;
@@ -145,7 +138,8 @@ static void average_pool_forward(const void *arguments, struct fastopt_share sha
     const struct average_pool_forward_args *a = arguments;
     const struct pooling pooling = POOLING(a), *p = &pooling;
     const real *x = a->x;
-    const int64_t out_h = p->out_h, out_w = p->out_w;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, 0, 1);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, 0, 1);
     const struct range images = own_range(p->n, 1, share);
     const real weight = 1 / ((double)p->size_h * p->size_w);
     real *y = a->y + images.begin * out_h * out_w * p->c;
@@ -175,7 +169,8 @@ static void average_pool_backward(const void *arguments, struct fastopt_share sh
     const struct average_pool_backward_args *a = arguments;
     const struct pooling pooling = POOLING(a), *p = &pooling;
     real *dx = a->dx;
-    const int64_t out_h = p->out_h, out_w = p->out_w;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, 0, 1);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, 0, 1);
     const struct range images = own_range(p->n, 1, share);
     const int64_t pixels = p->h * p->w * p->c;
     const real weight = 1 / ((double)p->size_h * p->size_w);

@@ -3,6 +3,7 @@
 #ifndef RANDOM_H
 #define RANDOM_H
 
+#include "../kernel.h"
 #include "lanes.h"
 
 #if defined(__SSE2__)

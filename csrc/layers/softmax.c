@@ -4,6 +4,7 @@
  *   softmax(x)_j = exp(x_j - max) / sum_k exp(x_k - max)
  *   loss = log sum_j exp(x_j - max) - (x_label - max);  dx_j = factor (softmax(x)_j - [j = label])
  */
+#include "../kernel.h"
 #include "elementary.h"
 #include "lanes.h"
 #include "share.h"
@@ -62,8 +63,7 @@ static void row_sums(const real *x, int64_t rows, int64_t classes, double *sum)
 /* Rows go in blocks that stay in the first-level cache; exp and log run over a whole block. */
 static int64_t rows_in_cache(int64_t columns)
 {
-    const int64_t fit = 4096 / (columns < 1 ? 1 : columns > 4096 ? 4096 : columns);
-    return fit < MOST_ROWS ? fit : MOST_ROWS;
+    return minimum(4096 / minimum(maximum(columns, 1), 4096), MOST_ROWS);
 }
 
 /* e = exp(x - max), with the maximum of each row and the sum of its e; e may be x. */
@@ -90,7 +90,7 @@ static void softmax_forward(const void *arguments, struct fastopt_share share)
     for (int64_t row = own.begin; columns == 0 && a->log_sum && row < own.end; ++row)
         a->log_sum[row] = -HUGE_VAL; /* the logarithm of an empty sum */
     for (int64_t first = own.begin, n; columns && first < own.end; first += n) {
-        n = own.end - first < block ? own.end - first : block;
+        n = minimum(own.end - first, block);
         real *y = a->y + first * columns, max[MOST_ROWS];
         double *log_sum = a->log_sum ? a->log_sum + first : NULL, sum[MOST_ROWS];
         exponentials(a->x + first * columns, n, columns, max, y, sum);
@@ -132,7 +132,7 @@ static void softmax_cross_entropy(const void *arguments, struct fastopt_share sh
     const struct range own = own_range(rows, block, share);
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
-        n = own.end - first < block ? own.end - first : block;
+        n = minimum(own.end - first, block);
         const real *x = a->logits + first * classes;
         const int64_t *labels = a->labels + first;
         real *losses = a->losses + first, *d = a->dlogits + first * classes;

@@ -1,6 +1,7 @@
 /* Sums of squares over the rows and columns of a matrix, and what Adafactor makes of them. In double, in an order that
  * depends neither on threads nor on the width of vectors.
  */
+#include "../kernel.h"
 #include "../steps/around.h"
 #include "share.h"
 
@@ -14,7 +15,7 @@ static void square_sums(const void *arguments, struct fastopt_share share)
     for (int64_t row = own_rows.begin; row < own_rows.end; ++row)
         of_rows[row] = square_sum(x + row * columns, (size_t)columns);
     for (int64_t begin = own.begin; of_columns && begin < own.end; begin += FASTOPT_STRIP) {
-        const int64_t end = begin + FASTOPT_STRIP < own.end ? begin + FASTOPT_STRIP : own.end;
+        const int64_t end = minimum(begin + FASTOPT_STRIP, own.end);
         double sum[FASTOPT_STRIP] = {0};
         for (int64_t row = 0; row < rows; ++row)
 #pragma omp simd

@@ -1,5 +1,6 @@
 /* The least that a step can do: one multiply-add per array that it updates, a <- factor a + x. How fast that runs
  * over arrays in memory is what the benchmarks measure steps by. */
+#include "../kernel.h"
 #include "share.h"
 
 static void stream(const void *arguments, struct fastopt_share share)

@@ -1,0 +1,55 @@
+/* What batch norm makes of the statistics of channels: forward and backward as one linear function each. */
+#ifndef BATCH_NORM_H
+#define BATCH_NORM_H
+
+#include "../kernel.h"
+
+static void running_statistics(int64_t first, int64_t n, const real *running_mean, const real *running_var, double eps,
+                               double *mean, double *inv_std)
+{
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        mean[j] = running_mean[first + j];
+        inv_std[j] = 1 / sqrt(running_var[first + j] + eps);
+    }
+}
+
+/* Of n channels, learnt values, or a substitute where there are none. */
+static void learnt(const real *learnt, int64_t first, int64_t n, real substitute, real *value)
+{
+    for (int64_t j = 0; j < n; ++j)
+        value[j] = substitute;
+    if (learnt)
+        memcpy(value, learnt + first, n * sizeof(real));
+}
+
+/* Prepares y = (x - high) factor + moved. All kernels do that here, so forward and backward see the same y. */
+static void affine(int64_t first, int64_t n, const double *mean, const double *inv_std, const real *scale,
+                   const real *shift, real *high, real *factor, real *moved)
+{
+    learnt(scale, first, n, 1, factor);
+    learnt(shift, first, n, 0, moved);
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        const double a = factor[j] * inv_std[j];
+        high[j] = mean[j];
+        factor[j] = a;
+        moved[j] = moved[j] - (mean[j] - high[j]) * a;
+    }
+}
+
+/* Prepares dx = dy factor - (x - high) slope + offset; dscale and dshift are known. */
+static void slopes(int64_t first, int64_t n, const double *mean, const double *inv_std, const real *scale,
+                   double weight, const double *dscale, const double *dshift, real *slope, real *offset)
+{
+    learnt(scale, first, n, 1, slope);
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+        const double off = mean[j] - (real)mean[j]; /* of the mean from high */
+        const double a = slope[j] * inv_std[j], q = a * dscale[j] * weight * inv_std[j];
+        slope[j] = q;
+        offset[j] = off * q - a * dshift[j] * weight;
+    }
+}
+
+#endif
