@@ -4,7 +4,7 @@
 >>> x, y = data.digits()
 >>> model = nn.Sequential([nn.Flatten(), nn.Dense(64, activation="relu"), nn.Dense(10)], x.shape[1:])
 >>> history = model.fit(x, y, epochs=3, callbacks=[nn.monitor.Monitor(), nn.monitor.DetectAnomaly()])
->>> nn.monitor.plot(history, "curves.png")                                                     # doctest: +SKIP
+>>> nn.monitor.plot(history, "curves.png")
 """
 
 from __future__ import annotations
