@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import inspect
 import json
 import platform
+import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, functional
+from fastopt import _kernels, checks, data, functional, nn
+from fastopt import bench as benchmarks
 from fastopt.landscape import SURFACES, best, draw
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from fastopt.nn import History, Sequential
+from fastopt.schedules import cosine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,10 +103,8 @@ def build(
     batch_norm: bool = True,
     dropout: bool = True,
     init: Literal["he", "xavier"] = "he",
-) -> Sequential:
+) -> nn.Sequential:
     """The network of that name, or one that lacks a part."""
-    from fastopt import nn
-
     norm = [nn.BatchNorm] if batch_norm else []
     drop = [nn.Dropout] if dropout else []
     layers: list[nn.Layer] = []
@@ -141,12 +140,9 @@ def peak_rate(name: str) -> float:
 
 
 def _fit(
-    model: Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
-) -> History:
+    model: nn.Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
+) -> nn.History:
     """Train, with a rate that falls as a cosine from that of the optimizer, to the weights that it is judged by."""
-    from fastopt import nn
-    from fastopt.schedules import cosine
-
     peak = optimizer.lr
     falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
@@ -159,8 +155,6 @@ def _fit(
 
 def train(arguments: argparse.Namespace) -> None:
     """Train, measure on held-out data, and write model, history and curves."""
-    from fastopt import data, nn
-
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
@@ -212,10 +206,7 @@ def ablate(arguments: argparse.Namespace) -> None:
     The rate of each is the better of two, that of `train` and that of `fastopt.nn.lr_find`, by the loss on a tenth of
     the training data after a short run; all of them are trained on then.
     """
-    from fastopt import data, nn
-    from fastopt.checks import integer
-
-    seeds = range(integer("seeds", arguments.seeds, 1))
+    seeds = range(checks.integer("seeds", arguments.seeds, 1))
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     columns = ("variant", "rate", "mean accuracy", "lowest", "highest", "CPU seconds a run")
@@ -225,10 +216,10 @@ def ablate(arguments: argparse.Namespace) -> None:
         if arguments.only not in name:
             continue
 
-        def fresh(seed: int, options: dict[str, Any] = options) -> Sequential:
+        def fresh(seed: int, options: dict[str, Any] = options) -> nn.Sequential:
             return build(arguments.model, x.shape[1:], int(y.max()) + 1, seed, **options)
 
-        def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> Sequential:
+        def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> nn.Sequential:
             model = fresh(seed)
             optimizer = OPTIMIZERS[named](model.params, lr=rate)
             _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size)
@@ -268,14 +259,12 @@ def landscape(arguments: argparse.Namespace) -> None:
 
 def bench(arguments: argparse.Namespace) -> None:
     """Measure every kernel beside NumPy."""
-    from fastopt import bench
-
-    results = bench.run(quick=arguments.quick, only=arguments.only)
+    results = benchmarks.run(quick=arguments.quick, only=arguments.only)
     if arguments.json:
         print(json.dumps({"environment": environment(), "results": results}, indent=1))
     else:
         print(describe_environment())
-        print(f"{bench.table(results)}\n\n{bench.NOTE}")
+        print(f"{benchmarks.table(results)}\n\n{benchmarks.NOTE}")
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -301,9 +290,6 @@ def environment() -> dict[str, str]:
 
 def _blas_runtime() -> dict[str, str]:
     """Threads and core type of the OpenBLAS that NumPy has loaded; nothing where it is another library."""
-    import ctypes
-    import re
-
     try:
         with open("/proc/self/maps") as maps:
             paths = set(re.findall(r"\S*openblas\S*\.so\S*", maps.read()))

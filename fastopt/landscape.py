@@ -18,6 +18,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.drawing import figure
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 # ---- Surfaces -----------------------------------------------------------------------------------------------
@@ -320,8 +321,6 @@ def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) ->
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
     """
-    from fastopt.nn.monitor import figure
-
     ending = checks.choice("the ending of path", Path(path).suffix.lower(), (".png", ".svg", ".pdf", ".gif"))
     ground = SURFACES[checks.choice("surface", surface, tuple(SURFACES))]
     page = figure((11.5, 5))

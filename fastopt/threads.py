@@ -51,7 +51,7 @@ class _Blas:
 def blas_on_one_thread() -> Iterator[None]:
     """Within the block, NumPy's products are done by the calling thread alone, where threadpoolctl is installed.
 
-    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for some 25 ms), on CPUs that the
+    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for up to 0.1 s), on CPUs that the
     kernels then want. Blocks may overlap, in several threads: the end of the last one brings back what was before.
     """
     with _Blas.lock:

@@ -10,54 +10,17 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
 from fastopt import checks, files
 from fastopt.checks import Array
+from fastopt.nn.training import Callback as Callback
+from fastopt.nn.training import Run
 from fastopt.schedules import ReduceOnPlateau
 
-if TYPE_CHECKING:
-    from fastopt.nn.layers import Grads
-    from fastopt.nn.training import Run
-
 Mode = Literal["auto", "min", "max"]
-
-
-class Callback:
-    """What a training run calls; override what you need. Names are those of Keras."""
-
-    #: Callbacks of a lower rank are called first, those of the same rank in the order given.
-    rank: int = 0
-
-    def on_train_begin(self, run: Run) -> None:
-        """Before the first epoch, with the run: its model, optimizer, history, and ``stop(reason)``."""
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        """Before an epoch, counted from 0."""
-
-    def on_batch_begin(self, batch: int) -> None:
-        """Before a step, counted from 0 in each epoch."""
-
-    def on_gradients(self, batch: int, grads: Grads) -> None:
-        """Between the backward pass and the step, with the gradients, which may be changed in place."""
-
-    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        """After a step, with the batch's ``loss``."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch, with what `History` got."""
-
-    def on_train_end(self) -> None:
-        """After the last epoch, also where the run was stopped."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must be in a checkpoint for a resumed run to go on as if it had not ended: numbers, text, arrays."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned (where that was not empty), after `on_train_begin`."""
 
 
 # ---- By the value of a measure --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,10 +27,9 @@ from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.debug import without_dropout
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.training import loss_of, samples
-
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
+from fastopt.nn.model import Sequential
+from fastopt.nn.stack import samples
+from fastopt.nn.training import loss_of
 
 STEP = 1e-5  #: of central differences, over the size of the parameters: near the cube root of the rounding error
 

@@ -18,22 +18,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.drawing import figure
 from fastopt.nn.layers import Dropout, Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.monitor import figure
-from fastopt.nn.training import accuracy, are_labels, loss_of, samples
+from fastopt.nn.model import Sequential
+from fastopt.nn.stack import samples
+from fastopt.nn.targets import accuracy, are_labels
+from fastopt.nn.training import loss_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import SGD, Adam
-
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
 
 
 class Finding(NamedTuple):

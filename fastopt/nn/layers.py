@@ -45,8 +45,9 @@ class Layer:
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
 
-    def __init_subclass__(cls) -> None:
-        Layer.classes[cls.__name__] = cls
+    def __init_subclass__(cls, *, loadable: bool = True) -> None:
+        if loadable:
+            Layer.classes[cls.__name__] = cls
 
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}

@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.drawing import figure
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.monitor import figure
-from fastopt.nn.training import batches, bound, look_ahead, loss_of, samples
+from fastopt.nn.model import Sequential
+from fastopt.nn.stack import samples
+from fastopt.nn.training import batches, bound, look_ahead, loss_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
 
 
 class LRRange(NamedTuple):

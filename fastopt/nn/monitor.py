@@ -4,7 +4,7 @@
 >>> x, y = data.digits()
 >>> model = nn.Sequential([nn.Flatten(), nn.Dense(64, activation="relu"), nn.Dense(10)], x.shape[1:])
 >>> history = model.fit(x, y, epochs=3, callbacks=[nn.monitor.Monitor(), nn.monitor.DetectAnomaly()])
->>> nn.monitor.plot(history, "curves.png")                                                     # doctest: +SKIP
+>>> nn.monitor.plot(history, "curves.png")
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.nn.callbacks import Callback
+from fastopt.drawing import figure
 from fastopt.nn.layers import Grads, Layer, ReLU
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.training import loss_of
-
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
-    from fastopt.nn.training import Run
+from fastopt.nn.stack import Stack
+from fastopt.nn.training import Callback, Run, loss_of
 
 # ---- Passes under watch -----------------------------------------------------------------------------------------
 
@@ -54,7 +51,7 @@ Witness = Callable[[str, str, str, Array], None]
 
 
 def trace(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     loss: Loss = softmax_cross_entropy,
@@ -105,7 +102,7 @@ def trace(
 
 
 @contextlib.contextmanager
-def _state_kept(model: Sequential) -> Iterator[None]:
+def _state_kept(model: Stack) -> Iterator[None]:
     """Bring back running means and the like."""
     before = {name: array.copy() for name, array in model.state.items()}
     try:
@@ -158,7 +155,7 @@ class Anomaly(FloatingPointError):
 
 
 def find_anomaly(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     loss: Loss = softmax_cross_entropy,
@@ -243,7 +240,7 @@ def dead_share(output: Array) -> float:
 
 
 def noise_scale(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     loss: Loss = softmax_cross_entropy,
@@ -445,15 +442,6 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
 def _record(history: Mapping[str, Any]) -> Any:
     """What a `Monitor` recorded, of a History or of what is in its file; or nothing."""
     return getattr(history, "monitor", None) or history.get("monitor")
-
-
-def figure(size: tuple[float, float]) -> Any:
-    """A page to draw on, of a size in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'fastopt[plot]'") from error
-    return Figure(figsize=size, layout="constrained")
 
 
 def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:

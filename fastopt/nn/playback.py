@@ -6,7 +6,7 @@ small, the Python around them takes as long as they do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from fastopt.nn.layers import Conv2D, Dense, Dropout, Flatten, Grads, Layer, Max
 from fastopt.nn.memory import Workspace
 from fastopt.nn.norms import BatchNorm
 from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
-
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
+from fastopt.nn.stack import Stack
 
 #: Layers that in a workspace do nothing but call kernels; subclasses may do more.
 _KERNELS_ALONE = {
@@ -32,12 +30,11 @@ _KERNELS_ALONE = {
 SECONDS: dict[str, float] | None = None
 
 
-def is_recordable(model: Sequential) -> bool:
+def is_recordable(model: Stack) -> bool:
     """Whether passes over a model in training are kernels alone, each layer having its own arrays."""
-    from fastopt.nn.model import Sequential  # which imports this module by way of the loop
-
     layers = model.layers
-    if type(model) is not Sequential or any({"forward", "backward"} & vars(part).keys() for part in (model, *layers)):
+    patched = any({"forward", "backward"} & vars(part).keys() for part in (model, *layers))
+    if patched or not vars(type(model)).get("calls_layers_alone"):
         return False
     first = next((layer for layer in layers if layer.params), None)
     return len({*map(id, layers)}) == len(layers) and all(_calls_kernels(layer, layer is first) for layer in layers)
@@ -62,7 +59,7 @@ def _alike(dy: Any, usual: Array) -> bool:
 class _Recorded:
     """A pass: the calls that it made, and the options and arrays of layers that it found."""
 
-    def __init__(self, model: Sequential) -> None:
+    def __init__(self, model: Stack) -> None:
         self.tape = _kernels.Tape()
         self._layers, self._now = [*model.layers], model.layers
         own = (each for layer in model.layers for each in (vars(layer), layer.params, layer.state) if each)
@@ -100,7 +97,7 @@ class Passes:
     _cache: list[Any]
     _grads: Grads
 
-    def __init__(self, model: Sequential, memory: Workspace | None = None) -> None:
+    def __init__(self, model: Stack, memory: Workspace | None = None) -> None:
         self._model, self._memory = model, model.workspace() if memory is None else memory
         self._recordable = True  # for all that is known
         self._forward: _Recorded | None = None

@@ -12,25 +12,21 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import _kernels, checks
+from fastopt import checks
 from fastopt.checks import Array
-from fastopt.nn.callbacks import Callback
-from fastopt.nn.layers import Conv2D
+from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
 from fastopt.nn.playback import Passes
+from fastopt.nn.stack import Stack, room_for_convolutions, samples
+from fastopt.nn.targets import are_labels, count_right, weights
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
-from fastopt.threads import blas_on_one_thread, get_num_threads
-
-if TYPE_CHECKING:
-    from fastopt.nn.layers import Grads
-    from fastopt.nn.model import Sequential
 
 Indices = NDArray[np.int64]
 
@@ -82,6 +78,41 @@ class Batch(NamedTuple):
     counter: int
 
 
+class Callback:
+    """What a training run calls; override what you need. Names are those of Keras."""
+
+    #: Callbacks of a lower rank are called first, those of the same rank in the order given.
+    rank: int = 0
+
+    def on_train_begin(self, run: Run) -> None:
+        """Before the first epoch, with the run: its model, optimizer, history, and ``stop(reason)``."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Before an epoch, counted from 0."""
+
+    def on_batch_begin(self, batch: int) -> None:
+        """Before a step, counted from 0 in each epoch."""
+
+    def on_gradients(self, batch: int, grads: Grads) -> None:
+        """Between the backward pass and the step, with the gradients, which may be changed in place."""
+
+    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        """After a step, with the batch's ``loss``."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """After an epoch, with what `History` got."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch, also where the run was stopped."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be in a checkpoint for a resumed run to go on as if it had not ended: numbers, text, arrays."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned (where that was not empty), after `on_train_begin`."""
+
+
 class Run:
     """A training run: what callbacks see of it, and may change.
 
@@ -108,7 +139,7 @@ class Run:
 
     def __init__(
         self,
-        model: Sequential,
+        model: Stack,
         data: tuple[Array, Array, Array | None],
         optimizer: Optimizer,
         loss: Loss,
@@ -276,13 +307,6 @@ def _interruptible(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
-def room_for_convolutions(model: Sequential) -> contextlib.AbstractContextManager[None]:
-    """A block in which products do not take the CPUs from fastopt's threads, where those have convolutions to do."""
-    if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
-        return blas_on_one_thread()
-    return contextlib.nullcontext()
-
-
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
     """Indices of all samples in random order, by batches. A lone last sample joins the batch before."""
     order = rng.permutation(n)
@@ -299,67 +323,6 @@ def count_batches(n: int, batch_size: int) -> int:
     """How many `batches` there are."""
     lone = n > batch_size and (n - 1) % batch_size == 0
     return -(-n // batch_size) - lone
-
-
-def samples(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
-    """Inputs and targets, checked, as arrays that the model takes."""
-    x, y = model.inputs("x", x), np.asarray(y)
-    if y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"y must have one target per input, {len(x)}, got shape {y.shape}")
-    if loss is softmax_cross_entropy:
-        checks.labels("y", y, len(x), model.shapes[-1][-1])
-    elif hasattr(loss, "check"):
-        loss.check(y, (len(x), *model.shapes[-1]))
-    return x, y
-
-
-def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any]) -> Array | None:
-    """The weight of each sample, checked: its own times that of its class; None where there are neither."""
-    weight = None
-    if sample_weight is not None:
-        weight = _weights("sample_weight", sample_weight, (len(y),))
-    if class_weight is not None:
-        if not are_labels(y):
-            raise ValueError("class_weight must come with integer labels y (n,)")
-        classes = int(y.max(initial=-1)) + 1
-        if isinstance(class_weight, Mapping):
-            missing = sorted({*y.tolist()} - {*class_weight})
-            if missing:
-                raise ValueError(f"class_weight must hold a weight per class, but lacks {missing[0]}")
-            class_weight = [class_weight.get(label, 0.0) for label in range(classes)]
-        by_class = _weights("class_weight", class_weight, (max(classes, len(class_weight)),))
-        weight = by_class[y] if weight is None else weight * by_class[y]
-    if weight is not None and not weight.any():
-        raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
-    return None if weight is None else np.ascontiguousarray(weight, dtype)
-
-
-def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(value, np.float64)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    wrong = array[~((array >= 0) & (array < np.inf))]
-    if wrong.size:
-        raise ValueError(f"{name} must be in [0, inf), got {wrong[0]}")
-    return array
-
-
-def are_labels(y: Array) -> bool:
-    """Whether targets are integer labels, so that a model can be right about them."""
-    return y.ndim == 1 and y.dtype.kind in "iu"
-
-
-def count_right(output: Array, y: Array) -> int:
-    """The number of rows whose largest output is at the label."""
-    try:
-        return _kernels.count_right(output, y)
-    except _kernels.Misfit:  # labels or outputs of other types
-        return int(np.count_nonzero(output.argmax(axis=1) == y))
-
-
-def accuracy(output: Array, y: Array) -> float:
-    """The share of rows whose largest output is at the label; 0.0 for none."""
-    return count_right(output, y) / len(y) if len(y) else 0.0
 
 
 def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
@@ -391,7 +354,7 @@ def look_ahead(optimizer: Optimizer) -> None:
         optimizer.look_ahead()
 
 
-def bound(model: Sequential, optimizer: Optimizer | str) -> Optimizer:
+def bound(model: Stack, optimizer: Optimizer | str) -> Optimizer:
     """The optimizer, which must be bound to the model; or one of that name, with its defaults."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
@@ -401,7 +364,7 @@ def bound(model: Sequential, optimizer: Optimizer | str) -> Optimizer:
 
 
 def fit(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     *,
