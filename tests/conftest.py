@@ -16,7 +16,7 @@ import pytest
 
 from fastopt import _kernels, functional, reference
 from fastopt.hyper import Choice, Flag, Limit, Number
-from fastopt.optimizer import EVERY_STEP, REQUIRED
+from fastopt.optimizer import REQUIRED, Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
 SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 100003)
@@ -195,9 +195,9 @@ class Rule:
 
     def scalars_of(self, optimizer) -> dict[str, Any]:
         """What the class has worked out for its next step, and the functional form asks for."""
-        (cell,) = optimizer._cells
-        hyper = {key: optimizer._in_cell(cell, key) for key in self.cls.hyper_names()}
-        return optimizer._compute(hyper, cell.scalars, optimizer.t + 1)[0]
+        (bucket,) = optimizer._buckets
+        hyper = {key: optimizer._value(key, bucket.groups) for key in self.cls.hyper_names()}
+        return optimizer._compute(hyper, bucket.scalars, optimizer.t + 1)[0]
 
     def step(self, param, grad, *states, t: int, **more) -> None:
         """The functional form."""
@@ -243,7 +243,7 @@ def rules(name: str) -> Iterator[Rule]:
     cls = OPTIMIZERS[name]
     default = {key: 0.1 if value is REQUIRED else value for key, value in cls.keywords().items()}
     declared = {key: getattr(cls, key) for key in default}
-    own = {key: d for key, d in declared.items() if key not in EVERY_STEP}
+    own = {key: d for key, d in declared.items() if key == "lr" or key not in Optimizer.declared}
     lively = default | {"weight_decay": 0.3} | {key: values_of(d)[0] for key, d in own.items() if isinstance(d, Number)}
     words = {key: values_of(d) for key, d in own.items() if not isinstance(d, Number)}
     yield Rule(name, default)
