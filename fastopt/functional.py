@@ -854,7 +854,7 @@ def dropout(
     seed, counter = _key(seed, counter)
     if mask_format != "bits":
         checks.choice("mask_format", mask_format, ("bits", "bytes"))
-    if given is not None and given.shape != ((x.size + 7) // 8,):
+    if given is not None:
         _explain_outputs({}, mask=(given, _BYTE, ((x.size + 7) // 8,)))
     try:
         _dropout_forward((x, y, mask), (x.size, seed, counter, threshold), (factor,))
@@ -1546,8 +1546,9 @@ def group_norm_backward(
     dx = _like("dy", dy, out)
     rows, pixels, channels = checks.array("cache.x", x, ndim=3).shape
     sizes = (rows, pixels, channels, checks.integer("cache.groups", groups, 1), rows * groups, _block(x.shape))
-    for name, given in (("dscale", dscale), ("dshift", dshift)):
-        if given is not None and checks.array(name, given, dtype=x.dtype, writable=True).size != channels:
+    learnt = {name: given for name, given in (("dscale", dscale), ("dshift", dshift)) if given is not None}
+    for name, given in learnt.items():
+        if checks.array(name, given, dtype=x.dtype, writable=True).size != channels:
             raise ValueError(f"{name} must have {channels} elements, got shape {given.shape}")
     if channels % groups or dy.size != x.size:
         checks.array("dy", dy, dtype=x.dtype, shape=x.shape)
@@ -1557,8 +1558,15 @@ def group_norm_backward(
     given_parts = parts
     if parts is None:
         parts = np.empty(cache.parts_shape, x.dtype)
-    elif parts.shape != cache.parts_shape:
+    else:
         _explain_outputs({}, parts=(parts, x.dtype, cache.parts_shape))
+    if learnt:
+        checks.apart(learnt)
+        inputs = {"dy": dy, "cache.x": x, "out": dx, "parts": parts}
+        for name, given in learnt.items():
+            for other, array in inputs.items():
+                if np.may_share_memory(given, array):
+                    checks.apart({name: given, other: array})
     try:
         _group_norm_backward((dy.reshape(x.shape), x, scale, mean, inv_std, dx.reshape(x.shape), parts), sizes)
     except _kernels.Misfit:
