@@ -179,3 +179,12 @@ def test_every_alignment_of_the_output(name, isa, dtype, guarded, same_bits):
                 for one, other in zip(case.run(given | {"out": out}), first, strict=True):
                     same_bits(one, other, f"{n} elements, offset {offset}")
         guarded.check()
+
+
+@pytest.mark.parametrize("arrays", [1, 2, 3])
+def test_stream_of_fewer_arrays(isa, dtype, arrays, rng, guarded, same_bits):
+    x, *values = rng.standard_normal((1 + arrays, 1001)).astype(dtype)
+    given = [guarded(a, i) for i, a in enumerate(values)]
+    cases.stream(x, *given)
+    for array, a in zip(given, values, strict=True):
+        same_bits(array, dtype.type(0.5) * a + x)
