@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import by_hand
 
 from fastopt import _kernels, functional, reference
+from fastopt.cases import by_hand
 from fastopt.optimizers import OPTIMIZERS
 
 pytest.importorskip("hypothesis")

@@ -518,9 +518,17 @@ def group_norm_backward(
     if out is None:
         out = np.empty(shape, x.dtype)
     checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
-    _, parts = _group_norm_backward(
-        dy.reshape(x.shape), x, scale, mean, inv_std, out.reshape(x.shape), parts, groups, _block(x.shape)
-    )
+    arguments = dy.reshape(x.shape), x, scale, mean, inv_std, out.reshape(x.shape), parts, groups, _block(x.shape)
+    if dscale is not None or dshift is not None:
+        _, parts = _group_norm_backward.check(*arguments)
+        arguments = (*arguments[:6], parts, *arguments[7:])
+        others = {"dy": dy, "cache.x": x, "out": out, "parts": parts}
+        learnt = {name: given for name, given in (("dscale", dscale), ("dshift", dshift)) if given is not None}
+        checks.apart(learnt)
+        for name, given in learnt.items():
+            for other, array in others.items():
+                checks.apart({name: given, other: array})
+    _, parts = _group_norm_backward(*arguments)
     learnt = [np.empty(channels, x.dtype) if given is None else given for given in (dscale, dshift)]
     with np.errstate(all="ignore"):  # as in a kernel
         sums = np.add.reduce(parts, axis=0, dtype=np.float64) if x.size else np.zeros((2, channels))
