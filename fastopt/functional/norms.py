@@ -252,40 +252,55 @@ def batch_norm_backward(
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
-    x, scale, shift, mean, inv_std, axis, relu, y, factor, max_pool, chosen = cache
-    factor = checks.number("cache.factor", factor)
-    shape = checks.shape("cache.x", x)
-    sizes = _channels("cache.x", shape, axis, "cache.axis")
-    statistics = scale, shift, mean, inv_std
-    relu = checks.flag("cache.relu", relu)
-    if max_pool is None:
-        pool, pooled, of = None, shape, x
-        epilogue = _EPILOGUES.index("no_epilogue" if not relu else "relu" if y is None else "relu_dropout")
-        if out is None:
-            out = np.empty(shape, x.dtype)
-    else:  # the gradients of scale and shift are those of the numbers that were chosen
-        pool, of = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, max_pool), chosen
-        pooled = shape[0], shape[1] // pool[0], shape[2] // pool[1], shape[3]
-        sizes, epilogue, factor = (math.prod(pooled[:3]), pooled[3], 1), int(relu), 1.0
-    sums, blocks, lanes = _row_sums(sums, pooled, axis)
+    shape = checks.shape("cache.x", cache.x)
+    sizes = _channels("cache.x", shape, cache.axis, "cache.axis")
+    relu, factor = checks.flag("cache.relu", cache.relu), checks.number("cache.factor", cache.factor)
+    if cache.max_pool is not None:
+        return _batch_norm_max_pool_gradients(dy, cache, out, dscale, dshift, sums)
+    dx = np.empty(shape, cache.x.dtype) if out is None else out
+    epilogue = _EPILOGUES.index("no_epilogue" if not relu else "relu" if cache.y is None else "relu_dropout")
+    sums, blocks, lanes = _row_sums(sums, shape, cache.axis)
+    inputs = dy, cache.x, cache.scale, cache.shift, cache.mean, cache.inv_std, cache.y, sums
     options = (*sizes, blocks, lanes, epilogue, factor)
-    run = _batch_norm_backward if pool is None else _batch_norm_backward_of_chosen
-    dx = out if pool is None else None
-    if blocks or pool is not None:  # several kernels, as in batch_norm_forward
-        _, dscale, dshift = run.check(dy, of, *statistics, y, sums, dx, dscale, dshift, *options)
-    if pool is not None:
-        checks.apart({"dscale": dscale, "dshift": dshift, "cache.x": x})
-        pooling = dy, chosen, x, *statistics, dscale, dshift
-        out = _batch_norm_max_pool_backward.check(*pooling, out, *pool, epilogue)
-    if blocks:
-        _batch_norm_grad_sums(dy, of, *statistics, y, sums, *options)
-    _, dscale, dshift = run(dy, of, *statistics, y, sums, dx, dscale, dshift, *options)
-    if pool is not None:
-        _batch_norm_max_pool_backward(*pooling, out, *pool, epilogue)
-    if not x.size:
+    if blocks:  # two kernels, as in batch_norm_forward
+        _, dscale, dshift = _batch_norm_backward.check(*inputs, dx, dscale, dshift, *options)
+        _batch_norm_grad_sums(*inputs, *options)
+    _, dscale, dshift = _batch_norm_backward(*inputs, dx, dscale, dshift, *options)
+    if not cache.x.size:
         dscale.fill(0)
         dshift.fill(0)
-    return out, dscale, dshift
+    return dx, dscale, dshift
+
+
+def _batch_norm_max_pool_gradients(
+    dy: Array,
+    cache: BatchNormCache,
+    out: Array | None,
+    dscale: Array | None,
+    dshift: Array | None,
+    sums: NDArray[np.float64] | None,
+) -> tuple[Array, Array, Array]:
+    """The same after max pooling: the gradients of scale and shift are those of the numbers that were chosen."""
+    x, scale, shift, mean, inv_std, axis, relu, _, _, max_pool, chosen = cache
+    pool = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, 1 if max_pool is None else max_pool)
+    pooled = x.shape[0], x.shape[1] // pool[0], x.shape[2] // pool[1], x.shape[3]
+    sums, blocks, lanes = _row_sums(sums, pooled, axis)
+    of_chosen = dy, chosen, scale, shift, mean, inv_std, None, sums
+    options = (math.prod(pooled[:3]), pooled[3], 1, blocks, lanes, int(relu), 1.0)
+    _, dscale, dshift = _batch_norm_backward_of_chosen.check(*of_chosen, None, dscale, dshift, *options)
+    inputs = dy, chosen, x, scale, shift, mean, inv_std, dscale, dshift
+    dx: Array = _batch_norm_max_pool_backward.check(*inputs, out, *pool, int(relu))
+    learnt: dict[str, Any] = {"dscale": dscale, "dshift": dshift}
+    for name, array in learnt.items():
+        checks.apart({name: array, "cache.x": x})
+    if blocks:
+        _batch_norm_grad_sums(*of_chosen, *options)
+    _batch_norm_backward_of_chosen(*of_chosen, None, dscale, dshift, *options)
+    _batch_norm_max_pool_backward(*inputs, dx, *pool, int(relu))
+    if not x.size:
+        for array in learnt.values():
+            array.fill(0)
+    return dx, learnt["dscale"], learnt["dshift"]
 
 
 def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, int, int] | None:
@@ -508,33 +523,32 @@ def group_norm_backward(
     channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):
         raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
-    for name, given in (("dscale", dscale), ("dshift", dshift)):
-        if given is not None and checks.array(name, given, dtype=x.dtype, writable=True).size != channels:
-            raise ValueError(f"{name} must have {channels} elements, got shape {given.shape}")
+    given = {name: array for name, array in (("dscale", dscale), ("dshift", dshift)) if array is not None}
+    for name, array in given.items():
+        if checks.array(name, array, dtype=x.dtype, writable=True).size != channels:
+            raise ValueError(f"{name} must have {channels} elements, got shape {array.shape}")
     shape = checks.shape("dy", dy)
     if dy.size != x.size or not dy.flags.c_contiguous:  # or it would be copied when it is reshaped
         checks.array("dy", dy, dtype=x.dtype)
         checks.array("dy", dy, shape=x.shape)
-    if out is None:
-        out = np.empty(shape, x.dtype)
-    checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
-    arguments = dy.reshape(x.shape), x, scale, mean, inv_std, out.reshape(x.shape), parts, groups, _block(x.shape)
-    if dscale is not None or dshift is not None:
-        _, parts = _group_norm_backward.check(*arguments)
-        arguments = (*arguments[:6], parts, *arguments[7:])
-        others = {"dy": dy, "cache.x": x, "out": out, "parts": parts}
-        learnt = {name: given for name, given in (("dscale", dscale), ("dshift", dshift)) if given is not None}
-        checks.apart(learnt)
-        for name, given in learnt.items():
-            for other, array in others.items():
-                checks.apart({name: given, other: array})
-    _, parts = _group_norm_backward(*arguments)
-    learnt = [np.empty(channels, x.dtype) if given is None else given for given in (dscale, dshift)]
+    dx = (
+        np.empty(shape, x.dtype) if out is None else checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
+    )
+    options = groups, _block(x.shape)
+    inputs = dy.reshape(x.shape), x, scale, mean, inv_std
+    if given:  # which are written here
+        _, parts = _group_norm_backward.check(*inputs, dx.reshape(x.shape), parts, *options)
+        checks.apart(given)
+        for name, array in given.items():
+            for other, value in {"dy": dy, "cache.x": x, "out": dx, "parts": parts}.items():
+                checks.apart({name: array, other: value})
+    _, parts = _group_norm_backward(*inputs, dx.reshape(x.shape), parts, *options)
+    learnt = [np.empty(channels, x.dtype) if array is None else array for array in (dscale, dshift)]
     with np.errstate(all="ignore"):  # as in a kernel
         sums = np.add.reduce(parts, axis=0, dtype=np.float64) if x.size else np.zeros((2, channels))
         for result, total in zip(learnt, sums, strict=True):
             result.reshape(-1)[...] = total
-    return out, learnt[0], learnt[1]
+    return dx, learnt[0], learnt[1]
 
 
 def _normalise(
