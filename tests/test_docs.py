@@ -51,7 +51,9 @@ def test_docstring(test, tmp_path, monkeypatch):
         doctest.DebugRunner(verbose=False).run(test)
     except doctest.DocTestFailure as failure:
         place = f"{test.filename}:{(test.lineno or 0) + failure.example.lineno + 1}"
-        pytest.fail(f"{place}\n{failure.example.source}wanted {failure.example.want!r}, got {failure.got!r}")
+        pytest.fail(
+            f"{place}\n{failure.example.source}wanted {failure.example.want!r}, got {failure.got!r}", pytrace=False
+        )
     except doctest.UnexpectedException as failure:
         error = failure.exc_info[1]
         if isinstance(error, ImportError):

@@ -1,4 +1,4 @@
-"""Layers and initialisers as JSON has them: what the file of a model says of its layers."""
+"""Layers and initializers as JSON, for the file of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastopt.nn.layers import Layer
 
 
 def encode(value: Any, seen: list[Layer]) -> Any:
-    """A value of a configuration as JSON has it. A layer that was seen before is given by its number."""
+    """A value of a configuration as JSON values. A layer that occurred before, and is in `seen`, becomes its number."""
     if isinstance(value, Layer):
         known = [i for i, layer in enumerate(seen) if layer is value]
         if known:
@@ -27,7 +27,7 @@ def encode(value: Any, seen: list[Layer]) -> Any:
 
 
 def decode(value: Any, seen: list[Layer | None]) -> Any:
-    """The value that `encode` was given."""
+    """The inverse of `encode`."""
     if isinstance(value, list):
         return [decode(item, seen) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A model: layers in a row, which can be trained, saved and loaded."""
+"""A model: a stack of layers that can be trained and loaded."""
 
 from __future__ import annotations
 
@@ -22,29 +22,54 @@ from fastopt.optimizer import Optimizer
 
 
 class Sequential(Stack):
-    """Layers in a row, built for inputs of one shape: a model, or a part of another one.
+    """A sequence of layers, built for inputs of one shape: a model, or a layer of another one.
 
     Parameters
     ----------
     layers : sequence of Layer
-        A layer may stand in it more than once: it then shares its parameters, and its gradients add up.
+        A layer may occur more than once: its parameters are then shared, and its gradients add up.
     input_shape : tuple of int, optional
-        The shape of one input, without the batch: ``(d,)`` or ``(h, w, c)``. Without it, the layers are built when the
-        model that this one is a part of is, from that one's seed and in its type.
+        The shape of one input, without the batch: ``(d,)`` or ``(h, w, c)``. Without it, the layers are built together
+        with the model that this one is a layer of, from its seed and in its type.
     seed : int, default 0
-        All initial weights and dropout masks follow from it.
+        Decides all initial weights and dropout masks.
     dtype : {float32, float64}, default float32
 
     Attributes
     ----------
     params : dict of ndarray
         Every parameter once, as ``"<number of the layer>.<name>"``: what an optimizer takes. Those that are made with
-        the model lie side by side in one block of memory, as `fastopt.flatten` lays them out.
+        the model are contiguous, as `fastopt.flatten` lays them out.
     state : dict of ndarray
-        Likewise what else a trained model holds (running means and variances).
+        The running means and variances, named likewise.
+    shapes : list of tuple of int
+        The shape of an input, and of the output of each layer, without the batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or a layer does not take the outputs of the one before.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], (8, 8, 1))
+    >>> history = model.fit(x, y, epochs=2, optimizer="adam")
+    >>> sorted(history)
+    ['accuracy', 'loss', 'samples_per_second']
+    >>> sorted(model.evaluate(x, y)), model.predict(x).shape
+    (['accuracy', 'loss'], (1797, 10))
+    >>> print(model.summary())
+    layer    output       parameters
+    Flatten  (64,)                 0
+    Dense    (16,)             1,040
+    Dense    (10,)               170
+    total    4,840 bytes       1,210
     """
 
-    #: Its passes are those of its layers and no more, so that they can be recorded; a subclass's may be more.
+    #: Whether passes call those of the layers and nothing else, so that they can be recorded. Not inherited: see
+    #: `fastopt.nn.playback.is_recordable`.
     calls_layers_alone = True
 
     def fit(
@@ -63,7 +88,7 @@ class Sequential(Stack):
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> loop.History:
-        """Train by minibatches.
+        """Train by mini-batches.
 
         Parameters
         ----------
@@ -73,23 +98,23 @@ class Sequential(Stack):
             Targets, for softmax cross-entropy integer labels.
         epochs : int, default 1
         batch_size : int, default 32
-            Samples are drawn anew each epoch. A lone last sample joins the batch before, for batch norm's sake.
+            Samples are shuffled in each epoch. A single last sample joins the batch before, since batch norm needs two.
         optimizer : Optimizer or str, default "adam"
-            One that is bound to ``model.params``, with which a further `fit` goes on where this one ends; or the
-            name of one to begin with, with its defaults.
+            One that is bound to ``model.params``, with which a further `fit` continues; or the name of a new one, with
+            its defaults.
         validation_data : (ndarray, ndarray), optional
-            Inputs and labels to evaluate on after each epoch.
+            Inputs and targets to evaluate on after each epoch.
         loss : callable, default softmax_cross_entropy
             ``loss(output, targets) -> (mean loss, gradient)``; where there are weights,
             ``loss(output, targets, sample_weight=w)``, whose mean is ``Σ w·l / Σ w``.
         sample_weight : ndarray (n,), optional
-            How much each sample counts, in [0, inf).
+            The weight of each sample, in [0, inf).
         class_weight : dict, sequence or ndarray (classes,), optional
-            How much each sample of a class counts, in [0, inf); multiplies `sample_weight`.
+            The weight of each sample of a class, in [0, inf); multiplies `sample_weight`.
         accumulate : int, default 1
             The batches per step of the optimizer. Their gradients are averaged, so that a step is that of one batch
-            of all their samples (with rounding; but for batch norm and dropout, which see each batch alone). For
-            callbacks, these are one batch.
+            of all their samples (up to rounding, and except for batch norm and dropout, which act on each batch).
+            Callbacks are told of them as one batch.
         seed : int, optional
             Decides the order of samples; the model's own seed where absent.
         callbacks : sequence of Callback, optional
@@ -98,13 +123,32 @@ class Sequential(Stack):
         Returns
         -------
         History
-            Loss and accuracy per epoch. The same seed gives the same bits.
+            Metrics per epoch. The same seed gives the same bits.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule, or samples, targets or weights do not fit each other, the model or the
+            loss.
 
         Notes
         -----
-        Ctrl-C ends the run after the step that is being taken: `History` has the epochs so far, the callbacks are
-        told, such as `EarlyStopping`, which brings back the best weights, and ``history.stopped`` says what happened.
+        Ctrl-C ends the run after the current step: `History` has the epochs so far, callbacks get their
+        ``on_train_end`` (`EarlyStopping` restores the best weights), and ``history.stopped`` says what happened.
         A second Ctrl-C raises KeyboardInterrupt at once.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastopt
+        >>> from fastopt import nn
+        >>> x = np.random.default_rng(0).normal(size=(64, 2))
+        >>> y = x @ [[1.0], [-2.0]] + 0.5
+        >>> model = nn.Sequential([nn.Dense(1)], (2,))
+        >>> sgd = fastopt.SGD(model.params, lr=0.1)
+        >>> history = model.fit(x, y, epochs=50, batch_size=16, optimizer=sgd, loss=nn.SquaredError())
+        >>> model.params["0.weight"].ravel().round(3).tolist(), model.params["0.bias"].round(3).tolist()
+        ([1.0, -2.0], [0.5])
         """
         return loop.fit(
             self,
@@ -123,7 +167,17 @@ class Sequential(Stack):
         )
 
     def copy(self, *, dtype: Any = None) -> Sequential:
-        """A model of its own, alike in all, with the same values (rounded to another `dtype` where that is given)."""
+        """An independent model with the same layers, options and values.
+
+        Parameters
+        ----------
+        dtype : {float32, float64}, optional
+            The type to convert the values to; that of the model where absent.
+
+        Returns
+        -------
+        Sequential
+        """
         entries = self.entries()
         dtype = self.dtype if dtype is None else np.dtype(dtype)
         del entries["config"]
@@ -133,14 +187,34 @@ class Sequential(Stack):
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
-    """The model in a file that `Sequential.save` wrote.
+    """The model in a file that `Sequential.save` or `ModelCheckpoint` wrote.
 
     Layers of your own can be loaded once their class is defined.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Sequential
+
     Raises
     ------
+    FileNotFoundError
+        Where there is no file.
     ValueError
-        Where the file is no such file, or its arrays do not fit its layers.
+        Where it is no such file, or its arrays do not fit its layers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastopt import nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nn.Sequential([nn.Dense(3)], (2,)).save(Path(folder) / "model.npz")
+    ...     nn.load(Path(folder) / "model.npz").shapes
+    [(2,), (3,)]
     """
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:

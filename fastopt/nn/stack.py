@@ -1,4 +1,4 @@
-"""Layers in a row: one pass forward and one backward over all of them, and what a trained model is asked."""
+"""A stack of layers: forward and backward passes over all of them, prediction, evaluation, and its file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastopt.threads import blas_on_one_thread, get_num_threads
 
 
 class Stack(Composite, loadable=False):
-    """What `fastopt.nn.Sequential` is but for its training: see there."""
+    """All of `fastopt.nn.Sequential` but its training, so that the loop can be written in terms of it: see there."""
 
     def __init__(
         self, layers: Sequence[Layer], input_shape: Shape | None = None, *, seed: int = 0, dtype: Any = np.float32
@@ -30,7 +30,7 @@ class Stack(Composite, loadable=False):
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a Layer, got {type(layer).__name__}")
-        # Where a layer stands more than once, its first place names its arrays.
+        # The arrays of a layer that occurs more than once are named by its first place.
         self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
         super().__init__({str(i): self.layers[i] for i in sorted({*self._first})})
         self._stages = _stages(self.layers)
@@ -43,7 +43,7 @@ class Stack(Composite, loadable=False):
             elsewhere = {id(param) for layer in self.walk() for param in layer.params.values()}
             shape = tuple(checks.integer("input_shape", length, 1) for length in input_shape)
             self.build(shape, np.random.default_rng(self.seed), self.dtype)
-            # Others, such as an optimizer, may hold the arrays of layers that were built before.
+            # The arrays of layers that were built before stay where they are: an optimizer may be bound to them.
             own = {name: param for name, param in self.params.items() if id(param) not in elsewhere}
             self.adopt(arena.flatten(own).params)
 
@@ -64,18 +64,36 @@ class Stack(Composite, loadable=False):
     # ---- Passes ---------------------------------------------------------------------------------------------
 
     def workspace(self) -> Workspace:
-        """Memory for passes over this model, in which results are overwritten by the next pass: what `fit` uses.
+        """Arrays for passes over this model, which each pass reuses, so that its results are overwritten by the next.
 
-        Gradients lie side by side in one block, in the order of `params`. What forward leaves serves one backward pass.
+        Gradients are contiguous, in the order of `params`. The cache of a forward pass serves one backward pass.
+
+        Returns
+        -------
+        Workspace
         """
         return Workspace(arena.flatten(self.params).grads)
 
     def forward(
         self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
     ) -> tuple[Array, list[Any]]:
-        """The output, and the caches of all layers.
+        """The forward pass.
 
-        `counter` is the number of the call in training: another one, other dropout masks.
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs of the model's shape and type: see `inputs`.
+        training : bool, default False
+        counter : int, default 0
+            The number of the call in training, of which dropout masks are a function.
+        memory : Memory, default FRESH
+            Provides the arrays that are written: see `workspace`.
+
+        Returns
+        -------
+        y : ndarray (n, …)
+        cache : list
+            The caches of all layers, which `backward` takes.
         """
         caches: list[Any] = [None] * len(self.layers)
         count = counter * len(self.layers)
@@ -88,7 +106,25 @@ class Stack(Composite, loadable=False):
     def backward(
         self, dy: Array, cache: list[Any], *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
-        """The gradients with respect to the input (without `input_grad`, None), and to each of `params`."""
+        """The backward pass.
+
+        Parameters
+        ----------
+        dy : ndarray (n, …)
+            The gradient of the loss with respect to the output.
+        cache : list
+            What `forward` returned.
+        memory : Memory, default FRESH
+            As for `forward`.
+        input_grad : bool, default True
+            Whether to compute the gradient with respect to the input.
+
+        Returns
+        -------
+        dx : ndarray (n, …) or None
+        grads : dict of ndarray
+            The gradients with respect to each of `params`.
+        """
         grads: Grads = {}
         last = 0 if input_grad else self._lowest  # below which there is nothing to learn
         for i, place, _, options in reversed(self._stages):
@@ -98,7 +134,7 @@ class Stack(Composite, loadable=False):
             skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
             dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **options, **skip)
             if options and memory is not FRESH:
-                cache[i] = None  # what it holds may be overwritten
+                cache[i] = None  # its arrays may be overwritten
             for name, grad in own.items():
                 key = f"{self._first[i]}.{name}"
                 grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
@@ -109,7 +145,27 @@ class Stack(Composite, loadable=False):
     def evaluate(
         self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
     ) -> dict[str, float]:
-        """``{"loss": …, "accuracy": …}`` in inference; accuracy, the share of right labels, where `y` are labels."""
+        """Loss and accuracy in inference.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs; converted to the model's type.
+        y : ndarray (n, …)
+            Targets.
+        batch_size : int, default 256
+        loss : callable, default softmax_cross_entropy
+
+        Returns
+        -------
+        dict of float
+            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where inputs or targets do not fit the model or the loss.
+        """
         x, y = samples(self, x, y, loss)
         output = self.predict(x, batch_size=batch_size)
         measured = {"loss": loss(output, y)[0]}
@@ -118,18 +174,35 @@ class Stack(Composite, loadable=False):
         return measured
 
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
-        """The outputs in inference (for a classifier the logits, whose ``argmax(axis=1)`` is the class)."""
+        """The outputs in inference.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs; converted to the model's type.
+        batch_size : int, default 256
+
+        Returns
+        -------
+        ndarray (n, …)
+            A new array; for a classifier the logits, whose ``argmax(axis=1)`` is the class.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where inputs do not fit the model.
+        """
         x = self.inputs("x", x)
         batch_size = checks.integer("batch_size", batch_size, 1)
         output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace(handed_on=OUTPUTS)
-        # For one batch, no product is followed by another convolution.
+        # In a single batch, a BLAS's threads do not stay awake into the convolutions of a next one.
         with room_for_convolutions(self) if len(x) > batch_size else contextlib.nullcontext():
             for i in range(0, len(x), batch_size):
                 output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
         return output
 
     def inputs(self, name: str, x: Any) -> Array:
-        """Inputs of the model's shape, in its type and C-contiguous."""
+        """Inputs, checked: of the model's shape, converted to its type, C-contiguous."""
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")
@@ -160,11 +233,17 @@ class Stack(Composite, loadable=False):
     # ---- Files ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole model to one npz file, without pickle. An existing file is replaced at once or not at all."""
+        """Write the model to an npz file, without pickle; `fastopt.nn.load` reads it.
+
+        Parameters
+        ----------
+        path : path
+            An existing file is replaced at once or not at all.
+        """
         files.write_arrays(path, self.entries())
 
     def entries(self) -> dict[str, Any]:
-        """What the file of a model holds, by name: its ``config`` as JSON, and arrays."""
+        """The entries of the model's file: its ``config`` as JSON, and its arrays."""
         arrays = {f"params/{name}": a for name, a in self.params.items()}
         arrays |= {f"state/{name}": a for name, a in self.state.items()}
         return {"config": json.dumps(encode(self.config(), [])), **arrays}
@@ -175,8 +254,9 @@ class Stack(Composite, loadable=False):
 
 
 def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any], dict[str, Any]]]:
-    """The places of layers that are called, as numbers and as text, and with what forward and backward are: some take
-    over those behind them, and may overwrite the output of the one before."""
+    """For each layer that is called: its place, as a number and as text, and the options of its forward and backward
+    passes. Layers that are fused with one before are not called; backward may overwrite an output that is not read
+    any more."""
     stages, i, kept = [], 0, True
     while i < len(layers):
         layer, count = layers[i], layers[i].fuses(layers[i + 1 :])
@@ -189,14 +269,14 @@ def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any], dic
 
 
 def room_for_convolutions(model: Stack) -> contextlib.AbstractContextManager[None]:
-    """A block in which products do not take the CPUs from fastopt's threads, where those have convolutions to do."""
+    """A context in which a BLAS keeps to one thread, if fastopt has several threads and convolutions for them."""
     if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
         return blas_on_one_thread()
     return contextlib.nullcontext()
 
 
 def samples(model: Stack, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
-    """Inputs and targets, checked, as arrays that the model takes."""
+    """Inputs and targets, checked against the model and the loss."""
     x, y = model.inputs("x", x), np.asarray(y)
     if y.shape[:1] != x.shape[:1]:
         raise ValueError(f"y must have one target per input, {len(x)}, got shape {y.shape}")

@@ -1,4 +1,4 @@
-"""Targets: integer labels or numbers, what samples of them count, and how many of them a model gets right."""
+"""Targets: integer labels or numbers, the weights of samples, and accuracy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastopt.checks import Array
 
 
 def are_labels(y: Array) -> bool:
-    """Whether targets are integer labels, so that a model can be right about them."""
+    """Whether targets are integer labels (n,), so that there is an accuracy."""
     return y.ndim == 1 and y.dtype.kind in "iu"
 
 
 def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any]) -> Array | None:
-    """The weight of each sample, checked: its own times that of its class; None where there are neither."""
+    """The weight of each sample (n,), checked: its own times that of its class; None where neither is given."""
     weight = None
     if sample_weight is not None:
         weight = _weights("sample_weight", sample_weight, (len(y),))

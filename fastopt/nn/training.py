@@ -1,4 +1,4 @@
-"""The training loop and its history."""
+"""The training loop: a run, what callbacks get of it, and its history."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Indices = NDArray[np.int64]
 
 
 class History(dict[str, list[float]]):
-    """What was measured, per epoch: ``loss``, ``accuracy`` (over the epoch's batches, as trained on),
-    ``val_loss``, ``val_accuracy`` (where there is validation data), ``samples_per_second``.
+    """The metrics of a run, each a list with a value per epoch: ``loss`` and ``accuracy`` (over the epoch's batches, in
+    training), ``val_loss`` and ``val_accuracy`` (where there is validation data), ``samples_per_second``.
     Accuracies are there where the targets are integer labels.
 
     Attributes
@@ -41,7 +41,15 @@ class History(dict[str, list[float]]):
     stopped : str
         Why and when the run ended before its last epoch; empty where it did not.
     monitor : dict
-        What a `fastopt.nn.monitor.Monitor` recorded; empty where there was none.
+        The record of a `fastopt.nn.monitor.Monitor`; empty where there was none.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.add({"loss": 1.5})
+    >>> history.add({"loss": 0.5})
+    >>> history, history.stopped
+    ({'loss': [1.5, 0.5]}, '')
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,18 +58,23 @@ class History(dict[str, list[float]]):
         self.monitor: dict[str, Any] = {}
 
     def add(self, logs: dict[str, float]) -> None:
-        """Append the values of one epoch."""
+        """Append the metrics of one epoch."""
         for key, value in logs.items():
             self.setdefault(key, []).append(value)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, in which NaN and infinity become null; ``stopped`` and ``monitor`` where there are such."""
+        """Write the history as JSON, with null for NaN and infinity, and ``stopped`` and ``monitor`` unless empty.
+
+        Parameters
+        ----------
+        path : path
+        """
         more = {"stopped": self.stopped, "monitor": self.monitor}
         Path(path).write_text(json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n")
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for NaN and infinity."""
+    """A nested value with None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -70,7 +83,7 @@ def _finite(value: Any) -> Any:
 
 
 class Batch(NamedTuple):
-    """What one pass is made on: inputs, targets, weights of samples or None, and the counter for `forward`."""
+    """The arguments of one forward pass and its loss: inputs, targets, sample weights or None, and the counter."""
 
     x: Array
     y: Array
@@ -79,13 +92,39 @@ class Batch(NamedTuple):
 
 
 class Callback:
-    """What a training run calls; override what you need. Names are those of Keras."""
+    """The base class of callbacks: methods that a run calls, which do nothing here. Their names are those of Keras.
 
-    #: Callbacks of a lower rank are called first, those of the same rank in the order given.
+    Attributes
+    ----------
+    rank : int
+        Callbacks of a lower rank are called first, those of the same rank in the order given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Stop(nn.Callback):
+    ...     def on_train_begin(self, run):
+    ...         self.run = run
+    ...
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         if logs["loss"] < 1:
+    ...             self.run.stop("the loss is below 1")
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> model.fit(np.eye(2), np.arange(2), epochs=9, callbacks=[Stop()]).stopped
+    'the loss is below 1; stopped after epoch 1'
+    """
+
     rank: int = 0
 
     def on_train_begin(self, run: Run) -> None:
-        """Before the first epoch, with the run: its model, optimizer, history, and ``stop(reason)``."""
+        """Before the first epoch.
+
+        Parameters
+        ----------
+        run : Run
+            The run, with its model, optimizer, history, and ``stop(reason)``.
+        """
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Before an epoch, counted from 0."""
@@ -100,21 +139,27 @@ class Callback:
         """After a step, with the batch's ``loss``."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch, with what `History` got."""
+        """After an epoch, with its metrics, as they were added to the `History`."""
 
     def on_train_end(self) -> None:
         """After the last epoch, also where the run was stopped."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must be in a checkpoint for a resumed run to go on as if it had not ended: numbers, text, arrays."""
+        """What a checkpoint must hold for a resumed run to continue to the same bits.
+
+        Returns
+        -------
+        dict
+            Nested dicts, lists and tuples of numbers, text and arrays.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned (where that was not empty), after `on_train_begin`."""
+        """Restore what `state_dict` returned; called after `on_train_begin`, unless it was empty."""
 
 
 class Run:
-    """A training run: what callbacks see of it, and may change.
+    """A training run, as callbacks get it in `Callback.on_train_begin`.
 
     Attributes
     ----------
@@ -123,18 +168,19 @@ class Run:
     loss : callable
     callbacks : list of Callback
     history : History
-        Of the epochs so far.
+        The metrics of the epochs so far.
     epochs, batches : int
         The number of epochs, and of steps in each.
     samples, batch_size, accumulate, seed : int
+        As for `Sequential.fit`, and the number of samples.
     measures : tuple of str
-        The names that an epoch's ``logs`` will have.
+        The names of the metrics that an epoch's ``logs`` will have.
     epoch : int
-        The epoch, counted from 0. Set in `Callback.on_train_begin`, it is the one to begin with.
+        The epoch, counted from 0. `Callback.on_train_begin` may set the one to begin with.
     stopped : str
         Why the run is to end; empty until `stop`.
     interrupted : bool
-        Whether that was by Ctrl-C.
+        Whether it was stopped by Ctrl-C.
     """
 
     def __init__(
@@ -173,11 +219,17 @@ class Run:
         self._counter = 0
 
     def stop(self, reason: str) -> None:
-        """End the run after the step that is being taken."""
+        """End the run after the current step.
+
+        Parameters
+        ----------
+        reason : str
+            What `History.stopped` will say; that of the first call counts.
+        """
         self.stopped = self.stopped or reason
 
     def parts(self) -> Iterator[Batch]:
-        """The batches of the present step: one, or as many as gradients are accumulated over."""
+        """The batches of the current step: one, or as many as gradients are accumulated over."""
         for i, chosen in enumerate(self._parts):
             weight = None if self._weight is None else self._weight[chosen]
             yield Batch(self._x[chosen], self._y[chosen], weight, self._counter + i)
@@ -189,7 +241,7 @@ class Run:
             getattr(callback, name)(*args)
 
     def go(self) -> History:
-        """All epochs."""
+        """Run all epochs."""
         with _interruptible(self), room_for_convolutions(self.model):
             self._tell("on_train_begin", self)
             while self.epoch < self.epochs and not self.stopped:
@@ -206,44 +258,45 @@ class Run:
         return self.history
 
     def __getstate__(self) -> dict[str, Any]:
-        """For callbacks that are copied or pickled with their run: recorded passes cannot be."""
+        """The run without recorded calls, which cannot be copied or pickled, as callbacks that hold it may be."""
         return vars(self) | {"_passes": {}}
 
     def _steps(self) -> Iterator[list[Indices]]:
-        """The samples of each step of the epoch that begins, by batches."""
+        """The indices of the samples of each step, by batches, for one epoch."""
         order = np.random.default_rng([self.seed, self.optimizer.t])
         each = batches(len(self._x), self.batch_size, order)
         while parts := list(itertools.islice(each, self.accumulate)):
             yield parts
 
     def _one_epoch(self) -> dict[str, float] | None:
-        """The epoch's logs; None where it was stopped on the way."""
-        started, total, right, mass = time.perf_counter(), 0.0, 0.0, 0.0
+        """The epoch's metrics; None where it was stopped before its end."""
+        started, total, right, total_weight = time.perf_counter(), 0.0, 0.0, 0.0
         for step, parts in enumerate(self._steps()):
             self._parts, self._counter = parts, self.optimizer.t * self.accumulate
             self._tell("on_batch_begin", step)
             value, correct, weight = self._step(step)
-            total, right, mass = total + value * weight, right + correct, mass + weight
+            total, right, total_weight = total + value * weight, right + correct, total_weight + weight
             self._tell("on_batch_end", step, {"loss": value})
             if self.stopped and step + 1 < self.batches:
                 self._where = f"after {step + 1} of {self.batches} batches of epoch {self.epoch + 1}"
                 return None
-        logs: dict[str, float] = {"loss": total / (mass or 1.0)}
+        logs: dict[str, float] = {"loss": total / (total_weight or 1.0)}
         if self._labelled:
             logs["accuracy"] = right / len(self._x)
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
         if self._validation_data is not None:
-            # Schedule-free optimizers train at one point and are to be judged by another.
+            # Schedule-free optimizers take gradients at other parameters than those to be evaluated.
             with getattr(self.optimizer, "applied", contextlib.nullcontext)():
                 measured = self.model.evaluate(*self._validation_data, loss=self.loss)
             logs |= {f"val_{key}": measured[key] for key in measured}
         return logs
 
     def _step(self, step: int) -> tuple[float, float, float]:
-        """Forward, backward and the optimizer's step; the mean loss, how many were right, and the samples' weight."""
+        """Forward, backward and the optimizer's step; returns the mean loss, the number of right answers, and the total
+        sample weight."""
         memory = self._memory
-        masses = [self._mass(chosen) for chosen in self._parts]
-        total = sum(masses)
+        part_weights = [self._total_weight(chosen) for chosen in self._parts]
+        total = sum(part_weights)
         value = right = 0.0
         look_ahead(self.optimizer)
         for i, chosen in enumerate(self._parts):
@@ -255,11 +308,11 @@ class Run:
             output = passes.forward(inputs, self._counter + i)
             part, dy = loss_of(self.loss, output, targets, weight, memory)
             share = 1.0
-            if len(masses) > 1:
-                share = masses[i] / (total or 1.0)
+            if len(part_weights) > 1:
+                share = part_weights[i] / (total or 1.0)
                 dy = dy * share
             grads = passes.backward(dy)
-            if len(masses) > 1:
+            if len(part_weights) > 1:
                 grads = self._summed(grads, begin=i == 0)
             value += share * part
             right += count_right(output, targets) if self._labelled else 0
@@ -267,15 +320,15 @@ class Run:
         self.optimizer.step(grads)
         return value, right, total
 
-    def _mass(self, chosen: Indices) -> float:
-        """How much samples count together: what the mean of their losses divides by."""
+    def _total_weight(self, chosen: Indices) -> float:
+        """The total weight of samples, by which the mean of their losses divides."""
         weight = None if self._weight is None else self._weight[chosen]
-        if hasattr(self.loss, "mass"):
-            return float(self.loss.mass(self._y[chosen], weight))
+        if hasattr(self.loss, "total_weight"):
+            return float(self.loss.total_weight(self._y[chosen], weight))
         return float(len(chosen) if weight is None else weight.sum())
 
     def _summed(self, grads: Grads, *, begin: bool) -> Grads:
-        """The sum of the gradients since the beginning."""
+        """The sum of the gradients since the call with `begin`."""
         for name, grad in grads.items():
             if begin:
                 np.copyto(self._sums.setdefault(name, np.empty_like(grad)), grad)
@@ -286,9 +339,9 @@ class Run:
 
 @contextlib.contextmanager
 def _interruptible(run: Run) -> Iterator[None]:
-    """Let the first Ctrl-C end the run after its step, and a second one at once.
+    """Let the first Ctrl-C end the run after its step, and a second one raise KeyboardInterrupt.
 
-    A handler of the program's own stays; other threads than the main one receive no signals.
+    A handler that the program has installed is kept; threads other than the main one receive no signals.
     """
     usual = signal.default_int_handler
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
@@ -308,7 +361,26 @@ def _interruptible(run: Run) -> Iterator[None]:
 
 
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
-    """Indices of all samples in random order, by batches. A lone last sample joins the batch before."""
+    """Indices of all samples in random order, by batches. A single last sample joins the batch before.
+
+    Parameters
+    ----------
+    n : int
+        The number of samples.
+    batch_size : int
+    rng : numpy.random.Generator
+
+    Yields
+    ------
+    ndarray of int64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> [len(chosen) for chosen in nn.batches(9, 4, np.random.default_rng(0))]
+    [4, 5]
+    """
     order = rng.permutation(n)
     start = 0
     while start < n:
@@ -320,21 +392,21 @@ def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indic
 
 
 def count_batches(n: int, batch_size: int) -> int:
-    """How many `batches` there are."""
+    """The number of batches that `batches` yields."""
     lone = n > batch_size and (n - 1) % batch_size == 0
     return -(-n // batch_size) - lone
 
 
 def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
-    """The chosen samples side by side."""
+    """The chosen samples in one array of `memory`."""
     out = memory.array(name, (len(chosen), *samples.shape[1:]), samples.dtype)
-    return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes go by way of a copy
+    return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes make a copy
 
 
 def loss_of(
     loss: Loss, output: Array, y: Array, sample_weight: Array | None = None, memory: Memory = FRESH
 ) -> tuple[float, Array]:
-    """A loss and its gradient, which softmax cross-entropy writes to memory."""
+    """A loss and its gradient; softmax cross-entropy writes to arrays of `memory`."""
     if sample_weight is not None:
         loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
         return loss(output, y, sample_weight=sample_weight)
@@ -349,13 +421,13 @@ def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
 
 
 def look_ahead(optimizer: Optimizer) -> None:
-    """Go to where the gradient is to be taken, with an optimizer that takes it elsewhere."""
+    """Move the parameters to where `LookAheadNesterov` takes the gradient; other optimizers leave them as they are."""
     if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
         optimizer.look_ahead()
 
 
 def bound(model: Stack, optimizer: Optimizer | str) -> Optimizer:
-    """The optimizer, which must be bound to the model; or one of that name, with its defaults."""
+    """The optimizer, which must be bound to the model's parameters; or a new one of that name, with its defaults."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
     if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
