@@ -379,6 +379,7 @@ model.fit(x, y, epochs=5, callbacks=[nn.ModelCheckpoint(path, resume=True)])
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(tmp_path):
     """The process dies while it writes its third checkpoint; run again, it ends with the same bits."""
     if not hasattr(signal, "SIGKILL"):
@@ -447,6 +448,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard(samples, tmp_path):
     pytest.importorskip("tensorboardX")
     model = mlp()
