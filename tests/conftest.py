@@ -91,8 +91,8 @@ def noted(*what: Any) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def few_to_collect() -> None:
-    """What is there before a module of tests, such as all tests and JAX, need not be gone through by its tests of garbage
-    collection, which takes a second each time."""
+    """Tests of garbage collection need not go through what is there before a module of tests begins: all tests, and
+    JAX, which takes a second each time."""
     gc.collect()
     gc.freeze()
 
