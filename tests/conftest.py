@@ -7,7 +7,6 @@ test, and nothing that is marked as slow. `--bits` goes with it: tests of bits a
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ GUARD_WIDTH = 128  # as wide as the widest unit of work, 128 elements of a dropo
 # ---- The cross-section ------------------------------------------------------------------------------
 
 QUICK = {"isa": (_kernels.isa(),), "dtype": ("float32", np.float32), "size": (0, 33, 1000)}
-MOST_VARIANTS = 4  # of one test, in the cross-section
+MOST_VARIANTS = 4  # of one test, in the cross-section; 1 of a test on each kernel
 
 
 def pytest_addoption(parser) -> None:
@@ -49,9 +48,13 @@ def pytest_collection_modifyitems(config, items) -> None:
     if not config.option.quick:
         return
     kept, files = [], {item.path for item in items}
-    for _, variants in itertools.groupby(items, lambda item: (item.path, item.nodeid.partition("[")[0])):
-        some = [item for item in variants if not is_quick(item) or in_cross_section(item)]
-        most = MOST_VARIANTS if some and is_quick(some[0]) else len(some)
+    variants: dict[Any, list[Any]] = {}
+    for item in items:
+        if not is_quick(item) or in_cross_section(item):
+            kernel = str(params_of(item).get("case"))
+            variants.setdefault((item.nodeid.partition("[")[0], kernel), []).append(item)
+    for (_, kernel), some in variants.items():
+        most = len(some) if not is_quick(some[0]) else MOST_VARIANTS if kernel == "None" else 1
         kept += [some[len(some) * i // most] for i in range(most)] if len(some) > most else some
     if missing := files - {item.path for item in kept}:
         raise pytest.UsageError(f"--quick leaves no test of {', '.join(sorted(path.name for path in missing))}")
@@ -60,13 +63,12 @@ def pytest_collection_modifyitems(config, items) -> None:
     items[:] = kept
 
 
-def pytest_collection_finish() -> None:
-    """Thousands of tests are objects that tests of garbage collection need not go through."""
-    gc.freeze()
+def params_of(item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def in_cross_section(item) -> bool:
-    params = item.callspec.params if hasattr(item, "callspec") else {}
+    params = params_of(item)
     usual = all(params[key] in values for key, values in QUICK.items() if key in params)
     return usual and not item.get_closest_marker("slow")
 
@@ -85,6 +87,14 @@ def noted(*what: Any) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"in {', '.join(map(str, what))}")
         raise
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_to_collect() -> None:
+    """Tests of garbage collection need not go through what is there before a module of tests begins: all tests, and
+    JAX, which takes a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 # ---- Instruction sets, types, sizes -----------------------------------------------------------------

@@ -25,6 +25,8 @@ from fastopt import functional as F  # noqa: N812
 from fastopt import nn
 from fastopt.optimizers import OPTIMIZERS
 
+pytestmark = pytest.mark.bits
+
 TABLE = Path(__file__).with_name("bits.json")
 TYPES = ("float32", "float64")
 

@@ -138,12 +138,14 @@ def python(code, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("products", "pays"), [("own", True), ("blas", False)])
 def test_the_environment_chooses_products(products, pays):
     done = python("from fastopt import functional; print(functional.dense_pays())", FASTOPT_PRODUCTS=products)
     assert done.stdout.strip() == str(pays)
 
 
+@pytest.mark.slow
 def test_unknown_products_are_refused():
     done = python("import fastopt", FASTOPT_PRODUCTS="mine")
     assert done.returncode != 0
@@ -162,15 +164,18 @@ def test_the_strongest_set_is_the_default():
     assert python("import fastopt; print(fastopt.isa())").stdout.split() == [fastopt.isas()[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _kernels.isas())
 def test_the_environment_chooses(name):
     assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA=name).stdout.split() == [name]
 
 
+@pytest.mark.slow
 def test_baseline_is_a_name_everywhere():
     assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA="baseline").stdout.split() == [fastopt.isas()[-1]]
 
 
+@pytest.mark.slow
 def test_an_empty_name_is_none():
     assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA="").stdout.split() == [fastopt.isas()[0]]
 
@@ -193,6 +198,7 @@ def test_an_unknown_set_is_refused_and_the_old_one_kept(isa):
 # ---- Import and threads --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_import_brings_in_numpy_and_nothing_else():
     code = """
 import sys

@@ -79,6 +79,7 @@ def test_words_are_uniform(part):
     assert_uniform(np.bincount(bins, minlength=2**16 if part == "word" else 2**8))
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_word_is_fair_and_on_its_own():
     n = 2**20
     bits = np.unpackbits(words_of(n).view(np.uint8).reshape(n, 2), axis=1) - 0.5

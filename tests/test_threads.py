@@ -123,6 +123,7 @@ def test_the_environment_says_how_many(text, count):
     assert python(COUNT, FASTOPT_NUM_THREADS=text).stdout.split() == [str(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["0", "-1", "257", "abc", "1.5", "4 4", "0x4"])
 def test_the_environment_says_nonsense(text):
     result = python(COUNT, FASTOPT_NUM_THREADS=text)
@@ -131,6 +132,7 @@ def test_the_environment_says_nonsense(text):
     assert result.stderr.splitlines()[-1] == message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"FASTOPT_NUM_THREADS": ""}, {"FASTOPT_NUM_THREADS": " "}], ids=str)
 def test_by_default_as_many_as_may_run(environment, monkeypatch):
     monkeypatch.delenv("FASTOPT_NUM_THREADS", raising=False)
@@ -191,6 +193,7 @@ before = tasks()
 """
 
 
+@pytest.mark.slow
 @of_proc
 @pytest.mark.parametrize(("bytes_", "limit", "started"), [
     (PER_THREAD - 8, 8, 0), (PER_THREAD, 8, 1), (3 * PER_THREAD - 8, 8, 2), (3 * PER_THREAD, 8, 3),
@@ -255,6 +258,7 @@ def place(values, offset):
     return np.concatenate([np.zeros(offset, values.dtype), np.ravel(values)])[offset:].reshape(np.shape(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_steps_have_the_same_bits(any_rule, dtype, model, rng, same_bits):
     params, *grads = ([rng.standard_normal(n).astype(dtype) for n in MODELS[model]] for _ in range(3))
@@ -303,6 +307,7 @@ def test_layers_have_the_same_bits(case, dtype, guarded, same_bits):
         check_alike(with_each_number(run), same_bits)
 
 
+@pytest.mark.slow
 def test_many_more_threads_than_cores():
     """In a process of its own, which then has them; each finds its work or finds it done."""
     classes = [cls.__name__ for cls in OPTIMIZERS.values() if not hasattr(cls, "look_ahead")]  # has momentum's kernel
@@ -385,9 +390,10 @@ def in_child(function) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.slow
 @forks
 @fork_is_meant
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_child_and_its_parent_go_on(count, same_bits):
     """The child has no threads but its own, and starts others, as does a child of it."""
     fastopt.set_num_threads(count)
@@ -476,6 +482,7 @@ class Busy:
         self.thread.join()
 
 
+@pytest.mark.slow
 @forks
 @fork_is_meant
 def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
@@ -487,7 +494,7 @@ def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
             same_bits(work(0), mine)
 
     with Busy() as busy:
-        for _ in range(30):
+        for _ in range(12):
             in_child(check)
             check()
     check_alike([[others], *([result] for result in busy.results)], same_bits)
@@ -496,6 +503,7 @@ def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
 # ---- Threads of Python ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 8])
 def test_python_threads_share_the_pool(any_rule, count, rng, same_bits):
     """Who finds it in use does all parts alone: to the same bits, many times over."""

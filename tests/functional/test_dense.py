@@ -9,6 +9,7 @@ from fastopt import functional
 # ---- Bias -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bias_gradient_of_many_rows_keeps_its_digits():
     ones = np.ones((2**22, 3), np.float32)
     ones[:, 1] = 0.1
