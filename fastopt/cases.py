@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import gradients, reference
 from fastopt import functional as F  # noqa: N812
+from fastopt import gradients, reference
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.kernel import kernel
@@ -277,7 +277,7 @@ def _softmax(x: Any, log_sum: Any) -> Any:
 
 _LOSS = [(0, 4), (3, 33), (65, 10), (1, 1), (5, 1), (1, 2), (500, 17), (2, 4096), (3, 4501)]
 _softmax_sizes = {"edges": [*_LOSS, (4, 0)], "threads": _ROWS_THREADS, "bench": [(64, 10), (128, 1000)]}
-_add("softmax_forward", lambda x, n, d: {"x": x(n, d), "log_sum": np.zeros(n if d else 0)}, _softmax,
+_add("softmax_forward", lambda x, n, d: {"x": x(n, d), "log_sum": np.zeros(n)}, _softmax,
      in_place="x", updates=("log_sum",), options=[{}, {"log_sum": None}], **_softmax_sizes)
 _add("softmax_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d)}, reference.softmax_backward, in_place="dy",
      magnitudes=lambda dy, y: (max(1.0, abs(y).max(initial=0)) * math.sqrt(dy.shape[1]),), **_softmax_sizes)

@@ -217,10 +217,10 @@ def conv2d(
     _, _, _, _, *window, _, _ = _geometry(shape, (kh, kw), stride, padding, 1)
     if not conv2d_fits(shape, filters, (kh, kw), stride, padding):
         raise ValueError(f"x and weight must fit (see conv2d_fits), got {shape} and {weight.shape}")
-    options = filters, checks.flag("relu", relu)
+    reads, options = {"x": x, "weight": weight, "bias": bias}, (filters, checks.flag("relu", relu))
     if _by_winograd(winograd, weight.shape, stride):
-        return _packed_and_run(_winograd_forward, x, weight, bias, out, packed, False, True, (*window[4:], *options))
-    return _packed_and_run(_conv_forward, x, weight, bias, out, packed, False, False, (*window, *options))
+        return _convolve(_winograd_pack, _winograd_forward, reads, out, packed, False, (*window[4:], *options))
+    return _convolve(_conv_pack, _conv_forward, reads, out, packed, False, (*window, *options))
 
 
 def conv2d_input_grad(
@@ -268,10 +268,10 @@ def conv2d_input_grad(
         raise ValueError(f"padding must be below the weight's size {(kh, kw)}, got {(pad_h, pad_w)}")
     # A convolution of dy, whose weights are those of y with the taps in reverse order.
     pads = kh - 1 - pad_h, kw - 1 - pad_w
+    reads = {"dy": dy, "weight": weight, "bias": None}
     if _by_winograd(winograd, weight.shape, 1):
-        return _packed_and_run(_winograd_input_grad, dy, weight, None, out, packed, True, True, (*pads, c, False))
-    options = (kh, kw, 1, 1, *pads, c, False)
-    return _packed_and_run(_conv_input_grad, dy, weight, None, out, packed, True, False, options)
+        return _convolve(_winograd_pack, _winograd_input_grad, reads, out, packed, True, (*pads, c, False))
+    return _convolve(_conv_pack, _conv_input_grad, reads, out, packed, True, (kh, kw, 1, 1, *pads, c, False))
 
 
 def conv2d_weight_grad(
@@ -356,25 +356,23 @@ def packed_shape(
     return (16, parts, rows, _LANES) if winograd else (parts, kh * kw, rows, _LANES)
 
 
-def _packed_and_run(
+def _convolve(
+    pack: _kernels.Layer,
     run: _kernels.Layer,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
+    reads: dict[str, Array | None],
     out: Array | None,
     packed: Array | None,
     reverse: bool,
-    winograd: bool,
     options: tuple[Any, ...],
 ) -> Array:
-    """A convolution by weights that are packed first; all is checked before that."""
-    pack = _winograd_pack if winograd else _conv_pack
+    """A convolution of x by weights that are packed first, with a bias; all is checked before that."""
+    x, weight, bias = reads.values()
     packed = pack.check(weight, packed, reverse)
     out = run.check(x, packed, bias, out, *options)
-    checks.apart({"out": out, "weight": weight})
-    for name, array in (("x", x), ("bias", bias)):
-        if array is not None and np.may_share_memory(packed, array):
-            checks.apart({"packed": packed, name: array})
+    given = {name: array for name, array in reads.items() if array is not None}
+    for name, array in given.items():
+        checks.apart({"packed": packed, name: array})
+    checks.apart({"out": out, "weight": given["weight"]})
     pack(weight, packed, reverse)
     return run(x, packed, bias, out, *options)
 

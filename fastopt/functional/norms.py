@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,7 @@ def batch_norm_forward(
             )
         return out, None
 
-    sums, blocks, lanes = _row_sums(sums, shape, axis)
+    sums, blocks, lanes = _row_sums(sums, sizes)
     correction = count / (count - 1) if unbiased and count > 1 else 1.0
     options = (*sizes, blocks, lanes, epilogue, seed, counter, cut, eps, new_weight, correction, factor)
     running = running_mean, running_var
@@ -259,7 +259,7 @@ def batch_norm_backward(
         return _batch_norm_max_pool_gradients(dy, cache, out, dscale, dshift, sums)
     dx = np.empty(shape, cache.x.dtype) if out is None else out
     epilogue = _EPILOGUES.index("no_epilogue" if not relu else "relu" if cache.y is None else "relu_dropout")
-    sums, blocks, lanes = _row_sums(sums, shape, cache.axis)
+    sums, blocks, lanes = _row_sums(sums, sizes)
     inputs = dy, cache.x, cache.scale, cache.shift, cache.mean, cache.inv_std, cache.y, sums
     options = (*sizes, blocks, lanes, epilogue, factor)
     if blocks:  # two kernels, as in batch_norm_forward
@@ -284,9 +284,10 @@ def _batch_norm_max_pool_gradients(
     x, scale, shift, mean, inv_std, axis, relu, _, _, max_pool, chosen = cache
     pool = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, 1 if max_pool is None else max_pool)
     pooled = x.shape[0], x.shape[1] // pool[0], x.shape[2] // pool[1], x.shape[3]
-    sums, blocks, lanes = _row_sums(sums, pooled, axis)
+    sizes = math.prod(pooled[:3]), pooled[3], 1
+    sums, blocks, lanes = _row_sums(sums, sizes)
     of_chosen = dy, chosen, scale, shift, mean, inv_std, None, sums
-    options = (math.prod(pooled[:3]), pooled[3], 1, blocks, lanes, int(relu), 1.0)
+    options = (*sizes, blocks, lanes, int(relu), 1.0)
     _, dscale, dshift = _batch_norm_backward_of_chosen.check(*of_chosen, None, dscale, dshift, *options)
     inputs = dy, chosen, x, scale, shift, mean, inv_std, dscale, dshift
     dx: Array = _batch_norm_max_pool_backward.check(*inputs, out, *pool, int(relu))
@@ -309,8 +310,8 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
     the order that one thread would add them up in.
     """
-    sizes, threads = _channels("x", shape, axis), _kernels.get_num_threads()
-    return None if threads == 1 else _norm_sums_shape(sizes, threads)
+    threads = _kernels.get_num_threads()
+    return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
 
 
 _LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
@@ -326,10 +327,11 @@ def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, in
 
 
 def _row_sums(
-    sums: NDArray[np.float64] | None, shape: tuple[int, ...], axis: int
+    sums: NDArray[np.float64] | None, sizes: tuple[int, int, int]
 ) -> tuple[NDArray[np.float64] | None, int, int]:
     """The work array for sums over blocks of rows, if there are to be any, and how many blocks and lanes it is of."""
-    wanted = batch_norm_sums_shape(shape, axis)
+    threads = _kernels.get_num_threads()
+    wanted = None if threads == 1 else _norm_sums_shape(sizes, threads)
     if wanted is None:
         return None, 0, 0
     return np.empty(wanted) if sums is None else sums, wanted[0], wanted[2]
@@ -531,9 +533,9 @@ def group_norm_backward(
     if dy.size != x.size or not dy.flags.c_contiguous:  # or it would be copied when it is reshaped
         checks.array("dy", dy, dtype=x.dtype)
         checks.array("dy", dy, shape=x.shape)
-    dx = (
-        np.empty(shape, x.dtype) if out is None else checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
-    )
+    if out is not None:
+        checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
+    dx = np.empty(shape, x.dtype) if out is None else out
     options = groups, _block(x.shape)
     inputs = dy.reshape(x.shape), x, scale, mean, inv_std
     if given:  # which are written here

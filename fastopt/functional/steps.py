@@ -68,6 +68,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
 def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _kernels.PreparedStep:
     """Prepare a step of the functional form on arrays of your own: it then costs no more than that of a class.
 
+    >>> import numpy as np
     >>> w, g, m, v = np.ones((4, 3))
     >>> m[:] = v[:] = 0
     >>> step = plan("adam", w, g, m, v, lr=0.1)
