@@ -78,7 +78,7 @@ static void conv_forward(const void *arguments, struct fastopt_share share)
     const struct range rows = own_range(a->n * out_h, 1, share);
     const struct padded padded =
         padded_rows(a->w, a->c, a->pad_w, (out_w - 1) * a->stride_w + a->size_w, a->pad_w ? a->size_h : 0, scratch);
-    int64_t next = 0; /* row of the image to be padded: each stays until size_h later */
+    int64_t next = 0; /* row of the image to be copied: each stays in its place until the row size_h after it comes */
     const int64_t most = tile_columns();
     struct gemm g;
     g.k = kernel_row;

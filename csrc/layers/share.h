@@ -1,4 +1,4 @@
-/* How a layer's work is divided among threads: each kernel says what its units of work are. */
+/* How the units of a layer's work (rows, images, panels, …) are divided among threads. */
 #ifndef SHARE_H
 #define SHARE_H
 
