@@ -105,7 +105,7 @@ static uint32_t next_job(struct slot *slot, uint32_t last, int64_t *bedtime)
             relax();
     if (number == last) {
         pthread_mutex_lock(&pool.mutex);
-        atomic_store(&slot->asleep, 1); /* before the number is read; a caller writes that before it reads this */
+        atomic_store(&slot->asleep, 1); /* before reading the number, which callers write before they read this */
         while ((number = atomic_load(&pool.number)) == last)
             pthread_cond_wait(&slot->wake, &pool.mutex);
         atomic_store(&slot->asleep, 0);

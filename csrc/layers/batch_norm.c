@@ -91,7 +91,7 @@ struct state {
     double sum[MAX_CHANNELS], dot[MAX_CHANNELS]; /* per lane, then per channel */
 };
 
-/* What is done with the elements: u is dy, or c = x - high in forward. */
+/* The passes over the elements: u is dy, or in forward c = x - high. */
 enum work {
     SUM_X,    /* SUM <- sum of u, DOT <- sum of u c */
     SUM_DY,   /* the same */
@@ -104,7 +104,7 @@ INLINE int is_sum(enum work work)
     return work == SUM_X || work == SUM_DY;
 }
 
-/* The channels that are a thread's: all, where rows are shared out. */
+/* A thread's share of the channels: all of them where rows are shared out. */
 static struct range own_channels(const struct norm_shape *shape, const double *sums, struct fastopt_share share)
 {
     if (sums)
@@ -127,7 +127,8 @@ static struct tile tile_at(int64_t first, int64_t end, const struct norm_shape *
         t.lane_blocks = t.channels;
         t.stride = channels * inner;
     } else if (channels >= LANES) {
-        t.channels = t.width = left <= MAX_CHANNELS - LANES ? left : MAX_CHANNELS - 2 * LANES; /* or leaves too few */
+        t.channels = t.width =
+            left <= MAX_CHANNELS - LANES ? left : MAX_CHANNELS - 2 * LANES; /* what is left must be at least LANES */
         t.rows = outer;
         t.stride = channels;
         if (t.channels >= 4 * LANES && channels * sizeof(real) % FASTOPT_LINE == 0)
@@ -155,8 +156,9 @@ static int64_t block_start(const struct tile *t, int64_t b)
 /* The elements of a lane block, relative to its first. */
 struct strip {
     int64_t rows, stride;
-    int64_t ahead;    /* elements by which sums prefetch */
-    const word *keep; /* if given, one more row, `back` elements early, of which only these lanes are new */
+    int64_t ahead; /* elements by which sums prefetch */
+    const word
+        *keep; /* if given, one more row, which begins `back` elements early, and of which only these lanes count */
     int64_t back;
 };
 
@@ -279,7 +281,7 @@ static void flush_sums(const struct tile *t, struct state *s)
     }
 }
 
-/* One pass over a tile whose channels have their elements side by side. */
+/* One pass over a tile with channels first. */
 static void pass_over_images(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
 {
     int64_t added = 0;
@@ -314,7 +316,7 @@ static int64_t rows_together(enum work work, int64_t lane_blocks)
     return work == SUM_X || (work == SUM_DY && lane_blocks < 24) ? 4 : 1;
 }
 
-/* One pass over a tile whose channels stand side by side. */
+/* One pass over a tile with channels last. */
 static void pass_over_rows(enum work work, enum epilogue epilogue, const struct tile *t, struct state *s)
 {
     const int64_t together = rows_together(work, t->lane_blocks);

@@ -82,7 +82,7 @@ static void batch_norm_max_pool_forward(const void *arguments, struct fastopt_sh
                 const int64_t corner = (row / out_h * p->h + row % out_h * p->size_h) * p->w + column * p->size_w;
                 const int64_t from = corner * p->channels + first, to = (row * out_w + column) * p->channels + first;
                 real *choice = chosen ? chosen + to : NULL;
-                if (p->size_h == 2 && p->size_w == 2) /* no loop is left */
+                if (p->size_h == 2 && p->size_w == 2) /* unrolled */
                     pool_window(p, 2, 2, &t, count, x + from, y + to, choice);
                 else
                     pool_window(p, p->size_h, p->size_w, &t, count, x + from, y + to, choice);
@@ -153,7 +153,7 @@ static void batch_norm_max_pool_backward(const void *arguments, struct fastopt_s
         affine(first, count, mean + first, inv_std + first, scale, shift, t.high, t.factor, t.intercept);
         slopes(first, count, mean + first, inv_std + first, scale, weight, product, sum, t.slope, t.offset);
         for (int64_t row = rows.begin; row < rows.end; ++row) {
-            /* With the last window of a row or column goes what lies beyond it, in no window. */
+            /* The last window of a row or column is followed by the pixels beyond it, which are in no window. */
             const int64_t oy = row % out_h, top = oy * p->size_h, end = oy + 1 < out_h ? top + p->size_h : p->h;
             const int64_t image = row / out_h * p->h;
             for (int64_t column = 0; column < out_w; ++column) {

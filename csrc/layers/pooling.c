@@ -67,7 +67,7 @@ static void max_pool_forward(const void *arguments, struct fastopt_share share)
             for (int64_t ox = 0; ox < out_w; ++ox, y += p->c, winner += p->c) {
                 const real *corner = x + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;
                 int64_t c = 0;
-                if (p->size_h == 2 && p->size_w == 2) /* no loop is left */
+                if (p->size_h == 2 && p->size_w == 2) /* unrolled */
                     for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)
                         vector_maxima(p, 2, 2, corner + c, y + c, winner + c);
                 for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)

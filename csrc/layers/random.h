@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-/* Blocks are made PHILOX_LANES at a time: word w of block b is bits[w * PHILOX_LANES + b]. */
+/* Blocks are drawn PHILOX_LANES at a time: word w of block b is bits[w * PHILOX_LANES + b]. */
 enum { PHILOX_LANES = 16, PHILOX_WORDS = 4 * PHILOX_LANES };
 
 typedef uint64_t philox_vector __attribute__((vector_size(VECTOR_BYTES)));
