@@ -15,8 +15,8 @@ build:  ## compile again what has changed in C or Cython
 test:  ## all tests
 	$(PYTHON) -m pytest -q
 
-fast: build  ## rebuild, and the quick tests
-	$(PYTHON) -m pytest -q -x tests/test_steps.py tests/test_layers.py tests/test_checks.py
+fast: build  ## rebuild, and a cross-section of all tests
+	$(PYTHON) -m pytest -q -x --quick
 
 bench:  ## every kernel beside NumPy and every peer that is installed
 	$(PYTHON) benchmarks/compare.py
@@ -60,7 +60,7 @@ sanitize:  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanit
 	cp -r tests build/sanitize/tests
 	cd build/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 bin/python -m pytest -q -x -c ../../pyproject.toml --rootdir . \
-	  tests/test_steps.py tests/test_layers.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py
+	  tests/functional tests/test_cases.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py
 
 tsan:  ## the thread pool under ThreadSanitizer, and with forks
 	mkdir -p build

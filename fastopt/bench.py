@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, arena, gradients, inplace, reference
+from fastopt import arena, gradients, inplace, reference
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.kernel import kernel
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, Adam
 
@@ -182,12 +183,12 @@ def _step_contest(name: str, size: str, shapes: list[Shape]) -> Contest:
     )
 
     if name not in WITH_NORMS:
-        stream = _kernels.Layer("stream")
+        stream = kernel("stream")
         streamed = [arena.empty((n,), np.float32) for _ in range(2 + states)]
         for array in streamed:
             array[:] = np.concatenate([grad.ravel() for grad in grads])
         absent = [None] * (5 - len(streamed))
-        contest.contenders[STREAM] = lambda: stream((*streamed, *absent), (n,), (0.5,))
+        contest.contenders[STREAM] = lambda: stream(*streamed, *absent, 0.5)
     return contest
 
 

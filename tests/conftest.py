@@ -1,26 +1,103 @@
-"""What all tests share: instruction set x type x sizes around a vector, guarded arrays, every optimizer.
+"""What all tests share: instruction set x type x sizes around a vector, guarded arrays, every kernel and optimizer.
 
-Every optimizer is found in the registry, and its options in its declarations: a new one needs no line here.
+`--quick` is a cross-section of everything: the strongest instruction set, float32, three sizes, a few variants of each
+test, and nothing that is marked as slow. `--bits` goes with it: tests of bits are then run in full.
 """
 
 from __future__ import annotations
 
-import itertools
+import gc
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastopt import _kernels, functional, reference
-from fastopt.hyper import Choice, Flag, Limit, Number
-from fastopt.optimizer import EVERY_STEP, REQUIRED
+from fastopt import _kernels, cases
+from fastopt.cases import Case, lively_rule, rules
 from fastopt.optimizers import OPTIMIZERS
 
-SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 100003)
-GUARD, GUARD_WIDTH = -12345.0, 128  # as wide as the widest unit of work, 128 elements of a dropout group
+SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 20_003)
+GUARD_WIDTH = 128  # as wide as the widest unit of work, 128 elements of a dropout group
+
+# ---- The cross-section ------------------------------------------------------------------------------
+
+QUICK = {"isa": (_kernels.isa(),), "dtype": ("float32", np.float32), "size": (0, 33, 1000)}
+MOST_VARIANTS = 4  # of one test, in the cross-section; 1 of a test on each kernel
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--quick", action="store_true", help="a cross-section of all tests")
+    parser.addoption("--bits", action="store_true", help="with --quick: tests of bits in full")
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "slow: left out by --quick")
+    config.addinivalue_line("markers", "bits: compares bits; run in full by --quick --bits")
+
+
+def is_quick(item) -> bool:
+    """Whether a test is to be but a cross-section of itself."""
+    option = item.config.option
+    return option.quick and not (option.bits and item.get_closest_marker("bits"))
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    if not config.option.quick:
+        return
+    kept, files = [], {item.path for item in items}
+    variants: dict[Any, list[Any]] = {}
+    for item in items:
+        if not is_quick(item) or in_cross_section(item):
+            kernel = str(params_of(item).get("case"))
+            variants.setdefault((item.nodeid.partition("[")[0], kernel), []).append(item)
+    for (_, kernel), some in variants.items():
+        most = len(some) if not is_quick(some[0]) else MOST_VARIANTS if kernel == "None" else 1
+        kept += [some[len(some) * i // most] for i in range(most)] if len(some) > most else some
+    if missing := files - {item.path for item in kept}:
+        raise pytest.UsageError(f"--quick leaves no test of {', '.join(sorted(path.name for path in missing))}")
+    chosen = set(map(id, kept))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
+    items[:] = kept
+
+
+def params_of(item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def in_cross_section(item) -> bool:
+    params = params_of(item)
+    usual = all(params[key] in values for key, values in QUICK.items() if key in params)
+    return usual and not item.get_closest_marker("slow")
+
+
+@pytest.fixture
+def edges(request) -> Callable[[Case], Iterable[cases.Size]]:
+    """The edge sizes of a case: three of them in the cross-section."""
+    return lambda case: case.edges[:3] if is_quick(request.node) else case.edges
+
+
+@contextmanager
+def noted(*what: Any) -> Iterator[None]:
+    """Says of an error where in a loop it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {', '.join(map(str, what))}")
+        raise
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_to_collect() -> None:
+    """Tests of garbage collection need not go through what is there before a module of tests begins: all tests, and
+    JAX, which takes a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+# ---- Instruction sets, types, sizes -----------------------------------------------------------------
 
 
 @pytest.fixture(params=[_kernels.isa()] if os.environ.get("FASTOPT_ISA") else _kernels.isas())
@@ -63,58 +140,33 @@ def on_each_isa() -> Callable[[Callable[[], Any]], list[Any]]:
     return run
 
 
-@pytest.fixture
-def guarded() -> Iterator[Callable[..., np.ndarray]]:
+class Guards:
     """Copies values to an array amid guards, at an `offset` in elements; all guards must stand in the end."""
-    made = []
 
-    def place(values, offset: int = 0) -> np.ndarray:
+    def __init__(self) -> None:
+        self.made: list[tuple[np.ndarray, int, int, Any]] = []
+
+    def __call__(self, values, offset: int = 0) -> np.ndarray:
         values = np.asarray(values)
-        start = GUARD_WIDTH + offset
-        buffer = np.full(start + values.size + GUARD_WIDTH, GUARD, values.dtype)
-        made.append((buffer, start, start + values.size))
+        start, guard = GUARD_WIDTH + offset, -12345 if values.dtype.kind in "fi" and values.itemsize > 1 else 1
+        buffer = np.full(start + values.size + GUARD_WIDTH, guard, values.dtype)
+        self.made.append((buffer, start, start + values.size, guard))
         inside = buffer[start : start + values.size].reshape(values.shape)
         inside[...] = values
         return inside
 
-    yield place
-    for buffer, start, end in made:
-        assert (buffer[:start] == GUARD).all(), "written before the array"
-        assert (buffer[end:] == GUARD).all(), "written behind the array"
+    def check(self) -> None:
+        for buffer, start, end, guard in self.made:
+            assert (buffer[:start] == guard).all(), "written before the array"
+            assert (buffer[end:] == guard).all(), "written behind the array"
+        self.made.clear()
 
 
 @pytest.fixture
-def hostile() -> Callable[..., Callable[..., np.ndarray]]:
-    """Makes a function x(*shape) of arrays with NaN, infinities, denormal and huge numbers, zeros among them.
-
-    Each function made with the same arguments yields the same arrays in the same order.
-    """
-
-    def make(dtype, share: float = 0.1) -> Callable[..., np.ndarray]:
-        rng = np.random.default_rng(20)
-        info = np.finfo(dtype)
-        special = [
-            np.nan,
-            np.inf,
-            -np.inf,
-            0.0,
-            -0.0,
-            info.tiny,
-            -info.tiny,
-            info.tiny / 4,
-            -info.tiny / 4,
-            info.max,
-        ]
-
-        def x(*shape: int) -> np.ndarray:
-            values = rng.standard_normal(shape).astype(dtype)
-            where = rng.random(shape) < share
-            values[where] = rng.choice(np.array(special, dtype), np.count_nonzero(where))
-            return values
-
-        return x
-
-    return make
+def guarded() -> Iterator[Guards]:
+    guards = Guards()
+    yield guards
+    guards.check()
 
 
 @pytest.fixture
@@ -136,15 +188,17 @@ def same_bits() -> Callable[[Any, Any], None]:
 
 @pytest.fixture
 def close() -> Callable[..., None]:
-    """Asserts that an array agrees with float64 numbers to the accuracy of a type, or to `tolerance`."""
+    """Asserts that an array agrees with float64 numbers to the accuracy of a type, or to `tolerance`: relative to each
+    number, and to the largest of them, or to a `magnitude`."""
 
-    def check(actual, expected, tolerance: float | None = None) -> None:
+    def check(actual, expected, tolerance: float | None = None, magnitude: float | None = None) -> None:
         actual, expected = np.asarray(actual), np.asarray(expected)
         assert actual.shape == expected.shape
         if tolerance is None:
             tolerance = 1e-12 if actual.dtype == np.float64 else 5e-6
-        largest = np.abs(expected).max(initial=0.0)
-        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * largest)
+        if magnitude is None:
+            magnitude = np.abs(expected).max(initial=0.0)
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * magnitude)
 
     return check
 
@@ -162,27 +216,17 @@ def refuses() -> Callable[..., None]:
     return check
 
 
-# ---- Optimizers ----------------------------------------------------------------------------------
+# ---- Kernels and optimizers -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Rule:
+@pytest.fixture(params=cases.LAYERS.values(), ids=str)
+def case(request) -> Case:
+    """Every layer kernel in every way to call it."""
+    return request.param
+
+
+class Rule(cases.Rule):
     """An optimizer with a choice of all its options."""
-
-    name: str
-    hyper: dict[str, Any]
-
-    @property
-    def cls(self):
-        return OPTIMIZERS[self.name]
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        return self.cls.state_names()
-
-    def by_hand(self, t: int) -> dict[str, Any]:
-        """What the class knows, and the functional form asks for."""
-        return by_hand(self.cls, t)
 
     def make(self, params):
         if hasattr(self.cls, "look_ahead"):
@@ -195,72 +239,12 @@ class Rule:
 
     def scalars_of(self, optimizer) -> dict[str, Any]:
         """What the class has worked out for its next step, and the functional form asks for."""
-        (cell,) = optimizer._cells
-        hyper = {key: optimizer._in_cell(cell, key) for key in self.cls.hyper_names()}
-        return optimizer._compute(hyper, cell.scalars, optimizer.t + 1)[0]
-
-    def step(self, param, grad, *states, t: int, **more) -> None:
-        """The functional form."""
-        getattr(functional, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
-
-    def expected(self, param, grad, *states, t: int, **more) -> tuple[np.ndarray, ...]:
-        """The new parameter and state by the reference."""
-        return getattr(reference, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
-
-    def __str__(self) -> str:
-        usual = self.cls.keywords()
-        return "-".join([self.name, *(f"{name}={value}" for name, value in self.hyper.items() if value != usual[name])])
+        (bucket,) = optimizer._buckets
+        hyper = {key: optimizer._value(key, bucket.groups) for key in self.cls.hyper_names()}
+        return optimizer._compute(hyper, bucket.scalars, optimizer.t + 1)[0]
 
 
-def by_hand(cls, t: int) -> dict[str, Any]:
-    """What a class knows of step t, and the functional form asks for: its number, and some scalars."""
-    return ({"t": t} if cls.counts_steps else {}) | dict.fromkeys(cls.computed, 0.3)
-
-
-#: Values amid their intervals at which every term of a formula counts, where 0.3 above the least one is none.
-LIVELY = {"min_step": 0.05, "max_step": 3.0}
-
-
-def values_of(declared) -> tuple:
-    """Some values of a hyperparameter: all where they are few, else one amid its interval and the ends."""
-    match declared:
-        case Flag():
-            return (False, True)
-        case Choice():
-            return declared.options
-        case Limit():
-            return (0.3, None)
-        case Number():
-            low, high = (float(end) for end in declared.bounds[1:-1].split(","))
-            inner = LIVELY.get(declared.name, low + (0.3 if high == np.inf else 0.3 * (high - low)))
-            closed = declared.bounds[0] == "[", declared.bounds[-1] == "]"
-            return (inner, *[low] * closed[0], *[high] * closed[1])
-    raise TypeError(f"{declared} is a new kind of hyperparameter: say here what values to test")
-
-
-def rules(name: str) -> Iterator[Rule]:
-    """Each optimizer: its own flags and choices in all combinations, and each of all others at each of its values."""
-    cls = OPTIMIZERS[name]
-    default = {key: 0.1 if value is REQUIRED else value for key, value in cls.keywords().items()}
-    declared = {key: getattr(cls, key) for key in default}
-    own = {key: d for key, d in declared.items() if key not in EVERY_STEP}
-    lively = default | {"weight_decay": 0.3} | {key: values_of(d)[0] for key, d in own.items() if isinstance(d, Number)}
-    words = {key: values_of(d) for key, d in own.items() if not isinstance(d, Number)}
-    yield Rule(name, default)
-    for chosen in itertools.product(*words.values()):
-        yield Rule(name, lively | dict(zip(words, chosen, strict=True)))
-    for key, d in declared.items():
-        for value in values_of(d) if key not in words else ():
-            if value != default[key]:
-                yield Rule(name, (default if key in own else lively) | {key: value})
-
-
-def lively_rule(name: str) -> Rule:
-    """An optimizer with no number at a special value, so that every term of its formula counts."""
-    return list(rules(name))[1]
-
-
-@pytest.fixture(params=[rule for name in OPTIMIZERS for rule in rules(name)], ids=str)
+@pytest.fixture(params=[Rule(rule.name, rule.hyper) for name in OPTIMIZERS for rule in rules(name)], ids=str)
 def rule(request) -> Rule:
     """Every optimizer with every option."""
     return request.param
@@ -269,4 +253,4 @@ def rule(request) -> Rule:
 @pytest.fixture(params=OPTIMIZERS)
 def any_rule(request) -> Rule:
     """Every optimizer once, with every term of its formula at work."""
-    return lively_rule(request.param)
+    return Rule(request.param, lively_rule(request.param).hyper)

@@ -52,6 +52,7 @@ def test_every_kernel_has_a_contest(quick):
     assert covered == {name for name in _kernels.LAYERS if not name.startswith("winograd")} - beside
 
 
+@pytest.mark.slow
 def test_keys_say_which_contest():
     for key, make in CHOSEN.items():
         contest = make()

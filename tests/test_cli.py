@@ -65,6 +65,7 @@ def test_train(run, model, tmp_path):
     assert round(nn.load(folder / "model.npz").evaluate(x, y)["accuracy"], 4) == accuracy_of(lines)
 
 
+@pytest.mark.slow
 def test_the_default_training_is_good(run, tmp_path):
     assert accuracy_of(run("train", "--out", tmp_path)) >= 0.98
 
@@ -118,6 +119,7 @@ def test_options_are_taken(run, tmp_path):
     assert "seed 0, batches of 100, SGD(lr=0.25, t=0)" in lines
 
 
+@pytest.mark.slow
 def test_train_under_watch(run, tmp_path):
     run("train", "--model", "mlp", "--epochs", 1, "--monitor", "--out", tmp_path)
     history = json.loads((tmp_path / "history.json").read_text())
@@ -136,6 +138,7 @@ def test_without_matplotlib(run, tmp_path, monkeypatch):
     accuracy_of(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_train_on_files_of_your_own(run, model, tmp_path):
     write_mnist(tmp_path, gzip.compress, ".gz", n=120, n_test=31)
@@ -240,6 +243,7 @@ def test_bench_json(run):
             assert 0 < times["q1"] <= times["median"] <= times["q3"] < math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [[Path(sys.executable).with_name("fastopt")], [sys.executable, "-m", "fastopt"]],

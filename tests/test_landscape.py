@@ -146,6 +146,7 @@ def test_wrong_names(arguments, message):
 # ---- Pictures -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surface", SURFACES)
 def test_picture(surface, tmp_path):
     pytest.importorskip("matplotlib")
@@ -160,6 +161,7 @@ def test_picture(surface, tmp_path):
         assert f"<!-- {text}" in drawn
 
 
+@pytest.mark.slow
 def test_every_optimizer_in_one_picture(tmp_path):
     pytest.importorskip("matplotlib")
     draw("ravine", [descend(name, "ravine", 1e-3, steps=3) for name in OPTIMIZERS], tmp_path / "a.svg")
@@ -167,6 +169,7 @@ def test_every_optimizer_in_one_picture(tmp_path):
     assert all(f"<!-- {name}, 0.001 -->" in drawn for name in OPTIMIZERS)
 
 
+@pytest.mark.slow
 def test_film(tmp_path):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
@@ -198,6 +201,7 @@ def test_running_mean():
 # ---- The command --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "a.png"

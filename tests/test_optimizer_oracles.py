@@ -344,6 +344,7 @@ def optax():
 
 
 # Not Rprop: Optax 0.2.8 takes each step one call late.
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "options", "name", "their_options"), [*cases(OPTAX)])
 def test_optimizers_of_optax(dtype, ours, options, name, their_options, optax, rng):
     import jax

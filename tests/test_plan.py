@@ -7,10 +7,10 @@ import gc
 
 import numpy as np
 import pytest
-from conftest import by_hand, values_of
 
 import fastopt
 from fastopt import functional
+from fastopt.cases import by_hand, values_of
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.optimizers import OPTIMIZERS
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import by_hand
 
 from fastopt import _kernels, functional, reference
+from fastopt.cases import by_hand
 from fastopt.optimizers import OPTIMIZERS
 
 pytest.importorskip("hypothesis")
@@ -50,7 +50,7 @@ TAME = ("lamb", "lion", "rprop", "look_ahead_nesterov", "schedule_free_sgd", "sc
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@settings(modest, max_examples=40)
+@settings(modest, max_examples=25)
 @given(st.data(), dtypes, shapes, st.floats(1e-4, 1), st.sampled_from([1.0, 0.5, -2.0]))
 def test_a_step_is_that_of_the_reference(name, data, dtype, shape, lr, grad_scale):
     optimizer = OPTIMIZERS[name]
@@ -106,6 +106,7 @@ batches = st.tuples(st.integers(2, 40), st.integers(1, 40), st.integers(1, 40)).
 )
 
 
+@pytest.mark.slow
 @modest
 @given(st.data(), dtypes, batches)
 def test_batch_norm_invariances(data, dtype, shape):
@@ -134,6 +135,7 @@ def test_batch_norm_invariances(data, dtype, shape):
     np.testing.assert_allclose(dscale, (dy.astype(float) * y).sum(axis=axes), atol=tolerance * size)
 
 
+@pytest.mark.slow
 @modest
 @given(st.data(), dtypes, batches, st.sampled_from([1, -1]))
 def test_batch_norm_with_relu_is_both(data, dtype, shape, axis):
@@ -148,6 +150,7 @@ def test_batch_norm_with_relu_is_both(data, dtype, shape, axis):
         np.testing.assert_array_equal(gradient, right)
 
 
+@pytest.mark.slow
 @modest
 @given(st.data(), dtypes, st.integers(1, 20), st.integers(1, 50), st.floats(-100, 100, width=32))
 def test_softmax_cross_entropy_is_blind_to_an_offset(data, dtype, rows, classes, offset):
@@ -165,6 +168,7 @@ def test_softmax_cross_entropy_is_blind_to_an_offset(data, dtype, rows, classes,
 windows = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
 
+@pytest.mark.slow
 @modest
 @given(
     st.data(),

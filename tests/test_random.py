@@ -9,7 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from fastopt import _kernels, functional
+from fastopt import functional, reference
+from fastopt.kernel import kernel
 
 SIGMAS = 5
 PROBABILITIES = [0.001, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1 - 1 / 300]
@@ -22,7 +23,7 @@ def mask_of(n, p=0.5, seed=3, counter=0):
 def words_of(n, seed=3, counter=0):
     """So many random words of 16 bits, as the masks take them, but for their order."""
     bits = np.empty((n // 8, 4), np.uint32)
-    _kernels.Layer("random_bits")((bits,), (n // 8, seed, counter, 0))
+    kernel("random_bits")(bits, n // 8, seed, counter, 0)
     return bits.view(np.uint16).ravel()
 
 
@@ -40,6 +41,34 @@ def correlation(a, b, p):
     return np.dot(a, b) / (p * (1 - p) * math.sqrt(a.size))
 
 
+# ---- Known answers --------------------------------------------------------------------------------
+
+ALL = 2**64 - 1
+# The known answers of Random123 for philox4x32 with 7 rounds, (block, counter, seed): words.
+PHILOX = {
+    (0, 0, 0): "5f6fb709 0d893f64 4f121f81 4f730a48",
+    (ALL, ALL, ALL): "5207ddc2 45165e59 4d8ee751 8c52f662",
+    (0x85A308D3_243F6A88, 0x03707344_13198A2E, 0x299F31D0_A4093822): "4dfccaba 190a87f0 c47362ba b6b5242a",
+}
+
+
+@pytest.mark.parametrize(("where", "words"), PHILOX.items(), ids=str)
+def test_philox_gives_the_known_answers(where, words, isa, guarded):
+    block, counter, seed = where
+    bits = guarded(np.zeros(4, np.int32)).view(np.uint32)
+    kernel("random_bits")(bits.reshape(1, 4), 1, seed, counter, block)
+    of_reference = reference.philox(np.array([block], np.uint64), seed, counter)[0]
+    for answer in (bits, of_reference):
+        assert " ".join(f"{word:08x}" for word in answer) == words
+
+
+@pytest.mark.parametrize("blocks", [15, 16, 17, 31, 32, 33, 50, 100])
+def test_philox_beyond_one_call_of_lanes(blocks, isa, guarded):
+    bits = guarded(np.zeros((blocks, 4), np.int32)).view(np.uint32)
+    kernel("random_bits")(bits, blocks, 12345, 678, 2**32 - 20)
+    np.testing.assert_array_equal(bits, reference.philox(np.arange(2**32 - 20, 2**32 - 20 + blocks), 12345, 678))
+
+
 # ---- Words ------------------------------------------------------------------------------------------
 
 
@@ -50,6 +79,7 @@ def test_words_are_uniform(part):
     assert_uniform(np.bincount(bins, minlength=2**16 if part == "word" else 2**8))
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_word_is_fair_and_on_its_own():
     n = 2**20
     bits = np.unpackbits(words_of(n).view(np.uint8).reshape(n, 2), axis=1) - 0.5

@@ -3,7 +3,6 @@
 How work is cut does not depend on the instruction set: what takes long is tested on the one in use, and CI uses each.
 """
 
-import itertools
 import math
 import multiprocessing
 import os
@@ -14,15 +13,14 @@ import traceback
 
 import numpy as np
 import pytest
-from test_dispatch import WAYS, batch_norm_backward, batch_norm_forward, factored_root, python, random_bits, stream
+from test_dispatch import python
 
 import fastopt
-from fastopt import _kernels, functional, gradients, nn, threads
+from fastopt import cases, functional, nn, threads
+from fastopt.cases import LARGE, PER_THREAD
 from fastopt.optimizers import OPTIMIZERS
 
 COUNTS = (1, 2, 3, 5, 8)
-PER_THREAD = 1 << 18  # bytes of all arrays for which dispatch.c gives a kernel one more thread
-LARGE = 8 * PER_THREAD  # for eight
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 of_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not list threads")
 # Python, and JAX where another test has imported it, warn of forks in a process of several threads: these are what is
@@ -125,6 +123,7 @@ def test_the_environment_says_how_many(text, count):
     assert python(COUNT, FASTOPT_NUM_THREADS=text).stdout.split() == [str(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["0", "-1", "257", "abc", "1.5", "4 4", "0x4"])
 def test_the_environment_says_nonsense(text):
     result = python(COUNT, FASTOPT_NUM_THREADS=text)
@@ -133,6 +132,7 @@ def test_the_environment_says_nonsense(text):
     assert result.stderr.splitlines()[-1] == message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"FASTOPT_NUM_THREADS": ""}, {"FASTOPT_NUM_THREADS": " "}], ids=str)
 def test_by_default_as_many_as_may_run(environment, monkeypatch):
     monkeypatch.delenv("FASTOPT_NUM_THREADS", raising=False)
@@ -193,6 +193,7 @@ before = tasks()
 """
 
 
+@pytest.mark.slow
 @of_proc
 @pytest.mark.parametrize(("bytes_", "limit", "started"), [
     (PER_THREAD - 8, 8, 0), (PER_THREAD, 8, 1), (3 * PER_THREAD - 8, 8, 2), (3 * PER_THREAD, 8, 3),
@@ -257,6 +258,7 @@ def place(values, offset):
     return np.concatenate([np.zeros(offset, values.dtype), np.ravel(values)])[offset:].reshape(np.shape(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_steps_have_the_same_bits(any_rule, dtype, model, rng, same_bits):
     params, *grads = ([rng.standard_normal(n).astype(dtype) for n in MODELS[model]] for _ in range(3))
@@ -283,163 +285,29 @@ def test_a_step_of_many_threads_stays_within_its_arrays(any_rule, rng, guarded, 
     check_alike([arrays, expected], same_bits)
 
 
-IMAGES, WINDOW = (9, 33, 31, 30), {"size": (3, 2), "stride": (2, 1)}
-COLUMNS = functional.patches_shape(IMAGES, (3, 2), (2, 1), (1, 2))
-POOLED = (*functional.patches_shape(IMAGES, (3, 2), (2, 1))[:3], IMAGES[3])
-# Shapes that a kernel's units of work cut in other ways: few and many rows, narrow and wide, and ends in odd places.
-# Each holds about LARGE // 8 elements, so that two arrays even of float32 are work for eight threads.
-ROWS = [(LARGE // 8 + 9, 1), (6007, 45), (501, 517), (7, 37_013), (2, 131_075)]
-BATCHES = [(6001, 45), (253, 1061), (130_001, 2), (17, 47, 331), (2, 3, 45_001), (3, 1049, 9, 9)]
-NORMS = list(itertools.product(BATCHES, WAYS))
-
-WINDOW_AROUND = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 3)}
+def works(case):
+    """Each size for threads and each option at least once."""
+    for i in range(max(len(case.threads), len(case.options))):
+        yield case.threads[i % len(case.threads)], case.options[i % len(case.options)]
 
 
-def depthwise_backward(x):
-    image, weight = x(*IMAGES), x(3, 2, IMAGES[3])
-    y = functional.depthwise_forward(image, weight, **WINDOW_AROUND)
-    return functional.depthwise_backward(x(*y.shape), image, weight, **WINDOW_AROUND)
+@pytest.mark.bits
+@pytest.mark.slow
+def test_layers_have_the_same_bits(case, dtype, guarded, same_bits):
+    """Of unaligned arrays, with nothing written beside them."""
+    for i, (size, options) in enumerate(works(case)):
+        arguments = case.arguments(cases.normal(dtype), size, options)
+
+        def run(arguments=arguments, i=i):
+            number = iter(range(1 + i, 30 + i))
+            results = case.run(cases.map_arrays(lambda a: guarded(a, next(number) % 16), arguments))
+            guarded.check()
+            return results
+
+        check_alike(with_each_number(run), same_bits)
 
 
-#: Shapes, and the groups of their channels.
-GROUPS = [((6007, 45), 1), ((501, 517), 1), ((501, 517), 11), ((17, 47, 331), 331), ((3, 1049, 81), 3)]
-
-
-def group_norm_forward(x, shape, groups):
-    y, cache = functional.group_norm_forward(x(*shape), groups, x(shape[-1]), x(shape[-1]))
-    return y, cache.mean, cache.inv_std
-
-
-def group_norm_backward(x, shape, groups):
-    _, cache = functional.group_norm_forward(x(*shape), groups, x(shape[-1]), x(shape[-1]))
-    return functional.group_norm_backward(x(*shape), cache)
-
-
-def weight_and_bias_grad(x, dy, *how, **options):
-    dbias = np.empty(dy.shape[-1], dy.dtype)
-    return functional.conv2d_weight_grad(x, dy, *how, **options, dbias=dbias), dbias
-
-
-def dense_weight_and_bias_grad(x, dy):
-    dbias = np.empty(dy.shape[-1], dy.dtype)
-    return functional.dense_weight_grad(x, dy, dbias=dbias), dbias
-
-
-def batch_norm_max_pool(x):
-    c = IMAGES[-1]
-    y, cache = functional.batch_norm_forward(x(*IMAGES), x(c), x(c), axis=-1, relu=True, max_pool=(3, 2))
-    return y, cache.chosen, *functional.batch_norm_backward(x(*y.shape), cache)
-
-
-# How to run the kernel of each row of LAYERS on work for eight threads, given a function x(*shape) for its arrays.
-RUN = {
-    "relu_forward": lambda x: [functional.relu_forward(x(LARGE // 8 + 3), out=x(LARGE // 8 + 3))],
-    "relu_backward": lambda x: [functional.relu_backward(*(x(LARGE // 8 + 3) for _ in range(2)))],
-    "bias_forward": lambda x: [functional.bias_forward(x(*shape), x(shape[1])) for shape in ROWS],
-    "bias_relu_forward": lambda x: [functional.bias_relu_forward(x(*shape), x(shape[1])) for shape in ROWS],
-    "bias_backward": lambda x: [functional.bias_backward(x(*shape)) for shape in ROWS],
-    "bias_relu_backward": lambda x: [
-        out for shape in ROWS for out in functional.bias_relu_backward(x(*shape), x(*shape))
-    ],
-    "random_bits": lambda x: [random_bits(LARGE // 16 + blocks, seed=7, counter=2, first=5) for blocks in (0, 1, 31)],
-    "dropout_forward": lambda x: [
-        out
-        for more in (0, 1, 127, 999)
-        for out in functional.dropout(x(LARGE // 8 + more), 0.3, seed=more, counter=3, out=x(LARGE // 8 + more))
-    ],
-    "dropout_apply": lambda x: [
-        functional.dropout_apply(x(n), np.arange(n) % 3 > 0, 0.3, out=x(n)) for n in (LARGE // 8, LARGE // 8 + 129)
-    ],
-    "bias_relu_dropout_forward": lambda x: [
-        functional.bias_relu_dropout_forward(x(*shape), x(shape[1]), 0.3, seed=1, counter=3) for shape in ROWS
-    ],
-    "batch_norm_sums": lambda x: batch_norm_forward(x, (70_001, 9), {"axis": -1}),
-    "batch_norm_grad_sums": lambda x: batch_norm_backward(x, (70_001, 9), {"axis": -1}),
-    "batch_norm_forward": lambda x: [out for norm in NORMS for out in batch_norm_forward(x, *norm)],
-    "batch_norm_inference": lambda x: [
-        functional.batch_norm_forward(x(*shape), *(abs(x(shape[1])) for _ in range(4)), training=False)[0]
-        for shape in BATCHES
-    ],
-    "batch_norm_backward": lambda x: [out for norm in NORMS for out in batch_norm_backward(x, *norm)],
-    "batch_norm_max_pool_forward": lambda x: batch_norm_max_pool(x)[:2],
-    "batch_norm_max_pool_backward": lambda x: batch_norm_max_pool(x)[2:],
-    "activation_forward": lambda x: [
-        functional.activation_forward(x(LARGE // 8 + 3), kind) for kind in functional.ACTIVATIONS
-    ],
-    "activation_backward": lambda x: [
-        functional.activation_backward(x(LARGE // 8 + 3), x(LARGE // 8 + 3), kind) for kind in functional.ACTIVATIONS
-    ],
-    "group_norm_forward": lambda x: [out for norm in GROUPS for out in group_norm_forward(x, *norm)],
-    "group_norm_backward": lambda x: [out for norm in GROUPS for out in group_norm_backward(x, *norm)],
-    "softmax_forward": lambda x: [functional.softmax_forward(x(*shape)) for shape in ROWS],
-    "softmax_backward": lambda x: [functional.softmax_backward(x(*shape), x(*shape)) for shape in ROWS],
-    "average_pool_forward": lambda x: [functional.average_pool_forward(x(*IMAGES), **WINDOW)],
-    "average_pool_backward": lambda x: [functional.average_pool_backward(x(*POOLED), IMAGES, **WINDOW)],
-    "depthwise_forward": lambda x: [functional.depthwise_forward(x(*IMAGES), x(3, 2, IMAGES[3]), **WINDOW_AROUND)],
-    "depthwise_backward": lambda x: [depthwise_backward(x)[0]],
-    "depthwise_weight_backward": lambda x: [depthwise_backward(x)[1]],
-    "embedding_backward": lambda x: [
-        functional.embedding_backward(x(n, width), np.arange(n) ** 2 % 17, 17)
-        for n, width in ((LARGE // 8, 1), (6007, 45), (501, 517))
-    ],
-    "softmax_cross_entropy": lambda x: [
-        np.asarray(out, dlogits.dtype)
-        for rows, classes in ROWS
-        for loss, dlogits in [functional.softmax_cross_entropy(x(rows, classes), np.arange(rows) % classes)]
-        for out in (loss, dlogits)
-    ],
-    "max_pool_forward": lambda x: functional.max_pool_forward(x(*IMAGES), **WINDOW),
-    "max_pool_backward": lambda x: [
-        functional.max_pool_backward(x(*POOLED), functional.max_pool_forward(x(*IMAGES), **WINDOW)[1], IMAGES, **WINDOW)
-    ],
-    "conv_pack": lambda x: [functional.conv2d_input_grad(x(9, 31, 29, 64), x(3, 3, 30, 64), IMAGES)],
-    "conv_forward": lambda x: [functional.conv2d(x(*IMAGES), x(3, 2, 30, 45), x(45), (2, 1), (1, 2), relu=True)],
-    "conv_weight_grad": lambda x: [
-        *weight_and_bias_grad(x(*IMAGES), x(*COLUMNS[:3], 48), (3, 2), (2, 1), (1, 2)),
-        *weight_and_bias_grad(x(9, 65, 60, 1), x(9, 65, 60, 80), 3, 1, 1),
-    ],
-    "dense_forward": lambda x: [
-        functional.dense_forward(x(n, d), x(d, k), x(k), relu=True) for n, d, k in ((1031, 70, 517), (90, 6007, 45))
-    ],
-    "dense_input_grad": lambda x: [functional.dense_input_grad(x(1031, 70), x(517, 70))],
-    "dense_weight_grad": lambda x: [
-        *dense_weight_and_bias_grad(x(1031, 517), x(1031, 70)),
-        *dense_weight_and_bias_grad(x(90, 45), x(90, 6007)),
-    ],
-    "winograd_pack": lambda x: [
-        functional.conv2d_input_grad(x(9, 31, 29, 48), x(3, 3, 80, 48), (9, 33, 31, 80), winograd=True)
-    ],
-    "winograd_forward": lambda x: [
-        functional.conv2d(x(9, 33, 31, 48), x(3, 3, 48, 32), x(32), 1, 1, relu=True, winograd=True)
-    ],
-    "winograd_weight_grad": lambda x: [
-        grad
-        for c, k in ((80, 16), (32, 48))
-        for grad in weight_and_bias_grad(x(9, 33, 31, c), x(9, 31, 29, k), 3, winograd=True)
-    ],
-    "im2col": lambda x: [functional.im2col(x(*IMAGES), **WINDOW, padding=(1, 2))],
-    "col2im": lambda x: [functional.col2im(x(*COLUMNS), IMAGES, **WINDOW, padding=(1, 2))],
-    "square_sums": lambda x: [out for shape in ROWS for out in gradients.square_sums(x(*shape))],
-    "factored_root": lambda x: [factored_root(x(*shape), x(shape[0]), x(shape[1])) for shape in ROWS],
-    "stream": lambda x: stream(x(LARGE // 16 + 3)),
-}
-
-
-def maker(dtype):
-    """A function x(*shape) of unaligned arrays, the same at each call of `maker`."""
-    rng = np.random.default_rng(20)
-    return lambda *shape: place(rng.standard_normal(shape).astype(dtype), 1 + len(shape))
-
-
-def test_every_layer_kernel_is_in_the_table_above():
-    assert set(RUN) == set(_kernels.LAYERS)
-
-
-@pytest.mark.parametrize("kernel", RUN)
-def test_layers_have_the_same_bits(kernel, dtype, same_bits):
-    check_alike(with_each_number(lambda: RUN[kernel](maker(dtype))), same_bits)
-
-
+@pytest.mark.slow
 def test_many_more_threads_than_cores():
     """In a process of its own, which then has them; each finds its work or finds it done."""
     classes = [cls.__name__ for cls in OPTIMIZERS.values() if not hasattr(cls, "look_ahead")]  # has momentum's kernel
@@ -485,13 +353,14 @@ def test_denormals_are_zero_on_every_thread(isa, dtype, rng, same_bits):
             assert (x[::3] + x[::3])[0] == tiny / 2
 
 
-@pytest.mark.parametrize("kernel", sorted(set(RUN) - {"random_bits"}))
-def test_denormals_do_not_tell_threads_apart(kernel, dtype, same_bits):
-    def run():
-        x = maker(dtype)
-        return RUN[kernel](lambda *shape: x(*shape) * dtype.type(4) * np.finfo(dtype).tiny)
-
+@pytest.mark.bits
+@pytest.mark.slow
+def test_denormals_do_not_tell_threads_apart(case, dtype, same_bits):
+    normal = cases.normal(dtype)
+    size, options = next(works(case))
     with np.errstate(all="ignore"):
+        arguments = case.arguments(lambda *shape: normal(*shape) * dtype.type(4) * np.finfo(dtype).tiny, size, options)
+        run = lambda: case.run(cases.map_arrays(np.copy, arguments))  # noqa: E731
         check_alike(with_each_number(run, (1, 8)), same_bits)
 
 
@@ -521,9 +390,10 @@ def in_child(function) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.slow
 @forks
 @fork_is_meant
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_child_and_its_parent_go_on(count, same_bits):
     """The child has no threads but its own, and starts others, as does a child of it."""
     fastopt.set_num_threads(count)
@@ -612,6 +482,7 @@ class Busy:
         self.thread.join()
 
 
+@pytest.mark.slow
 @forks
 @fork_is_meant
 def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
@@ -623,7 +494,7 @@ def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
             same_bits(work(0), mine)
 
     with Busy() as busy:
-        for _ in range(30):
+        for _ in range(12):
             in_child(check)
             check()
     check_alike([[others], *([result] for result in busy.results)], same_bits)
@@ -632,6 +503,7 @@ def test_a_fork_in_the_midst_of_another_threads_step(same_bits):
 # ---- Threads of Python ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 8])
 def test_python_threads_share_the_pool(any_rule, count, rng, same_bits):
     """Who finds it in use does all parts alone: to the same bits, many times over."""

@@ -87,7 +87,9 @@ static void softmax_forward(const void *arguments, struct fastopt_share share)
     const int64_t columns = a->columns;
     const int64_t block = rows_in_cache(columns);
     const struct range own = own_range(a->rows, block, share);
-    for (int64_t first = own.begin, n; first < own.end; first += n) {
+    for (int64_t row = own.begin; columns == 0 && a->log_sum && row < own.end; ++row)
+        a->log_sum[row] = -HUGE_VAL; /* the logarithm of an empty sum */
+    for (int64_t first = own.begin, n; columns && first < own.end; first += n) {
         n = minimum(own.end - first, block);
         real *y = a->y + first * columns, max[MOST_ROWS];
         double *log_sum = a->log_sum ? a->log_sum + first : NULL, sum[MOST_ROWS];

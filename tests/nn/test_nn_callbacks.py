@@ -379,6 +379,7 @@ model.fit(x, y, epochs=5, callbacks=[nn.ModelCheckpoint(path, resume=True)])
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(tmp_path):
     """The process dies while it writes its third checkpoint; run again, it ends with the same bits."""
     if not hasattr(signal, "SIGKILL"):
@@ -447,6 +448,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_tensorboard(samples, tmp_path):
     pytest.importorskip("tensorboardX")
     model = mlp()
@@ -630,6 +632,14 @@ def test_gradients_may_be_changed(samples):
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, as it does in a program that a shell has not started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupt(nn.Callback):
     def __init__(self, *where):
         self.where = where
@@ -642,7 +652,7 @@ class Interrupt(nn.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_ends_the_run_after_its_batch(samples, capsys):
+def test_ctrl_c_ends_the_run_after_its_batch(ctrl_c, samples, capsys):
     model, script = mlp(), Script([2.0, 1.0, 3.0, 3.0])
     optimizer = fastopt.Adam(model.params)
     history = model.fit(
@@ -661,7 +671,7 @@ def test_ctrl_c_ends_the_run_after_its_batch(samples, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_in_the_last_batch_completes_the_epoch(samples, tmp_path):
+def test_ctrl_c_in_the_last_batch_completes_the_epoch(ctrl_c, samples, tmp_path):
     checkpoint = nn.ModelCheckpoint(tmp_path / "a.npz", resume=True)
     model = mlp()
     history = model.fit(*samples, epochs=9, batch_size=16, callbacks=[Interrupt((1, 3)), checkpoint])
@@ -672,7 +682,7 @@ def test_ctrl_c_in_the_last_batch_completes_the_epoch(samples, tmp_path):
     assert history.stopped == ""
 
 
-def test_a_second_ctrl_c_ends_it_at_once(samples):
+def test_a_second_ctrl_c_ends_it_at_once(ctrl_c, samples):
     with pytest.raises(KeyboardInterrupt):
         mlp().fit(*samples, callbacks=[Interrupt((0, 1), (0, 1))])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

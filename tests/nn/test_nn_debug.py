@@ -183,6 +183,7 @@ def test_worst_mistakes(samples):
     assert len(debug.worst_mistakes(model, x, y, k=100).indices) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_worst_mistakes_as_a_picture(rng, tmp_path, channels):
     pytest.importorskip("matplotlib")

@@ -186,6 +186,7 @@ def torch_resnet20(torch):
     return layers.Sequential(*conv_norm(3, 16), layers.ReLU(), *blocks, *tail).double()
 
 
+@pytest.mark.slow
 def test_a_resnet_beside_torch(torch, rng):
     """Twenty steps of SGD with Nesterov momentum and weight decay, from the same weights on the same batches."""
     model, other = resnet20(), torch_resnet20(torch)

@@ -281,6 +281,7 @@ def test_weights_and_small_batches(samples):
 # ---- The page -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page(samples, tmp_path):
     pytest.importorskip("matplotlib")
     history = mlp().fit(*samples, epochs=2, batch_size=3, validation_data=samples, callbacks=[monitor.Monitor(4)])

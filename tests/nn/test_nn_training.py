@@ -339,6 +339,7 @@ def test_no_bar_without_tqdm(samples, monkeypatch):
     assert len(text.getvalue().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_curves(samples, tmp_path):
     pytest.importorskip("matplotlib")
     from fastopt.nn.monitor import plot

@@ -10,7 +10,7 @@ from fastopt import _kernels, functional, reference
 from fastopt.optimizers import OPTIMIZERS
 
 STEPS_TAKEN = 3
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 
 
 def draw(rng, shape, rule, dtype):

@@ -1,0 +1,804 @@
+"""How each kernel is called: one table, which the tests and the benchmarks walk.
+
+A `Case` is a public function with arguments that fit, made for sizes of three kinds: *edges*, around the width of a
+vector and of whatever a kernel takes at a time; *threads*, so large that dispatch.c gives work to eight of them; and
+those of the *benchmarks*. Of each case the tests check the values (against `fastopt.reference`), the bits (on every
+instruction set, for any number of threads), that nothing else is written, and that what does not fit is refused.
+
+A new kernel is a new entry here. Only tests and benchmarks import this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastopt import gradients, reference
+from fastopt import functional as F  # noqa: N812
+from fastopt.checks import Array
+from fastopt.hyper import Choice, Flag, Limit, Number
+from fastopt.kernel import kernel
+from fastopt.optimizer import REQUIRED, Optimizer
+from fastopt.optimizers import OPTIMIZERS
+
+#: A function x(*shape) that makes arrays, the same ones in the same order each time that it is made.
+Draw = Callable[..., Array]
+Arguments = dict[str, Any]
+Size = tuple[Any, ...]
+
+PER_THREAD = 1 << 18  #: bytes of all arrays for which dispatch.c gives a kernel one more thread
+LARGE = 8 * PER_THREAD  #: work for eight threads
+
+
+# ---- Arrays -------------------------------------------------------------------------------------------------
+
+
+def normal(dtype: Any = np.float32) -> Draw:
+    rng = np.random.default_rng(20)
+    return lambda *shape: rng.standard_normal(shape).astype(dtype)
+
+
+def whole(dtype: Any, factor: int = 1) -> Draw:
+    """Whole numbers, so that no sum is rounded."""
+    rng = np.random.default_rng(20)
+    return lambda *shape: factor * rng.integers(-9, 10, shape).astype(dtype)
+
+
+def hostile(dtype: Any, share: float = 0.1, *, corner: bool = False) -> Draw:
+    """Normal numbers with NaN, infinities, denormal and huge numbers and zeros among them; where a sum over everything
+    would leave nothing finite, in a `corner` alone: the first eight columns of the first row."""
+    rng, info = np.random.default_rng(20), np.finfo(dtype)
+    small = [0.0, info.tiny, info.tiny / 4]
+    special = np.array([np.nan, np.inf, -np.inf, info.max, *small, *(-value for value in small)], dtype)
+
+    def x(*shape: int) -> Array:
+        values = rng.standard_normal(shape).astype(dtype)
+        inside = values[(slice(1),) * (len(shape) > 1) + (..., slice(8))] if corner and shape else values
+        where = rng.random(inside.shape) < share
+        inside[where] = rng.choice(special, np.count_nonzero(where))
+        return values
+
+    return x
+
+
+def map_arrays(function: Callable[[Array], Any], value: Any) -> Any:
+    """A value, or what a cache or a dict holds, with each array replaced by the function's result."""
+    if isinstance(value, np.ndarray):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_arrays(function, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return type(value)._make(map_arrays(function, item) for item in value)
+    return value
+
+
+def arrays_in(value: Any) -> Iterator[Array]:
+    """The arrays of arguments, those in caches included."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (dict, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from arrays_in(item)
+
+
+def _widen(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _flat(value: Any) -> Iterator[Array]:
+    """The results in what a function returns: of caches what the function computed."""
+    if isinstance(value, (F.BatchNormCache, F.GroupNormCache)):
+        computed = (value.mean, value.inv_std, getattr(value, "chosen", None))
+        yield from (array for array in computed if array is not None)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _flat(item)
+    elif value is not None:
+        yield value if isinstance(value, np.ndarray) else np.asarray(value)
+
+
+# ---- Cases --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How a function is called."""
+
+    #: That of the function, with a word for a further way to call it.
+    name: str
+    function: Callable[..., Any]
+    #: Makes the arguments by name, given a function x(*shape) for arrays, and a size.
+    make: Callable[..., Arguments]
+    #: Takes the arguments, in float64, and returns results to compare with; None in place of those that it lacks.
+    expected: Callable[..., Any] | None
+    #: The kernels that it runs.
+    kernels: tuple[str, ...]
+    #: The first three are the cross-section; on the second, refusals are tested.
+    edges: Sequence[Size]
+    threads: Sequence[Size]
+    bench: Sequence[Size] = ()
+    #: Arguments beside those that `make` makes, or in their place.
+    options: Sequence[Arguments] = ({},)
+    #: The arguments that say where to write results, in the order of these; "" for a result without one.
+    outputs: tuple[str, ...] = ("out",)
+    #: The arguments that are written to and not returned.
+    updates: tuple[str, ...] = ()
+    #: The argument that the first output may be.
+    in_place: str = ""
+    #: The arguments whose shape the others follow, beside the first.
+    free: tuple[str, ...] = ()
+    #: The arguments of which only the number of elements counts.
+    any_shape: tuple[str, ...] = ()
+    #: Whether the reference, computed in the real type, has the same bits.
+    exact: bool = False
+    #: If not 0, values are compared for multiples of this number, with no difference allowed.
+    whole: int = 0
+    #: How large the numbers are that each result is the sum of; where absent, as large as the largest result.
+    magnitudes: Callable[..., tuple[float, ...]] | None = None
+    #: What the rounding errors are multiplied by.
+    factor: float = 1.0
+
+    def arguments(self, x: Draw, size: Size, options: Mapping[str, Any] | None = None) -> Arguments:
+        return self.make(x, *size) | dict(options or {})
+
+    def values(self, dtype: Any, size: Size, options: Mapping[str, Any]) -> Arguments:
+        """Arguments on which results are compared with those of the reference."""
+        return self.arguments(whole(dtype, self.whole) if self.whole else normal(dtype), size, options)
+
+    def run(self, arguments: Arguments) -> list[Array]:
+        """All results: what is returned, and then what is updated."""
+        returned = self.function(**arguments)
+        return [*_flat(returned), *self._updated(arguments)]
+
+    def _updated(self, arguments: Arguments) -> list[Array]:
+        return [arguments[name] for name in self.updates if arguments.get(name) is not None]
+
+    def places(self, results: Sequence[Array]) -> Arguments:
+        """New arrays for the outputs, given results of the same size."""
+        return {name: np.full_like(result, 7) for name, result in zip(self.outputs, results, strict=False) if name}
+
+    def reference(self, arguments: Arguments) -> list[Array | None]:
+        """What `run` should return: empty where nothing is known."""
+        if self.expected is None:
+            return []
+        given = arguments if self.exact else map_arrays(_widen, arguments)
+        with np.errstate(all="ignore"):
+            expected = self.expected(**given)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        return [None if value is None else np.asarray(value) for value in expected]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+#: The layer kernels by the names of their cases.
+LAYERS: dict[str, Case] = {}
+
+
+def _add(name: str, make: Callable[..., Arguments], expected: Callable[..., Any] | None, **more: Any) -> None:
+    word = name.partition(" ")[0]
+    given: dict[str, Any] = {"kernels": (word,)} | ({} if "function" in more else {"function": getattr(F, word)}) | more
+    LAYERS[name] = Case(name=name, make=make, expected=expected, **given)
+
+
+# fmt: off
+# ---- Layer kernels: element by element ----------------------------------------------------------------------
+
+_FLAT = [(0,), (33,), (1000,), (1,), (7,), (8,), (9,), (31,), (32,), (65,), (127,), (129,), (1025,), (10_007,)]
+_FLAT_THREADS = [(LARGE // 8 + 3,), (LARGE // 8 + 129,)]
+_FLAT_BENCH = [(32_768,), (1_048_576,), (8_388_608,)]
+_ALPHAS: list[Arguments] = [{"kind": "leaky_relu", "alpha": 0.3}, {"kind": "elu", "alpha": 0.7}]
+_KINDS: list[Arguments] = [{"kind": kind} for kind in F.ACTIVATIONS]
+_elementwise = {"edges": _FLAT, "threads": _FLAT_THREADS, "bench": _FLAT_BENCH}
+
+_add("relu_forward", lambda x, n: {"x": x(n)}, reference.relu_forward, in_place="x", exact=True, **_elementwise)
+_add("relu_backward", lambda x, n: {"dy": x(n), "y": x(n)}, reference.relu_backward,
+     in_place="dy", exact=True, **_elementwise)
+_add("activation_forward", lambda x, n: {"x": x(n), "kind": "gelu_tanh"}, reference.activation_forward,
+     in_place="x", options=[*_KINDS, *_ALPHAS, {"kind": "leaky_relu", "alpha": 0}],
+     **_elementwise | {"bench": _FLAT_BENCH[:2]})
+_add("activation_backward", lambda x, n: {"dy": x(n), "seen": x(n), "kind": "gelu_tanh"}, reference.activation_backward,
+     in_place="dy", options=[*_KINDS, *_ALPHAS], **_elementwise | {"bench": _FLAT_BENCH[:2]})
+
+
+# ---- Dropout ------------------------------------------------------------------------------------------------
+
+
+def _bits(n: int) -> Array:
+    return np.packbits(np.arange(n) % 3 > 0, bitorder="little")
+
+
+def _share(p: float, p_is: str) -> float:
+    return p if p_is == "drop" else 1 - p
+
+
+def _dropout(x: Any, p: float, *, p_is: str = "drop", inverted: bool = True, **key: int) -> tuple[Array, Array]:
+    y, kept = reference.dropout(x, _share(p, p_is), **key)
+    return y if inverted else np.where(kept, x, 0), np.packbits(kept, bitorder="little")
+
+
+def _apply(x: Any, mask: Any, p: float, *, p_is: str = "drop", inverted: bool = True) -> Array:
+    kept = np.unpackbits(mask, count=x.size, bitorder="little").view(bool) if mask.dtype == np.uint8 else mask
+    return reference.dropout_apply(x, kept, _share(p, p_is)) if inverted else np.where(kept, x, 0)
+
+
+_HOW: list[Arguments] = [{}, {"inverted": False}, {"p": 0.75, "p_is": "keep"}, {"p": 0.0}]
+_drops = {"options": _HOW, "edges": [*_FLAT, (63,), (64,), (95,), (97,), (128,), (1023,), (1024,), (2049,)],
+          "threads": [(LARGE // 8 + more,) for more in (0, 1, 127, 999)], "bench": _FLAT_BENCH}
+
+_add("dropout", lambda x, n: {"x": x(n), "p": 0.5, "seed": 2**64 - n - 1, "counter": n}, _dropout,
+     kernels=("dropout_forward",), outputs=("out", "mask"), in_place="x", **_drops)
+_add("dropout_apply", lambda x, n: {"x": x(n), "mask": np.arange(n) % 3 > 0, "p": 0.3}, _apply,
+     in_place="x", **_drops | {"bench": ()})
+_add("dropout_backward", lambda x, n: {"dy": x(n), "mask": _bits(n), "p": 0.5}, lambda dy, **how: _apply(dy, **how),
+     kernels=("dropout_apply",), in_place="dy", **_drops)
+
+
+# ---- Rows ---------------------------------------------------------------------------------------------------
+#
+# Shapes that a kernel's units of work cut in other ways: few and many rows, narrow and wide, and ends in odd places.
+
+_ROWS = [(0, 33), (3, 33), (65, 100), (1, 0), (1, 1), (63, 2), (7, 31), (64, 32), (130, 45), (3, 1061), (1000, 16)]
+_ROWS_THREADS = [(LARGE // 8 + 9, 1), (6007, 45), (501, 517), (7, 37_013), (2, 131_075)]
+_DENSE = [(64, 512), (1024, 1024)]
+_rows = {"edges": _ROWS, "threads": _ROWS_THREADS, "bench": _DENSE}
+_sums = {"magnitudes": lambda dy, **_: (1.0, math.sqrt(len(dy)))}
+
+_add("bias_forward", lambda x, n, d: {"x": x(n, d), "bias": x(d)}, lambda x, bias: x + bias,
+     in_place="x", exact=True, **_rows)
+_add("bias_relu_forward", lambda x, n, d: {"x": x(n, d), "bias": x(d)}, reference.bias_relu_forward,
+     in_place="x", exact=True, **_rows)
+_add("bias_backward", lambda x, n, d: {"dy": x(n, d)}, lambda dy: dy.sum(axis=0),
+     magnitudes=lambda dy: (math.sqrt(len(dy)),), **_rows)
+_add("bias_relu_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d)}, reference.bias_relu_backward,
+     outputs=("out", "dbias"), in_place="dy", **_sums, **_rows)
+_add("bias_relu_dropout_forward",
+     lambda x, n, d: {"x": x(n, d), "bias": x(d), "p": 0.5, "seed": 2**64 - 1 - n, "counter": d},
+     lambda x, bias, p, p_is="drop", **key: reference.bias_relu_dropout_forward(x, bias, _share(p, p_is), **key),
+     in_place="x", options=[{}, {"p": 0.75, "p_is": "keep"}], **_rows | {"edges": [*_ROWS, (9, 2500), (130, 512)]})
+_add("bias_relu_dropout_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d), "p": 0.3},
+     lambda dy, y, p, p_is="drop": reference.bias_relu_dropout_backward(dy, y, _share(p, p_is)),
+     kernels=("bias_relu_backward",), outputs=("out", "dbias"), in_place="dy", **_sums,
+     options=[{}, {"p": 0.75, "p_is": "keep"}], **_rows | {"bench": ()})
+
+
+def _softmax(x: Any, log_sum: Any) -> Any:
+    if not x.size:
+        return None
+    sums = x.max(axis=-1) + np.log(np.exp(x - x.max(axis=-1, keepdims=True)).sum(axis=-1))
+    return reference.softmax_forward(x), None if log_sum is None else sums
+
+
+_LOSS = [(0, 4), (3, 33), (65, 10), (1, 1), (5, 1), (1, 2), (500, 17), (2, 4096), (3, 4501)]
+_softmax_sizes = {"edges": [*_LOSS, (4, 0)], "threads": _ROWS_THREADS, "bench": [(64, 10), (128, 1000)]}
+_add("softmax_forward", lambda x, n, d: {"x": x(n, d), "log_sum": np.zeros(n if d else 0)}, _softmax,
+     in_place="x", updates=("log_sum",), options=[{}, {"log_sum": None}], **_softmax_sizes)
+_add("softmax_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d)}, reference.softmax_backward, in_place="dy",
+     magnitudes=lambda dy, y: (max(1.0, abs(y).max(initial=0)) * math.sqrt(dy.shape[1]),), **_softmax_sizes)
+_add("softmax_cross_entropy",
+     lambda x, n, c: {"logits": x(n, c), "labels": np.arange(n) ** 2 % c, "losses": x(n)},
+     lambda logits, labels, losses: (*reference.softmax_cross_entropy(logits, labels), None) if len(logits) else None,
+     outputs=("", "out"), updates=("losses",), in_place="logits", options=[{}, {"losses": None}],
+     magnitudes=lambda logits, **_: (1.0, 1 / max(len(logits), 1)), **_softmax_sizes | {"edges": _LOSS})
+_add("embedding_backward",
+     lambda x, n, count, d: {"dy": x(n, d), "entries": np.arange(n) ** 2 % count, "count": count},
+     reference.embedding_backward,
+     edges=[(0, 17, 3), (70, 17, 33), (44, 9, 16), (70, 17, 1), (44, 9, 7), (13, 40, 100)],
+     threads=[(LARGE // 8, 17, 1), (6007, 17, 45), (501, 17, 517)], bench=[(2048, 1000, 64)])
+
+
+# ---- Dense layers -------------------------------------------------------------------------------------------
+
+_MATRICES = [(0, 4, 40), (26, 70, 33), (5, 600, 64), (1, 1, 1), (1, 3, 10), (7, 3, 10), (64, 33, 32), (13, 7, 45),
+             (25, 40, 96), (12, 5, 513), (3, 1100, 70), (530, 4, 33), (29, 5, 600), (5, 0, 40), (5, 4, 0)]
+_dense = {"whole": 1, "edges": _MATRICES, "threads": [(1031, 70, 517), (90, 6007, 45)],
+          "bench": [(64, 784, 256), (64, 256, 128)]}
+
+
+def _dense_forward(x: Any, weight: Any, bias: Any, *, relu: bool = False) -> Any:
+    y = x @ weight + (0 if bias is None else bias)
+    return np.maximum(y, 0) if relu else y
+
+
+_add("dense_forward", lambda x, n, d, k: {"x": x(n, d), "weight": x(d, k), "bias": x(k)}, _dense_forward,
+     options=[{}, {"relu": True}, {"bias": None}], free=("weight",), **_dense)
+_add("dense_input_grad", lambda x, n, d, k: {"dy": x(n, k), "weight": x(d, k)}, lambda dy, weight: dy @ weight.T,
+     free=("weight",), **_dense)
+_add("dense_weight_grad", lambda x, n, d, k: {"x": x(n, d), "dy": x(n, k), "dbias": x(k)},
+     lambda x, dy, dbias: (x.T @ dy, None if dbias is None else dy.sum(axis=0)),
+     updates=("dbias",), options=[{}, {"dbias": None}], free=("dy",), **_dense)
+
+
+# ---- Norms --------------------------------------------------------------------------------------------------
+
+_BATCHES: list[Size] = [
+    ((0, 3), 1), ((5, 3, 33), 1), ((70, 33), -1), ((3, 0), 1), ((2, 3, 0), 1),
+    *(((n, c), 1) for n in (2, 37) for c in (1, 2, 3, 16, 20, 31, 32, 33, 40, 100)), ((500, 10), 1), ((500, 64), 1),
+    *(((3, c, *inner), 1) for c in (1, 3, 33) for inner in ((2,), (31,), (32,), (7, 7), (32, 32), (5, 1, 13), (1, 1))),
+    ((70, 1061), 1), ((3, 2100), 1), ((1, 4, 33), 1), ((200, 2, 3), 1), ((2, 2, 9001), 1), ((9001, 3), 1),
+    ((20_000, 1), 1), *(((9, c), 1) for c in (128, 256, 1024, 1056, 1057, 1088)), ((40, 37, 9, 11), 1),
+    ((2, 3, 64, 64), 1), ((2, 1, 4097), 1), ((6, 40), -1), ((5, 7, 9, 3), -1), ((5, 7, 9, 40), 3),
+    ((2, 3, 4, 5, 32), -1),
+]
+_BATCHES_THREADS = [((6001, 45), 1), ((253, 1061), 1), ((130_001, 2), -1), ((17, 47, 331), 1), ((2, 3, 45_001), 1),
+                    ((3, 1049, 9, 9), 1), ((17, 47, 331), -1), ((70_001, 9), -1)]
+_BATCHES_BENCH = [
+    *((shape, 1) for shape in (
+        (64, 512), (256, 1024), (4096, 1024), (128, 16, 32, 32), (64, 64, 28, 28), (32, 256, 14, 14))),
+    *((shape, -1) for shape in ((128, 32, 32, 16), (64, 28, 28, 64), (32, 14, 14, 256))),
+]
+_BEHIND: list[Arguments] = [{}, {"relu": True}, {"relu": True, "dropout": 0.4, "seed": 7, "counter": 9}]
+
+
+def _batch(x: Draw, shape: tuple[int, ...], axis: int) -> Arguments:
+    c = shape[axis]
+    vectors = {"scale": x(c), "shift": x(c), "running_mean": x(c), "running_var": abs(x(c))}
+    return {"x": x(*shape), **vectors, "axis": axis}
+
+
+def _batch_norm(
+    x: Any, scale: Any, shift: Any, running_mean: Any, running_var: Any, *, axis: int, relu: bool = False,
+    dropout: float = 0.0, seed: int = 0, counter: int = 0, training: bool = True, max_pool: Any = None,
+) -> tuple[Any, ...] | None:
+    if not x.size:
+        return None
+    learnt = 1.0 if scale is None else scale, 0.0 if shift is None else shift
+    y, cache, *running = reference.batch_norm_forward(
+        x, *learnt, running_mean, running_var, axis=axis, relu=relu, training=training
+    )
+    if dropout and training:
+        y, _ = reference.dropout(y, dropout, seed=seed, counter=counter)
+    if max_pool:
+        y, _ = reference.max_pool_forward(y, max_pool, max_pool)
+    if not training:
+        return (y,)
+    mean = x.mean(axis=tuple(i for i in range(x.ndim) if i != axis % x.ndim))
+    return y, mean, cache[1].ravel(), *[None] * (max_pool is not None), *running
+
+
+def _batch_backward(x: Draw, shape: tuple[int, ...], axis: int, **how: Any) -> Arguments:
+    arguments = _batch(x, shape, axis)
+    y, cache = F.batch_norm_forward(**arguments, **how)
+    return {"dy": x(*y.shape), "cache": cache}
+
+
+def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | None:
+    """Of what comes before a ReLU: behind it, y may be 0 here and next to 0 there."""
+    if cache.relu or not dy.size:
+        return None
+    by_reference = reference.batch_norm_forward(cache.x, cache.scale, cache.shift, axis=cache.axis)[1]
+    return reference.batch_norm_backward(dy, by_reference)
+
+
+def _norm_magnitudes(dy: Any, cache: Any) -> tuple[float, float, float]:
+    """dx = a (dy − …) may cancel to next to nothing."""
+    scale = np.ones(1) if cache.scale is None else cache.scale
+    a = abs(scale).max(initial=0) * abs(cache.inv_std).max(initial=0)
+    return a * abs(dy).max(initial=0), math.sqrt(dy.size), math.sqrt(dy.size)
+
+
+_batch_sizes = {"edges": _BATCHES, "threads": _BATCHES_THREADS}
+_learnt_grads = {"outputs": ("out", "dscale", "dshift"), "magnitudes": _norm_magnitudes}
+_add("batch_norm_forward", _batch, _batch_norm, kernels=("batch_norm_forward", "batch_norm_sums"),
+     outputs=("out", "mean", "inv_std"), updates=("running_mean", "running_var"),
+     options=[*_BEHIND, {"scale": None, "shift": None}], bench=_BATCHES_BENCH, **_batch_sizes)
+_add("batch_norm_forward inference", lambda x, *size: _batch(x, *size) | {"training": False}, _batch_norm,
+     kernels=("batch_norm_inference",), options=[*_BEHIND, {"scale": None}], **_batch_sizes)
+for _word, _options in zip(("", " relu", " dropout"), _BEHIND, strict=True):
+    _add(f"batch_norm_backward{_word}", functools.partial(_batch_backward, **_options), _batch_norm_backward,
+         kernels=("batch_norm_backward", "batch_norm_grad_sums"), **_learnt_grads, **_batch_sizes,
+         bench=() if _word else _BATCHES_BENCH)
+
+_POOLED_BATCHES: list[Size] = [
+    ((0, 4, 4, 3), (2, 2)), ((2, 5, 7, 33), (2, 2)), ((2, 5, 7, 3), (2, 2)), ((1, 9, 4, 45), (3, 2)),
+    ((3, 8, 8, 16), (2, 2)), ((2, 6, 6, 1), (6, 6)), ((4, 7, 5, 40), (1, 3)), ((2, 5, 5, 300), (2, 2)),
+    ((3, 2, 3, 32), (1, 1)), ((1, 4, 4, 300), (2, 2)),
+]
+_IMAGES = [(64, 28, 28, 16), (64, 14, 14, 32)]
+_windows = {"edges": _POOLED_BATCHES, "threads": [((9, 33, 31, 30), (3, 2)), ((60, 33, 61, 30), (2, 2))],
+            "bench": [(shape, (2, 2)) for shape in _IMAGES]}
+_add("batch_norm_forward max_pool", lambda x, shape, size: _batch(x, shape, -1) | {"max_pool": size}, _batch_norm,
+     kernels=("batch_norm_forward", "batch_norm_sums", "batch_norm_max_pool_forward"),
+     outputs=("out", "mean", "inv_std", "chosen"),
+     updates=("running_mean", "running_var"), options=[{"relu": True}, {}], **_windows)
+_add("batch_norm_forward max_pool inference",
+     lambda x, shape, size: _batch(x, shape, -1) | {"max_pool": size, "training": False}, _batch_norm,
+     kernels=("batch_norm_max_pool_forward",), options=[{"relu": True}, {}], **_windows | {"bench": ()})
+_add("batch_norm_backward max_pool",
+     lambda x, shape, size: _batch_backward(x, shape, -1, relu=True, max_pool=size), None,
+     kernels=("batch_norm_backward", "batch_norm_grad_sums", "batch_norm_max_pool_backward"),
+     outputs=("out", "dscale", "dshift"), **_windows)
+
+_GROUPS: list[Size] = [
+    ((0, 3, 4), 2), ((4, 5, 6, 8), 2), ((70, 33), 3), ((2, 0, 4), 1), ((1, 1), 1), ((9, 45), 1), ((130, 33), 1),
+    ((7, 6), 3), ((7, 32), 4), ((70, 3), 3), ((5, 31, 3), 1), ((3, 7, 29, 4), 2), ((4, 5, 6, 8), 1),
+    ((2, 9, 700), 7), ((2, 3, 3, 700), 350), ((2, 40, 41, 3), 1), ((70, 2, 2, 4), 2),
+]
+_GROUPS_THREADS = [((6007, 45), 1), ((501, 517), 1), ((501, 517), 11), ((17, 47, 331), 331), ((3, 1049, 81), 3)]
+_GROUPS_BENCH = [*((shape, 1) for shape in _DENSE), *((shape, 4) for shape, _ in _BATCHES_BENCH[-3:])]
+
+
+def _affine(x: Draw, *shape: int) -> Arguments:
+    return {"scale": x(*shape), "shift": x(*shape)}
+
+
+def _of_groups(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A reference that also returns the statistics."""
+
+    def expected(x: Any, scale: Any, shift: Any, **how: Any) -> Any:
+        if not x.size:
+            return None
+        y, (x_hat, inv_std, _) = forward(x, 1.0 if scale is None else scale, 0.0 if shift is None else shift, **how)
+        mean = (x.reshape(x_hat.shape) - x_hat / inv_std).mean(axis=(1, 3))
+        return y, mean.ravel(), inv_std.ravel()
+
+    return expected
+
+
+_statistics = {"outputs": ("out", "mean", "inv_std"), "options": [{}, {"scale": None, "shift": None}, {"eps": 1e-3}],
+               "kernels": ("group_norm_forward",)}
+_add("group_norm_forward", lambda x, shape, groups: {"x": x(*shape), "groups": groups, **_affine(x, shape[-1])},
+     _of_groups(lambda x, scale, shift, groups, **how: reference.group_norm_forward(x, groups, scale, shift, **how)),
+     edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH, **_statistics)
+_add("layer_norm_forward",
+     lambda x, shape, axes: {"x": x(*shape), "axes": axes, **_affine(x, *shape[len(shape) - axes :])},
+     _of_groups(reference.layer_norm_forward), threads=[((501, 517), 1), ((17, 47, 331), 2)],
+     edges=[((0, 33), 1), ((3, 33), 1), ((3, 4, 5, 6), 3), ((1, 1), 1), ((5, 7), 1), ((130, 33), 1), ((3, 5000), 1),
+            ((2, 30_001), 1), ((3, 4, 5, 6), 1), ((4, 0), 1)], **_statistics)
+_add("instance_norm_forward", lambda x, *shape: {"x": x(*shape), **_affine(x, shape[-1])},
+     _of_groups(reference.instance_norm_forward), threads=[(17, 47, 331)],
+     edges=[(0, 3, 4), (2, 9, 33), (4, 5, 6, 8), (1, 20, 20, 300), (2, 3, 0)], **_statistics)
+
+
+def _group_backward(x: Draw, shape: tuple[int, ...], groups: int) -> Arguments:
+    _, cache = F.group_norm_forward(x(*shape), groups, *_affine(x, shape[-1]).values())
+    return {"dy": x(*shape), "cache": cache, "parts": x(*cache.parts_shape)}
+
+
+def _group_norm_backward(dy: Any, cache: Any, parts: Any) -> Any:
+    if not dy.size:
+        return None
+    scale = 1.0 if cache.scale is None else cache.scale
+    by_reference = reference.group_norm_forward(cache.x, cache.groups, scale)[1]
+    dx, *dlearnt = reference.group_norm_backward(dy.reshape(cache.x.shape), by_reference)
+    return dx.reshape(dy.shape), *dlearnt
+
+
+_add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out", "dscale", "dshift"),
+     magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
+     any_shape=("dscale", "dshift"),
+     edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
+
+
+# ---- Images -------------------------------------------------------------------------------------------------
+
+_ONE, _NONE = (1, 1), (0, 0)
+_SHAPES = [(1, 1, 1, 1), (2, 5, 7, 3), (1, 8, 8, 16), (3, 9, 4, 33), (2, 6, 6, 1)]
+_WINDOWS = [((2, 2), (2, 2)), (_ONE, _ONE), ((3, 3), _ONE), ((3, 2), (2, 1)), ((2, 3), (3, 4)), ((1, 4), (1, 2))]
+_FITTING = [(shape, size, stride) for shape in _SHAPES for size, stride in _WINDOWS
+            if size[0] <= shape[1] and size[1] <= shape[2]]
+_LARGE_IMAGES = (9, 33, 31, 30)
+_pools = {"edges": [((0, 4, 4, 3), (2, 2), (2, 2)), ((2, 5, 7, 33), (2, 2), (2, 2)), ((2, 9, 11, 5), (3, 2), (2, 1)),
+                    *_FITTING, ((2, 4, 4, 0), (2, 2), (2, 2))],
+          "threads": [(_LARGE_IMAGES, (3, 2), (2, 1))], "bench": [(shape, (2, 2), (2, 2)) for shape in _IMAGES]}
+
+
+def _pooled(shape: tuple[int, ...], size: Any, stride: Any) -> tuple[int, ...]:
+    return (*F.patches_shape(shape, size, stride)[:3], shape[3])
+
+
+def _unpool(x: Draw, shape: tuple[int, ...], size: Any, stride: Any) -> Arguments:
+    _, winner = F.max_pool_forward(x(*shape), size, stride)
+    return {"dy": x(*winner.shape), "winner": winner, "shape": shape, "size": size, "stride": stride}
+
+
+_add("max_pool_forward", lambda x, shape, size, stride: {"x": x(*shape), "size": size, "stride": stride},
+     reference.max_pool_forward, outputs=("out", "winner"), whole=1, **_pools)
+_add("max_pool_backward", _unpool, reference.max_pool_backward, whole=1, **_pools)
+_add("average_pool_forward", lambda x, shape, size, stride: {"x": x(*shape), "size": size, "stride": stride},
+     reference.average_pool_forward, **_pools)
+_add("average_pool_backward",
+     lambda x, shape, size, stride: {"dy": x(*_pooled(shape, size, stride)), "shape": shape, "size": size,
+                                     "stride": stride}, reference.average_pool_backward, **_pools)
+
+# Shape, window, filters, stride and padding.
+_CONVOLUTIONS: list[Size] = [
+    ((0, 5, 5, 16), (3, 3), 16, _ONE, _ONE), ((2, 7, 33, 5), (3, 3), 48, _ONE, _ONE),
+    ((2, 5, 9, 3), (3, 3), 16, _ONE, _ONE), ((1, 6, 5, 1), (3, 3), 80, _ONE, _NONE),
+    ((2, 9, 40, 1), (3, 3), 16, _ONE, _ONE), ((2, 7, 6, 3), (3, 1), 16, _ONE, (1, 0)),
+    ((3, 1, 1, 35), (3, 3), 16, _ONE, _ONE), ((2, 9, 10, 4), (2, 5), 32, _ONE, (1, 4)),
+    ((2, 9, 10, 4), (4, 1), 32, _ONE, (3, 0)), ((1, 2, 2, 2), (3, 3), 16, _ONE, (2, 2)),
+    ((1, 3, 150, 2), (3, 3), 16, _ONE, _ONE), ((1, 70, 1, 2), _ONE, 16, _ONE, _NONE),
+    ((1, 4, 339, 16), (3, 3), 16, _ONE, _NONE),  # as large as fits
+    ((2, 5, 5, 0), (3, 3), 16, _ONE, _ONE),
+]
+_STRIDED: list[Size] = [((3, 8, 9, 1), (3, 3), 48, (2, 3), (2, 1)), ((2, 9, 21, 4), (3, 2), 16, (2, 3), (1, 2)),
+                        ((2, 9, 11, 5), (3, 2), 80, (2, 1), (1, 2))]
+_FEW_FILTERS: list[Size] = [((2, 9, 11, 5), (3, 2), k, (2, 1), (1, 2)) for k in (1, 7, 15, 23, 77)]
+_CONVOLVED = [(shape, (3, 3), shape[3], _ONE, _ONE) for shape in _IMAGES]
+# Those that Winograd's way takes.
+_WINOGRAD: list[Size] = [
+    ((0, 5, 5, 16), (3, 3), 16, _ONE, _ONE), ((2, 9, 11, 16), (3, 3), 80, _ONE, (1, 2)),
+    ((1, 3, 3, 48), (3, 3), 16, _ONE, _NONE), ((2, 9, 8, 16), (3, 3), 32, _ONE, _NONE),
+    ((3, 14, 7, 16), (3, 3), 80, _ONE, _ONE), ((2, 6, 33, 128), (3, 3), 112, _ONE, (2, 1)),
+    ((2, 9, 11, 80), (3, 3), 16, _ONE, (1, 2)),
+]
+_WINOGRAD_THREADS: list[Size] = [((9, 33, 31, 48), (3, 3), 32, _ONE, _ONE), ((9, 33, 31, 80), (3, 3), 48, _ONE, _NONE)]
+
+
+def _relu_if(relu: bool, y: Array) -> Array:
+    return np.maximum(y, 0) if relu else y
+
+
+def _conv(winograd: bool, x: Draw, shape: Any, size: Any, filters: int, stride: Any, padding: Any) -> Arguments:
+    weight = x(*size, shape[3], filters)
+    packed = x(*F.packed_shape(weight.shape, winograd=winograd))
+    arrays = {"x": x(*shape), "weight": weight, "bias": x(filters), "packed": packed}
+    return {**arrays, "stride": stride, "padding": padding, "winograd": winograd}
+
+
+def _conv_input(winograd: bool, x: Draw, shape: Any, size: Any, filters: int, stride: Any, padding: Any) -> Arguments:
+    weight = x(*size, shape[3], filters)
+    packed = x(*F.packed_shape(weight.shape, reverse=True, winograd=winograd))
+    dy = x(*F.patches_shape(shape, size, stride, padding)[:3], filters)
+    return {"dy": dy, "weight": weight, "packed": packed, "shape": shape, "padding": padding, "winograd": winograd}
+
+
+def _conv_weight(winograd: bool, x: Draw, shape: Any, size: Any, filters: int, stride: Any, padding: Any) -> Arguments:
+    dy = x(*F.patches_shape(shape, size, stride, padding)[:3], filters)
+    how = {"size": size, "stride": stride, "padding": padding, "winograd": winograd}
+    return {"x": x(*shape), "dy": dy, "dbias": x(filters), **how} | (
+        {"sums": x(16, shape[3], filters)} if winograd else {}
+    )
+
+
+def _conv_forward(
+    x: Any, weight: Any, bias: Any, *, packed: Any, winograd: bool, relu: bool = False, **how: Any
+) -> Any:
+    y = reference.conv2d_forward(x, weight, np.zeros(1) if bias is None else bias, **how)
+    return (_relu_if(relu, y), None) if packed is not None else _relu_if(relu, y)
+
+
+def _conv_input_grad(dy: Any, weight: Any, shape: Any, *, padding: Any, packed: Any, winograd: bool) -> tuple[Any, ...]:
+    columns = np.einsum("nyxf,hwcf->nyxhwc", dy, weight)
+    return reference.col2im(columns, shape, weight.shape[:2], _ONE, padding), None
+
+
+def _conv_weight_grad(x: Any, dy: Any, dbias: Any, *, winograd: bool, sums: Any = None, **how: Any) -> tuple[Any, ...]:
+    dweight = np.einsum("nyxhwc,nyxf->hwcf", reference.im2col(x, **how), dy)
+    return dweight, *[dy.sum(axis=(0, 1, 2))] * (dbias is not None)
+
+
+_conv_options: list[Arguments] = [{"relu": True}, {}, {"bias": None, "packed": None}]
+for _word, _way, _sizes in (
+    ("", "conv", ([*_CONVOLUTIONS, *_STRIDED], [(_LARGE_IMAGES, (3, 2), 48, (2, 1), (1, 2)),
+                                               ((9, 65, 60, 1), (3, 3), 80, _ONE, _ONE)], _CONVOLVED)),
+    (" winograd", "winograd", (_WINOGRAD, _WINOGRAD_THREADS, ())),
+):
+    _edges, _threads, _bench = _sizes
+    _more = {"whole": 4 if _word else 1, "threads": _threads, "bench": _bench}
+    _add(f"conv2d{_word}", functools.partial(_conv, bool(_word)), _conv_forward, updates=("packed",),
+         kernels=(f"{_way}_pack", f"{_way}_forward"), free=("weight",), options=_conv_options,
+         edges=_edges if _word else [*_edges, *_FEW_FILTERS], **_more)
+    _add(f"conv2d_input_grad{_word}", functools.partial(_conv_input, bool(_word)), _conv_input_grad,
+         kernels=(f"{_way}_pack", f"{_way}_forward"), free=("weight",), updates=("packed",),
+         edges=[(shape, size, k, stride, pads) for shape, size, k, stride, pads in _edges
+                if stride == _ONE and pads[0] < size[0] and pads[1] < size[1]],
+         **_more | {"threads": [(shape, (3, 3), k, _ONE, _NONE) for shape, _, k, _, _ in _threads], "bench": ()})
+    _add(f"conv2d_weight_grad{_word}", functools.partial(_conv_weight, bool(_word)), _conv_weight_grad,
+         kernels=(f"{_way}_weight_grad",), free=("dy",), updates=("dbias",) + ("sums",) * bool(_word),
+         options=[{}, {"dbias": None}], edges=[edge for edge in _edges if edge[2] % 16 == 0], **_more)
+
+# Shape, window, stride, padding and dilation.
+_PATCHES: list[Size] = [
+    ((0, 4, 4, 3), (3, 3), _ONE, _ONE, _ONE), ((2, 9, 8, 33), (3, 2), (2, 1), _NONE, _ONE),
+    ((2, 9, 8, 5), (2, 3), _ONE, _NONE, (2, 1)), ((2, 9, 11, 5), (3, 2), (2, 1), (1, 2), _ONE),
+    *((*fitting, _NONE, _ONE) for fitting in _FITTING),
+    *((*fitting, ((1, 1), (2, 0), (0, 3))[i % 3], _ONE) for i, fitting in enumerate(_FITTING)),
+    *(((2, 9, 8, 5), *how, dilation) for how in (((2, 3), _ONE, _NONE), ((3, 2), (2, 3), (2, 4)))
+      for dilation in ((2, 1), (1, 2), (3, 2))),
+    ((2, 4, 4, 0), (3, 3), _ONE, _ONE, _ONE),
+]
+_patches = {"whole": 1, "edges": _PATCHES, "threads": [(_LARGE_IMAGES, (3, 2), (2, 1), (1, 2), _ONE)],
+            "bench": [(shape, (3, 3), _ONE, _ONE, _ONE) for shape in _IMAGES]}
+
+
+def _window(size: Any, stride: Any, padding: Any, dilation: Any) -> Arguments:
+    return {"size": size, "stride": stride, "padding": padding, "dilation": dilation}
+
+
+_add("im2col", lambda x, shape, *how: {"x": x(*shape), **_window(*how)}, reference.im2col, **_patches)
+_add("col2im", lambda x, shape, *how: {"columns": x(*F.patches_shape(shape, *how)), "shape": shape, **_window(*how)},
+     reference.col2im, **_patches)
+
+_AROUND = ((3, 2), (2, 1), (1, 2), (1, 3))
+_DEPTHWISE: list[Size] = [
+    ((0, 4, 4, 3), (3, 3), _ONE, _NONE, _ONE), ((3, 7, 8, 33), (3, 3), _ONE, _ONE, _ONE), ((2, 9, 11, 5), *_AROUND),
+    *(((3, 7, 8, c), *how) for c in (1, 5, 32, 100) for how in (
+        ((3, 3), _ONE, _ONE, _ONE), ((2, 3), (2, 1), (0, 2), _ONE), ((3, 2), (1, 3), (4, 0), (2, 3)),
+        (_ONE, (2, 2), _NONE, _ONE), ((2, 2), _ONE, (5, 6), _ONE))),
+    ((2, 4, 4, 0), (3, 3), _ONE, _NONE, _ONE),
+]
+_depthwise = {"edges": _DEPTHWISE, "threads": [(_LARGE_IMAGES, *_AROUND)], "bench": _patches["bench"],
+              "free": ("weight", "x")}
+
+
+def _depth(x: Draw, shape: Any, size: Any, *how: Any) -> Arguments:
+    return {"x": x(*shape), "weight": x(*size, shape[3])} | dict(
+        zip(("stride", "padding", "dilation"), how, strict=True)
+    )
+
+
+def _depth_backward(x: Draw, shape: Any, *how: Any) -> Arguments:
+    return {"dy": x(*F.patches_shape(shape, *how)[:3], shape[3]), **_depth(x, shape, *how)}
+
+
+_add("depthwise_forward", _depth, reference.depthwise_forward, **_depthwise)
+_add("depthwise_backward", _depth_backward, reference.depthwise_backward, outputs=("out", "dweight"),
+     kernels=("depthwise_backward", "depthwise_weight_backward"), factor=2, **_depthwise)
+
+
+# ---- Kernels without a public function ----------------------------------------------------------------------
+
+
+def _random_bits(bits: Array, seed: int, counter: int, first_block: int) -> Array:
+    return kernel("random_bits")(bits, len(bits), seed, counter, first_block)
+
+
+def _factored_root(x: Array, of_rows: Array, of_columns: Array, out: Array | None = None) -> Array:
+    return kernel("factored_root", y="out")(x, of_rows, of_columns, out, 1e-6)
+
+
+def stream(x: Array, *arrays: Array) -> None:
+    """Each array (up to four of them) is half of itself and x: the yardstick of the benchmarks."""
+    kernel("stream")(x, *arrays, *[None] * (4 - len(arrays)), 0.5)
+
+
+def _stream(x: Array, **arrays: Array) -> None:
+    stream(x, *arrays.values())
+
+
+_add("square_sums", lambda x, n, d: {"x": x(n, d)},
+     lambda x: (np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->j", x, x)),
+     function=gradients.square_sums, outputs=(), edges=_ROWS, threads=_ROWS_THREADS, bench=_DENSE)
+_add("random_bits",
+     lambda x, blocks: {"bits": np.zeros((blocks, 4), np.uint32), "seed": 2**63 + 1, "counter": 2**64 - 1,
+                        "first_block": 2**64 - 5},
+     lambda bits, seed, counter, first_block: reference.philox(
+         np.arange(len(bits), dtype=np.uint64) + np.uint64(first_block), seed, counter),
+     function=_random_bits, outputs=("bits",),
+     edges=[(0,), (33,), (37,), (1,), (15,), (16,), (17,), (31,), (32,), (100,)],
+     threads=[(LARGE // 16 + blocks,) for blocks in (0, 1, 31)])
+_add("factored_root", lambda x, n, d: {"x": x(n, d), "of_rows": abs(x(n)), "of_columns": abs(x(d))},
+     lambda x, of_rows, of_columns: x / np.sqrt(np.maximum(np.outer(of_rows, of_columns), 1e-6)),
+     function=_factored_root, in_place="x", edges=_ROWS, threads=_ROWS_THREADS)
+_add("stream", lambda x, n: {name: x(n) for name in "xabcd"}, lambda x, *_, **arrays: tuple(
+         a.dtype.type(0.5) * a + x for a in arrays.values()),
+     function=_stream, outputs=(), updates=("a", "b", "c", "d"), exact=True,
+     edges=[(0,), (33,), (1000,), (1,), (1001,)], threads=[(LARGE // 16 + 3,)])
+
+
+# fmt: on
+# ---- Optimizer steps ----------------------------------------------------------------------------------------
+#
+# Every optimizer is found in the registry, and its options in its declarations: a new one needs no line here.
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimizer with a choice of all its options."""
+
+    name: str
+    hyper: dict[str, Any]
+
+    @property
+    def cls(self) -> Any:
+        return OPTIMIZERS[self.name]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return self.cls.state_names()
+
+    def by_hand(self, t: int) -> dict[str, Any]:
+        """What the class knows, and the functional form asks for."""
+        return by_hand(self.cls, t)
+
+    def step(self, param: Array, grad: Array, *states: Array, t: int, **more: Any) -> None:
+        """The functional form."""
+        getattr(F, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
+
+    def expected(self, param: Any, grad: Any, *states: Any, t: int, **more: Any) -> tuple[Array, ...]:
+        """The new parameter and state by the reference."""
+        return getattr(reference, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
+
+    def case(self) -> Case:
+        """Its second step."""
+        how = self.by_hand(2) | self.hyper
+        return Case(
+            name=str(self),
+            function=getattr(F, self.name),
+            kernels=(self.cls.kernel,),
+            make=lambda x, n: {"param": x(n), "grad": x(n), **{name: abs(x(n)) for name in self.states}} | how,
+            expected=None,
+            outputs=(),
+            updates=("param", *self.states),
+            edges=_FLAT,
+            threads=_FLAT_THREADS,
+        )
+
+    def __str__(self) -> str:
+        usual = self.cls.keywords()
+        return "-".join([self.name, *(f"{name}={value}" for name, value in self.hyper.items() if value != usual[name])])
+
+
+def by_hand(cls: Any, t: int) -> dict[str, Any]:
+    """What a class knows of step t, and the functional form asks for: its number, and some scalars."""
+    return ({"t": t} if cls.counts_steps else {}) | dict.fromkeys(cls.computed, 0.3)
+
+
+#: Values amid their intervals at which every term of a formula counts, where 0.3 above the least one is none.
+LIVELY = {"min_step": 0.05, "max_step": 3.0}
+
+
+def values_of(declared: Any) -> tuple[Any, ...]:
+    """Some values of a hyperparameter: all where they are few, else one amid its interval and the ends."""
+    match declared:
+        case Flag():
+            return (False, True)
+        case Choice():
+            return tuple(declared.options)
+        case Limit():
+            return (0.3, None)
+        case Number():
+            low, high = (float(end) for end in declared.bounds[1:-1].split(","))
+            inner = LIVELY.get(declared.name, low + (0.3 if high == np.inf else 0.3 * (high - low)))
+            closed = declared.bounds[0] == "[", declared.bounds[-1] == "]"
+            return (inner, *[low] * closed[0], *[high] * closed[1])
+    raise TypeError(f"{declared} is a new kind of hyperparameter: say here what values to test")
+
+
+def rules(name: str) -> Iterator[Rule]:
+    """Each optimizer: its own flags and choices in all combinations, and each of all others at each of its values."""
+    cls = OPTIMIZERS[name]
+    default = {key: 0.1 if value is REQUIRED else value for key, value in cls.keywords().items()}
+    declared = {key: getattr(cls, key) for key in default}
+    own = {key: d for key, d in declared.items() if key == "lr" or key not in Optimizer.declared}
+    lively = default | {"weight_decay": 0.3} | {key: values_of(d)[0] for key, d in own.items() if isinstance(d, Number)}
+    words = {key: values_of(d) for key, d in own.items() if not isinstance(d, Number)}
+    yield Rule(name, default)
+    for chosen in itertools.product(*words.values()):
+        yield Rule(name, lively | dict(zip(words, chosen, strict=True)))
+    for key, d in declared.items():
+        for value in values_of(d) if key not in words else ():
+            if value != default[key]:
+                yield Rule(name, (default if key in own else lively) | {key: value})
+
+
+def lively_rule(name: str) -> Rule:
+    """An optimizer with no number at a special value, so that every term of its formula counts."""
+    return list(rules(name))[1]
+
+
+def _plan(name: str, *, param: Array, grad: Array, **more: Any) -> None:
+    F.plan(name, param, grad, *(more.pop(key) for key in OPTIMIZERS[name].state_names()), **more)()
+
+
+#: The optimizer steps, as functions and as plans.
+STEPS: dict[str, Case] = {}
+for _name in OPTIMIZERS:
+    _case = replace(Rule(_name, {"lr": 0.1}).case(), name=_name)
+    STEPS[_name] = _case
+    STEPS[f"plan {_name}"] = replace(
+        _case,
+        name=f"plan {_name}",
+        function=functools.partial(_plan, _name),
+        make=lambda x, n, make=_case.make: {key: value for key, value in make(x, n).items() if key != "t"},
+    )
+
+CASES = LAYERS | STEPS
