@@ -210,12 +210,12 @@ static void restore(float_mode old)
 static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
 
 enum {
-    WORTH_A_THREAD = 1 << 18, /* bytes on which a thread that is awake saves more than the handing over costs */
-    WORTH_WAKING = 1 << 24,   /* … and one that sleeps */
-    PRODUCTS_PER_BYTE = 4,    /* that are done while a byte goes by */
+    WORTH_A_THREAD = 1 << 18, /* bytes for which a thread that is awake saves more time than sharing them out takes */
+    WORTH_WAKING = 1 << 24,   /* … and a thread that sleeps */
+    PRODUCTS_PER_BYTE = 4,    /* multiplications in the time that moving a byte takes */
 };
 
-/* Runs a kernel's work on so many bytes, on as many threads as pay. */
+/* Runs a kernel that moves so many bytes, on as many threads as pay. */
 static void run(fastopt_part_fn *part, const void *work, size_t bytes)
 {
     const size_t worth = bytes / WORTH_A_THREAD + 1, threads = fastopt_get_num_threads();

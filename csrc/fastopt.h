@@ -18,8 +18,8 @@ enum {
     FASTOPT_MAX_THREADS = 256,
 };
 
-/* NumPy puts arrays at any multiple of 16 bytes, and wide vectors that straddle cache lines run at half the speed. So
- * kernels go through arrays of some length by whole lines (those of the array that is written; others may disagree). */
+/* NumPy aligns arrays to 16 bytes, but vectors that straddle cache lines run at half the speed. So kernels go through
+ * long arrays by whole cache lines of the array that is written. */
 enum { FASTOPT_LINE = 64, FASTOPT_LONG = 8192 /* bytes */ };
 
 enum { FASTOPT_SUMS = 2, FASTOPT_STRIP = 64 /* columns that are constrained at a time */ };
@@ -44,7 +44,7 @@ struct fastopt_every_step {
 /* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
 enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
 
-/* A thread's share of some work: part number `index` of `count` parts. */
+/* A thread's share of a kernel's work: part number `index` of `count` parts. */
 struct fastopt_share {
     unsigned index, count;
 };
@@ -129,10 +129,10 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
 size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
 
-/* What fastopt_use finds out about the CPU. How many vectors of 512 bits are multiplied by a number at once, 2 or 1: 1
- * where to spread a number over a register takes a place among the products, as on Zen 4, whose registers are twice as
- * wide as its arithmetic; the bits are the same. And whether products and sums have units of their own, so that both
- * take no longer than an FMA, which kernels do not use: then products are as fast as those of a BLAS. */
+/* What fastopt_use finds out about the CPU: how many vectors of 512 bits wide the tiles of gemm.h are, 2 or 1 with the
+ * same bits: 1 where a broadcast occupies a port of the multipliers, as on Zen 4, whose registers are twice as wide as
+ * its arithmetic. And whether multiplication and addition have ports of their own, so that both take no longer than an
+ * FMA, which kernels do not use: then matrix products are as fast as those of a BLAS. */
 extern int fastopt_product_vectors, fastopt_products_pay;
 
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */

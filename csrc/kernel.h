@@ -31,7 +31,7 @@ enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 
 enum { LINE_OF_REALS = FASTOPT_LINE / sizeof(real) };
 
-/* Inlined always, or vectors would travel through memory. */
+/* For helpers on vectors, which the ABI would pass through memory. */
 #define INLINE static inline __attribute__((always_inline))
 
 static inline int64_t minimum(int64_t a, int64_t b)

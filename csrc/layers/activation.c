@@ -1,7 +1,7 @@
-/* ReLU, alone and after the bias of a dense or convolutional layer. Elementwise kernels work in place too.
+/* ReLU, alone and as the epilogue of a bias. Elementwise kernels work in place, too.
  *
- * Here and elsewhere, both values of a ?: are loaded beforehand: a load that is conditional keeps a loop from
- * becoming a vector loop on instruction sets without masked loads. */
+ * Here and elsewhere, both values of a ?: are loaded beforehand: on instruction sets without masked loads, a
+ * conditional load would keep the compiler from vectorising the loop. */
 #include "../kernel.h"
 #include "bias_grad.h"
 #include "bias_relu.h"
@@ -66,7 +66,7 @@ static void bias_backward(const void *arguments, struct fastopt_share share)
     sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
 }
 
-/* dx as in relu_backward, times factor (of a dropout behind it: what that dropped is 0 in y, too), and dbias. */
+/* dx as in relu_backward, times factor (of a dropout behind the ReLU: what that dropped is 0 in y, too), and dbias. */
 static void bias_relu_backward(const void *arguments, struct fastopt_share share)
 {
     const struct bias_relu_backward_args *a = arguments;

@@ -6,8 +6,8 @@
 #include "lanes.h"
 #include "share.h"
 
-/* The sum of the rows, in order by blocks of them, and these in double. With y, dy counts only where y is not 0, times
- * factor, and is written to dx. */
+/* dbias: sums over blocks of ROWS rows in the real type, and over the blocks in double. With y, that of a ReLU (and a
+ * dropout) behind the bias, dy first becomes dx: times factor where y is above 0, else 0. */
 INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *dbias, int64_t rows, int64_t columns,
                      real factor, struct fastopt_share share)
 {
@@ -18,8 +18,7 @@ INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *
         const int64_t width = minimum(own.end - first, COLUMNS), whole = width - width % LANES;
         const real *dy = all_dy + first, *y = all_y ? all_y + first : NULL;
         real *dx = all_y ? all_dx + first : NULL;
-        /* Rows that share one load of the sums: of wide rows, whose places in the first-level cache collide, only one.
-         */
+        /* Rows that share one load of the sums: only one of wide rows, which are in L1 set conflict. */
         const int64_t together = width > 8 * LANES ? 1 : 8;
         real sum[COLUMNS];
         double total[COLUMNS];
@@ -44,9 +43,9 @@ INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *
                 if (y) {
 #pragma omp simd
                     for (int64_t j = whole; j < width; ++j) {
-                        const real d = dy[at + j] * factor, seen = y[at + j] <= 0 ? 0 : d;
-                        dx[at + j] = seen;
-                        sum[j] += seen;
+                        const real d = dy[at + j] * factor, passed = y[at + j] <= 0 ? 0 : d;
+                        dx[at + j] = passed;
+                        sum[j] += passed;
                     }
                 } else {
 #pragma omp simd
@@ -62,7 +61,7 @@ INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *
     }
 }
 
-/* The same, of rows of any width: narrow ones that fill the lanes side by side lie there so. */
+/* The same for rows of any width: where LANES is a multiple of it, several narrow rows pass for one. */
 INLINE void sum_any_rows(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
                          real factor, struct fastopt_share share)
 {
@@ -83,11 +82,11 @@ INLINE void sum_any_rows(const real *dy, const real *y, real *dx, real *dbias, i
     }
 }
 
-/* Adds rows of dy to dbias. */
+/* Adds rows of dy to dbias; filters are whole vectors. */
 static void add_rows(const real *dy, int64_t rows, int64_t step, int64_t filters, real *dbias)
 {
     for (int64_t k = 0; k < filters; k += PER_VECTOR) {
-        vector sum[4] = {0}; /* or each addition would wait for the one before it */
+        vector sum[4] = {0}; /* four chains of additions, or each would wait for the latency of the one before it */
         for (int64_t row = 0; row < rows; row += 4)
 #pragma GCC unroll 4
             for (int64_t i = 0; i < 4; ++i)

@@ -13,7 +13,8 @@
 #include "share.h"
 
 enum {
-    PIXELS = 128, /* about so many are a block along k of dweight: they and their dy stay in the first-level cache */
+    PIXELS = 128, /* in the rows that are multiplied at a time for dweight: they and their dy stay in the first-level
+                     cache */
     ELEMENTS = 12 /* of a kernel row: m of dweight, and its unit of work */
 };
 
@@ -31,7 +32,7 @@ static struct padded padded_rows(int64_t w, int64_t c, int64_t pad_w, int64_t pi
     return (struct padded){at, begin * c, end * c, pixels * c};
 }
 
-/* A padded row, which it first makes of `row` if that is given. */
+/* The padded row of that number, after copying `row` into it if given. */
 INLINE const real *padded_row(const struct padded *p, int64_t number, const real *row)
 {
     real *to = p->at + number * p->width;
@@ -78,7 +79,7 @@ static void conv_forward(const void *arguments, struct fastopt_share share)
     const struct range rows = own_range(a->n * out_h, 1, share);
     const struct padded padded =
         padded_rows(a->w, a->c, a->pad_w, (out_w - 1) * a->stride_w + a->size_w, a->pad_w ? a->size_h : 0, scratch);
-    int64_t next = 0; /* row of the image to be padded: each stays until size_h later */
+    int64_t next = 0; /* row of the image to be copied: each stays in its place until the row size_h after it comes */
     const int64_t most = tile_columns();
     struct gemm g;
     g.k = kernel_row;
@@ -116,9 +117,9 @@ static void conv_forward(const void *arguments, struct fastopt_share share)
     }
 }
 
-/* dweight = sum over pixels of x at the place, times dy, and dbias if given; filters are a multiple of 16, so whole
- * vectors. Some rows of pixels at a time are the blocks along k: they stay in the first-level cache, and their sums are
- * added to dweight. Threads share out the elements of the weights; for 3 x 3 weights of one channel, the filters. */
+/* dweight = x' dy for each element of the kernel, and dbias if given; filters are a multiple of 16, so whole vectors.
+ * Some rows of pixels at a time are the blocks along k: they stay in the first-level cache, and their sums are added to
+ * dweight. Threads share out the elements of the kernel, or, where these are nine in all, the filters. */
 static void conv_weight_grad(const void *arguments, struct fastopt_share share)
 {
     const struct conv_weight_grad_args *a = arguments;
@@ -127,8 +128,8 @@ static void conv_weight_grad(const void *arguments, struct fastopt_share share)
     const int64_t out_h = windows(a->h, a->size_h, a->stride_h, a->pad_h, 1);
     const int64_t out_w = windows(a->w, a->size_w, a->stride_w, a->pad_w, 1);
     const int64_t kernel_row = a->size_w * a->c, pixels = (out_w - 1) * a->stride_w + a->size_w, width = pixels * a->c;
-    /* Three kernel rows of three elements: in a tile of three rows, additions would wait for their latency, so that all
-     * nine elements are one tile of three lines. */
+    /* Three kernel rows of three elements are one tile, on three lines of x: each alone would be a tile of three rows,
+     * too few to hide the latency of additions. */
     const int nine = a->size_h == 3 && kernel_row == 3;
     const int64_t parts = nine ? 1 : (kernel_row + ELEMENTS - 1) / ELEMENTS; /* of a kernel row */
     const struct range whole = {0, nine ? 1 : a->size_h * parts};

@@ -19,10 +19,10 @@
 
 enum {
     KC = SCRATCH / LANES,
-    NEAR = 2048, /* bytes from row to row of B: beyond, rows fall on too few sets of the first-level cache */
+    NEAR = 2048, /* bytes from row to row of B: rows further apart are in L1 set conflict */
 };
 
-/* C = A B + bias, with rows and columns so far apart: either factor may be a transposed matrix. */
+/* C = A B + bias. With these strides, A and B may be transposed matrices. */
 struct product {
     const real *a, *b, *bias;
     real *c;

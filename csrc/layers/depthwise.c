@@ -1,11 +1,11 @@
 /* Depthwise convolution of images (n, h, w, c), padded with zeros, with a weight (size_h, size_w, c): each channel by
- * itself. Neighbours in memory are channels, so a pixel is done for LANES of them at once. */
+ * itself. Channels are neighbours in memory, so a pixel is computed for LANES of them at once. */
 #include "../kernel.h"
 #include "lanes.h"
 #include "patches.h"
 #include "share.h"
 
-/* Of a window that begins at `start`, the rows (or columns) from begin to end lie in the image. */
+/* Which rows (or columns) of a window that begins at `start` are inside the image. */
 static struct range inside(int64_t start, int64_t size, int64_t dilation, int64_t length)
 {
     const int64_t begin = start < 0 ? (-start + dilation - 1) / dilation : 0;
@@ -63,7 +63,7 @@ static void depthwise_forward(const void *arguments, struct fastopt_share share)
     }
 }
 
-/* dx: each dy goes back to the elements of its window, times their weights. */
+/* dx: each dy is added to the elements of its window, times their weights. */
 static void depthwise_backward(const void *arguments, struct fastopt_share share)
 {
     const struct depthwise_backward_args *a = arguments;
@@ -96,7 +96,7 @@ static void depthwise_backward(const void *arguments, struct fastopt_share share
     }
 }
 
-/* The outputs, from begin to end along one axis, whose window has element k in the image. */
+/* Which outputs along one axis have element k of their window inside the image. */
 static struct range outputs(int64_t k, int64_t count, int64_t stride, int64_t pad, int64_t dilation, int64_t length)
 {
     const int64_t start = k * dilation - pad; /* of the first output's element */
@@ -105,8 +105,8 @@ static struct range outputs(int64_t k, int64_t count, int64_t stride, int64_t pa
     return (struct range){minimum(begin, count), minimum(end, count)};
 }
 
-/* dweight of one element of the window, for LANES channels, or for the last few: sums in the real type over a row or
- * more of outputs, and these in double. */
+/* dweight of one element of the window, for LANES channels, or for the last few: sums over at least 128 products, in
+ * whole rows of outputs, in the real type, and sums of these in double. */
 INLINE void depthwise_weight(const struct patches *p, const real *x, const real *dy, int64_t ky, int64_t kx,
                              int64_t out_h, int64_t out_w, real *dweight, int64_t channels)
 {

@@ -12,11 +12,11 @@ static void random_bits(const void *arguments, struct fastopt_share share)
     const struct range blocks = own_range(a->blocks, TOGETHER, share);
     const uint64_t seed = a->seed, counter = a->counter, first = a->first_block;
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        const int64_t place = block % TOGETHER;
-        if (place == 0)
+        const int64_t at = block % TOGETHER;
+        if (at == 0)
             philox(bits, TIMES, seed, counter, first + block);
         for (int w = 0; w < 4; ++w)
-            out[4 * block + w] = bits[place / PHILOX_LANES * PHILOX_WORDS + w * PHILOX_LANES + place % PHILOX_LANES];
+            out[4 * block + w] = bits[at / PHILOX_LANES * PHILOX_WORDS + w * PHILOX_LANES + at % PHILOX_LANES];
     }
 }
 
@@ -27,15 +27,15 @@ static void dropout_forward(const void *arguments, struct fastopt_share share)
     real *y = a->y;
     uint8_t *mask = a->mask;
     const struct drawing d = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
-    const struct range own = own_range(a->n, GROUP, share);
-    for (int64_t first = own.begin; first < own.end; first += DRAWN) {
-        const struct range block = {0, minimum(own.end - first, DRAWN)};
+    const struct range own = own_range(a->n, MASK_BLOCK, share);
+    for (int64_t first = own.begin; first < own.end; first += MASK_CHUNK) {
+        const struct range block = {0, minimum(own.end - first, MASK_CHUNK)};
         draw(&d, first, block.end, mask + first / 8);
-        apply_all(x + first, y + first, mask + first / 8, block, d.factor, 2 * DRAWN);
+        apply_mask(x + first, y + first, mask + first / 8, block, d.factor, 2 * MASK_CHUNK);
     }
 }
 
-/* y = dropout(relu(x + bias)). Its mask need not be kept: what was dropped is 0 in y, as is what passes no gradient. */
+/* y = dropout(relu(x + bias)). No mask is stored: backward passes no gradient where y is 0, for either reason. */
 static void bias_relu_dropout_forward(const void *arguments, struct fastopt_share share)
 {
     const struct bias_relu_dropout_forward_args *a = arguments;
@@ -43,9 +43,9 @@ static void bias_relu_dropout_forward(const void *arguments, struct fastopt_shar
     real *y = a->y;
     const int64_t columns = a->columns;
     const struct drawing d = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
-    const struct range own = own_range(a->rows * columns, GROUP, share);
-    for (int64_t first = own.begin; first < own.end; first += DRAWN) {
-        const int64_t end = minimum(own.end, first + DRAWN);
+    const struct range own = own_range(a->rows * columns, MASK_BLOCK, share);
+    for (int64_t first = own.begin; first < own.end; first += MASK_CHUNK) {
+        const int64_t end = minimum(own.end, first + MASK_CHUNK);
         for (int64_t i = first, n; i < end; i += n) {
             const int64_t column = i % columns;
             n = minimum(columns - column, end - i);
@@ -58,7 +58,7 @@ static void bias_relu_dropout_forward(const void *arguments, struct fastopt_shar
 static void dropout_apply(const void *arguments, struct fastopt_share share)
 {
     const struct dropout_apply_args *a = arguments;
-    const struct range own = own_range(a->n, GROUP, share);
+    const struct range own = own_range(a->n, MASK_BLOCK, share);
     for (struct range part = up_to_line(own, a->y); part.begin < own.end; part = after(part, own))
-        apply_all(a->x, a->y, a->mask, part, a->factor, 0);
+        apply_mask(a->x, a->y, a->mask, part, a->factor, 0);
 }

@@ -24,10 +24,10 @@
 #include "../kernel.h"
 #include "lanes.h"
 
-/* As many rows as there are registers for their sums, beside those for a row of B and an element of A. A tile of two
- * vectors asks for the fewest broadcasts. But each of those is an instruction of its own, which on some CPUs occupies a
- * port of the multipliers, while one vector alone is multiplied by a broadcast operand in memory: there, tiles are one
- * vector wide (see fastopt_product_vectors). */
+/* MR is bounded by the registers: the sums, a row of B and an element of A must fit. A tile of two vectors takes half
+ * as many broadcasts per product as one of one vector. But each is an instruction of its own, which on some CPUs
+ * occupies a port of the multipliers, while a single vector is multiplied by a broadcast operand in memory: there,
+ * tiles are one vector wide (see fastopt_product_vectors). */
 enum { NR_VECTORS = 2, NR = NR_VECTORS * PER_VECTOR };
 #if defined(__AVX512F__)
 enum { MR = 12, MR_OF_ONE_VECTOR = 16 };
@@ -96,7 +96,7 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
         }
 }
 
-/* m rows of C in tiles of about equal height: a last one of few rows would wait for the latency of its additions. */
+/* m rows of C in tiles of about equal height: one of few rows does not hide the latency of additions. */
 INLINE void gemm_by_tiles(struct gemm *g, int64_t m, int64_t a_row)
 {
     const int two = g->n > PER_VECTOR;

@@ -1,7 +1,7 @@
-/* Pooling of images (n, h, w, c) without padding: the maximum of each window, or its mean. Neighbours in memory are
- * channels, so a window's maxima are taken for all channels at once.
+/* Pooling of images (n, h, w, c) without padding: the maximum of each window, or its mean. Channels are neighbours in
+ * memory, so a window's maxima are taken for a vector of channels at once.
  *
- * winner is the place of the maximum in its window, row by row; NaN wins, and the first of equals. */
+ * winner is the index of the maximum in its window, row by row: the first of equal ones, and the first NaN if any. */
 #include "../kernel.h"
 #include "lanes.h"
 #include "share.h"
@@ -18,34 +18,34 @@ INLINE void vector_maxima(const struct pooling *p, int64_t size_h, int64_t size_
                           signed_word *winner)
 {
     vector best = vector_load(corner);
-    word_vector place = {0}, number = {0};
+    word_vector index = {0}, number = {0};
     for (int64_t ky = 0; ky < size_h; ++ky)
         for (int64_t kx = 0; kx < size_w; ++kx, number += 1) {
             const vector next = vector_load(corner + (ky * p->w + kx) * p->c);
-            /* not above next, which NaN never is; but NaN once there stays */
+            /* unless best >= next, which is false for NaN; but once best is NaN, it stays */
             const word_vector wins = ~(word_vector)(best >= next) & (word_vector)(best == best);
             best = (vector)(((word_vector)next & wins) | ((word_vector)best & ~wins));
-            place = (number & wins) | (place & ~wins);
+            index = (number & wins) | (index & ~wins);
         }
     vector_store(y, best);
-    *(unaligned_word_vector *)winner = place;
+    *(unaligned_word_vector *)winner = index;
 }
 
 /* The same for one channel. */
 static void channel_maximum(const struct pooling *p, const real *corner, real *y, signed_word *winner)
 {
     real best = corner[0];
-    signed_word place = 0, number = 0;
+    signed_word index = 0, number = 0;
     for (int64_t ky = 0; ky < p->size_h; ++ky)
         for (int64_t kx = 0; kx < p->size_w; ++kx, ++number) {
             const real next = corner[(ky * p->w + kx) * p->c];
             if (!(best >= next) && best == best) {
                 best = next;
-                place = number;
+                index = number;
             }
         }
     *y = best;
-    *winner = place;
+    *winner = index;
 }
 
 static void max_pool_forward(const void *arguments, struct fastopt_share share)
@@ -60,14 +60,14 @@ static void max_pool_forward(const void *arguments, struct fastopt_share share)
     real *y = a->y + before;
     signed_word *winner = a->winner + before;
     if (p->c == 0)
-        return; /* or it would take time to do nothing */
+        return; /* the loops over pixels would find nothing to do */
 
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox, y += p->c, winner += p->c) {
                 const real *corner = x + ((n * p->h + oy * p->stride_h) * p->w + ox * p->stride_w) * p->c;
                 int64_t c = 0;
-                if (p->size_h == 2 && p->size_w == 2) /* no loop is left */
+                if (p->size_h == 2 && p->size_w == 2) /* unrolled */
                     for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)
                         vector_maxima(p, 2, 2, corner + c, y + c, winner + c);
                 for (; c + PER_VECTOR <= p->c; c += PER_VECTOR)
@@ -83,10 +83,10 @@ INLINE void window_gradient(const struct pooling *p, const real *dy, const signe
     int64_t c = 0;
     for (; c + PER_VECTOR <= p->c; c += PER_VECTOR) {
         const word_vector d = (word_vector)vector_load(dy + c), won = *(const unaligned_word_vector *)(winner + c);
-        word_vector place = {0};
+        word_vector index = {0};
         for (int64_t ky = 0; ky < p->size_h; ++ky)
-            for (int64_t kx = 0; kx < p->size_w; ++kx, place += 1)
-                vector_store(corner + (ky * p->w + kx) * p->c + c, (vector)(d & (word_vector)(won == place)));
+            for (int64_t kx = 0; kx < p->size_w; ++kx, index += 1)
+                vector_store(corner + (ky * p->w + kx) * p->c + c, (vector)(d & (word_vector)(won == index)));
     }
     for (; c < p->c; ++c)
         for (int64_t ky = 0; ky < p->size_h; ++ky)
@@ -106,7 +106,7 @@ static void max_pool_backward(const void *arguments, struct fastopt_share share)
     const real *dy = a->dy + before;
     const signed_word *winner = a->winner + before;
     if (p->c == 0)
-        return; /* or it would take time to do nothing */
+        return; /* the loops over pixels would find nothing to do */
 
     /* Where windows neither overlap nor leave gaps, each pixel of theirs is written once. */
     const int apart = p->stride_h == p->size_h && p->stride_w == p->size_w;
@@ -123,11 +123,11 @@ static void max_pool_backward(const void *arguments, struct fastopt_share share)
                 for (int64_t ky = 0; ky < p->size_h; ++ky)
                     for (int64_t kx = 0; kx < p->size_w; ++kx) {
                         real *receiver = corner + (ky * p->w + kx) * p->c;
-                        const signed_word place = (signed_word)(ky * p->size_w + kx);
+                        const signed_word index = (signed_word)(ky * p->size_w + kx);
 #pragma omp simd
                         for (int64_t c = 0; c < p->c; ++c) {
                             const real d = dy[c];
-                            receiver[c] += winner[c] == place ? d : 0;
+                            receiver[c] += winner[c] == index ? d : 0;
                         }
                     }
             }
@@ -144,7 +144,7 @@ static void average_pool_forward(const void *arguments, struct fastopt_share sha
     const real weight = 1 / ((double)p->size_h * p->size_w);
     real *y = a->y + images.begin * out_h * out_w * p->c;
     if (p->c == 0)
-        return; /* or it would take time to do nothing */
+        return; /* the loops over pixels would find nothing to do */
 
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
@@ -176,7 +176,7 @@ static void average_pool_backward(const void *arguments, struct fastopt_share sh
     const real weight = 1 / ((double)p->size_h * p->size_w);
     const real *dy = a->dy + images.begin * out_h * out_w * p->c;
     if (p->c == 0)
-        return; /* or it would take time to do nothing */
+        return; /* the loops over pixels would find nothing to do */
 
     memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
     for (int64_t n = images.begin; n < images.end; ++n)

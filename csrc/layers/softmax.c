@@ -9,7 +9,7 @@
 #include "lanes.h"
 #include "share.h"
 
-/* The sum of a row, or of its products with the factors. */
+/* The sum of a row, or its dot product with the factors. */
 INLINE double row_sum(const real *x, const real *factor, int64_t n)
 {
     lanes sum = lanes_all(0);
@@ -31,9 +31,9 @@ static real row_max(const real *x, int64_t n)
     return max;
 }
 
-enum { MOST_ROWS = 256 };
+enum { MOST_ROWS = 256 /* of a block */ };
 
-/* The maximum of each row, or of rows of few classes, all rows at once. */
+/* The maximum of each row; of narrow rows, vectors go along a column. */
 static void row_maxima(const real *x, int64_t rows, int64_t classes, real *max)
 {
     if (classes >= LANES)
@@ -60,7 +60,7 @@ static void row_sums(const real *x, int64_t rows, int64_t classes, double *sum)
                 sum[row] = (j == 0 ? 0 : sum[row]) + x[row * classes + j];
 }
 
-/* Rows go in blocks that stay in the first-level cache; exp and log run over a whole block. */
+/* Rows of a block that stays in the first-level cache, over all of which exp and log are vectorised. */
 static int64_t rows_in_cache(int64_t columns)
 {
     return minimum(4096 / minimum(maximum(columns, 1), 4096), MOST_ROWS);

@@ -1,6 +1,5 @@
-/* Sums of squares over the rows and columns of a matrix, and what Adafactor makes of them. In double, in an order that
- * depends neither on threads nor on the width of vectors.
- */
+/* Sums of squares over the rows and columns of a matrix, in double and in an order that depends neither on threads nor
+ * on the width of vectors; and the direction that Adafactor derives from them. */
 #include "../kernel.h"
 #include "../steps/around.h"
 #include "share.h"

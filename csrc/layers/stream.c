@@ -1,5 +1,5 @@
-/* The least that a step can do: one multiply-add per array that it updates, a <- factor a + x. How fast that runs
- * over arrays in memory is what the benchmarks measure steps by. */
+/* The least that a step can do, a <- factor a + x for each array that it updates: its speed is the memory's, by which
+ * the benchmarks measure steps. */
 #include "../kernel.h"
 #include "share.h"
 

@@ -37,6 +37,7 @@ enum { TRANSFORMED = PLANES * (TILES * WINOGRAD_CHANNELS + SKEW) };
 
 static const real zeros[WINOGRAD_CHANNELS];
 
+/* The size of y, its tiles in both directions, and their number in all images. */
 struct tiles {
     int64_t out_h, out_w, down, across, count;
 };
@@ -48,7 +49,7 @@ static struct tiles all_tiles(int64_t images, int64_t out_h, int64_t out_w)
     return t;
 }
 
-/* Where `size` x `size` pixels of an image (h, w, c) lie, from (y, x) on: zeros outside. */
+/* Pointers to `size` x `size` pixels of an image (h, w, c), from (y, x) on; outside, to zeros. */
 INLINE void locate(const real **pixel, int size, const real *image, int64_t h, int64_t w, int64_t c, int64_t y,
                    int64_t x)
 {
@@ -68,9 +69,9 @@ static void transform_input(const real *const *pixel, int64_t begin, int64_t end
         for (int j = 0; j < 4; ++j) {
             const vector d0 = vector_load(pixel[j] + c), d1 = vector_load(pixel[4 + j] + c);
             const vector d2 = vector_load(pixel[8 + j] + c), d3 = vector_load(pixel[12 + j] + c);
-            if (j == 1 || j == 2) { /* the others are of other tiles, too */
-                ask_for(pixel[4 + j] + c);
-                ask_for(pixel[8 + j] + c);
+            if (j == 1 || j == 2) { /* the other columns belong to neighbouring tiles, too */
+                prefetch_page(pixel[4 + j] + c);
+                prefetch_page(pixel[8 + j] + c);
             }
             t[0][j] = d0 - d2;
             t[1][j] = d1 + d2;
@@ -95,8 +96,8 @@ static void transform_output_grad(const real *const *pixel, int64_t begin, int64
 #pragma GCC unroll 2
         for (int j = 0; j < 2; ++j) {
             const vector d0 = vector_load(pixel[j] + k), d1 = vector_load(pixel[2 + j] + k);
-            ask_for(pixel[j] + k);
-            ask_for(pixel[2 + j] + k);
+            prefetch_page(pixel[j] + k);
+            prefetch_page(pixel[2 + j] + k);
             t[0][j] = d0;
             t[1][j] = d0 + d1;
             t[2][j] = d0 - d1;
@@ -112,7 +113,7 @@ static void transform_output_grad(const real *const *pixel, int64_t begin, int64
     }
 }
 
-/* A' m A of some filters, from 16 planes, plus bias, to the tile's pixels of y (null: not there). */
+/* A' m A of some filters, from 16 planes, with bias and ReLU, to the tile's pixels of y (null: outside of it). */
 static void transform_output(const real *in, int64_t plane, const real *bias, int relu, real *const *pixel,
                              int64_t filters)
 {
