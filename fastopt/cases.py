@@ -93,8 +93,8 @@ def _widen(array: Array) -> Array:
 
 def _flat(value: Any) -> Iterator[Array]:
     """The results in what a function returns: of caches what the function computed."""
-    if isinstance(value, (F.BatchNormCache, F.GroupNormCache)):
-        computed = (value.mean, value.inv_std, getattr(value, "chosen", None))
+    if isinstance(value, (F.BatchNormCache, F.GroupNormCache, F.RMSNormCache)):
+        computed = (getattr(value, name, None) for name in ("mean", "inv_std", "inv_rms", "chosen"))
         yield from (array for array in computed if array is not None)
     elif isinstance(value, tuple):
         for item in value:
@@ -379,7 +379,7 @@ def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | No
 def _norm_magnitudes(dy: Any, cache: Any) -> tuple[float, float, float]:
     """dx = a (dy − …) may cancel to next to nothing."""
     scale = np.ones(1) if cache.scale is None else cache.scale
-    a = abs(scale).max(initial=0) * abs(cache.inv_std).max(initial=0)
+    a = abs(scale).max(initial=0) * abs(cache.inv_rms if isinstance(cache, F.RMSNormCache) else cache.inv_std).max(initial=0)
     return a * abs(dy).max(initial=0), math.sqrt(dy.size), math.sqrt(dy.size)
 
 
@@ -474,6 +474,20 @@ _add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out
      magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
      any_shape=("dscale", "dshift"),
      edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
+
+
+_of_rows: dict[str, list[tuple[int, ...]]]
+_of_rows = {"edges": [(0, 33), (3, 33), (130, 32), (1, 1), (5, 7), (2, 3, 65), (3, 5000), (4, 0)],
+         "threads": [(501, 517), (17, 30_011)], "bench": [*_DENSE]}
+_add("rms_norm_forward", lambda x, *shape: {"x": x(*shape), "scale": x(shape[-1])},
+     lambda x, scale, **how: (
+         (y := reference.rms_norm_forward(x, 1.0 if scale is None else scale, **how))[0], y[1][1].ravel()
+     ) if x.size else None,
+     outputs=("out", "inv_rms"), options=[{}, {"scale": None}, {"eps": 1e-3}], **_of_rows)
+_add("rms_norm_backward",
+     lambda x, *shape: {"dy": x(*shape), "cache": F.rms_norm_forward(x(*shape), x(shape[-1]))[1]},
+     lambda dy, cache: reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]),
+     outputs=("out", "dscale"), magnitudes=_norm_magnitudes, **_of_rows)
 
 
 # ---- Images -------------------------------------------------------------------------------------------------
