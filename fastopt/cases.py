@@ -583,8 +583,8 @@ def _conv_weight_grad(x: Any, dy: Any, dbias: Any, *, winograd: bool, sums: Any 
 _conv_options: list[Arguments] = [{"relu": True}, {}, {"bias": None, "packed": None}]
 for _word, _way, _sizes in (
     ("", "conv", ([*_CONVOLUTIONS, *_STRIDED], [(_LARGE_IMAGES, (3, 2), 48, (2, 1), (1, 2)),
-                                               ((9, 65, 60, 1), (3, 3), 80, _ONE, _ONE)], _CONVOLVED)),
-    (" winograd", "winograd", (_WINOGRAD, _WINOGRAD_THREADS, ())),
+                                               ((9, 65, 60, 1), (3, 3), 80, _ONE, _ONE)], ())),
+    (" winograd", "winograd", (_WINOGRAD, _WINOGRAD_THREADS, _CONVOLVED)),
 ):
     _edges, _threads, _bench = _sizes
     _more = {"whole": 4 if _word else 1, "threads": _threads, "bench": _bench}
