@@ -21,17 +21,22 @@ large = pytest.mark.skipif(
 )
 
 
-@functools.cache
-def contenders(make, *arguments, **options) -> list[str]:
-    """The names of the contenders in contests of that kind, from a tiny one."""
-    tiny = (2 if isinstance(argument, int) else argument for argument in arguments)
-    return list(peers.add(make(*tiny, **options)).contenders)
+def kind(argument):
+    """An argument of a contest without how large it is."""
+    if isinstance(argument, tuple):
+        return tuple(map(kind, argument))
+    return argument if isinstance(argument, str) else argument < 0
 
 
 def rows():
+    """Contests of one kind have the contenders of the first, which is the smallest."""
+    contenders = {}
     for name, make in CATALOGUE.items():
         marks = [large] if LARGE in make.args else []
-        for contender in contenders(make.func, *make.args, **make.keywords):
+        like = make.func, kind(make.args)
+        if like not in contenders:
+            contenders[like] = list(peers.add(make()).contenders)
+        for contender in contenders[like]:
             yield pytest.param(name, contender, marks=marks, id=f"{name} {contender}".replace(",", ""))
 
 

@@ -379,7 +379,8 @@ def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | No
 def _norm_magnitudes(dy: Any, cache: Any) -> tuple[float, float, float]:
     """dx = a (dy − …) may cancel to next to nothing."""
     scale = np.ones(1) if cache.scale is None else cache.scale
-    a = abs(scale).max(initial=0) * abs(cache.inv_rms if isinstance(cache, F.RMSNormCache) else cache.inv_std).max(initial=0)
+    inverse = cache.inv_rms if isinstance(cache, F.RMSNormCache) else cache.inv_std
+    a = abs(scale).max(initial=0) * abs(inverse).max(initial=0)
     return a * abs(dy).max(initial=0), math.sqrt(dy.size), math.sqrt(dy.size)
 
 
@@ -592,8 +593,8 @@ def _conv_weight_grad(x: Any, dy: Any, dbias: Any, *, winograd: bool, sums: Any 
 _conv_options: list[Arguments] = [{"relu": True}, {}, {"bias": None, "packed": None}]
 for _word, _way, _sizes in (
     ("", "conv", ([*_CONVOLUTIONS, *_STRIDED], [(_LARGE_IMAGES, (3, 2), 48, (2, 1), (1, 2)),
-                                               ((9, 65, 60, 1), (3, 3), 80, _ONE, _ONE)], _CONVOLVED)),
-    (" winograd", "winograd", (_WINOGRAD, _WINOGRAD_THREADS, ())),
+                                               ((9, 65, 60, 1), (3, 3), 80, _ONE, _ONE)], ())),
+    (" winograd", "winograd", (_WINOGRAD, _WINOGRAD_THREADS, _CONVOLVED)),
 ):
     _edges, _threads, _bench = _sizes
     _more = {"whole": 4 if _word else 1, "threads": _threads, "bench": _bench}

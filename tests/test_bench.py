@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import _kernels, bench, inplace, reference
+from fastopt import _kernels, bench, cases, inplace, reference
+from fastopt.bench import racing
 from fastopt.optimizers import OPTIMIZERS
 
 QUICK = bench.catalogue(quick=True)
@@ -34,22 +35,10 @@ def test_every_kernel_has_a_contest(quick):
     makers = bench.steps()
     assert names >= set(OPTIMIZERS) - {"look_ahead_nesterov"}  # momentum's kernel
     assert {makers[name](np.zeros(1)).kernel for name in names & set(makers)} == set(_kernels.STEPS)
-    # These contests go by the functions' names.
-    measured = {"dropout": "dropout_forward", "dropout_backward": "dropout_apply"}
-    measured |= {"conv2d": "conv_forward", "conv2d_weight_grad": "conv_weight_grad"}
-    covered = {measured.get(name, name) for name in names - set(makers) - {"denormals", "clipped_adam"}}
-    # What goes with another kernel, or is a way to do what another does.
-    beside = {
-        "depthwise_weight_backward",
-        "stream",
-        "random_bits",
-        "batch_norm_inference",
-        "batch_norm_sums",
-        "batch_norm_grad_sums",
-        "conv_pack",
-        "factored_root",
-    }
-    assert covered == {name for name in _kernels.LAYERS if not name.startswith("winograd")} - beside
+    covered = {kernel for name in names & set(bench.LAYERS) for kernel in cases.LAYERS[bench.LAYERS[name].case].kernels}
+    # What another kernel is the measure of, or is measured by.
+    beside = {"stream", "random_bits", "batch_norm_inference", "factored_root", "conv_pack", "conv_forward"}
+    assert covered == set(_kernels.LAYERS) - beside - {"conv_weight_grad"}
 
 
 @pytest.mark.slow
@@ -77,7 +66,7 @@ def test_models_have_the_parameters_of_theirs():
 
 def test_a_contest_knows_its_elements():
     assert bench.model_contest("sgd", "MLP").elements == 669_706
-    assert bench.relu_forward(100).elements == 100
+    assert bench.layer_contest("relu_forward", (100,)).elements == 100
 
 
 def test_the_bytes_of_a_step():
@@ -155,8 +144,8 @@ def test_steps_in_place_are_those_of_the_reference(name, rng, close):
 def race(monkeypatch, seconds):
     """A race of contenders whose calls take the given seconds, the first to find out how many calls to make."""
     scripts = {name: itertools.chain([1e-3], values) for name, values in seconds.items()}
-    monkeypatch.setattr(bench, "_time", lambda call, number: number * next(scripts[call()]))
-    return bench.race({name: lambda name=name: name for name in seconds}, rounds=len(next(iter(seconds.values()))))
+    monkeypatch.setattr(racing, "_time", lambda call, number: number * next(scripts[call()]))
+    return racing.race({name: lambda name=name: name for name in seconds}, rounds=len(next(iter(seconds.values()))))
 
 
 def test_a_disturbed_round_is_dropped_from_all(monkeypatch):
@@ -171,7 +160,7 @@ def test_half_of_the_rounds_stay_whatever_happens(monkeypatch):
 
 def test_slow_and_quick_calls_get_equal_time(monkeypatch):
     calls = []
-    monkeypatch.setattr(bench, "_time", lambda call, number: calls.append((call(), number)) or number * call())
+    monkeypatch.setattr(racing, "_time", lambda call, number: calls.append((call(), number)) or number * call())
     bench.race({"slow": lambda: 1e-2, "quick": lambda: 1e-6}, rounds=3)
     assert [number for seconds, number in calls[-6:] if seconds == 1e-2] == [1] * 3
     assert [number for seconds, number in calls[-6:] if seconds == 1e-6] == [2000] * 3
@@ -179,7 +168,7 @@ def test_slow_and_quick_calls_get_equal_time(monkeypatch):
 
 def test_results_and_table(monkeypatch):
     seconds = {"fastopt": 2e-6, "NumPy in place": 8e-6, bench.STREAM: 1e-6}
-    monkeypatch.setattr(bench, "race", lambda contenders, **_: {name: [seconds[name]] * 7 for name in contenders})
+    monkeypatch.setattr(racing, "race", lambda contenders, **_: {name: [seconds[name]] * 7 for name in contenders})
     arrays = {"x": np.zeros((2, 3))}
     contest = bench.Contest("adam", "1,000", 28_000, arrays, dict.fromkeys(seconds, lambda: None))
     plain = bench.Contest("relu", "(2, 3)", 4_000, arrays, {"fastopt": lambda: None})
