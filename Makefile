@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench check format vec neon sanitize tsan wheel clean
+.PHONY: dev build test fast bench check alone format vec neon sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -21,13 +21,18 @@ fast: build  ## rebuild, and a cross-section of all tests
 bench:  ## every kernel beside NumPy and every peer that is installed
 	$(PYTHON) benchmarks/compare.py
 
-check:  ## style, types, stubs
+check: alone  ## style, types, stubs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/cython-lint fastopt/_kernels.pyx
 	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
 	.venv/bin/mypy
 	$(PYTHON) -m mypy.stubtest fastopt._kernels --mypy-config-file pyproject.toml
+
+alone:  ## compile each C file by itself, as editors do: it includes what it uses
+	@flags="$(call flags,baseline) -Wno-unused-function -Werror -x c -fsyntax-only"; for bits in 32 64; do \
+	  for file in $(filter-out csrc/isa/%,$(filter csrc/%,$(C_FILES))); do \
+	    $(CC) $$flags -DREAL_BITS=$$bits $$file || exit 1; done; done
 
 format:  ## put Python and C into shape
 	.venv/bin/ruff check --fix .

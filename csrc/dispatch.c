@@ -1,4 +1,5 @@
 /* Chooses the instruction set, and runs the kernels of the chosen one, on as many threads as pay. */
+#include "kernel.h" /* the structs of arguments, whose layout is the same for both real types */
 #include "parallel.h"
 
 #include <math.h>
@@ -27,23 +28,48 @@ static const unsigned char sums_before[] = {
 };
 #undef SUMS
 
-#define LAYER(name, arrays, sizes, scalars) LAYER_##name,
-enum {
-#include "kernels.def"
-    LAYERS
-};
-#undef LAYER
-#define PRODUCTS(name) [LAYER_##name] = 1,
-static const unsigned char is_product[LAYERS] = {
-#include "kernels.def"
-};
-#undef PRODUCTS
-
-#define LAYER(name, arrays, sizes, scalars) {#name, arrays, sizes, scalars},
+#define LAYER(name, ...) {#name, #__VA_ARGS__},
 const struct fastopt_layer_row fastopt_layer_rows[] = {
 #include "kernels.def"
     {0}};
 #undef LAYER
+
+#define LIMIT(name, value) {#name, value},
+const struct fastopt_limit fastopt_limits[] = {
+#include "kernels.def"
+    {0}};
+#undef LIMIT
+
+#define CHOICES(name, ...) {#name, #__VA_ARGS__},
+const struct fastopt_choice_row fastopt_choice_rows[] = {
+#include "kernels.def"
+    {0}};
+#undef CHOICES
+
+#define DIMENSION(name, parameters, expression) {#name, #parameters, #expression},
+const struct fastopt_dimension_row fastopt_dimension_rows[] = {
+#include "kernels.def"
+    {0}};
+#undef DIMENSION
+
+#define LAYER(name, ...) LAYER_##name,
+enum {
+#include "kernels.def"
+};
+#undef LAYER
+
+/* The multiplications of a layer that is a product of matrices, else 0. */
+#define PRODUCTS(name)                                                                                                 \
+    if (row == LAYER_##name) {                                                                                         \
+        const struct name##_args *a = arguments;                                                                       \
+        return (size_t)(a->rows * a->inputs * a->columns);                                                             \
+    }
+static size_t multiplications(size_t row, const void *arguments)
+{
+#include "kernels.def"
+    return 0;
+}
+#undef PRODUCTS
 
 extern const struct fastopt_kernels fastopt_baseline_float, fastopt_baseline_double;
 
@@ -184,12 +210,12 @@ static void restore(float_mode old)
 static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
 
 enum {
-    WORTH_A_THREAD = 1 << 18, /* bytes on which a thread that is awake saves more than the handing over costs */
-    WORTH_WAKING = 1 << 24,   /* … and one that sleeps */
-    PRODUCTS_PER_BYTE = 4,    /* that are done while a byte goes by */
+    WORTH_A_THREAD = 1 << 18, /* bytes for which a thread that is awake saves more time than sharing them out takes */
+    WORTH_WAKING = 1 << 24,   /* … and a thread that sleeps */
+    PRODUCTS_PER_BYTE = 4,    /* multiplications in the time that moving a byte takes */
 };
 
-/* Runs a kernel's work on so many bytes, on as many threads as pay. */
+/* Runs a kernel that moves so many bytes, on as many threads as pay. */
 static void run(fastopt_part_fn *part, const void *work, size_t bytes)
 {
     const size_t worth = bytes / WORTH_A_THREAD + 1, threads = fastopt_get_num_threads();
@@ -414,23 +440,19 @@ void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor 
 
 struct layer_work {
     fastopt_layer_fn *layer;
-    void *const *array;
-    const int64_t *size;
-    const double *scalar;
+    const void *arguments;
 };
 
 static void layer_part(const void *work, struct fastopt_share share)
 {
     const struct layer_work *w = work;
     const float_mode old = flush_denormals();
-    w->layer(w->array, w->size, w->scalar, share);
+    w->layer(w->arguments, share);
     restore(old);
 }
 
-void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
-                       const double *scalar, size_t bytes)
+void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes)
 {
-    const struct layer_work work = {active->kernels[real]->layers[row], array, size, scalar};
-    const size_t products = is_product[row] ? (size_t)(size[0] * size[1] * size[2]) : 0;
-    run(layer_part, &work, bytes + products / PRODUCTS_PER_BYTE);
+    const struct layer_work work = {active->kernels[real]->layers[row], arguments};
+    run(layer_part, &work, bytes + multiplications(row, arguments) / PRODUCTS_PER_BYTE);
 }

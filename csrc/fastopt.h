@@ -10,10 +10,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 24, FASTOPT_MAX_ARRAYS = 12, FASTOPT_MAX_THREADS = 256 };
+enum {
+    FASTOPT_MAX_STATES = 4,
+    FASTOPT_MAX_HYPERS = 24,
+    FASTOPT_MAX_ARRAYS = 12,  /* of a layer */
+    FASTOPT_MAX_NUMBERS = 20, /* of a layer: extents, options, and doubles */
+    FASTOPT_MAX_THREADS = 256,
+};
 
-/* NumPy puts arrays at any multiple of 16 bytes, and wide vectors that straddle cache lines run at half the speed. So
- * kernels go through arrays of some length by whole lines (those of the array that is written; others may disagree). */
+/* NumPy aligns arrays to 16 bytes, but vectors that straddle cache lines run at half the speed. So kernels go through
+ * long arrays by whole cache lines of the array that is written. */
 enum { FASTOPT_LINE = 64, FASTOPT_LONG = 8192 /* bytes */ };
 
 enum { FASTOPT_SUMS = 2, FASTOPT_STRIP = 64 /* columns that are constrained at a time */ };
@@ -38,7 +44,7 @@ struct fastopt_every_step {
 /* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
 enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
 
-/* A thread's share of some work: part number `index` of `count` parts. */
+/* A thread's share of a kernel's work: part number `index` of `count` parts. */
 struct fastopt_share {
     unsigned index, count;
 };
@@ -49,19 +55,35 @@ typedef void fastopt_sums_fn(const struct fastopt_tensor *tensor, const double *
 typedef void fastopt_see_fn(const struct fastopt_tensor *tensor, const double *hyper, void *seen);
 /* Scales those columns in [begin, end) of a matrix whose norm exceeds a limit down to it. */
 typedef void fastopt_constrain_fn(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit);
-typedef void fastopt_layer_fn(void *const *array, const int64_t *size, const double *scalar,
-                              struct fastopt_share share);
 
-/* What a row of kernels.def says, as text; both tables end with a row of null pointers. */
+/* A layer's arguments are a `struct <name>_args`, laid out as the row says: pointers to arrays, then integers, then
+ * doubles, each number at a multiple of 8 bytes. The layout is the same for both real types. */
+typedef void fastopt_layer_fn(const void *arguments, struct fastopt_share share);
+typedef int64_t extent; /* an integer that follows from the shapes of arrays */
+
+/* What the rows of kernels.def say, as text; each table ends with a row of null pointers. */
 struct fastopt_step_row {
     const char *name, *states, *hypers;
 };
 struct fastopt_layer_row {
-    const char *name, *arrays, *sizes, *scalars;
+    const char *name, *arguments;
+};
+struct fastopt_limit {
+    const char *name;
+    int64_t value;
+};
+struct fastopt_choice_row {
+    const char *name, *words;
+};
+struct fastopt_dimension_row {
+    const char *name, *parameters, *expression;
 };
 extern const char fastopt_every_step[]; /* FASTOPT_EVERY_STEP, as text */
 extern const struct fastopt_step_row fastopt_step_rows[];
 extern const struct fastopt_layer_row fastopt_layer_rows[];
+extern const struct fastopt_limit fastopt_limits[];
+extern const struct fastopt_choice_row fastopt_choice_rows[];
+extern const struct fastopt_dimension_row fastopt_dimension_rows[];
 
 /* Sums over tensors: of squared gradients, and what the steps of these names must know before they begin. */
 enum fastopt_sums {
@@ -105,13 +127,12 @@ void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor 
 void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
                       const double *hyper, double *scratch);
 size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
-void fastopt_run_layer(size_t row, enum fastopt_real real, void *const *array, const int64_t *size,
-                       const double *scalar, size_t bytes);
+void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
 
-/* What fastopt_use finds out about the CPU. How many vectors of 512 bits are multiplied by a number at once, 2 or 1: 1
- * where to spread a number over a register takes a place among the products, as on Zen 4, whose registers are twice as
- * wide as its arithmetic; the bits are the same. And whether products and sums have units of their own, so that both
- * take no longer than an FMA, which kernels do not use: then products are as fast as those of a BLAS. */
+/* What fastopt_use finds out about the CPU: how many vectors of 512 bits wide the tiles of gemm.h are, 2 or 1 with the
+ * same bits: 1 where a broadcast occupies a port of the multipliers, as on Zen 4, whose registers are twice as wide as
+ * its arithmetic. And whether multiplication and addition have ports of their own, so that both take no longer than an
+ * FMA, which kernels do not use: then matrix products are as fast as those of a BLAS. */
 extern int fastopt_product_vectors, fastopt_products_pay;
 
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */

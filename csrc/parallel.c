@@ -1,13 +1,12 @@
-/* The thread pool: one piece of work at a time, in as many parts as there are threads to do them.
+/* The thread pool: one job at a time, in as many parts as there are threads to do them.
  *
- * The calling thread does part 0 and worker i does part i, time after time, so that each core finds its part in its
- * own cache. A worker that comes late (it was asleep, or has lost its core) finds its part done by the caller: each
- * part goes to whoever first writes the work's number into its worker's slot.
+ * The calling thread does part 0 and worker i does part i, job after job, so that each core finds its part's data in
+ * its own cache. A worker that comes late (it was asleep, or has lost its core) finds its part done by the caller: a
+ * part belongs to whoever first writes the job's number into its worker's slot.
  *
- * Workers start when they are first needed, wait for the next work awake for a short while, and then sleep. To wake
- * them can take fifty microseconds of the caller's time (on a virtual machine, where another CPU must be set going),
- * in which much work is done. So they are woken by large work, or when works follow each other so closely that they
- * will stay awake.
+ * Workers start when they are first needed, spin for a short while after each job, and then sleep. Waking them can take
+ * fifty microseconds of the caller's time (on a virtual machine, where another CPU must be scheduled), in which much
+ * work is done. So they are woken for large jobs, or when jobs follow each other so closely that they will stay awake.
  *
  * A call that finds the pool in use does all parts itself, as does every call where there are no threads. A forked
  * child has none of its parent's workers, and starts its own.
@@ -37,33 +36,33 @@ static int share_out(fastopt_part_fn *part, const void *work, unsigned count, in
 
 enum {
     MOST_THREADS = FASTOPT_MAX_THREADS,
-    AWAKE = 1 << 18, /* ticks, some 0.1 ms: longer than from kernel to kernel, shorter than what a user notices */
-    SPINS = 500,     /* looks before the CPU is offered to other threads, such as those of a BLAS */
+    AWAKE = 1 << 18, /* ticks, some 0.1 ms: longer than the gap between kernels, too short for a user to notice */
+    SPINS = 500,     /* before the CPU is yielded to other threads, such as those of a BLAS */
 };
 
-typedef _Atomic uint32_t work_number; /* which wraps around */
+typedef _Atomic uint32_t job_number; /* which wraps around */
 typedef _Atomic unsigned number_of_threads;
 
-/* What is handed over stands in as few cache lines as possible: each costs a hundred nanoseconds or more. */
+/* Threads communicate through as few cache lines as possible: passing one on takes a hundred nanoseconds or more. */
 struct slot {
-    _Alignas(64) work_number claimed, done; /* the last work whose part of this worker is claimed, and is done */
+    _Alignas(64) job_number claimed, done; /* the last jobs whose part of this worker is claimed, and is done */
     _Atomic int asleep;
     pthread_cond_t wake;
 };
 
 static struct {
-    _Alignas(64) work_number number; /* of the work below: written last */
+    _Alignas(64) job_number number; /* of the job below: written last */
     unsigned count;
     fastopt_part_fn *part;
     const void *work;
     _Alignas(64) atomic_flag in_use;
-    pthread_mutex_t mutex; /* of the sleepers */
+    pthread_mutex_t mutex; /* of sleeping workers */
     unsigned started;
-    int64_t last_end; /* of a work, in ticks */
+    int64_t last_end; /* of a job, in ticks */
     struct slot slots[MOST_THREADS];
 } pool = {.in_use = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER};
 
-/* The time, in units of about half a nanosecond. To ask the system would take longer than a small step. */
+/* The time, in units of about half a nanosecond. A system call would take longer than a small step. */
 static int64_t ticks(void)
 {
 #if defined(__x86_64__)
@@ -84,7 +83,7 @@ static void relax(void)
 #endif
 }
 
-/* Does a part unless somebody has claimed it, and returns whether it did. Until that is done, the work stays. */
+/* Does a part unless another thread has claimed it, and returns whether it did. The job outlives all its parts. */
 static int do_unclaimed(struct slot *slot, uint32_t number)
 {
     uint32_t before = number - 1;
@@ -96,9 +95,9 @@ static int do_unclaimed(struct slot *slot, uint32_t number)
     return mine;
 }
 
-/* Waits for a work that is not the one of that number, and returns its number. Who is woken stays awake for a while,
- * also if it comes too late for this work: otherwise it would come too late for each that follows. */
-static uint32_t next_work(struct slot *slot, uint32_t last, int64_t *bedtime)
+/* Waits for a job other than the last one, and returns its number. A worker that is woken stays awake for a while even
+ * if it comes too late for this job: otherwise it would come too late for each that follows. */
+static uint32_t next_job(struct slot *slot, uint32_t last, int64_t *bedtime)
 {
     uint32_t number = atomic_load(&pool.number);
     for (; number == last && ticks() < *bedtime; sched_yield())
@@ -106,7 +105,7 @@ static uint32_t next_work(struct slot *slot, uint32_t last, int64_t *bedtime)
             relax();
     if (number == last) {
         pthread_mutex_lock(&pool.mutex);
-        atomic_store(&slot->asleep, 1); /* before the number is read; a caller writes that before it reads this */
+        atomic_store(&slot->asleep, 1); /* before reading the number, which callers write before they read this */
         while ((number = atomic_load(&pool.number)) == last)
             pthread_cond_wait(&slot->wake, &pool.mutex);
         atomic_store(&slot->asleep, 0);
@@ -121,14 +120,14 @@ static void *worker(void *argument)
     struct slot *slot = argument;
     uint32_t number = atomic_load(&slot->claimed);
     for (int64_t bedtime = ticks() + AWAKE;;) {
-        number = next_work(slot, number, &bedtime);
-        if (do_unclaimed(slot, number)) /* works in which it has no part do not keep it awake */
+        number = next_job(slot, number, &bedtime);
+        if (do_unclaimed(slot, number)) /* jobs in which it has no part do not keep it awake */
             bedtime = ticks() + AWAKE;
     }
     return NULL;
 }
 
-/* In a forked child, where the pool's threads are not. */
+/* In a forked child, which has none of the pool's threads. */
 static void forget_workers(void)
 {
     static const pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -137,14 +136,14 @@ static void forget_workers(void)
     atomic_flag_clear(&pool.in_use);
 }
 
-/* Sees to it that there are so many workers, or as many as the system grants. */
+/* Starts workers until there are so many, or as many as the system grants. */
 static void start_workers(unsigned wanted)
 {
     static int watching_forks;
     if (!watching_forks)
         watching_forks = pthread_atfork(NULL, NULL, forget_workers) == 0;
     sigset_t all, old;
-    sigfillset(&all); /* signals are for the threads of Python */
+    sigfillset(&all); /* signals are left to the threads of Python */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -165,15 +164,14 @@ static void start_workers(unsigned wanted)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-/* Leaves in a slot that all works up to this one are claimed. The usual slot is left as it is, in its worker's cache.
- */
+/* Marks all jobs up to this one as claimed. Usually they are, and the slot's cache line stays with its worker. */
 static void offer(struct slot *slot, uint32_t claimed)
 {
     if (atomic_load_explicit(&slot->claimed, memory_order_relaxed) != claimed)
         atomic_store_explicit(&slot->claimed, claimed, memory_order_relaxed);
 }
 
-/* Returns whether the work is done: not so where another thread's work has the pool. */
+/* Returns whether the job is done: not so where the pool is busy with another thread's job. */
 static int share_out(fastopt_part_fn *part, const void *work, unsigned count, int wake)
 {
     if (atomic_flag_test_and_set_explicit(&pool.in_use, memory_order_acquire))
@@ -188,7 +186,7 @@ static int share_out(fastopt_part_fn *part, const void *work, unsigned count, in
     for (unsigned i = 1; i < count; ++i)
         offer(&pool.slots[i], number - 1);
     for (unsigned i = count; i <= pool.started; ++i)
-        offer(&pool.slots[i], number); /* nothing */
+        offer(&pool.slots[i], number); /* no part for it */
     atomic_store(&pool.number, number);
     wake |= ticks() - pool.last_end < AWAKE;
     for (unsigned i = 1; wake && i < count; ++i)

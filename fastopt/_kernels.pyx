@@ -16,7 +16,7 @@ cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 
@@ -34,6 +34,7 @@ cdef extern from "Python.h":
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
     void PyErr_Clear()
+    long long PyLong_AsLongLong(object number) except? -1
     unsigned long PyThread_get_thread_ident()
     unsigned long long PyLong_AsUnsignedLongLongMask(object number) except? 0xFFFFFFFFFFFFFFFF
 
@@ -42,6 +43,7 @@ cdef extern from "fastopt.h" nogil:
         FASTOPT_MAX_STATES
         FASTOPT_MAX_HYPERS
         FASTOPT_MAX_ARRAYS
+        FASTOPT_MAX_NUMBERS
         FASTOPT_MAX_THREADS
         FASTOPT_SUMS
     enum fastopt_sums:
@@ -63,15 +65,26 @@ cdef extern from "fastopt.h" nogil:
         const char *hypers
     struct fastopt_layer_row:
         const char *name
-        const char *arrays
-        const char *sizes
-        const char *scalars
+        const char *arguments
+    struct fastopt_limit:
+        const char *name
+        int64_t value
+    struct fastopt_choice_row:
+        const char *name
+        const char *words
+    struct fastopt_dimension_row:
+        const char *name
+        const char *parameters
+        const char *expression
     struct fastopt_variant:
         const char *name
         int (*supported)() noexcept
     const char fastopt_every_step[]
     const fastopt_step_row fastopt_step_rows[]
     const fastopt_layer_row fastopt_layer_rows[]
+    const fastopt_limit fastopt_limits[]
+    const fastopt_choice_row fastopt_choice_rows[]
+    const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
     int fastopt_product_vectors, fastopt_products_pay
@@ -80,8 +93,7 @@ cdef extern from "fastopt.h" nogil:
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
                           const double *hyper, double *scratch)
     size_t fastopt_blocks(size_t n)
-    void fastopt_run_layer(size_t row, fastopt_real real, void **array, const int64_t *size, const double *scalar,
-                           size_t bytes)
+    void fastopt_run_layer(size_t row, fastopt_real real, const void *arguments, size_t bytes)
     unsigned fastopt_get_num_threads()
     void fastopt_set_num_threads(unsigned count)
 
@@ -170,8 +182,8 @@ def set_num_threads(unsigned count):
 # ---- Buffers -------------------------------------------------------------------------------------------------------
 
 cdef inline bint get(object array, buffer *view, bint writable) noexcept:
-    """Get the buffer of an array, or return False where it is not C-contiguous, or not writable where it must be."""
-    if type(array) is not ndarray and hasattr(array, "mask"):  # which would be passed over
+    """Get the buffer of an array; return False where it is none, not C-contiguous, or not writable where it must be."""
+    if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):  # passed over
         return False
     if PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)) < 0:
         PyErr_Clear()
@@ -275,13 +287,9 @@ cdef struct span:
     uintptr_t start, end
 
 
-# What kernels.def says of an array of a layer: the numbers of other arrays and of sizes, or -1.
+# The types of a layer's arrays, in the order of kernel.TYPES.
 cdef enum:
-    REAL, BYTE, UINT32, INT64, DOUBLE, INDEX
-
-cdef struct array_rule:
-    bint optional, in_place
-    int type, length, like
+    REAL, BYTE, UINT32, INT64, DOUBLE, SIGNED_WORD
 
 
 cdef inline bint has_type(const buffer *view, int type, int real) noexcept:
@@ -289,7 +297,7 @@ cdef inline bint has_type(const buffer *view, int type, int real) noexcept:
     if view.format[1] != 0:
         return False
     if type == REAL:
-        return real_of(view) == real
+        return code == (c'f' if real == FASTOPT_FLOAT else c'd')
     if type == BYTE:
         return code == c'B'
     if type == DOUBLE:
@@ -297,7 +305,7 @@ cdef inline bint has_type(const buffer *view, int type, int real) noexcept:
     if type == UINT32:
         return (code == c'I' or code == c'L') and view.itemsize == 4
     return ((code == c'i' or code == c'l' or code == c'q')
-            and view.itemsize == (4 if type == INDEX and real == FASTOPT_FLOAT else 8))
+            and view.itemsize == (4 if type == SIGNED_WORD and real == FASTOPT_FLOAT else 8))
 
 
 # ---- The tables of kernels.def -------------------------------------------------------------------------------------
@@ -322,33 +330,49 @@ cdef read_layers():
     cdef const fastopt_layer_row *row = fastopt_layer_rows
     layers = {}
     while row.name != NULL:
-        inputs, outputs = row.arrays.decode().split("->")
-        layers[row.name.decode()] = (words(inputs), words(outputs), words(row.sizes.decode()),
-                                     words(row.scalars.decode()))
+        layers[row.name.decode()] = row.arguments.decode()
         row += 1
     return layers
 
 
-cdef array_rule rule_of(text, names, sizes) except *:
-    """What the table says of an array."""
-    optional, type_, length, relation, other = re.fullmatch(
-        r"\w+(\??)(?::(\w+))?(?:\((\w+)\))?(?:([=~])(\w+))?", text).groups()
-    cdef array_rule rule
-    rule.optional = bool(optional)
-    rule.type = ("real", "byte", "uint32", "int64", "double", "index").index(type_ or "real")
-    rule.length = sizes.index(length) if length else -1
-    rule.like = names.index(other) if other else -1
-    rule.in_place = relation == "="
-    return rule
+cdef read_limits():
+    cdef const fastopt_limit *row = fastopt_limits
+    limits = {}
+    while row.name != NULL:
+        limits[row.name.decode()] = row.value
+        row += 1
+    return limits
+
+
+cdef read_choices():
+    cdef const fastopt_choice_row *row = fastopt_choice_rows
+    choices = {}
+    while row.name != NULL:
+        choices[row.name.decode()] = words(row.words.decode().lower())
+        row += 1
+    return choices
+
+
+cdef read_dimensions():
+    cdef const fastopt_dimension_row *row = fastopt_dimension_rows
+    dimensions = {}
+    while row.name != NULL:
+        parameters = words(row.parameters.decode().strip("()").replace("int64_t", ""))
+        dimensions[row.name.decode()] = (parameters, row.expression.decode())
+        row += 1
+    return dimensions
 
 
 #: Optimizer steps: name -> (names of state arrays, names of hyperparameters).
 STEPS = read_steps()
-#: Other kernels: name -> (arrays read, arrays written, sizes, scalars), all names.
-LAYERS = {
-    name: (*(tuple(re.match(r"\w+", array)[0] for array in arrays) for arrays in row[:2]), *row[2:])
-    for name, row in read_layers().items()
-}
+#: Other kernels: name -> members of the struct of its arguments, as text: see `fastopt.kernel`.
+LAYERS = read_layers()
+#: Constants of C by name.
+LIMITS = read_limits()
+#: The words that an option may be, in the order of their numbers.
+CHOICES = read_choices()
+#: How lengths follow from others: name -> (parameters, expression).
+DIMENSIONS = read_dimensions()
 cdef dict STEP_NUMBER = {name: number for number, name in enumerate(STEPS)}
 cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 
@@ -657,7 +681,14 @@ cdef class PreparedStep:
 
 # ---- What checks need not do twice ---------------------------------------------------------------------------------
 
-cdef frozenset PLAIN = frozenset((bool, float, int, str, tuple, type(None)))
+cdef bint is_plain(object value):
+    """Whether it is a number or a word, or a tuple of integers: what equals it, and has its type, is the same."""
+    if type(value) is tuple:
+        for each in <tuple>value:
+            if type(each) is not int:
+                return False
+        return True
+    return type(value) in (bool, float, int, str, type(None))
 
 
 @cython.auto_pickle(False)
@@ -681,12 +712,12 @@ cdef class Remembered:
         if entry is not None:
             kinds = entry[0]
             for i in range(len(values)):
-                if type(values[i]) is not kinds[i]:  # 1 is not True
+                if type(values[i]) is not kinds[i] or (kinds[i] is tuple and not is_plain(values[i])):  # 1 is not True
                     return self.function(*values)
             return entry[1]
         result = self.function(*values)
         kinds = tuple([type(value) for value in values])
-        if PLAIN.issuperset(kinds):
+        if all([is_plain(value) for value in values]):
             if len(self.known) >= 64:
                 self.known.clear()
             self.known[values] = (kinds, result)
@@ -695,14 +726,16 @@ cdef class Remembered:
 
 # ---- Recorded calls ------------------------------------------------------------------------------------------------
 
+# A struct of arguments: pointers, then numbers, each at a multiple of eight bytes.
+cdef enum:
+    MAX_ARGUMENTS = FASTOPT_MAX_ARRAYS + FASTOPT_MAX_NUMBERS
+
 cdef struct recorded:
     size_t row
     fastopt_real real
-    void *array[FASTOPT_MAX_ARRAYS]
-    int64_t size[FASTOPT_MAX_ARRAYS]
-    double scalar[FASTOPT_MAX_ARRAYS]
+    int64_t arguments[MAX_ARGUMENTS]
     size_t bytes
-    Py_ssize_t counter      # which size that is, or -1
+    Py_ssize_t counter      # which of the arguments that is, or -1
 
 
 cdef dict _recording = {}   # the tape of each thread that records
@@ -755,12 +788,17 @@ cdef class Tape:
         return 0
 
     cdef inline void play_one(self, Py_ssize_t i, uint64_t later) noexcept nogil:
-        cdef int64_t size[FASTOPT_MAX_ARRAYS]
+        cdef int64_t arguments[MAX_ARGUMENTS]
         cdef recorded *call = &self.calls[i]
-        memcpy(size, call.size, sizeof(size))
+        memcpy(arguments, call.arguments, sizeof(arguments))
         if call.counter >= 0:
-            size[call.counter] = <int64_t>(<uint64_t>size[call.counter] + later)
-        fastopt_run_layer(call.row, call.real, call.array, size, call.scalar, call.bytes)
+            arguments[call.counter] = <int64_t>(<uint64_t>arguments[call.counter] + later)
+        fastopt_run_layer(call.row, call.real, arguments, call.bytes)
+
+    def names(self):
+        """The names of the kernels, in the order of the calls."""
+        names = list(LAYERS)
+        return [names[self.calls[i].row] for i in range(self.count)]
 
     def play(self, higher=0, dict seconds=None):
         """Make all calls again, with counters that are so much higher. To `seconds`, if given, what each kernel took is
@@ -768,11 +806,9 @@ cdef class Tape:
         cdef uint64_t later = PyLong_AsUnsignedLongLongMask(higher)
         cdef Py_ssize_t i
         if seconds is not None:
-            names = list(LAYERS)
-            for i in range(self.count):
+            for i, name in enumerate(self.names()):
                 start = perf_counter()
                 self.play_one(i, later)
-                name = names[self.calls[i].row]
                 seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
         elif self.bytes < KEEP_GIL_BELOW:
             for i in range(self.count):
@@ -805,104 +841,325 @@ cdef class Snapshot:
         return True
 
 
-# ---- Everything else -----------------------------------------------------------------------------------------------
+# ---- Layer kernels -------------------------------------------------------------------------------------------------
+
+# What an axis of an array is: one axis, or in a fold any number of them, of a length that is a number of the call or
+# an expression. What an array is: its axes among those of all arrays, and the first array with the same list of axes.
+cdef enum:
+    MAX_AXES = 64           # of all arrays of a layer
+    MAX_OPERATIONS = 256    # of all expressions of a layer
+    MAX_DEPTH = 16          # of an expression's stack
+
+cdef enum:
+    LITERAL, NUMBER, ADD, SUBTRACT, MULTIPLY, DIVIDE    # "nN+-*/" to __cinit__
+
+cdef struct operation:
+    int code
+    int64_t value           # of a literal, or which number
+
+cdef struct axis_rule:
+    bint fold
+    int number              # of the call, or -1 where the length is an expression
+    int first, end          # operations of the expression
+
+cdef struct array_rule:
+    bint optional, written
+    int type, in_place, alike   # in_place, alike: other arrays, or -1
+    int first, end, folds       # axes, and how many of them are folds
+
+
+cdef inline int64_t checked(int code, int64_t a, int64_t b) noexcept nogil:
+    """The result of an operation on numbers that are not negative; -1 where it would be, or is too large, or one is."""
+    if a < 0 or b < 0:
+        return -1
+    if code == ADD:
+        return a + b if a <= INT64_MAX - b else -1
+    if code == SUBTRACT:
+        return a - b if a >= b else -1
+    if code == MULTIPLY:
+        return a * b if (a | b) >> 31 == 0 or b == 0 or a <= INT64_MAX // b else -1
+    return a // b if b > 0 else -1
+
 
 @cython.auto_pickle(False)
 @cython.final
 cdef class Layer:
-    """A kernel that is no optimizer step, by its name in `LAYERS`.
+    """A kernel that is no optimizer step; `fastopt.kernel.kernel` makes one of a row of the table.
 
-    Called with the arrays (read, then written; None where one may be absent), the sizes and the scalars, all in the
-    order of the table. Raises Misfit, with nothing written, where an array is not what the table says of it; the caller
-    answers for the sizes.
+    Called with its arrays (those that are read, then those that are written; None where one may be absent, or is to be
+    made) and its options, in the order of the table, it returns what was written: one array, or a tuple of them, with
+    None where an optional one is absent. Where an argument is not what the table says of it, `explain` is called with
+    all arguments, nothing having been written, and must raise.
+
+    Parameters
+    ----------
+    name : str
+        Of a row.
+    arrays : list of tuple
+        For each array its type's place in `kernel.TYPES`, whether it is optional, whether it is written, the arrays that
+        it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call is its
+        length (or -1), and the expression of its length as (code, value) in postfix order.
+    numbers : list of str
+        The kind of each number: ``"extent"``, ``"int64_t"``, ``"uint64_t"``, ``"double"``.
+    counter : int
+        Which number counts the steps, or -1.
+    explain : callable
     """
+    cdef readonly str name
+    cdef object explain
     cdef size_t row
-    cdef Py_ssize_t inputs, arrays, sizes, scalars, counter
-    cdef array_rule rules[FASTOPT_MAX_ARRAYS]
+    cdef int array_count, number_count, option_count, only, counter
+    cdef size_t numbers_at  # in arguments
+    cdef array_rule arrays[FASTOPT_MAX_ARRAYS]
+    cdef char kinds[FASTOPT_MAX_NUMBERS]
+    cdef axis_rule axes[MAX_AXES]
+    cdef operation operations[MAX_OPERATIONS]
 
-    def __cinit__(self, name):
-        self.row = LAYER_NUMBER[name]
-        inputs, outputs, sizes, scalars = read_layers()[name]
-        self.inputs, self.arrays = len(inputs), len(inputs) + len(outputs)
-        self.sizes, self.scalars = len(sizes), len(scalars)
-        self.counter = sizes.index("counter") if "counter" in sizes else -1
-        if max(self.arrays, self.sizes, self.scalars) > FASTOPT_MAX_ARRAYS:
-            raise Misfit("table")
-        names = LAYERS[name][0] + LAYERS[name][1]
-        for i, text in enumerate(inputs + outputs):
-            self.rules[i] = rule_of(text, names, sizes)
+    def __cinit__(self, str name, list arrays, list numbers, int counter, explain):
+        cdef int axis = 0, place = 0, written = 0
+        self.name, self.row, self.explain = name, LAYER_NUMBER[name], explain
+        self.array_count, self.number_count = len(arrays), len(numbers)
+        self.numbers_at = (self.array_count * sizeof(void *) + 7) // 8
+        self.counter = counter
+        operations = sum([len(expression) for rule in arrays for _, _, expression in rule[5]])
+        if (self.array_count > FASTOPT_MAX_ARRAYS or self.number_count > FASTOPT_MAX_NUMBERS
+                or sum([len(rule[5]) for rule in arrays]) > MAX_AXES or operations > MAX_OPERATIONS):
+            raise ValueError(f"{name} has more arguments than the bridge has room for")
+        for i, kind in enumerate(numbers):
+            self.kinds[i] = {"extent": b"e", "int64_t": b"i", "uint64_t": b"u", "double": b"d"}[kind][0]
+            self.option_count += kind != "extent"
+        self.only = -1
+        for i, (type_, optional, is_written, in_place, alike, axes) in enumerate(arrays):
+            self.arrays[i] = array_rule(optional, is_written, type_, in_place, alike, axis, axis + len(axes),
+                                        sum([fold for fold, _, _ in axes]))
+            if is_written:
+                self.only, written = i, written + 1
+            for fold, number, expression in axes:
+                self.axes[axis] = axis_rule(fold, number, place, place + len(expression))
+                axis += 1
+                for code, value in expression:
+                    self.operations[place] = operation("nN+-*/".index(code), value)
+                    place += 1
+        if written != 1 or self.arrays[self.only].optional:
+            self.only = -1
 
-    cdef bint fit(self, const buffer *view, const int64_t *size, int real) noexcept:
-        """Whether all arrays are what the table says."""
-        cdef Py_ssize_t i, k
-        cdef const buffer *a
+    def __call__(self, *arguments):
+        return self.use(arguments, True)
+
+    def check(self, *arguments):
+        """Do all that a call does, but for the kernel's work."""
+        return self.use(arguments, False)
+
+    cdef inline int64_t length(self, const axis_rule *axis, const int64_t *numbers) noexcept:
+        """What an axis is long, or -1."""
+        cdef int64_t stack[MAX_DEPTH]
+        cdef int i, top = 0
+        cdef operation *at
+        if axis.number >= 0:
+            return numbers[axis.number]
+        for i in range(axis.first, axis.end):
+            at = &self.operations[i]
+            if at.code == LITERAL or at.code == NUMBER:
+                if top == MAX_DEPTH:
+                    return -1
+                stack[top] = at.value if at.code == LITERAL else numbers[at.value]
+                top += 1
+            else:
+                top -= 1
+                stack[top - 1] = checked(at.code, stack[top - 1], stack[top])
+            if stack[top - 1] < 0:
+                return -1
+        return stack[0]
+
+    cdef inline bint bind(self, const array_rule *rule, const buffer *view, int64_t *numbers) noexcept:
+        """Note the extents that an array tells; return whether it has as many axes, and agrees with what was noted."""
+        cdef int axis, end, at = 0, more = view.ndim - (rule.end - rule.first)
+        cdef int64_t length, product
+        if rule.folds == 0:
+            if more != 0:
+                return False
+            for axis in range(rule.first, rule.end):
+                if self.axes[axis].number >= 0:
+                    length = numbers[self.axes[axis].number]
+                    if length != view.shape[at]:
+                        if length >= 0:
+                            return False
+                        numbers[self.axes[axis].number] = view.shape[at]
+                at += 1
+            return True
+        if rule.folds > 1:
+            return True
+        if more < -1:
+            return False
+        for axis in range(rule.first, rule.end):
+            product, end = 1, at + (more + 1 if self.axes[axis].fold else 1)
+            while at < end:
+                product *= view.shape[at]
+                at += 1
+            length = numbers[self.axes[axis].number]
+            if length != product:
+                if length >= 0:
+                    return False
+                numbers[self.axes[axis].number] = product
+        return True
+
+    cdef inline bint fits(self, const array_rule *rule, const buffer *views, const buffer *view,
+                          const int64_t *numbers) noexcept:
+        """Whether an array has the shape that follows from all numbers."""
+        cdef int axis, at = 0
+        cdef int64_t product = 1
+        if rule.alike >= 0:
+            return same_shape(view, &views[rule.alike])
+        if rule.folds > 1:
+            for axis in range(rule.first, rule.end):
+                product = checked(MULTIPLY, product, self.length(&self.axes[axis], numbers))
+            return product >= 0 and product * view.itemsize == view.len
+        if rule.folds == 0:
+            for axis in range(rule.first, rule.end):
+                if self.axes[axis].number < 0 and self.length(&self.axes[axis], numbers) != view.shape[at]:
+                    return False
+                at += 1
+        return True
+
+    cdef inline bint is_apart(self, int i, const buffer *views) noexcept:
+        """Whether an array that is written shares no memory with another, but for that in whose place it may be."""
+        cdef const buffer *a = &views[i]
         cdef const buffer *b
-        for i in range(self.arrays):
-            a = &view[i]
-            if a.obj == NULL:
+        cdef int k
+        for k in range(self.array_count):
+            b = &views[k]
+            if (k != i and b.obj != NULL and <char *>a.buf < <char *>b.buf + b.len
+                    and <char *>b.buf < <char *>a.buf + a.len
+                    and not (self.arrays[i].in_place == k and a.buf == b.buf)):
+                return False
+        return True
+
+    cdef bint take_options(self, tuple arguments, int64_t *numbers) except -1:
+        """Note the options, and that extents are not known; return whether they are numbers of their kinds."""
+        cdef int i, at = self.array_count
+        for i in range(self.number_count):
+            if self.kinds[i] == c'e':
+                numbers[i] = -1
                 continue
-            if not has_type(a, self.rules[i].type, real):
-                return False
-            if self.rules[i].length >= 0 and (a.ndim != 1 or a.shape[0] != size[self.rules[i].length]):
-                return False
-            if self.rules[i].like >= 0 and not same_shape(a, &view[self.rules[i].like]):
-                return False
-            for k in range(self.arrays if i >= self.inputs else 0):
-                b = &view[k]
-                if (k != i and b.obj != NULL and <char *>a.buf < <char *>b.buf + b.len
-                        and <char *>b.buf < <char *>a.buf + a.len
-                        and not (self.rules[i].in_place and self.rules[i].like == k and a.buf == b.buf)):
+            option = arguments[at]
+            at += 1
+            if self.kinds[i] == c'd':
+                (<double *>numbers)[i] = option
+            elif self.kinds[i] == c'u':
+                numbers[i] = <int64_t>PyLong_AsUnsignedLongLongMask(option)
+            else:
+                try:
+                    numbers[i] = PyLong_AsLongLong(option)
+                except (OverflowError, TypeError):
+                    return False
+                if numbers[i] < 0:
                     return False
         return True
 
-    def __call__(self, tuple arrays, tuple sizes, tuple scalars=()):
-        self.use(arrays, sizes, scalars, True)
+    cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real) noexcept:
+        """Get the buffers of all arrays that are given; return whether they are what the table says."""
+        cdef int i, ndim
+        cdef int64_t *numbers = call.arguments + self.numbers_at
+        cdef array_rule *rule
+        cdef buffer *view
+        for i in range(self.array_count):
+            rule, view = &self.arrays[i], &views[i]
+            array = arguments[i]
+            if array is None:
+                if not (rule.optional or rule.written):
+                    return False
+                continue
+            if not get(array, view, rule.written):
+                return False
+            (<void **>call.arguments)[i] = view.buf
+            call.bytes += view.len
+            if real[0] < 0 and rule.type == REAL:
+                real[0] = real_of(view)
+            if not has_type(view, rule.type, real[0]) or not self.bind(rule, view, numbers):
+                return False
+        for i in range(self.array_count):
+            if views[i].obj != NULL:
+                if not self.fits(&self.arrays[i], views, &views[i], numbers):
+                    return False
+                if self.arrays[i].written and not self.is_apart(i, views):
+                    return False
+        return True
 
-    def check(self, tuple arrays, tuple sizes, tuple scalars=()):
-        """Raise Misfit where a call would, and do nothing else."""
-        self.use(arrays, sizes, scalars, False)
+    cdef object make(self, int i, const buffer *views, const int64_t *numbers, int real):
+        """A new array that is to be written, or None where its shape does not follow."""
+        cdef array_rule *rule = &self.arrays[i]
+        cdef const buffer *other
+        cdef int64_t length
+        cdef int axis
+        cdef list shape = []
+        if rule.alike >= 0:
+            other = &views[rule.alike]
+            for axis in range(other.ndim):
+                shape.append(other.shape[axis])
+        elif rule.folds:
+            return None
+        else:
+            for axis in range(rule.first, rule.end):
+                length = self.length(&self.axes[axis], numbers)
+                if length < 0:
+                    return None
+                shape.append(length)
+        return new_array(shape, DTYPES[real][rule.type])
 
-    cdef int use(self, tuple arrays, tuple sizes, tuple scalars, bint run) except -1:
-        cdef buffer view[FASTOPT_MAX_ARRAYS]
+    cdef object use(self, tuple arguments, bint run):
+        cdef buffer views[FASTOPT_MAX_ARRAYS]
         cdef recorded call
-        cdef Py_ssize_t i, taken = 0
-        cdef int real = -1
-        call.row, call.bytes, call.counter = self.row, 0, self.counter
-        if len(arrays) != self.arrays or len(sizes) != self.sizes or len(scalars) != self.scalars:
-            raise TypeError("a layer kernel takes its arrays, sizes and scalars as the table says")
-        for i in range(self.sizes):
-            call.size[i] = <int64_t>PyLong_AsUnsignedLongLongMask(sizes[i])
-        for i in range(self.scalars):
-            call.scalar[i] = scalars[i]
+        cdef int i, real = -1
+        cdef int64_t *numbers = call.arguments + self.numbers_at
+        cdef bint fit
+        cdef list made = None
+        if len(arguments) != self.array_count + self.option_count:
+            raise TypeError(f"{self.name} takes {self.array_count} arrays and {self.option_count} options")
+        call.row, call.bytes = self.row, 0
+        call.counter = -1 if self.counter < 0 else <Py_ssize_t>self.numbers_at + self.counter
+        for i in range(self.array_count):
+            views[i].obj = NULL
+            (<void **>call.arguments)[i] = NULL
         try:
-            for i in range(self.arrays):
-                view[i].obj = NULL
-                call.array[i] = NULL
-                taken = i + 1
-                if arrays[i] is not None:
-                    take(arrays[i], &view[i], i >= self.inputs)
-                    call.array[i] = view[i].buf
-                    call.bytes += view[i].len
-                    if real < 0 and self.rules[i].type == REAL:
-                        real = real_of(&view[i])
-                elif not self.rules[i].optional:
-                    raise Misfit("absent")
-            if real < 0:
-                real = FASTOPT_FLOAT
-            call.real = <fastopt_real>real
-            if not self.fit(view, call.size, real):
-                raise Misfit("layer")
-            if not run:
-                return 0
-            if _recording:
-                tape = _recording.get(PyThread_get_thread_ident())
-                if tape is not None:
-                    (<Tape>tape).add(&call, arrays)
-            if call.bytes < KEEP_GIL_BELOW:
-                fastopt_run_layer(call.row, call.real, call.array, call.size, call.scalar, call.bytes)
-            else:
-                with nogil:
-                    fastopt_run_layer(call.row, call.real, call.array, call.size, call.scalar, call.bytes)
+            fit = self.take_options(arguments, numbers) and self.take_arrays(arguments, views, &call, &real)
+            if fit:
+                if real < 0:
+                    real = FASTOPT_FLOAT
+                call.real = <fastopt_real>real
+                for i in range(self.array_count):
+                    if self.arrays[i].written and not self.arrays[i].optional and arguments[i] is None:
+                        array = self.make(i, views, numbers, real)
+                        if array is None:
+                            fit = False
+                            break
+                        if made is None:
+                            made = list(arguments[:self.array_count])
+                        made[i] = array
+                        take(array, &views[i], True)
+                        (<void **>call.arguments)[i] = views[i].buf
+                        call.bytes += views[i].len
+            if fit and run:
+                if _recording:
+                    tape = _recording.get(PyThread_get_thread_ident())
+                    if tape is not None:
+                        (<Tape>tape).add(&call, tuple(made or arguments))
+                if call.bytes < KEEP_GIL_BELOW:
+                    fastopt_run_layer(call.row, call.real, call.arguments, call.bytes)
+                else:
+                    with nogil:
+                        fastopt_run_layer(call.row, call.real, call.arguments, call.bytes)
         finally:
-            for i in range(taken):
-                PyBuffer_Release(&view[i])
+            for i in range(self.array_count):
+                PyBuffer_Release(&views[i])
+        if not fit:
+            return self.explain(*arguments)
+        if self.only >= 0:
+            return arguments[self.only] if made is None else made[self.only]
+        return tuple([arguments[i] if made is None else made[i]
+                      for i in range(self.array_count) if self.arrays[i].written])
+
+
+cdef object new_array = numpy.empty
+#: By real type, in the order of kernel.TYPES.
+cdef tuple DTYPES = tuple([tuple([numpy.dtype(name) for name in (real, "uint8", "uint32", "int64", "float64", word)])
+                           for real, word in (("float32", "int32"), ("float64", "int64"))])

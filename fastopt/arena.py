@@ -1,4 +1,4 @@
-"""Memory whose place in the cache lines is known."""
+"""Arrays with a given alignment to cache lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE = 64  #: bytes of a cache line
 
 
 def empty(shape: tuple[int, ...], dtype: Any, past_line: int = 0) -> Array:
-    """An uninitialised array that begins so many bytes past the beginning of a cache line."""
+    """An uninitialised array that begins `past_line` bytes past the beginning of a cache line."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + LINE, np.uint8)
     start = (past_line - address(memory)) % LINE
@@ -24,12 +24,12 @@ def empty(shape: tuple[int, ...], dtype: Any, past_line: int = 0) -> Array:
 
 
 def beside(like: Array, value: float) -> Array:
-    """A filled array of the shape and type of another, and as far past a line: kernels step through both by lines."""
+    """A filled array of the shape, type and offset from a cache line of another: kernels process both line by line."""
     return all_beside([like], [value])[0]
 
 
 def all_beside(like: Sequence[Array], values: Sequence[float | Array]) -> list[Array]:
-    """The same for several arrays of one type, in one block of memory."""
+    """Such arrays for several others of one type, in one block of memory."""
     starts, end = [], 0
     for array in like:
         starts.append(-(-end // LINE) * LINE + address(array) % LINE)
@@ -45,14 +45,14 @@ def all_beside(like: Sequence[Array], values: Sequence[float | Array]) -> list[A
 
 
 class Flat(NamedTuple):
-    """A model in two blocks of memory, and the views that it consists of.
+    """The parameters and the gradients of a model, each in one block of memory, and views of these.
 
     Attributes
     ----------
     params, grads : list or dict of ndarray
         Views of the shapes and in the structure that `flatten` was given.
     param, grad : ndarray (n,)
-        The blocks themselves. Each view begins at a cache line of 64 bytes; the gaps between them are zero.
+        The blocks. Each view begins at a cache line of 64 bytes; the padding between them is zero.
     """
 
     params: Any
@@ -62,12 +62,12 @@ class Flat(NamedTuple):
 
 
 def flatten(params: Arrays) -> Flat:
-    """Lay out a model in contiguous memory, aligned to cache lines, with as much for its gradients.
+    """Copy parameters to contiguous memory, aligned to cache lines, and allocate as much for their gradients.
 
-    What works on all parameters at once then works on one array: a norm over all gradients is
-    ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``; an optimizer (whose state lies in blocks
-    anyway) may be given ``flat.params`` and ``flat.grads``, or ``flat.param`` and ``flat.grad``, which takes the same
-    steps (with an `eps` above 0, and but for those that go by norms of arrays: `fastopt.LAMB`, ``max_norm``).
+    Operations on all parameters are then operations on one array: a norm over all gradients is
+    ``np.linalg.norm(flat.grad)``, a copy of the model ``flat.param.copy()``. An optimizer takes ``flat.params`` and
+    ``flat.grads``, or ``flat.param`` and ``flat.grad``, with the same results (for an `eps` above 0, and except for
+    optimizers and options that use norms of arrays, such as `fastopt.LAMB` and ``max_norm``).
 
     >>> flat = flatten({"w": np.ones((3, 5)), "b": np.zeros(5)})
     >>> flat.params["w"].shape, flat.param.shape
@@ -76,12 +76,12 @@ def flatten(params: Arrays) -> Flat:
     Parameters
     ----------
     params : list or dict of ndarray
-        float32 or float64, all alike, C-contiguous. They are copied.
+        float32 or float64, all of one type, C-contiguous.
 
     Returns
     -------
     flat : Flat
-        The parameters hold the values given, the gradients zeros.
+        The parameters have the given values, the gradients are zero.
 
     Raises
     ------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Unpack
+from typing import Any
 
 from fastopt import checks
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import structured
-from fastopt.optimizer import Common, Optimizer
-from fastopt.optimizers import SGD, RAdam, Rate
+from fastopt.optimizer import Optimizer
+from fastopt.optimizers import SGD, RAdam
+from fastopt.schedules import Schedule
 
 __all__ = ["EMA", "SWA", "LookAhead", "Ranger"]
 
@@ -273,15 +274,15 @@ class Ranger(LookAhead):
     def __init__(
         self,
         params: Arrays,
-        lr: Rate = 1e-3,
+        lr: float | Schedule = 1e-3,
         *,
         k: int = 6,
         alpha: float = 0.5,
-        beta1: Rate = 0.95,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-5,
-        threshold: Rate = 5.0,
-        **common: Unpack[Common],
+        beta1: float | Schedule = 0.95,
+        beta2: float | Schedule = 0.999,
+        eps: float | Schedule = 1e-5,
+        threshold: float | Schedule = 5.0,
+        **common: Any,
     ) -> None:
         radam = RAdam(params, lr, beta1=beta1, beta2=beta2, eps=eps, threshold=threshold, **common)
         super().__init__(radam, k=k, alpha=alpha)

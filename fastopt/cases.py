@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import _kernels, gradients, reference
 from fastopt import functional as F  # noqa: N812
+from fastopt import gradients, reference
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
-from fastopt.optimizer import EVERY_STEP, REQUIRED
+from fastopt.kernel import kernel
+from fastopt.optimizer import REQUIRED, Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
 #: A function x(*shape) that makes arrays, the same ones in the same order each time that it is made.
@@ -186,12 +187,6 @@ def _add(name: str, make: Callable[..., Arguments], expected: Callable[..., Any]
     LAYERS[name] = Case(name=name, make=make, expected=expected, **given)
 
 
-def run_kernel(name: str, arrays: Sequence[Array | None], *options: Any, sizes: tuple[int, ...]) -> None:
-    """Run a kernel that has no public function. (`sizes` are those that follow from the arrays.)"""
-    numbers, whole_numbers = (*sizes, *options), len(_kernels.LAYERS[name][2])
-    _kernels.Layer(name)(tuple(arrays), numbers[:whole_numbers], numbers[whole_numbers:])
-
-
 # fmt: off
 # ---- Layer kernels: element by element ----------------------------------------------------------------------
 
@@ -282,7 +277,7 @@ def _softmax(x: Any, log_sum: Any) -> Any:
 
 _LOSS = [(0, 4), (3, 33), (65, 10), (1, 1), (5, 1), (1, 2), (500, 17), (2, 4096), (3, 4501)]
 _softmax_sizes = {"edges": [*_LOSS, (4, 0)], "threads": _ROWS_THREADS, "bench": [(64, 10), (128, 1000)]}
-_add("softmax_forward", lambda x, n, d: {"x": x(n, d), "log_sum": np.zeros(n if d else 0)}, _softmax,
+_add("softmax_forward", lambda x, n, d: {"x": x(n, d), "log_sum": np.zeros(n)}, _softmax,
      in_place="x", updates=("log_sum",), options=[{}, {"log_sum": None}], **_softmax_sizes)
 _add("softmax_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d)}, reference.softmax_backward, in_place="dy",
      magnitudes=lambda dy, y: (max(1.0, abs(y).max(initial=0)) * math.sqrt(dy.shape[1]),), **_softmax_sizes)
@@ -652,20 +647,21 @@ _add("depthwise_backward", _depth_backward, reference.depthwise_backward, output
 # ---- Kernels without a public function ----------------------------------------------------------------------
 
 
+_random_bits_kernel, _stream_kernel = kernel("random_bits"), kernel("stream")
+_factored_root_kernel = kernel("factored_root", y="out")
+
+
 def _random_bits(bits: Array, seed: int, counter: int, first_block: int) -> Array:
-    run_kernel("random_bits", (bits,), seed, counter, first_block, sizes=(len(bits),))
-    return bits
+    return _random_bits_kernel(bits, len(bits), seed, counter, first_block)
 
 
 def _factored_root(x: Array, of_rows: Array, of_columns: Array, out: Array | None = None) -> Array:
-    y = np.empty_like(x) if out is None else out
-    run_kernel("factored_root", (x, of_rows, of_columns, y), 1e-6, sizes=x.shape)
-    return y
+    return _factored_root_kernel(x, of_rows, of_columns, out, 1e-6)
 
 
 def stream(x: Array, *arrays: Array) -> None:
     """Each array (up to four of them) is half of itself and x: the yardstick of the benchmarks."""
-    run_kernel("stream", (x, *arrays, *[None] * (4 - len(arrays))), 0.5, sizes=(x.size,))
+    _stream_kernel(x, *arrays, *[None] * (4 - len(arrays)), 0.5)
 
 
 def _stream(x: Array, **arrays: Array) -> None:
@@ -776,7 +772,7 @@ def rules(name: str) -> Iterator[Rule]:
     cls = OPTIMIZERS[name]
     default = {key: 0.1 if value is REQUIRED else value for key, value in cls.keywords().items()}
     declared = {key: getattr(cls, key) for key in default}
-    own = {key: d for key, d in declared.items() if key not in EVERY_STEP}
+    own = {key: d for key, d in declared.items() if key == "lr" or key not in Optimizer.declared}
     lively = default | {"weight_decay": 0.3} | {key: values_of(d)[0] for key, d in own.items() if isinstance(d, Number)}
     words = {key: values_of(d) for key, d in own.items() if not isinstance(d, Number)}
     yield Rule(name, default)

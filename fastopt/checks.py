@@ -20,7 +20,11 @@ Array = NDArray[Any]
 #: What an optimizer takes: one array, a list or a dict of arrays.
 Arrays = Array | Sequence[Array] | Mapping[str, Array]
 
+#: One integer, or height and width.
+Pair = int | tuple[int, int]
+
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_INT32_MAX = 2**31 - 1
 _REAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -86,11 +90,14 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
 
 
 def pair(name: str, value: Any, low: int) -> tuple[int, int]:
-    """Two integers, height and width, of at least `low`; one integer stands for both."""
+    """Two integers, height and width, of at least `low` and below 2³¹; one integer stands for both."""
     values = value if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
         raise ValueError(f"{name} must be one integer or a pair (height, width), got {value!r}")
-    return integer(name, values[0], low), integer(name, values[1], low)
+    height, width = (integer(name, each, low) for each in values)
+    if max(height, width) > _INT32_MAX:  # so that sums of a few of them cannot overflow
+        raise ValueError(f"{name} must be at most {_INT32_MAX}, got {value!r}")
+    return height, width
 
 
 # ---- Arrays -------------------------------------------------------------------------------------------------
@@ -140,6 +147,13 @@ def array(
     if writable and not value.flags.writeable:
         raise ValueError(f"{name} must be writable, got a read-only array")
     return value
+
+
+def shape(name: str, value: Any, ndim: int | None = None) -> tuple[int, ...]:
+    """The shape of an array, of so many dimensions; all else about it is for a kernel to check."""
+    if isinstance(value, np.ndarray) and (ndim is None or value.ndim == ndim):
+        return value.shape
+    return array(name, value, ndim=ndim).shape
 
 
 def output(

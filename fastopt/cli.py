@@ -1,30 +1,42 @@
-"""The command: fastopt train | ablate | landscape | bench | info."""
+"""The command line: fastopt train | ablate | landscape | bench | info."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import inspect
 import json
 import platform
+import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, functional
+from fastopt import _kernels, checks, data, functional, nn
+from fastopt import bench as benchmarks
 from fastopt.landscape import SURFACES, best, draw
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from fastopt.nn import History, Sequential
+from fastopt.schedules import cosine
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Those of the process where absent.
+
+    Returns
+    -------
+    int
+        The exit status: 2 where an argument is wrong, a file or an extra is missing.
+    """
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
 
@@ -42,33 +54,35 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--lr",
         type=float,
-        help="learning rate at its peak, from which it falls as a cosine (default: one that suits the optimizer)",
+        help="initial learning rate, which is annealed by a cosine (default: one for the optimizer)",
     )
-    command.add_argument("--seed", type=int, default=0, help="of weights, masks and the order of samples (default: 0)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="decides weights, masks and the order of samples (default: 0)"
+    )
     command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    command.add_argument("--monitor", action="store_true", help="draw what the run looks like from inside, too")
+    command.add_argument("--monitor", action="store_true", help="also plot weights, activations and gradients")
 
     command = commands.add_parser(
         "ablate", parents=[shared], help="train without batch norm, without dropout, …, and with every optimizer"
     )
     command.set_defaults(run=ablate)
-    command.add_argument("--seeds", type=int, default=5, help="how many runs of each (default: 5)")
+    command.add_argument("--seeds", type=int, default=5, help="the number of runs of each (default: 5)")
     command.add_argument("--only", default="", metavar="TEXT", help="the rows whose name holds TEXT")
 
     command = commands.add_parser(
         "landscape",
-        help="draw how optimizers go down on a surface",
-        description="Draw how optimizers go down on a surface, each with the best of some learning rates (extra plot).",
+        help="plot the paths of optimizers on a surface",
+        description="Plot the paths of optimizers on a surface, each with its best learning rate of some (extra plot).",
     )
     command.set_defaults(run=landscape)
     command.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
     command.add_argument(
         "--optimizers", metavar="A,B,…", help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)"
     )
-    command.add_argument("--steps", type=int, help="default: as many as suit the surface")
-    command.add_argument("--seed", type=int, default=0, help="of the noise of noisy-bowl (default: 0)")
+    command.add_argument("--steps", type=int, help="default: that of the surface")
+    command.add_argument("--seed", type=int, default=0, help="decides the noise of noisy-bowl (default: 0)")
     command.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help=".png, .svg, .pdf, or .gif for a film of it"
+        "--out", type=Path, required=True, metavar="FILE", help=".png, .svg, .pdf, or .gif for an animation"
     )
 
     command = commands.add_parser("bench", help="measure every kernel beside NumPy")
@@ -90,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 # ---- train and ablate ---------------------------------------------------------------------------------------
 
-OPTIMIZER = "adamw"  #: that of `train` where none is named
+OPTIMIZER = "adamw"  #: the default of `train`
 
 
 def build(
@@ -102,10 +116,22 @@ def build(
     batch_norm: bool = True,
     dropout: bool = True,
     init: Literal["he", "xavier"] = "he",
-) -> Sequential:
-    """The network of that name, or one that lacks a part."""
-    from fastopt import nn
+) -> nn.Sequential:
+    """The network of that name, complete or without a part.
 
+    Parameters
+    ----------
+    name : {"cnn", "mlp"}
+    input_shape : tuple of int
+    classes, seed : int
+    batch_norm, dropout : bool, default True
+        Whether it has such layers.
+    init : {"he", "xavier"}, default "he"
+
+    Returns
+    -------
+    Sequential
+    """
     norm = [nn.BatchNorm] if batch_norm else []
     drop = [nn.Dropout] if dropout else []
     layers: list[nn.Layer] = []
@@ -119,12 +145,12 @@ def build(
         layers += [nn.Flatten()]
         for units in (256, 128):
             layers += [nn.Dense(units, init=init), *(make() for make in norm), nn.ReLU(), *(make(0.3) for make in drop)]
-    layers += [nn.Dense(classes, init="small")]  # with which training begins at the loss of guessing
+    layers += [nn.Dense(classes, init="small")]  # so that the initial loss is that of guessing
     return nn.Sequential(layers, input_shape, seed=seed)
 
 
-#: Rates to begin with where three times an optimizer's own is none, or too high: a velocity adds up ten gradients, a
-#: schedule-free step has the size of its gradient, and Yogi's average of squares is slow to grow.
+#: Initial learning rates where three times an optimizer's default is none, or too high: a velocity sums up ten
+#: gradients, a schedule-free step has the size of its gradient, and Yogi's average of squares grows slowly.
 RATES = {
     "sgd": 0.05,
     "momentum": 0.01,
@@ -136,31 +162,26 @@ RATES = {
 
 
 def peak_rate(name: str) -> float:
-    """The learning rate for an optimizer to begin with where none is given."""
+    """The default of the initial learning rate for an optimizer."""
     return RATES.get(name) or 3 * inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
 
 
 def _fit(
-    model: Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
-) -> History:
-    """Train, with a rate that falls as a cosine from that of the optimizer, to the weights that it is judged by."""
-    from fastopt import nn
-    from fastopt.schedules import cosine
-
+    model: nn.Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
+) -> nn.History:
+    """Train with the optimizer's learning rate annealed by a cosine, and leave the weights that are to be evaluated."""
     peak = optimizer.lr
     falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
     history = model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
-    if hasattr(optimizer, "averaged"):  # what a schedule-free optimizer has learnt lies beside the parameters
+    if hasattr(optimizer, "averaged"):  # which are the result of a schedule-free optimizer
         for key, average in optimizer.averaged().items():
             np.copyto(model.params[key], average)
     return history
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train, measure on held-out data, and write model, history and curves."""
-    from fastopt import data, nn
-
+    """Train, evaluate on held-out data, and write model, history and curves."""
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
@@ -196,7 +217,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def ablations() -> dict[str, tuple[dict[str, Any], str]]:
-    """What `ablate` compares: options of `build`, and an optimizer, by the row's name."""
+    """The variants that `ablate` compares: options of `build`, and an optimizer, by the row's name."""
     return {
         "all of it": ({}, OPTIMIZER),
         "no batch norm": ({"batch_norm": False}, OPTIMIZER),
@@ -209,13 +230,10 @@ def ablations() -> dict[str, tuple[dict[str, Any], str]]:
 def ablate(arguments: argparse.Namespace) -> None:
     """Train variants, and print a table of their accuracies on held-out data.
 
-    The rate of each is the better of two, that of `train` and that of `fastopt.nn.lr_find`, by the loss on a tenth of
-    the training data after a short run; all of them are trained on then.
+    The learning rate of each is the better of two, that of `train` and that of `fastopt.nn.lr_find`, by the loss on a
+    tenth of the training data after a short run; then each is trained on all of them.
     """
-    from fastopt import data, nn
-    from fastopt.checks import integer
-
-    seeds = range(integer("seeds", arguments.seeds, 1))
+    seeds = range(checks.integer("seeds", arguments.seeds, 1))
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     columns = ("variant", "rate", "mean accuracy", "lowest", "highest", "CPU seconds a run")
@@ -225,10 +243,10 @@ def ablate(arguments: argparse.Namespace) -> None:
         if arguments.only not in name:
             continue
 
-        def fresh(seed: int, options: dict[str, Any] = options) -> Sequential:
+        def fresh(seed: int, options: dict[str, Any] = options) -> nn.Sequential:
             return build(arguments.model, x.shape[1:], int(y.max()) + 1, seed, **options)
 
-        def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> Sequential:
+        def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> nn.Sequential:
             model = fresh(seed)
             optimizer = OPTIMIZERS[named](model.params, lr=rate)
             _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size)
@@ -251,7 +269,7 @@ def ablate(arguments: argparse.Namespace) -> None:
 
 
 def landscape(arguments: argparse.Namespace) -> None:
-    """Run optimizers on a surface, print where they end, and draw it."""
+    """Run optimizers on a surface, print their last points, and plot their paths."""
     surface = SURFACES[arguments.surface]
     names = surface.optimizers if arguments.optimizers is None else arguments.optimizers.split(",")
     runs = [best(name, arguments.surface, steps=arguments.steps, seed=arguments.seed) for name in names]
@@ -268,23 +286,21 @@ def landscape(arguments: argparse.Namespace) -> None:
 
 def bench(arguments: argparse.Namespace) -> None:
     """Measure every kernel beside NumPy."""
-    from fastopt import bench
-
-    results = bench.run(quick=arguments.quick, only=arguments.only)
+    results = benchmarks.run(quick=arguments.quick, only=arguments.only)
     if arguments.json:
         print(json.dumps({"environment": environment(), "results": results}, indent=1))
     else:
         print(describe_environment())
-        print(f"{bench.table(results)}\n\n{bench.NOTE}")
+        print(f"{benchmarks.table(results)}\n\n{benchmarks.NOTE}")
 
 
 def info(arguments: argparse.Namespace) -> None:
-    """Show what the numbers of this machine depend on."""
+    """Print what measurements on this machine depend on."""
     print(describe_environment())
 
 
 def environment() -> dict[str, str]:
-    """Version, instruction set, threads, and the BLAS that NumPy multiplies matrices with."""
+    """Version, instruction set, threads, and NumPy's BLAS."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "fastopt": fastopt.__version__,
@@ -301,9 +317,6 @@ def environment() -> dict[str, str]:
 
 def _blas_runtime() -> dict[str, str]:
     """Threads and core type of the OpenBLAS that NumPy has loaded; nothing where it is another library."""
-    import ctypes
-    import re
-
     try:
         with open("/proc/self/maps") as maps:
             paths = set(re.findall(r"\S*openblas\S*\.so\S*", maps.read()))
@@ -323,7 +336,7 @@ def _blas_runtime() -> dict[str, str]:
 
 
 def describe_environment() -> str:
-    """The environment, a line each."""
+    """The environment as text, a line for each entry."""
     facts = environment()
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())

@@ -1,4 +1,4 @@
-"""Files that are replaced at once or not at all, and nested values in them, without pickle."""
+"""Files that are replaced atomically, and nested values in npz files, without pickle."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from fastopt.checks import Array
 
 
 def replace(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file beside `path`, bring it to the disk, and put it in the place of `path`.
+    """Write a file beside `path`, flush it to the disk, and rename it to `path`.
 
     A process that is killed meanwhile leaves `path` as it was, and a file ``<path>.<process>.part`` beside it, which
     `discard_parts` removes.
+
+    Parameters
+    ----------
+    path : path
+    write : callable
+        ``write(file)`` writes the contents to a binary file.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -31,7 +37,7 @@ def replace(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> 
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # Windows opens no folders
+    with contextlib.suppress(OSError):  # Windows cannot open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the new name, too
@@ -40,7 +46,7 @@ def replace(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> 
 
 
 def discard_parts(path: str | os.PathLike[str]) -> None:
-    """Remove what processes left behind that were killed while they replaced `path`."""
+    """Remove the files of processes that were killed while they replaced `path`."""
     path = Path(path)
     for other in path.parent.iterdir():
         process = other.name.removeprefix(f"{path.name}.").removesuffix(".part")
@@ -49,7 +55,7 @@ def discard_parts(path: str | os.PathLike[str]) -> None:
 
 
 def write_arrays(path: str | os.PathLike[str], entries: Mapping[str, Any]) -> None:
-    """Replace an npz file; text is written as an array without dimensions."""
+    """Replace an npz file; text is written as a zero-dimensional array."""
     replace(path, lambda file: np.savez(file, **entries))
 
 
@@ -59,8 +65,25 @@ def pack(name: str, value: Any) -> dict[str, Any]:
     Parameters
     ----------
     name : str
-    value : dict with keys of text, list, tuple, ndarray, or what JSON knows
-        NaN and infinity among it.
+    value : dict with keys of text, list, tuple, ndarray, or a value that JSON has
+        NaN and infinity are such values here.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError
+        Where a value is of another type.
+
+    Examples
+    --------
+    >>> entries = pack("run", {"epoch": 3, "weights": [np.ones(2)]})
+    >>> sorted(entries)
+    ['run', 'run/0']
+    >>> unpack("run", entries)
+    {'epoch': 3, 'weights': [array([1., 1.])]}
     """
     arrays: list[Array] = []
 
@@ -83,7 +106,7 @@ def pack(name: str, value: Any) -> dict[str, Any]:
 
 
 def unpack(name: str, entries: Mapping[str, Array]) -> Any:
-    """The value that `pack` made entries of."""
+    """The inverse of `pack`."""
 
     def restored(item: Any) -> Any:
         if isinstance(item, list):

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fastopt import _kernels, checks
+from fastopt import checks
 from fastopt.checks import Array, Arrays
+from fastopt.kernel import kernel
 
 __all__ = [
     "Accumulator",
@@ -28,7 +29,7 @@ __all__ = [
     "square_sums",
 ]
 
-_square_sums = _kernels.Layer("square_sums")
+_square_sums = kernel("square_sums")
 #: Elements that `square_sum` sums up at a time.
 _ROW = 4096
 
@@ -47,9 +48,8 @@ def square_sums(x: Array) -> tuple[Array, Array]:
     of_rows : float64 ndarray (rows,)
     of_columns : float64 ndarray (columns,)
     """
-    checks.array("x", x, ndim=2)
-    of_rows, of_columns = np.empty(x.shape[0]), np.empty(x.shape[1])
-    _square_sums((x, of_rows, of_columns), x.shape)
+    of_columns = np.empty(checks.shape("x", x, ndim=2)[1])
+    of_rows, _ = _square_sums(x, None, of_columns)
     return of_rows, of_columns
 
 
@@ -64,9 +64,7 @@ def square_sum(x: Array) -> float:
     whole = flat.size // _ROW * _ROW
     sums = []
     for part in (flat[:whole].reshape(-1, _ROW), flat[whole:].reshape(1, -1)):
-        of_rows = np.empty(len(part))
-        _square_sums((part, of_rows, None), part.shape)
-        sums.append(of_rows)
+        sums.append(_square_sums(part, None, None)[0])
     return _sum(np.concatenate(sums).tolist())
 
 

@@ -1,4 +1,4 @@
-"""Optimizers on surfaces of two dimensions: `fastopt landscape`.
+"""Optimizers on functions of two variables, and plots of their paths: `fastopt landscape`.
 
 >>> from fastopt import landscape
 >>> adam = landscape.best("adam", "rosenbrock", steps=300)
@@ -18,31 +18,32 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.drawing import figure
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 # ---- Surfaces -----------------------------------------------------------------------------------------------
 
 
 class Surface(NamedTuple):
-    """A function of x and y to go down on.
+    """A function of x and y to minimise.
 
     Attributes
     ----------
     title : str
-        What it is, and what is hard about it.
+        Its name, and its difficulty.
     function, gradient : callable
-        The value at (x, y), and both derivatives, for numbers and arrays alike.
+        The value at (x, y), and both partial derivatives, for numbers and arrays alike.
     start : tuple of float
     limits : tuple of float
-        Left, right, bottom and top of the picture.
+        Left, right, bottom and top of the plot.
     minima : tuple of tuple of float
         All local minima, the lowest first.
     steps : int
-        How many show what is to be seen.
+        The default number of steps.
     optimizers : tuple of str
-        Whom it tells apart.
+        The default optimizers.
     noise : float, default 0.0
-        The standard deviation of what is added to each derivative.
+        The standard deviation of the noise that is added to each derivative.
     """
 
     title: str
@@ -56,7 +57,7 @@ class Surface(NamedTuple):
     noise: float = 0.0
 
     def excess(self, x: Any, y: Any) -> Any:
-        """How far above the lowest minimum it is."""
+        """The difference from the value at the lowest minimum."""
         return self.function(x, y) - self.function(*self.minima[0])
 
 
@@ -75,7 +76,7 @@ _COS, _SIN = math.cos(math.pi / 6), math.sin(math.pi / 6)
 
 def _ravine(x: Any, y: Any) -> Any:
     """A quadratic with a condition number of 80, as in B. Polyak, "Some methods of speeding up the convergence of
-    iteration methods", 1964; turned, since methods that scale each coordinate would not notice otherwise."""
+    iteration methods", 1964; rotated, since it is easy for methods that scale each coordinate otherwise."""
     along, across = _COS * x + _SIN * y, _COS * y - _SIN * x
     return (along**2 + 80 * across**2) / 2
 
@@ -122,7 +123,7 @@ def _bowl_gradient(x: Any, y: Any) -> tuple[Any, Any]:
     return x, 8 * y
 
 
-#: Where 4x(x² − 1) + 0.3 is 0, apart from the top between both minima.
+#: The minima: roots of 4x(x² − 1) + 0.3, but for the maximum in between.
 _WELLS = tuple(sorted(float(root) for root in np.roots([4, 0, -4, 0.3]).real if abs(root) > 0.5))
 
 _USUAL = ("sgd", "momentum", "look_ahead_nesterov", "adagrad", "rmsprop", "adam")
@@ -192,7 +193,7 @@ SURFACES = {
     ),
 }
 
-# ---- Going down ---------------------------------------------------------------------------------------------
+# ---- Descent ------------------------------------------------------------------------------------------------
 
 #: The learning rates that `best` tries: 1, 2 and 5 times the powers of ten.
 RATES = tuple(float(f"{digit}e{power}") for power in range(-4, 2) for digit in (1, 2, 5))
@@ -206,9 +207,9 @@ class Descent(NamedTuple):
     optimizer : str
     lr : float
     points : ndarray (steps + 1, 2)
-        Where it was: the start, and what the optimizer held after each step, or its average where it has one.
+        The start, and the parameters after each step, or their average where the optimizer has one.
     losses : ndarray (steps + 1,)
-        The surface there, without noise.
+        The values of the function there, without noise.
     """
 
     optimizer: str
@@ -227,14 +228,26 @@ def descend(optimizer: str, surface: str, lr: float, *, steps: int | None = None
     lr : float
         In [0, inf).
     steps : int, optional
-        At least 1; as many as suit the surface where absent.
+        At least 1; the surface's default where absent.
     seed : int, default 0
-        Of the noise, which is the same for every optimizer.
+        Decides the noise, which is the same for every optimizer.
 
     Returns
     -------
     Descent
-        What has diverged may be infinite or NaN.
+        With infinite or NaN values where the run diverges.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> from fastopt import landscape
+    >>> run = landscape.descend("sgd", "ravine", 0.02, steps=50)
+    >>> run.points.shape, bool(run.losses[-1] < run.losses[0])
+    ((51, 2), True)
     """
     make = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))]
     ground = SURFACES[checks.choice("surface", surface, tuple(SURFACES))]
@@ -254,10 +267,10 @@ def descend(optimizer: str, surface: str, lr: float, *, steps: int | None = None
 
 
 def best(optimizer: str, surface: str, *, steps: int | None = None, seed: int = 0) -> Descent:
-    """The best of an optimizer's runs with each of `RATES`, so that it is shown to advantage.
+    """The best of an optimizer's runs with the learning rates of `RATES`.
 
-    A run is as good as the bound that its loss keeps under from each step on, in mean logarithm. Runs that leave the
-    picture are out, unless all do.
+    A run is judged by the mean logarithm, over all steps, of the largest loss from that step on. Runs that leave the
+    plot are excluded, unless all do.
 
     Parameters
     ----------
@@ -272,7 +285,7 @@ def best(optimizer: str, surface: str, *, steps: int | None = None, seed: int = 
     return min(runs, key=lambda run: _badness(run, SURFACES[surface]))
 
 
-#: What a loss above the minimum counts as at least, in units of that at the start: what is below is rounding.
+#: Losses above the minimum are clipped to this, relative to the start: smaller ones are rounding errors.
 _FLOOR = 1e-12
 
 
@@ -285,43 +298,41 @@ def _badness(run: Descent, surface: Surface) -> tuple[bool, float]:
 
 
 def _relative(run: Descent, surface: Surface) -> Array:
-    """The loss above the minimum, as a share of that at the start."""
+    """The loss above the minimum, relative to that at the start."""
     with np.errstate(all="ignore"):
         return np.maximum(surface.excess(*run.points.T) / surface.excess(*surface.start), _FLOOR)
 
 
-# ---- Pictures -----------------------------------------------------------------------------------------------
+# ---- Plots --------------------------------------------------------------------------------------------------
 
-#: Colours that the colour-blind can tell apart: M. Okabe and K. Ito, "Color universal design", 2008, without yellow.
+#: A palette for the colour-blind: M. Okabe and K. Ito, "Color universal design", 2008, without yellow.
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 _DASHES = ("-", "--", ":", "-.")
-#: The least that the axis of losses shows, in units of the loss at the start.
+#: The lower limit of the axis of losses, relative to the loss at the start.
 _SHOWN = 1e-8
-#: Over how many steps losses are averaged where gradients are noisy.
+#: The number of steps that losses are averaged over where gradients are noisy.
 _WINDOW = 20
-#: How many pictures a film has at most, how long each stays, and how long the last, in milliseconds.
-_PICTURES, _STAYS, _LAST_STAYS = 80, 70, 2500
+#: The largest number of frames of an animation; the duration of each, and of the last, in milliseconds.
+_FRAMES, _DURATION, _LAST_DURATION = 80, 70, 2500
 
 
 def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) -> None:
-    """Draw where runs went, on contours of the surface, and their losses beside it.
+    """Plot the paths of runs on contours of the surface, and their losses beside it.
 
     Parameters
     ----------
     surface : str
         A name in `SURFACES`.
     runs : sequence of Descent
-        What `best` returned: at least one, all on this surface, with as many steps.
+        Results of `best`: at least one, all on this surface, with the same number of steps.
     path : path
-        Its ending decides the format: ``.png``, ``.svg``, ``.pdf``; ``.gif`` is a film of them going down.
+        Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``; ``.gif`` is an animation.
 
     Raises
     ------
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
     """
-    from fastopt.nn.monitor import figure
-
     ending = checks.choice("the ending of path", Path(path).suffix.lower(), (".png", ".svg", ".pdf", ".gif"))
     ground = SURFACES[checks.choice("surface", surface, tuple(SURFACES))]
     page = figure((11.5, 5))
@@ -333,11 +344,11 @@ def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) ->
         losses = [_running_mean(loss) for loss in losses]
         title += f",\nmean of {_WINDOW} steps"
     steps = len(losses[0]) - 1
-    order = sorted(range(len(runs)), key=lambda i: -losses[i][-1])  # as their curves end, from above
-    moving: list[tuple[Any, Array, Array, bool]] = []  # what is drawn, where, and whether all the way to there
+    order = sorted(range(len(runs)), key=lambda i: -losses[i][-1])  # of the last losses, from above
+    moving: list[tuple[Any, Array, Array, bool]] = []  # artists, their x and y, and whether they show the whole path
     for place, i in enumerate(order):
         run, (x, y), colour = runs[i], runs[i].points.T, _COLOURS[i % len(_COLOURS)]
-        width = 2.8 - 1.6 * place / len(runs)  # so that those below show where two are the same
+        width = 2.8 - 1.6 * place / len(runs)  # narrower ones on top, so that equal paths are both seen
         style = {"color": colour, "linestyle": _DASHES[i // len(_COLOURS) % len(_DASHES)], "linewidth": width}
         way = left.plot(x, y, marker=".", markersize=3.5, **style)[0]
         end = left.plot(x[-1], y[-1], "o", color=colour, markersize=7, markeredgecolor="white", zorder=4)[0]
@@ -351,7 +362,7 @@ def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) ->
     page.legend(handles=handles, title="optimizer, learning rate", loc="outside right center", frameon=False)
     page.suptitle(f"{ground.title}\n{_summary(runs, losses)}")
     if ending == ".gif":
-        _film(page, moving, steps, path)
+        _animate(page, moving, steps, path)
     else:
         page.savefig(path, dpi=110)
 
@@ -364,13 +375,13 @@ def _summary(runs: Sequence[Descent], losses: Sequence[Array]) -> str:
 
 
 def _running_mean(loss: Array) -> Array:
-    """The mean of the last steps, or of those that there are."""
+    """The mean of the last `_WINDOW` steps, or of all so far."""
     sums = np.concatenate([np.zeros(_WINDOW), np.cumsum(loss)])
     return (sums[_WINDOW:] - sums[:-_WINDOW]) / np.minimum(np.arange(1, len(loss) + 1), _WINDOW)
 
 
 def _draw_ground(axes: Any, ground: Surface) -> None:
-    """Contours in logarithmic steps, the start and the minima."""
+    """Draw contours in logarithmic steps, the start and the minima."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     left, right, bottom, top = ground.limits
@@ -388,10 +399,10 @@ def _draw_ground(axes: Any, ground: Surface) -> None:
     axes.locator_params(nbins=6)
 
 
-def _film(page: Any, moving: Sequence[tuple[Any, Array, Array, bool]], steps: int, path: Any) -> None:
-    """Draw it once for each of some steps: most of the first ones, in which most happens.
+def _animate(page: Any, moving: Sequence[tuple[Any, Array, Array, bool]], steps: int, path: Any) -> None:
+    """Write an animation, with more frames of the first steps, in which losses fall fastest.
 
-    What does not move is drawn once, and all pictures have the colours of the last, so that the file is small.
+    The background is drawn once, and all frames have the palette of the last, so that the file is small.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -403,15 +414,15 @@ def _film(page: Any, moving: Sequence[tuple[Any, Array, Array, bool]], steps: in
         artist.set_animated(True)
     canvas.draw()
     ground = canvas.copy_from_bbox(page.bbox)
-    pictures = []
-    for step in np.unique((steps * np.linspace(0, 1, _PICTURES) ** 1.5).astype(int)):
+    frames = []
+    for step in np.unique((steps * np.linspace(0, 1, _FRAMES) ** 1.5).astype(int)):
         canvas.restore_region(ground)
         for artist, x, y, whole in moving:
             shown = slice(0 if whole else step, step + 1)
             artist.set_data(x[shown], y[shown])
             artist.axes.draw_artist(artist)
-        pictures.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
-    colours = pictures[-1].quantize(256, kmeans=3)
-    first, *others = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in pictures]
-    stay = [_STAYS] * len(others) + [_LAST_STAYS]
-    first.save(path, save_all=True, append_images=others, duration=stay, loop=0)
+        frames.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
+    palette = frames[-1].quantize(256, kmeans=3)
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    durations = [_DURATION] * len(others) + [_LAST_DURATION]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0)

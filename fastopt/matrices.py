@@ -8,21 +8,23 @@ Sums have the same bits on every instruction set and for any number of threads; 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fastopt import _kernels, checks
+from fastopt import checks
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
-from fastopt.optimizer import Common, Optimizer, chosen_names
-from fastopt.optimizers import AdamW, Rate
+from fastopt.kernel import kernel
+from fastopt.optimizer import Optimizer, chosen_names
+from fastopt.optimizers import AdamW
+from fastopt.schedules import Schedule
 
 __all__ = ["Adafactor", "Muon", "MuonMatrices", "adafactor", "muon", "orthogonalize"]
 
-_factored_root = _kernels.Layer("factored_root")
+_factored_root = kernel("factored_root")
 
 
 def _matrix(array: Array) -> Array:
@@ -47,36 +49,33 @@ class _Directed(Optimizer, abstract=True):
     """Steps along directions that take the place of gradients: ``p ← p − lr·(f·d + weight_decay·p)``."""
 
     kernel = "sgd"
-    #: Penalties and clipping by value would be of the direction.
-    fixed: ClassVar[dict[str, float]] = {"decoupled": 1.0, "l1": 0.0, "clip_value": math.inf, "maximize": 0.0}
+    # Penalties and clipping by value would be of the direction.
+    decoupled: Flag = Flag(default=True, init=False)
+    l1: Number = Number("[0, inf)", default=0.0, init=False)
+    clip_value: Limit = Limit("(0, inf)", default=None, init=False)
+    maximize: Flag = Flag(default=False, init=False)
 
     def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
-        params, given = checks.named("param", self.params), checks.named("param", grads)
+        given = checks.named("param", grads)
         directions, lengths = [], []
-        for (name, param), factor in zip(params.items(), factors, strict=True):
-            number = self._cell_of[name]
-            if number < 0:
-                directions.append(param)
+        for (name, slot), factor in zip(self._slots.items(), factors, strict=True):
+            if slot.frozen:
+                directions.append(slot.param)
                 lengths.append(0.0)
                 continue
-            if name not in self._buffers:
-                self._buffers[name] = np.empty_like(param)
-            cell = self._cells[number]
-            hyper = {key: self._in_cell(cell, key) for key in self._setting_names()}
-            t = self.t - cell.born + 1
-            of = _Parameter(param, given[name], grad_scale * factor, self.state[name], hyper, t, self._buffers[name])
+            if slot.direction is None:
+                slot.direction = np.empty_like(slot.param)
+            hyper = {key: self._value(key, slot.groups) for key in self._setting_names()}
+            scale, t = grad_scale * factor, self._taken(slot) + 1
+            of = _Parameter(slot.param, given[name], scale, slot.state, hyper, t, slot.direction)
             lengths.append(self._direct(of))
-            directions.append(self._buffers[name])
+            directions.append(slot.direction)
         self._plan.scale_each(lengths)
         self._plan.step(structured(self._bound, directions))
 
     def _direct(self, of: _Parameter) -> float:
         """Write a direction to `of.out`, bring the state up to date, and return the factor f of the direction."""
         raise TypeError("a subclass says what its direction is")
-
-    def _bind(self, t: int | None = None, with_state: Collection[str] = ()) -> None:
-        self._buffers: dict[str, Array] = {}
-        super()._bind(t, with_state)
 
 
 # ---- Adafactor ----------------------------------------------------------------------------------------------
@@ -89,23 +88,6 @@ class Adafactor(_Directed):
     arrays of fewer than two axes, ``β = 1 − t^beta2_decay``. ``u = g / √max(V, eps1²)``, ``u ← u / max(1, rms(u) /
     d)``, ``p ← p − max(eps2, rms(p))·min(lr, 1/√t)·u``, as in PyTorch; decay is decoupled.
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-2
-        The largest relative step, in [0, inf).
-    beta2_decay : float, default -0.8
-        In (-inf, 0].
-    eps1 : float or None, default None
-        Least root of a second moment, in [0, inf); the machine epsilon of the parameters' type where None.
-    eps2 : float, default 1e-3
-        Least size of a parameter to which a step is in proportion, in [0, inf).
-    d : float, default 1.0
-        The size of a direction beyond which it is scaled down, in (0, inf).
-    **common
-        What every optimizer takes (see `Optimizer`), but for `decoupled`, `l1`, `clip_value` and `maximize`.
-
     References
     ----------
     .. [1] N. Shazeer and M. Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms
@@ -113,28 +95,16 @@ class Adafactor(_Directed):
     """
 
     name = "adafactor"
-    of_class = ("eps1",)
-    beta2_decay = Number("(-inf, 0]")
-    eps1 = Limit("[0, inf)")
-    eps2 = Number("[0, inf)")
-    d = Number("(0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-2,
-        *,
-        beta2_decay: Rate = -0.8,
-        eps1: float | None = None,
-        eps2: Rate = 1e-3,
-        d: Rate = 1.0,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, **common)
-
-    @classmethod
-    def hyper_names(cls) -> list[str]:
-        return [*super().hyper_names(), "beta2_decay", "eps2", "d"]
+    lr = Optimizer.lr.replace(default=1e-2, doc="The largest relative step.")
+    beta2_decay: Number = Number("(-inf, 0]", default=-0.8, doc="How β approaches 1: ``β = 1 − t^beta2_decay``.")
+    eps1: Limit = Limit(
+        "[0, inf)",
+        default=None,
+        per_group=False,
+        doc="Least root of a second moment; the machine epsilon of the parameters' type where None.",
+    )
+    eps2: Number = Number("[0, inf)", default=1e-3, doc="Least size of a parameter to which a step is in proportion.")
+    d: Number = Number("(0, inf)", default=1.0, doc="The size of a direction beyond which it is scaled down.")
 
     def _further_state(self, param: Array) -> dict[str, Array]:
         return adafactor_state(param)
@@ -154,8 +124,7 @@ class Adafactor(_Directed):
                 state[key][...] = (1 - new) * state[key] + new * (scale * scale / count * sums)
             row_avg = state["row_avg"].astype(np.float64)
             row_avg /= max(math.fsum(row_avg.tolist()) / rows, eps1)
-            arrays = matrix, row_avg.astype(param.dtype), state["column_avg"], _matrix(out)
-            _factored_root(arrays, matrix.shape, (eps1 * eps1,))
+            _factored_root(matrix, row_avg.astype(param.dtype), state["column_avg"], _matrix(out), eps1 * eps1)
         else:
             state["square_avg"][...] = (1 - new) * state["square_avg"] + new * (scale * grad) ** 2
             np.divide(grad, np.sqrt(np.maximum(state["square_avg"], eps1 * eps1)), out=out)
@@ -203,7 +172,7 @@ def _take_up(optimizer: Optimizer, state: Mapping[str, Array], t: int) -> None:
         raise ValueError(f"state must have the keys {sorted(own)}, got {sorted(state)}")
     for key, array in own.items():
         checks.array(f"state[{key}]", state[key], dtype=array.dtype, shape=array.shape, writable=True)
-    optimizer._state = {"param": dict(state)}
+    optimizer._slots["param"].state = state
     optimizer._plan.set_hyper(0, checks.integer("t", t, 1, 2**53) - 1)
 
 
@@ -256,24 +225,8 @@ class MuonMatrices(_Directed):
     """Muon [1]_ for matrices alone: momentum whose step is made orthogonal.
 
     ``m ← momentum·m + (1 − momentum)·g``, ``u = (1 − momentum)·g + momentum·m`` with `nesterov`, else m, then
-    ``p ← p − lr·(f·orthogonalize(u) + weight_decay·p)``, f by the shape.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        Of two axes or more each; see `Optimizer`. An array is a matrix of its last axis, the units, by all others.
-    lr : float, default 2e-2
-        Learning rate, in [0, inf).
-    momentum : float, default 0.95
-        The share of the old momentum that is kept, in [0, 1].
-    nesterov : bool, default True
-    adjust : {"original", "match_rms_adamw", "none"}, default "original"
-        f is ``√max(1, units/inputs)``; or ``0.2·√max(inputs, units)`` [2]_, for the learning rate and decay of AdamW;
-        or 1. (PyTorch's matrices are (units, inputs), so that its factors are the same for the same layer.)
-    steps : int, default 5
-        Of Newton and Schulz.
-    **common
-        What every optimizer takes (see `Optimizer`), but for `decoupled`, `l1`, `clip_value` and `maximize`.
+    ``p ← p − lr·(f·orthogonalize(u) + weight_decay·p)``, f by the shape. Parameters have two axes or more each: an
+    array is a matrix of its last axis, the units, by all others.
 
     References
     ----------
@@ -282,32 +235,23 @@ class MuonMatrices(_Directed):
     """
 
     name = "muon_matrices"
-    of_class = ("steps",)
-    steps = Whole(0)
-    momentum = Number("[0, 1]")
-    nesterov = Flag()
-    adjust = Choice(*ADJUSTMENTS)
+    lr = Optimizer.lr.replace(default=2e-2)
+    momentum: Number = Number("[0, 1]", default=0.95, doc="The share of the old momentum that is kept.")
+    nesterov: Flag = Flag(default=True, doc="Nesterov's momentum.")
+    adjust: Choice[Adjust] = Choice(
+        "original",
+        "match_rms_adamw",
+        "none",
+        default="original",
+        doc="f is ``√max(1, units/inputs)``; or ``0.2·√max(inputs, units)`` [2]_, for the learning rate and decay of "
+        "AdamW; or 1. (PyTorch's matrices are (units, inputs), so that its factors are the same for the same layer.)",
+    )
+    steps: Whole = Whole(0, default=5, per_group=False, doc="Of Newton and Schulz.")
 
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 2e-2,
-        *,
-        momentum: Rate = 0.95,
-        nesterov: bool = True,
-        adjust: Adjust = "original",
-        steps: int = 5,
-        **common: Unpack[Common],
-    ) -> None:
-        for name, param in checks.named("param", params).items():
-            if isinstance(param, np.ndarray) and param.ndim < 2:
-                label = checks.param_label(name)
-                raise ValueError(f"{label} must have two axes or more to be a matrix, got shape {param.shape}")
-        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, **common)
-
-    @classmethod
-    def hyper_names(cls) -> list[str]:
-        return [*super().hyper_names(), "momentum", "nesterov", "adjust"]
+    def _check_param(self, label: str, param: Array) -> None:
+        super()._check_param(label, param)
+        if param.ndim < 2:
+            raise ValueError(f"{label} must have two axes or more to be a matrix, got shape {param.shape}")
 
     def _further_state(self, param: Array) -> dict[str, Array]:
         return {"momentum": np.zeros_like(param)}
@@ -381,14 +325,14 @@ class Muon:
         *,
         rest_lr: float = 1e-3,
         matrices: Any = lambda name, param: param.ndim > 1,
-        momentum: Rate = 0.95,
+        momentum: float | Schedule = 0.95,
         nesterov: bool = True,
         adjust: Adjust = "original",
         steps: int = 5,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.95,
-        eps: Rate = 1e-8,
-        weight_decay: Rate = 0.0,
+        beta1: float | Schedule = 0.9,
+        beta2: float | Schedule = 0.95,
+        eps: float | Schedule = 1e-8,
+        weight_decay: float | Schedule = 0.0,
     ) -> None:
         by_name = checks.named("param", params)
         for name, param in by_name.items():

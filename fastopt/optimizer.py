@@ -1,14 +1,17 @@
 """What all optimizers share: binding arrays, stepping, groups of parameters, schedules, and keeping state.
 
-A step is one call of a plan (`fastopt._kernels.Plan`), which holds all arrays. Parameters with the same settings
-form a *cell* of that plan, with hyperparameters and a step counter of its own; most optimizers have one cell. What the
-kernel cannot know beforehand (schedules, norms of gradients) is worked out around the plan's step, by `Optimizer.step`;
-where there is no such thing, an optimizer's `step` is the plan's own.
+An optimizer has a `Slot` for each parameter: its array, its state, and how many steps it has taken. Parameters with the
+same settings that have taken the same number of steps form a `Bucket`, and are stepped together: they share the
+hyperparameters and the step counter of the plan (`fastopt._kernels.Plan`), which holds all arrays. Most optimizers have
+one bucket. What the kernel cannot know beforehand (schedules, norms of gradients) is worked out around the plan's step,
+by `Optimizer.step`; where there is no such thing, an optimizer's `step` is the plan's own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 import math
@@ -16,47 +19,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fastopt import _kernels, arena, checks
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import scale_down
-from fastopt.hyper import Flag, Hyper, Limit, Number
+from fastopt.hyper import REQUIRED as REQUIRED
+from fastopt.hyper import Argument, Declared, Flag, Hyper, Limit, Number
 from fastopt.schedules import Schedule
 
-#: Where there is no default.
-REQUIRED = inspect.Parameter.empty
-
-
-class Common(TypedDict, total=False):
-    """The keywords that every optimizer takes: see `Optimizer`."""
-
-    weight_decay: float | Schedule
-    decoupled: bool
-    l1: float | Schedule
-    max_norm: float | Schedule | None
-    clip_value: float | Schedule | None
-    maximize: bool
-    clip_norm: float | Schedule | None
-    clip_global_norm: float | Schedule | None
-    clip_eps: float
-    skip_nonfinite: bool
-    groups: Sequence[Mapping[str, Any]]
-
-
-#: The defaults of hyperparameters that every step has, …
-EVERY_STEP: dict[str, Any] = {
-    "weight_decay": 0.0,
-    "decoupled": False,
-    "l1": 0.0,
-    "max_norm": None,
-    "clip_value": None,
-    "maximize": False,
-}
-#: … and of what is done before a step, by the class alone.
-BEFORE_STEP: dict[str, Any] = {"clip_norm": None, "clip_global_norm": None, "clip_eps": 0.0, "skip_nonfinite": False}
 #: What groups may say beside hyperparameters of the kernel.
 OF_GROUPS: dict[str, Callable[[str, Any], Any]] = {
     "lr_factor": functools.partial(checks.number, bounds="[0, inf)"),
@@ -96,57 +69,45 @@ class Group:
         return f"Group({', '.join(self.names)}{settings})"
 
 
+NO_STATE: Mapping[str, Array] = MappingProxyType({})
+
+
 @dataclass
-class _Cell:
-    """Parameters that are stepped with the same hyperparameters."""
+class Bucket:
+    """Parameters that are stepped together; the plan knows it by its number."""
 
-    groups: tuple[Group, ...] = ()
-    #: The optimizer's step number when the parameters were added.
-    born: int = 0
+    number: int
+    groups: tuple[Group, ...]
     #: What the class keeps from step to step beside state arrays.
-    scalars: dict[str, float] = field(default_factory=dict)
+    scalars: Mapping[str, float]
 
 
-class Optimizer:
+@dataclass
+class Slot:
+    """One parameter."""
+
+    param: Array
+    #: Its state arrays; NO_STATE where it has been frozen from the beginning.
+    state: Mapping[str, Array] = field(default_factory=lambda: NO_STATE)
+    groups: tuple[Group, ...] = ()
+    #: None where it is frozen.
+    bucket: Bucket | None = None
+    #: Steps taken, and scalars as those of a bucket, when it was put into its bucket, or frozen.
+    taken: int = 0
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    #: Where a direction goes that takes the place of the gradient, if one does.
+    direction: Array | None = None
+
+    @property
+    def frozen(self) -> bool:
+        return next((group.frozen for group in reversed(self.groups) if "frozen" in group._settings), False)
+
+
+class Optimizer(Declared):
     """What all optimizers share: binding arrays, stepping, and keeping state.
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. These very
-        arrays are updated in place, and stay bound until the optimizer is gone: do not resize them, and give them new
-        values by ``params["w"][...] = …``, since after ``params["w"] = …`` the old array is still the bound one.
-    weight_decay : float, default 0.0
-        Decay, in [0, inf): coupled (L2 penalty, ``weight_decay·p`` is added to the gradient), or `decoupled`.
-    decoupled : bool, default False
-        Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (LAMB and the
-        schedule-free steps add ``weight_decay·p`` to the direction of the step.)
-    l1 : float, default 0.0
-        L1 penalty, in [0, inf): ``l1·sign(p)`` is added to the gradient. `fastopt.elastic_net` has both penalties.
-    max_norm : float or None, default None
-        After a step, the incoming weights of each unit (all axes but the last of an array of two or more) are scaled
-        down to this Euclidean norm where they exceed it (Srivastava et al. 2014, section 5.1), in (0, inf).
-    clip_value : float or None, default None
-        Each element of the gradient is clipped to [−clip_value, clip_value], in (0, inf), before penalties are added.
-    maximize : bool, default False
-        Ascend the gradient.
-    clip_norm, clip_global_norm : float or None, default None
-        Each gradient, or all together, are scaled down to this Euclidean norm where they exceed it (Pascanu et al.
-        2013, algorithm 1), in (0, inf): after `grad_scale`, before `clip_value`. Only the class has these two and the
-        next two.
-    clip_eps : float, default 0.0
-        Is added to the norm that is divided by; 1e-6 in PyTorch.
-    skip_nonfinite : bool, default False
-        Take no step where a gradient is not finite; `skipped` counts.
-    groups : sequence of mapping, optional
-        Settings of some parameters: ``{"params": which, …}`` with hyperparameters of their own, ``lr_factor`` (of the
-        learning rate, default 1) and ``frozen`` (True: they are not stepped, their steps not counted, and their
-        gradients not looked at).
-        `which` is a name, a pattern such as ``"*bias"``, a list of these, or a function ``(name, array) -> bool``
-        such as `fastopt.vectors`. Where a parameter is in several groups, the later ones have the last word.
-    **hyper
-        The hyperparameters of the kernel. Each is an attribute that may be changed between steps, and may be a
-        `fastopt.schedules.Schedule`: it then follows the number of steps taken, `t`, until it is set to a value.
+    Hyperparameters are attributes that may be changed between steps. Each that is a number may be a
+    `fastopt.schedules.Schedule`: it then follows the number of steps taken, `t`, until it is set to a value.
 
     Attributes
     ----------
@@ -182,40 +143,100 @@ class Optimizer:
     name: ClassVar[str]
     #: Whether a step depends on its number t, which the functional form then asks for.
     counts_steps: ClassVar[bool] = False
-    #: Hyperparameters of the kernel that the class decides, …
-    fixed: ClassVar[dict[str, float]] = {}
-    #: … and those that it works out before each step (see `_compute`); the functional form asks for them.
-    computed: ClassVar[tuple[str, ...]] = ()
     #: What `_compute` begins with.
     scalars: ClassVar[dict[str, float]] = {}
     #: With what state arrays begin, in words (see `_initial`).
     begins: ClassVar[str] = "of zeros at first"
-    #: Settings of the class alone, such as how its state begins; groups have none of their own.
-    of_class: ClassVar[tuple[str, ...]] = ()
-    #: Defaults other than those of EVERY_STEP.
-    defaults: ClassVar[dict[str, Any]] = {}
-    _place: ClassVar[dict[str, int]]
 
-    lr = Number("[0, inf)")
-    weight_decay = Number("[0, inf)")
-    decoupled = Flag()
-    l1 = Number("[0, inf)")
-    max_norm = Limit("(0, inf)")
-    clip_value = Limit("(0, inf)")
-    maximize = Flag()
-    clip_norm = Limit("(0, inf)")
-    clip_global_norm = Limit("(0, inf)")
-    clip_eps = Number("[0, inf)")
-    skip_nonfinite = Flag()
+    params: Argument[Arrays, Arrays] = Argument(
+        "ndarray, list or dict of ndarray",
+        kw_only=False,
+        doc="The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. These "
+        "very arrays are updated in place, and stay bound until the optimizer is gone: do not resize them, and give "
+        'them new values by ``params["w"][...] = …``, since after ``params["w"] = …`` the old array is still the '
+        "bound one.",
+    )
+    lr: Number = Number("[0, inf)", default=1e-3, kw_only=False, doc="Learning rate.")
+    weight_decay: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        doc="Decay: coupled (L2 penalty, ``weight_decay·p`` is added to the gradient), or `decoupled`.",
+    )
+    decoupled: Flag = Flag(
+        default=False,
+        doc="Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (LAMB and the "
+        "schedule-free steps add ``weight_decay·p`` to the direction of the step.)",
+    )
+    l1: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        doc="L1 penalty: ``l1·sign(p)`` is added to the gradient. `fastopt.elastic_net` has both penalties.",
+    )
+    max_norm: Limit = Limit(
+        "(0, inf)",
+        default=None,
+        doc="After a step, the incoming weights of each unit (all axes but the last of an array of two or more) are "
+        "scaled down to this Euclidean norm where they exceed it (Srivastava et al. 2014, section 5.1).",
+    )
+    clip_value: Limit = Limit(
+        "(0, inf)",
+        default=None,
+        doc="Each element of the gradient is clipped to [−clip_value, clip_value], before penalties are added.",
+    )
+    maximize: Flag = Flag(default=False, doc="Ascend the gradient.")
+    clip_norm: Limit = Limit(
+        "(0, inf)",
+        default=None,
+        per_group=False,
+        doc="Each gradient is scaled down to this Euclidean norm where it exceeds it (Pascanu et al. 2013, algorithm "
+        "1): after `grad_scale`, before `clip_value`.",
+    )
+    clip_global_norm: Limit = Limit(
+        "(0, inf)", default=None, per_group=False, doc="The same for the norm of all gradients together."
+    )
+    clip_eps: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        per_group=False,
+        doc="Is added to the norm that is divided by; 1e-6 in PyTorch.",
+    )
+    skip_nonfinite: Flag = Flag(
+        default=False, per_group=False, doc="Take no step where a gradient is not finite; `skipped` counts."
+    )
+    groups: Argument[tuple[Group, ...], Sequence[Mapping[str, Any]]] = Argument(
+        "sequence of mapping, optional",
+        default=(),
+        doc='Settings of some parameters: ``{"params": which, …}`` with hyperparameters of their own, ``lr_factor`` '
+        "(of the learning rate, default 1) and ``frozen`` (True: they are not stepped, their steps not counted, and "
+        'their gradients not looked at). `which` is a name, a pattern such as ``"*bias"``, a list of these, or a '
+        "function ``(name, array) -> bool`` such as `fastopt.vectors`. Where a parameter is in several groups, the "
+        "later ones have the last word.",
+    )
 
     # ---- What follows from a class --------------------------------------------------------------------------
 
+    #: Where the kernel's hyperparameters stand in its row of the table.
+    _place: ClassVar[dict[str, int]] = {}
+    #: Hyperparameters of the kernel that the class decides, …
+    fixed: ClassVar[dict[str, float]] = {}
+    #: … and those that it works out before each step (see `_compute`); the functional form asks for them.
+    computed: ClassVar[tuple[str, ...]] = ()
+
     def __init_subclass__(cls, abstract: bool = False) -> None:
-        if abstract:
-            return
-        cls._place = {name: place for place, name in enumerate(_kernels.STEPS[cls.kernel][1])}
-        if "name" not in vars(cls):
+        if hasattr(cls, "kernel"):
+            cls._place = {name: place for place, name in enumerate(_kernels.STEPS[cls.kernel][1])}
+        super().__init_subclass__()
+        decided = {name: each for name, each in cls.declared.items() if isinstance(each, Hyper) and not each.init}
+        cls.computed = tuple(name for name, each in decided.items() if each.default is REQUIRED)
+        cls.fixed = {n: each.encode(each.default) for n, each in decided.items() if n not in cls.computed}
+        if not abstract and "name" not in vars(cls):
             cls.name = cls.__name__.lower()
+
+    @classmethod
+    def _in_order(cls, names: Iterable[str]) -> list[str]:
+        """Parameters and learning rate, what only this kernel has as in its row, and then all else."""
+        order = ("params", "lr", *(name for name in cls._place if name not in vars(Optimizer)))
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
     @classmethod
     def state_names(cls) -> tuple[str, ...]:
@@ -224,18 +245,20 @@ class Optimizer:
 
     @classmethod
     def hyper_names(cls) -> list[str]:
-        """The names of the hyperparameters: its own, and then those that every step has."""
-        decided = {"t", "grad_scale", *cls.fixed, *cls.computed}
-        own = [name for name in cls._place if name not in EVERY_STEP]
-        return [name for name in (*own, *EVERY_STEP) if name not in decided]
+        """The names of the hyperparameters: the kernel's own, those that every step has, and further ones."""
+        return [name for name, each in cls.declared.items() if isinstance(each, Hyper) and each.init and each.per_group]
+
+    @classmethod
+    def _setting_names(cls) -> list[str]:
+        """Those, and those that groups do not have: its own, and then those of every optimizer."""
+        whole = [n for n, each in cls.declared.items() if isinstance(each, Hyper) and each.init and not each.per_group]
+        return [*cls.hyper_names(), *sorted(whole, key=lambda name: name in vars(Optimizer))]
 
     @classmethod
     def keywords(cls) -> dict[str, Any]:
-        """The hyperparameters with their defaults, or REQUIRED: its own as in the signature, then the others."""
-        signature = inspect.signature(cls).parameters
-        names = cls.hyper_names()
-        own = {name: p.default for name, p in signature.items() if name in names}
-        return own | {name: (EVERY_STEP | cls.defaults)[name] for name in names if name not in own}
+        """The hyperparameters with their defaults, or REQUIRED."""
+        given = inspect.signature(cls).parameters  # also of a subclass with a constructor of its own
+        return {name: (given if name in given else cls.declared)[name].default for name in cls.hyper_names()}
 
     @classmethod
     def encode(cls, hyper: Mapping[str, Any]) -> tuple[float, ...]:
@@ -259,6 +282,10 @@ class Optimizer:
         """State arrays of other shapes, which are not the kernel's."""
         return {}
 
+    def _check_param(self, label: str, param: Array) -> None:
+        """Raise where this optimizer cannot have a parameter."""
+        checks.array(label, param, writable=True)
+
     def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
         """Step along gradients that are to be multiplied by a number, and each by its own factor."""
         self._plan.scale_each(factors)
@@ -266,38 +293,42 @@ class Optimizer:
 
     # ---- Binding --------------------------------------------------------------------------------------------
 
-    def __init__(self, params: Arrays, *, groups: Sequence[Mapping[str, Any]] = (), **hyper: Any) -> None:
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float | Schedule = REQUIRED,
+        *,
+        groups: Sequence[Mapping[str, Any]] = (),
+        **hyper: Any,
+    ) -> None:
         if type(self) is Optimizer:
             raise TypeError("Optimizer is what all optimizers share; use one of them, such as fastopt.Adam")
-        unknown = [name for name in hyper if name not in self._setting_names()]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no keyword {unknown[0]!r}; it takes {', '.join(self._setting_names())}"
-            )
+        names = self._setting_names()
+        values = {name: self.declared[name].default for name in names} | hyper
+        if lr is not REQUIRED:
+            values["lr"] = lr
+        for name in values:
+            if values[name] is REQUIRED:
+                raise TypeError(f"{type(self).__name__}.__init__() missing 1 required positional argument: {name!r}")
+            if name not in names:
+                raise TypeError(f"{type(self).__name__} has no keyword {name!r}; it takes {', '.join(names)}")
+        self._groups: tuple[Group, ...] = ()
         self._scheduled: dict[tuple[Group | None, str], Schedule] = {}
-        self._held: dict[str, float] = {}
-        for name, value in (EVERY_STEP | BEFORE_STEP | self.defaults | hyper).items():
-            if name in self._setting_names():
-                self._held[name] = self._encoded(name, value, None, 0)
-        self._params = params
+        self._settings: dict[str, float] = {}
+        for name, value in values.items():
+            self._settings[name] = self._encoded(name, value, None, 0)
         self._skipped = 0
         self._grad_norm: float | None = None
-        self._state: dict[str, Mapping[str, Array]] = {}
-        self._groups: tuple[Group, ...] = ()
-        self._cells = [_Cell(scalars=dict(self.scalars))]
-        self._cell_of: dict[str, int] = {}
+        by_name = self._checked(params)
+        self._groups = tuple(self._group(each, by_name) for each in groups)
+        self._bind(params, {name: Slot(param, scalars=self.scalars) for name, param in by_name.items()}, 0)
+
+    def _checked(self, params: Arrays) -> dict[str, Array]:
+        """The parameters by name."""
         by_name = checks.named("param", params)
         for name, param in by_name.items():
-            checks.array(checks.param_label(name), param, writable=True)
-        self._groups = tuple(self._group(each, by_name) for each in groups)
-        self._born = dict.fromkeys(by_name, 0)
-        #: Of parameters that are frozen: the steps that they have taken, and the scalars of their cell.
-        self._resting: dict[str, tuple[int, Mapping[str, float]]] = {}
-        self._bind()
-
-    @classmethod
-    def _setting_names(cls) -> list[str]:
-        return [*cls.hyper_names(), *cls.of_class, *BEFORE_STEP]
+            self._check_param(checks.param_label(name), param)
+        return by_name
 
     def _group(self, given: Mapping[str, Any], by_name: Mapping[str, Array]) -> Group:
         settings = {name: value for name, value in given.items() if name != "params"}
@@ -312,80 +343,92 @@ class Optimizer:
             group._settings[name] = self._encoded(name, value, group, 0)
         return group
 
-    def _bind(self, t: int | None = None, with_state: Collection[str] = ()) -> None:
-        """Make the plan anew, with state arrays for those that have none, of what is stepped or among `with_state`.
+    def _bind(self, params: Arrays, slots: dict[str, Slot], t: int, with_state: Collection[str] = ()) -> None:
+        """Take slots, which are in no bucket yet, and the optimizer's number of steps: make buckets, a plan, and state
+        arrays where those that are stepped, or among `with_state`, have none."""
+        kinds: dict[str, tuple[Any, ...]] = {}
+        for name, slot in slots.items():
+            slot.groups = tuple(group for group in self._groups if name in group.names)
+            if not slot.frozen:
+                kinds[name] = slot.groups, slot.taken, tuple(sorted(slot.scalars.items()))
+        # The first bucket, which may be empty, counts the optimizer's steps.
+        first = next((kind for kind in kinds.values() if kind[:2] == ((), t)), ((), t, tuple(self.scalars.items())))
+        buckets = {
+            kind: Bucket(number, kind[0], dict(kind[2]))
+            for number, kind in enumerate(dict.fromkeys((first, *kinds.values())))
+        }
+        for name, kind in kinds.items():
+            slots[name].bucket = buckets[kind]
 
-        What cells hold stays, and `t` where it is not given. A parameter that was frozen goes on where it was.
-        """
-        by_name = checks.named("param", self._params)
-        if t is None:
-            t = self.t if vars(self).get("_plan") else 0
-        born, resting = dict(self._born), dict(self._resting)
-        old = {(cell.groups, cell.born): cell for cell in self._cells}
-        cells, cell_of = [old.get(((), 0), self._cells[0])], {}
-        for name in by_name:
-            groups = tuple(group for group in self._groups if name in group.names)
-            frozen = [group._settings["frozen"] for group in groups if "frozen" in group._settings]
-            if frozen and frozen[-1]:
-                if name not in resting:
-                    scalars = self._cells[self._cell_of[name]].scalars if name in self._cell_of else self.scalars
-                    resting[name] = t - born[name], dict(scalars)
-                cell_of[name] = -1
-                continue
-            rested = resting.pop(name, None)
-            if rested:
-                born[name] = t - rested[0]
-            kind = groups, born[name]
-            kinds = [(cell.groups, cell.born) for cell in cells]
-            if kind not in kinds:
-                cells.append(old.get(kind) or _Cell(*kind, scalars=dict(self.scalars)))
-                kinds.append(kind)
-            number = kinds.index(kind)
-            if rested and number not in cell_of.values():
-                cells[number].scalars = dict(rested[1])
-            cell_of[name] = number
-        active = [name for name in by_name if cell_of[name] >= 0]
-        kept = [name for name in by_name if name in active or name in with_state]
-        state = {name: self._state.get(name, {}) for name in kept}
-        bare = [name for name in kept if name not in self._state]
+        bare = [slot for name, slot in slots.items() if slot.state is NO_STATE and (slot.bucket or name in with_state)]
+        made: list[dict[str, Array]] = [{} for _ in bare]
         for key in self.state_names():
-            rates = [self._in_cell(cells[max(cell_of[name], 0)], "lr") for name in bare]
-            initial = [self._initial(key, by_name[name], lr) for name, lr in zip(bare, rates, strict=True)]
-            for name, array in zip(bare, arena.all_beside([by_name[name] for name in bare], initial), strict=True):
-                state[name] = {**state[name], key: array}
-        kernel_state = {name: {key: state[name][key] for key in self.state_names()} for name in active}
-        checks.step_arrays({name: by_name[name] for name in active}, kernel_state)
-        bound = self._params if isinstance(self._params, np.ndarray) else copy.copy(self._params)
-        labelled = checks.labelled({name: by_name[name] for name in active}, kernel_state)
-        frozen_names = frozenset(name for name in by_name if cell_of[name] < 0)
-        plan = _kernels.Plan(
+            initial = [self._initial(key, slot.param, self._value("lr", slot.groups)) for slot in bare]
+            beside = arena.all_beside([slot.param for slot in bare], initial)
+            for arrays, array in zip(made, beside, strict=True):
+                arrays[key] = array
+        for slot, arrays in zip(bare, made, strict=True):
+            slot.state = MappingProxyType(arrays | self._further_state(slot.param))
+
+        active = {name: slot for name, slot in slots.items() if slot.bucket}
+        in_plan = {name: slot.param for name, slot in active.items()}
+        state = {name: {key: slot.state[key] for key in self.state_names()} for name, slot in active.items()}
+        checks.step_arrays(in_plan, state)
+        bound = params if isinstance(params, np.ndarray) else copy.copy(params)
+        frozen = frozenset(slots.keys() - active.keys())
+        self._plan = _kernels.Plan(
             self.kernel,
             bound,
-            [tuple(kernel_state[name].values()) if name in kernel_state else () for name in by_name],
-            [(t - cell.born, 1.0, *self._effective(cell)) for cell in cells],
-            [cell_of[name] for name in by_name],
-            functools.partial(_explain, bound, labelled, frozen_names),
+            [tuple(state[name].values()) if name in state else () for name in slots],
+            [(kind[1], 1.0, *self._values(bucket)) for kind, bucket in buckets.items()],
+            [slot.bucket.number if slot.bucket else -1 for slot in slots.values()],
+            functools.partial(_explain, bound, checks.labelled(in_plan, state), frozen),
         )
-        self._plan, self._cells, self._cell_of = plan, cells, cell_of
-        self._bound, self._born, self._resting = bound, born, resting
-        for name in bare:
-            state[name] = {**state[name], **self._further_state(by_name[name])}
-        self._state = {**self._state, **{name: MappingProxyType(dict(state[name])) for name in kept}}
+        self._params, self._bound, self._slots, self._buckets = params, bound, slots, [*buckets.values()]
         self._route()
+
+    def _unbound(self) -> dict[str, Slot]:
+        """Copies of the slots that are in no bucket, and know themselves what their bucket has counted."""
+        return {
+            name: dataclasses.replace(
+                slot, bucket=None, taken=self._taken(slot), scalars=slot.bucket.scalars if slot.bucket else slot.scalars
+            )
+            for name, slot in self._slots.items()
+        }
+
+    def _taken(self, slot: Slot) -> int:
+        """The number of steps that a parameter has taken."""
+        return int(self._plan.get_hyper(0, slot.bucket.number)) if slot.bucket else slot.taken
 
     def _route(self) -> None:
         """Where nothing is to be done around a step, the plan's own method goes before the class's: the call of that
         would be a quarter of a small step."""
         own = type(self).step is Optimizer.step and type(self)._advance is Optimizer._advance
-        if own and not (self.computed or self._scheduled or self._looks_at_gradients()):
-            self._plan.scale_each([1.0] * len(self._cell_of))
+        if own and not (self.computed or self._scheduled or self._needs_norms()):
+            self._plan.scale_each([1.0] * len(self._slots))
             vars(self)["step"] = self._plan.step
         else:
             vars(self).pop("step", None)
 
-    def _looks_at_gradients(self) -> bool:
-        held = self._held
+    def _needs_norms(self) -> bool:
+        """Whether a step depends on the norms of gradients."""
+        held = self._settings
         return held["clip_norm"] < math.inf or held["clip_global_norm"] < math.inf or bool(held["skip_nonfinite"])
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Where the block raises, all is as before."""
+        before, of_groups = dict(vars(self)), [(group, dict(group._settings)) for group in self._groups]
+        self._settings, self._scheduled = dict(self._settings), dict(self._scheduled)
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            for group, settings in of_groups:
+                group._settings.clear()
+                group._settings.update(settings)
+            raise
 
     def add_params(self, more: Arrays, **settings: Any) -> None:
         """Take further parameters in; their state and their step counter, which corrects biases, begin anew.
@@ -414,22 +457,13 @@ class Optimizer:
         else:
             wanted, got = type(self._params).__name__, type(more).__name__
             raise TypeError(f"more must be a list or a dict, as params is: {wanted}, got {got}")
-        by_name = checks.named("param", merged)
-        for name, param in by_name.items():
-            checks.array(checks.param_label(name), param, writable=True)
-        before = dict(vars(self))
-        try:
-            new = [name for name in by_name if name not in self._born]
-            self._born = self._born | dict.fromkeys(new, self.t)
-            self._scheduled = dict(self._scheduled)
+        by_name = self._checked(merged)
+        with self._all_or_nothing():
+            slots = self._unbound()
+            new = {name: Slot(param, scalars=self.scalars) for name, param in by_name.items() if name not in slots}
             if settings:
-                self._groups = (*self._groups, self._group({"params": new, **settings}, by_name))
-            self._params = merged
-            self._bind()
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+                self._groups = (*self._groups, self._group({"params": list(new), **settings}, by_name))
+            self._bind(merged, slots | new, self.t)
 
     # ---- Settings -------------------------------------------------------------------------------------------
 
@@ -437,7 +471,7 @@ class Optimizer:
         """A checked setting as it is held; where it is a schedule, that is noted, and its present value held."""
         if name in OF_GROUPS:
             return OF_GROUPS[name](name, value)
-        declared: Hyper[Any] = getattr(type(self), name)
+        declared = getattr(type(self), name)
         schedule = value if isinstance(value, Schedule) else None
         if schedule is not None and not isinstance(declared, (Number, Limit)):
             raise TypeError(f"{name} cannot follow a schedule, got {value!r}")
@@ -448,34 +482,38 @@ class Optimizer:
         return held
 
     def _set(self, name: str, value: Any, group: Group | None = None) -> None:
-        held = self._encoded(name, value, group, self.t)
-        self._hold(name, held, group)
-        if name == "frozen":
-            self._plan.claim()
-            self._bind()
-        self._route()
+        if name != "frozen":
+            self._hold(name, self._encoded(name, value, group, self.t), group)
+            self._route()
+            return
+        self._plan.claim()
+        with self._all_or_nothing():
+            self._hold(name, self._encoded(name, value, group, self.t), group)
+            self._bind(self._params, self._unbound(), self.t)
 
     def _hold(self, name: str, held: Any, group: Group | None) -> None:
         """Put a checked value in its place, and in the plan's."""
-        (self._held if group is None else group._settings)[name] = held
+        (self if group is None else group)._settings[name] = held
         name = "lr" if name == "lr_factor" else name
         if name in self._place:
-            for number, cell in enumerate(self._cells):
-                if group is None or group in cell.groups:
-                    self._plan.set_hyper(self._place[name], self._in_cell(cell, name), number)
+            for bucket in self._buckets:
+                if group is None or group in bucket.groups:
+                    self._plan.set_hyper(self._place[name], self._value(name, bucket.groups), bucket.number)
 
-    def _in_cell(self, cell: _Cell, name: str) -> float:
-        """The effective value of a hyperparameter."""
-        value, factor = self._held[name], 1.0
-        for group in cell.groups:
+    def _value(self, name: str, groups: tuple[Group, ...]) -> float:
+        """What a hyperparameter is for parameters of these groups, as the kernel takes it."""
+        value, factor = self._settings[name], 1.0
+        for group in groups:
             value = group._settings.get(name, value)
             factor = group._settings.get("lr_factor", factor)
         return value * factor if name == "lr" else value
 
-    def _effective(self, cell: _Cell) -> tuple[float, ...]:
-        """All hyperparameters of a cell as the kernel takes them, those after ``t`` and ``grad_scale``."""
+    def _values(self, bucket: Bucket) -> tuple[float, ...]:
+        """All hyperparameters of a bucket, those after ``t`` and ``grad_scale``."""
         decided = self.fixed | dict.fromkeys(self.computed, 0.0)
-        return tuple(decided[name] if name in decided else self._in_cell(cell, name) for name in list(self._place)[2:])
+        return tuple(
+            decided[name] if name in decided else self._value(name, bucket.groups) for name in list(self._place)[2:]
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name.startswith("_") or hasattr(type(self), name)):
@@ -504,23 +542,23 @@ class Optimizer:
             state and ``t`` are what they were.
         """
         scale = checks.number("grad_scale", grad_scale)
-        t, clip, factors = self.t, 1.0, [1.0] * len(self._cell_of)
+        t, clip, factors = self.t, 1.0, [1.0] * len(self._slots)
         now = {place: getattr(type(self), place[1]).encode(s(t)) for place, s in self._scheduled.items()}
-        if self._looks_at_gradients():
+        if self._needs_norms():
             squares = self._plan.squares(grads)
             norms = [abs(scale) * root for root in _roots(squares, self._bound, grads)]
             norm = math.hypot(*norms)
-            if not math.isfinite(norm) and self._held["skip_nonfinite"]:
+            if not math.isfinite(norm) and self._settings["skip_nonfinite"]:
                 self._skipped += 1
                 self._grad_norm = norm
                 return
-            limits = [now.get((None, name), self._held[name]) for name in ("clip_norm", "clip_global_norm")]
+            limits = [now.get((None, name), self._settings[name]) for name in ("clip_norm", "clip_global_norm")]
             if not math.isfinite(norm) and min(limits) < math.inf:
                 raise ValueError(
                     f"grads must be finite to be clipped by their norm, got a norm of {norm}; skip_nonfinite=True "
                     "skips such a step"
                 )
-            eps = self._held["clip_eps"]
+            eps = self._settings["clip_eps"]
             factors = [scale_down(own, limits[0], eps) for own in norms]
             clip = scale_down(math.hypot(*(min(own, limits[0]) for own in norms)), limits[1], eps)
             self._grad_norm = norm
@@ -529,34 +567,27 @@ class Optimizer:
             self._grad_norm = None
         for (group, name), held in now.items():
             self._hold(name, held, group)
-        scalars = []
-        for number, cell in enumerate(self._cells) if self.computed else ():
-            own = {name: self._in_cell(cell, name) for name in self.hyper_names()} if cell.groups else self._held
-            values, after = self._compute(own, cell.scalars, t - cell.born + 1)
+        after: list[tuple[Bucket, dict[str, float]]] = []
+        for bucket in self._buckets if self.computed else ():
+            groups, taken = bucket.groups, int(self._plan.get_hyper(0, bucket.number))
+            own = {name: self._value(name, groups) for name in self.hyper_names()} if groups else self._settings
+            values, scalars = self._compute(own, bucket.scalars, taken + 1)
             for name in self.computed:
-                self._plan.set_hyper(self._place[name], values[name], number)
-            scalars.append((cell, after))
+                self._plan.set_hyper(self._place[name], values[name], bucket.number)
+            after.append((bucket, scalars))
         self._advance(grads, scale * clip, factors)
-        for cell, after in scalars:
-            cell.scalars = after
+        for bucket, scalars in after:
+            bucket.scalars = scalars
 
     # ---- Looking at it --------------------------------------------------------------------------------------
 
     @property
-    def params(self) -> Arrays:
-        return self._params
-
-    @property
     def state(self) -> Mapping[str, Mapping[str, Array]]:
-        return MappingProxyType(self._state)
+        return MappingProxyType({name: slot.state for name, slot in self._slots.items() if slot.state is not NO_STATE})
 
     @property
     def t(self) -> int:
         return int(self._plan.get_hyper(0))
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self._groups
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -571,9 +602,10 @@ class Optimizer:
         return self._skipped
 
     def __repr__(self) -> str:
-        signature = inspect.signature(type(self)).parameters
-        usual = EVERY_STEP | BEFORE_STEP | self.defaults | {name: signature[name].default for name in self.of_class}
-        shown = {name: self.schedules.get(name, getattr(self, name)) for name in self._setting_names()}
+        own = {name: self.declared[name].default for name in self._setting_names()}
+        always = {"lr", *self.hyper_names()} - {*Optimizer.hyper_names()} | {"lr"}
+        usual = {name: value for name, value in own.items() if name not in always}
+        shown = {name: self.schedules.get(name, getattr(self, name)) for name in own}
         parts = [f"{name}={value!r}" for name, value in shown.items() if name not in usual or value != usual[name]]
         if self._groups:
             parts.append(f"groups={[*self._groups]!r}")
@@ -593,9 +625,7 @@ class Optimizer:
             of dicts; ``state``, a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into
             JSON.
         """
-        t = self.t
-        cells = {name: self._cells[number] for name, number in self._cell_of.items() if number >= 0}
-        taken = self._resting | {name: (t - cell.born, cell.scalars) for name, cell in cells.items()}
+        t, slots = self.t, self._unbound()
         return {
             "optimizer": type(self).__name__,
             "t": t,
@@ -610,8 +640,8 @@ class Optimizer:
                 }
                 for group in self._groups
             ],
-            "born": {name: t - taken[name][0] for name in self._cell_of},
-            "scalars": {name: dict(taken[name][1]) for name in self._cell_of},
+            "born": {name: t - slot.taken for name, slot in slots.items()},
+            "scalars": {name: dict(slot.scalars) for name, slot in slots.items()},
             "state": {name: {k: a.copy() for k, a in arrays.items()} for name, arrays in self.state.items()},
         }
 
@@ -641,44 +671,38 @@ class Optimizer:
             own = {name: value for name, value in saved.items() if name not in ("params", "schedules")}
             _same_keys("groups", group._settings, own)
             settings.append((group, own))
-        _same_keys("born", self._born, state_dict["born"])
-        _same_keys("scalars", self._born, state_dict["scalars"])
-        taken: dict[str, tuple[int, Mapping[str, float]]] = {}
-        for name, step in state_dict["born"].items():
-            _same_keys(f"scalars[{name!r}]", self.scalars, state_dict["scalars"][name])
-            numbers = {key: checks.number(key, value) for key, value in state_dict["scalars"][name].items()}
-            taken[name] = t - checks.integer("born", step, 0, t), numbers
+        slots = self._unbound()
+        _same_keys("born", slots, state_dict["born"])
+        _same_keys("scalars", slots, state_dict["scalars"])
+        for name, slot in slots.items():
+            scalars = state_dict["scalars"][name]
+            _same_keys(f"scalars[{name!r}]", self.scalars, scalars)
+            slot.scalars = {key: checks.number(key, value) for key, value in scalars.items()}
+            slot.taken = t - checks.integer("born", state_dict["born"][name], 0, t)
         arrays_of = state_dict["state"]
         schedules = [state_dict["schedules"], *(group["schedules"] for group in state_dict["groups"])]
         self._plan.claim()
-        before, before_in_groups = dict(vars(self)), [dict(group._settings) for group in self._groups]
-        try:
-            self._held, self._scheduled, self._resting, self._skipped = {}, {}, taken, skipped
+        with self._all_or_nothing():
+            self._settings, self._scheduled, self._skipped = {}, {}, skipped
             for owner, (_, values), scheduled in zip((None, *self._groups), settings, schedules, strict=True):
+                held = (self if owner is None else owner)._settings
                 for name, value in values.items():
-                    held = self._held if owner is None else owner._settings
                     held[name] = self._encoded(name, value, owner, t)
                 for name, plain in scheduled.items():
                     self._encoded(name, Schedule.from_dict(plain), owner, t)
-            self._cells, self._cell_of = [_Cell(scalars=dict(self.scalars))], {}
-            self._bind(t, with_state=arrays_of)
-            _same_keys(
-                "state", [name for name in self._state if name in arrays_of or self._cell_of[name] >= 0], arrays_of
-            )
+            self._bind(self._params, slots, t, with_state=arrays_of)
+            _same_keys("state", [name for name, slot in slots.items() if slot.bucket or name in arrays_of], arrays_of)
             for name in arrays_of:
-                _same_keys(f"state[{name!r}]", self._state[name], arrays_of[name])
-                for key, own_array in self._state[name].items():
+                own_arrays = slots[name].state
+                _same_keys(f"state[{name!r}]", own_arrays, arrays_of[name])
+                for key, own_array in own_arrays.items():
                     value = arrays_of[name][key]
                     checks.array(f"state[{name!r}][{key!r}]", value, dtype=own_array.dtype, shape=own_array.shape)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            for group, held in zip(self._groups, before_in_groups, strict=True):
-                group._settings.update(held)
-            raise
-        self._state = {name: self._state[name] for name in arrays_of}
-        for name, arrays in self._state.items():
-            for key, own_array in arrays.items():
+        for name, slot in slots.items():
+            if name not in arrays_of:
+                slot.state = NO_STATE
+                continue
+            for key, own_array in slot.state.items():
                 own_array[...] = arrays_of[name][key]
 
     def __reduce__(self) -> Any:

@@ -1,8 +1,8 @@
-"""Optimizers: one class each, with its names, defaults and constraints.
+"""Optimizers: one class each, with its formula, its hyperparameters and where they come from.
 
-A class says which kernel it drives (a row of csrc/kernels.def), the constraint of each hyperparameter in a class
-attribute, and its default in the signature; what every optimizer has beside these is in `fastopt.optimizer`.
-Everything else (the functional form, tests, benchmarks, the command line) is derived from that.
+A class says which kernel it drives (a row of csrc/kernels.def), and declares each hyperparameter with its rule, its
+default and its documentation; what every optimizer has beside these is in `fastopt.optimizer`. Everything else
+(signatures, docstrings, the functional form, tests, benchmarks, the command line) is derived from that.
 
 >>> import numpy as np, fastopt
 >>> w = np.array([1.0, -2.0])
@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 from fastopt import checks
 from fastopt.checks import Array, Arrays
 from fastopt.hyper import Choice, Flag, Number
-from fastopt.optimizer import Common, Optimizer
-from fastopt.schedules import Schedule
+from fastopt.optimizer import Optimizer
 
 __all__ = [
     "LAMB",
@@ -53,66 +52,35 @@ __all__ = [
 ]
 
 #: Where eps stands, in the order of the enum in csrc/fastopt.h.
-EPS_MODES = ("outside", "inside", "hat")
 EpsMode = Literal["outside", "inside"]
 AdamEpsMode = Literal["outside", "inside", "hat"]
-#: A number, or what it follows.
-Rate = float | Schedule
 
 
 # ---- Gradient descent and momentum --------------------------------------------------------------------------
 
 
-class SGD(Optimizer):
-    """Stochastic gradient descent: ``p ← p − lr·g``.
+class _Descent(Optimizer, abstract=True):
+    """Steps in proportion to the gradient: no learning rate suits all problems, so there is no default."""
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float
-        Learning rate, in [0, inf).
-    **common
-        What every optimizer takes: see `Optimizer`.
-    """
+    lr: Number = Number(Optimizer.lr.bounds, doc=Optimizer.lr.doc, kw_only=False)
+
+
+class SGD(_Descent):
+    """Stochastic gradient descent: ``p ← p − lr·g``."""
 
     kernel = "sgd"
 
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, **common)
+
+class _Velocity(_Descent, abstract=True):
+    kernel = "momentum"
+    momentum: Number = Number("[0, 1]", default=0.9, doc="The share of the old velocity that is kept.")
 
 
-class Momentum(Optimizer):
+class Momentum(_Velocity):
     """Gradient descent with momentum [1]_, plain or Nesterov's [2]_.
 
     ``v ← momentum·v + (1 − dampening)·g``, then ``p ← p − lr·v``, or with `nesterov`
     ``p ← p − lr·(g + momentum·v)``.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float
-        Learning rate, in [0, inf).
-    momentum : float, default 0.9
-        The share of the old velocity that is kept, in [0, 1].
-    dampening : float, default 0.0
-        In [0, 1]. As in PyTorch, the first gradient enters undampened. (The functional form has no first step:
-        pass ``dampening=0`` there once for the same numbers.)
-    nesterov : bool, default False
-        Nesterov's step, from the gradient at the parameters as they are held. See `LookAheadNesterov` for the other
-        form.
-    lr_in_velocity : bool, default False
-        The other form: ``v ← momentum·v − lr·g``, then ``p ← p + v``, or with `nesterov`
-        ``p ← p + momentum·v − lr·g``. It is that of Keras, cs231n and scikit-learn, and differs from PyTorch's
-        where `lr` changes.
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -120,36 +88,26 @@ class Momentum(Optimizer):
     .. [2] I. Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, eq. 3–4.
     """
 
-    kernel = "momentum"
-    fixed: ClassVar[dict[str, float]] = {"look_ahead": 0.0}
-    momentum = Number("[0, 1]")
-    dampening = Number("[0, 1]")
-    nesterov = Flag()
-    lr_in_velocity = Flag()
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate,
-        *,
-        momentum: Rate = 0.9,
-        dampening: Rate = 0.0,
-        nesterov: bool = False,
-        lr_in_velocity: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            nesterov=nesterov,
-            lr_in_velocity=lr_in_velocity,
-            **common,
-        )
+    dampening: Number = Number(
+        "[0, 1]",
+        default=0.0,
+        doc="The share of a gradient that does not enter. As in PyTorch, the first gradient enters undampened. (The "
+        "functional form has no first step: pass ``dampening=0`` there once for the same numbers.)",
+    )
+    nesterov: Flag = Flag(
+        default=False,
+        doc="Nesterov's step, from the gradient at the parameters as they are held. See `LookAheadNesterov` for the "
+        "other form.",
+    )
+    lr_in_velocity: Flag = Flag(
+        default=False,
+        doc="The other form: ``v ← momentum·v − lr·g``, then ``p ← p + v``, or with `nesterov` ``p ← p + momentum·v − "
+        "lr·g``. It is that of Keras, cs231n and scikit-learn, and differs from PyTorch's where `lr` changes.",
+    )
+    at_look_ahead: Flag = Flag(default=False, init=False)
 
 
-class LookAheadNesterov(Momentum):
+class LookAheadNesterov(_Velocity):
     """Nesterov's momentum as it was conceived [1]_: the gradient is taken where the momentum is about to lead.
 
     ``v ← momentum·v − lr·g(w + momentum·v)``, then ``w ← w + v``. Before each gradient, call `look_ahead`: it moves the
@@ -169,27 +127,17 @@ class LookAheadNesterov(Momentum):
        the next look-ahead point all the time, ``w + momentum·v``, and never w. Evaluate and save what you hold
        knowingly.
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float
-        Learning rate, in [0, inf).
-    momentum : float, default 0.9
-        The share of the old velocity that is kept, in [0, 1].
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] I. Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, eq. 3–4.
     """
 
     name = "look_ahead_nesterov"
-    fixed: ClassVar[dict[str, float]] = {"look_ahead": 1.0, "lr_in_velocity": 1.0, "nesterov": 0.0, "dampening": 0.0}
-
-    def __init__(self, params: Arrays, lr: Rate, *, momentum: Rate = 0.9, **common: Unpack[Common]) -> None:
-        Optimizer.__init__(self, params, lr=lr, momentum=momentum, **common)
+    dampening: Number = Number("[0, 1]", default=0.0, init=False)
+    nesterov: Flag = Flag(default=False, init=False)
+    lr_in_velocity: Flag = Flag(default=True, init=False)
+    at_look_ahead: Flag = Flag(default=True, init=False)
+    _ahead = False
 
     @property
     def ahead(self) -> bool:
@@ -206,10 +154,9 @@ class LookAheadNesterov(Momentum):
         """
         if self._ahead:
             raise RuntimeError("the parameters are at the look-ahead point already; take a step from there")
-        for name, param in checks.named("param", self.params).items():
-            if self._cell_of[name] >= 0:
-                rate = self._in_cell(self._cells[self._cell_of[name]], "momentum")
-                param += rate * self.state[name]["velocity"]
+        for slot in self._slots.values():
+            if not slot.frozen:
+                slot.param += self._value("momentum", slot.groups) * slot.state["velocity"]
         self._ahead = True
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
@@ -236,8 +183,6 @@ class LookAheadNesterov(Momentum):
         super().load_state_dict(state_dict)
         self._ahead = ahead
 
-    _ahead = False
-
 
 # ---- Adaptive rates without momentum ------------------------------------------------------------------------
 
@@ -245,59 +190,23 @@ class LookAheadNesterov(Momentum):
 class RMSProp(Optimizer):
     """RMSProp [1]_: ``G ← decay·G + (1 − decay)·g²``, then ``p ← p − lr·g / (√G + eps)``.
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-3
-        Learning rate, in [0, inf).
-    decay : float, default 0.99
-        The share of the old average that is kept, in [0, 1].
-    eps : float, default 1e-8
-        Stabiliser, in [0, inf).
-    eps_mode : {"outside", "inside"}, default "outside"
-        ``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras).
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] T. Tieleman and G. Hinton, "Lecture 6.5: rmsprop", Coursera, 2012.
     """
 
     kernel = "rmsprop"
-    decay = Number("[0, 1]")
-    eps = Number("[0, inf)")
-    eps_mode = Choice(*EPS_MODES[:2])
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        decay: Rate = 0.99,
-        eps: Rate = 1e-8,
-        eps_mode: EpsMode = "outside",
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, decay=decay, eps=eps, eps_mode=eps_mode, **common)
+    decay: Number = Number("[0, 1]", default=0.99, doc="The share of the old average that is kept.")
+    eps: Number = Number("[0, inf)", default=1e-8, doc="Stabiliser.")
+    eps_mode: Choice[EpsMode] = Choice(
+        "outside", "inside", default="outside", doc="``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras)."
+    )
 
 
 class RMSPropMomentum(RMSProp):
     """RMSProp [1]_ with momentum: ``v ← momentum·v + g / (√G + eps)``, then ``p ← p − lr·v``.
 
     G is that of `RMSProp`.
-
-    Parameters
-    ----------
-    params, lr, decay, eps, eps_mode
-        See `RMSProp`.
-    momentum : float, default 0.9
-        The share of the old velocity that is kept, in [0, 1].
-    lr_in_velocity : bool, default False
-        ``v ← momentum·v + lr·g / …``, then ``p ← p − v`` (Keras, TensorFlow): another step where `lr` changes.
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -306,32 +215,11 @@ class RMSPropMomentum(RMSProp):
 
     kernel = "rmsprop_momentum"
     name = "rmsprop_momentum"
-    momentum = Number("[0, 1]")
-    lr_in_velocity = Flag()
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        decay: Rate = 0.99,
-        momentum: Rate = 0.9,
-        eps: Rate = 1e-8,
-        eps_mode: EpsMode = "outside",
-        lr_in_velocity: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        Optimizer.__init__(
-            self,
-            params,
-            lr=lr,
-            decay=decay,
-            momentum=momentum,
-            eps=eps,
-            eps_mode=eps_mode,
-            lr_in_velocity=lr_in_velocity,
-            **common,
-        )
+    momentum: Number = _Velocity.momentum
+    lr_in_velocity: Flag = Flag(
+        default=False,
+        doc="``v ← momentum·v + lr·g / …``, then ``p ← p − v`` (Keras, TensorFlow): another step where `lr` changes.",
+    )
 
 
 class CenteredRMSProp(RMSPropMomentum):
@@ -340,15 +228,6 @@ class CenteredRMSProp(RMSPropMomentum):
     ``G ← decay·G + (1 − decay)·g²``, ``M ← decay·M + (1 − decay)·g``, ``v ← momentum·v + g / (√(G − M²) + eps)``,
     ``p ← p − lr·v``.
 
-    Parameters
-    ----------
-    params, lr, decay, eps, eps_mode, lr_in_velocity
-        See `RMSPropMomentum`.
-    momentum : float, default 0.0
-        The share of the old velocity that is kept, in [0, 1].
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] A. Graves, "Generating sequences with recurrent neural networks", 2013, eq. 38–45.
@@ -356,48 +235,11 @@ class CenteredRMSProp(RMSPropMomentum):
 
     kernel = "centered_rmsprop"
     name = "centered_rmsprop"
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        decay: Rate = 0.99,
-        momentum: Rate = 0.0,
-        eps: Rate = 1e-8,
-        eps_mode: EpsMode = "outside",
-        lr_in_velocity: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            decay=decay,
-            momentum=momentum,
-            eps=eps,
-            eps_mode=eps_mode,
-            lr_in_velocity=lr_in_velocity,
-            **common,
-        )
+    momentum = RMSPropMomentum.momentum.replace(default=0.0)
 
 
 class Adagrad(Optimizer):
     """Adagrad [1]_: ``G ← G + g²``, then ``p ← p − lr·g / (√G + eps)``.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-2
-        Learning rate, in [0, inf).
-    eps : float, default 1e-10
-        Stabiliser, in [0, inf).
-    eps_mode : {"outside", "inside"}, default "outside"
-        ``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras).
-    initial_accumulator_value : float, default 0.0
-        Where G begins, in [0, inf); Keras begins at 0.1. (In the functional form you make G yourself.)
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -406,27 +248,18 @@ class Adagrad(Optimizer):
     """
 
     kernel = "adagrad"
-    eps = Number("[0, inf)")
-    eps_mode = Choice(*EPS_MODES[:2])
-    of_class = ("initial_accumulator_value",)
-    initial_accumulator_value = Number("[0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-2,
-        *,
-        eps: Rate = 1e-10,
-        eps_mode: EpsMode = "outside",
-        initial_accumulator_value: float = 0.0,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params, lr=lr, eps=eps, eps_mode=eps_mode, initial_accumulator_value=initial_accumulator_value, **common
-        )
+    lr = Optimizer.lr.replace(default=1e-2)
+    eps: Number = Number("[0, inf)", default=1e-10, doc="Stabiliser.")
+    eps_mode: Choice[EpsMode] = RMSProp.eps_mode
+    initial_accumulator_value: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        per_group=False,
+        doc="Where G begins; Keras begins at 0.1. (In the functional form you make G yourself.)",
+    )
 
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:
-        return self._held["initial_accumulator_value"] if key == "square_sum" else 0.0
+        return self.initial_accumulator_value if key == "square_sum" else 0.0
 
 
 class Adadelta(Optimizer):
@@ -435,38 +268,15 @@ class Adadelta(Optimizer):
     ``G ← decay·G + (1 − decay)·g²``, ``d = √(D + eps) / √(G + eps) · g``, ``D ← decay·D + (1 − decay)·d²``,
     ``p ← p − lr·d``.
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1.0
-        Learning rate, in [0, inf).
-    decay : float, default 0.9
-        The share of the old average that is kept, in [0, 1].
-    eps : float, default 1e-6
-        Stabiliser, in [0, inf).
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] M. Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
     """
 
     kernel = "adadelta"
-    decay = Number("[0, 1]")
-    eps = Number("[0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1.0,
-        *,
-        decay: Rate = 0.9,
-        eps: Rate = 1e-6,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, decay=decay, eps=eps, **common)
+    lr = Optimizer.lr.replace(default=1.0)
+    decay: Number = Number("[0, 1]", default=0.9, doc="The share of the old averages that is kept.")
+    eps: Number = Number("[0, inf)", default=1e-6, doc="Stabiliser.")
 
 
 class Rprop(Optimizer):
@@ -474,20 +284,6 @@ class Rprop(Optimizer):
 
     Where the sign has changed, the step size shrinks, and no step is taken. It is for gradients of the whole data,
     which have no noise in their signs.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-2
-        Where step sizes begin, in [0, inf). (In the functional form you fill `step_size` yourself.) Then it has no
-        part.
-    eta_minus, eta_plus : float, default 0.5, 1.2
-        By what step sizes shrink, in (0, 1), and grow, in (1, inf).
-    min_step, max_step : float, default 1e-6, 50.0
-        The bounds of step sizes, in [0, inf).
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -498,25 +294,14 @@ class Rprop(Optimizer):
 
     kernel = "rprop"
     begins = "`step_size` being the first length of steps, and `prev_grad` zeros at first"
-    eta_minus = Number("(0, 1)")
-    eta_plus = Number("(1, inf)")
-    min_step = Number("[0, inf)")
-    max_step = Number("[0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-2,
-        *,
-        eta_minus: Rate = 0.5,
-        eta_plus: Rate = 1.2,
-        min_step: Rate = 1e-6,
-        max_step: Rate = 50.0,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params, lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, min_step=min_step, max_step=max_step, **common
-        )
+    lr = Optimizer.lr.replace(
+        default=1e-2,
+        doc="Where step sizes begin. (In the functional form you fill `step_size` yourself.) Then it has no part.",
+    )
+    eta_minus: Number = Number("(0, 1)", default=0.5, doc="By what step sizes shrink.")
+    eta_plus: Number = Number("(1, inf)", default=1.2, doc="By what step sizes grow.")
+    min_step: Number = Number("[0, inf)", default=1e-6, doc="The least step size.")
+    max_step: Number = Number("[0, inf)", default=50.0, doc="The largest step size.")
 
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:
         return lr if key == "step_size" else 0.0
@@ -525,29 +310,20 @@ class Rprop(Optimizer):
 # ---- Adam and its kin ---------------------------------------------------------------------------------------
 
 
-class Adam(Optimizer):
+class _Moments(Optimizer, abstract=True):
+    """Steps by moving averages of the gradient and of its square, or the like, corrected for their first steps."""
+
+    counts_steps = True
+    beta1: Number = Number("[0, 1)", default=0.9, doc="Decay rate of the first moment.")
+    beta2: Number = Number("[0, 1)", default=0.999, doc="Decay rate of the second moment.")
+    eps: Number = Number("[0, inf)", default=1e-8, doc="Stabiliser.")
+
+
+class Adam(_Moments):
     """Adam with bias correction [1]_.
 
     ``m ← beta1·m + (1 − beta1)·g``, ``v ← beta2·v + (1 − beta2)·g²``,
     ``p ← p − lr·m̂ / (√v̂ + eps)`` with ``m̂ = m / (1 − beta1ᵗ)`` and ``v̂ = v / (1 − beta2ᵗ)``.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-3
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.999
-        Decay rates of the moments, in [0, 1).
-    eps : float, default 1e-8
-        Stabiliser, in [0, inf).
-    eps_mode : {"outside", "inside", "hat"}, default "outside"
-        ``√v̂ + eps`` (the paper's algorithm, PyTorch), ``√(v̂ + eps)``, or the paper's "ε-hat", ``√v + eps`` with
-        the corrections in the step size alone (Keras, TensorFlow, scikit-learn).
-    bias_correction : bool, default True
-        False leaves the moments as they are, biased towards zero ("Adam, almost").
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -555,54 +331,29 @@ class Adam(Optimizer):
     """
 
     kernel = "adam"
-    counts_steps = True
-    beta1 = Number("[0, 1)")
-    beta2 = Number("[0, 1)")
-    eps = Number("[0, inf)")
-    eps_mode = Choice(*EPS_MODES)
-    bias_correction = Flag()
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        eps_mode: AdamEpsMode = "outside",
-        bias_correction: bool = True,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            eps_mode=eps_mode,
-            bias_correction=bias_correction,
-            **common,
-        )
+    eps_mode: Choice[AdamEpsMode] = Choice(
+        "outside",
+        "inside",
+        "hat",
+        default="outside",
+        doc="``√v̂ + eps`` (the paper's algorithm, PyTorch), ``√(v̂ + eps)``, or the paper's ε-hat, ``√v + eps`` with "
+        "the corrections in the step size alone (Keras, TensorFlow, scikit-learn).",
+    )
+    bias_correction: Flag = Flag(
+        default=True, doc='False leaves the moments as they are, biased towards zero ("Adam, almost").'
+    )
 
 
 class AdamW(Adam):
     """Adam with decoupled weight decay [1]_: ``p ← p − lr·weight_decay·p`` beside the step of `Adam`.
-
-    Parameters
-    ----------
-    params, lr, beta1, beta2, eps, eps_mode, bias_correction
-        See `Adam`.
-    **common
-        What every optimizer takes: see `Optimizer`. Here `decoupled` is True, and `weight_decay` 0.01 by default.
 
     References
     ----------
     .. [1] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
     """
 
-    fixed: ClassVar[dict[str, float]] = {"decoupled": 1.0}
-    defaults: ClassVar[dict[str, Any]] = {"weight_decay": 0.01}
+    decoupled: Flag = Flag(default=True, init=False)
+    weight_decay = Optimizer.weight_decay.replace(default=0.01, doc="Decoupled decay.")
 
 
 class AMSGrad(Adam):
@@ -611,70 +362,22 @@ class AMSGrad(Adam):
     ``w ← max(w, v)``, then ``p ← p − lr·m̂ / (√ŵ + eps)`` with ``ŵ = w / (1 − beta2ᵗ)``. It is PyTorch's
     ``Adam(amsgrad=True)``; the paper's algorithm is without bias correction.
 
-    Parameters
-    ----------
-    params, lr, beta1, beta2, eps, eps_mode, bias_correction
-        See `Adam`.
-    corrected_max : bool, default False
-        Optax's form: ``w ← max(w, v̂)``, then ``p ← p − lr·m̂ / (√w + eps)``.
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] S. Reddi, S. Kale and S. Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2.
     """
 
     kernel = "amsgrad"
-    corrected_max = Flag()
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        eps_mode: AdamEpsMode = "outside",
-        bias_correction: bool = True,
-        corrected_max: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        Optimizer.__init__(
-            self,
-            params,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            eps_mode=eps_mode,
-            bias_correction=bias_correction,
-            corrected_max=corrected_max,
-            **common,
-        )
+    corrected_max: Flag = Flag(
+        default=False, doc="Optax's form: ``w ← max(w, v̂)``, then ``p ← p − lr·m̂ / (√w + eps)``."
+    )
 
 
-class Adamax(Optimizer):
+class Adamax(_Moments):
     """Adamax [1]_: Adam by the largest gradient so far, which is forgotten little by little.
 
     ``m ← beta1·m + (1 − beta1)·g``, ``u ← max(beta2·u, |g|)``, ``p ← p − lr / (1 − beta1ᵗ) · m / (u + eps)``. (The
     paper has no eps.)
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 2e-3
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.999
-        Decay rates of the moments, in [0, 1).
-    eps : float, default 1e-8
-        Stabiliser, in [0, inf).
-    eps_mode : {"outside", "inside"}, default "outside"
-        ``u + eps`` (Keras), or within the maximum (PyTorch): ``u ← max(beta2·u, |g| + eps)``.
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -682,50 +385,20 @@ class Adamax(Optimizer):
     """
 
     kernel = "adamax"
-    counts_steps = True
-    beta1 = Number("[0, 1)")
-    beta2 = Number("[0, 1)")
-    eps = Number("[0, inf)")
-    eps_mode = Choice(*EPS_MODES[:2])
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 2e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        eps_mode: EpsMode = "outside",
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, **common)
+    lr = Optimizer.lr.replace(default=2e-3)
+    eps_mode: Choice[EpsMode] = Choice(
+        "outside",
+        "inside",
+        default="outside",
+        doc="``u + eps`` (Keras), or within the maximum (PyTorch): ``u ← max(beta2·u, |g| + eps)``.",
+    )
 
 
-class NAdam(Optimizer):
+class NAdam(_Moments):
     """NAdam [1]_: Adam with Nesterov's momentum, which is warmed up.
 
     ``μₜ = beta1·(1 − ½·0.96^(t·momentum_decay))``, ``p ← p − lr·m̄ / (√v̂ + eps)`` with
     ``m̄ = μₜ₊₁·m / (1 − μ₁⋯μₜ₊₁) + (1 − μₜ)·g / (1 − μ₁⋯μₜ)``; m and v̂ are those of `Adam`.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 2e-3
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.999
-        Decay rates of the moments, in [0, 1).
-    eps : float, default 1e-8
-        Stabiliser, in [0, inf).
-    eps_mode : {"outside", "inside", "hat"}, default "outside"
-        As in `Adam`; PyTorch and Keras: outside.
-    momentum_decay : float, default 4e-3
-        How fast μ approaches beta1, in [0, inf). A large one, such as 1e6, leaves it at beta1 (Optax).
-    mu_product : float
-        Of the functional form alone: ``μ₁⋯μₜ₋₁``, which is 1 in the first step, in [0, 1].
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -733,31 +406,17 @@ class NAdam(Optimizer):
     """
 
     kernel = "nadam"
-    counts_steps = True
-    computed = ("mu_product",)
     scalars: ClassVar[dict[str, float]] = {"mu_product": 1.0}
-    beta1 = Number("[0, 1)")
-    beta2 = Number("[0, 1)")
-    eps = Number("[0, inf)")
-    eps_mode = Choice(*EPS_MODES)
-    momentum_decay = Number("[0, inf)")
-    mu_product = Number("[0, 1]")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 2e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        eps_mode: AdamEpsMode = "outside",
-        momentum_decay: Rate = 4e-3,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, momentum_decay=momentum_decay, **common
-        )
+    lr = Optimizer.lr.replace(default=2e-3)
+    eps_mode: Choice[AdamEpsMode] = Adam.eps_mode.replace(doc="As in `Adam`; PyTorch and Keras: outside.")
+    momentum_decay: Number = Number(
+        "[0, inf)",
+        default=4e-3,
+        doc="How fast μ approaches beta1. A large one, such as 1e6, leaves it at beta1 (Optax).",
+    )
+    mu_product: Number = Number(
+        "[0, 1]", init=False, doc="Of the functional form alone: ``μ₁⋯μₜ₋₁``, which is 1 in the first step."
+    )
 
     def _compute(
         self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
@@ -766,30 +425,11 @@ class NAdam(Optimizer):
         return dict(scalars), {"mu_product": scalars["mu_product"] * mu}
 
 
-class RAdam(Optimizer):
+class RAdam(_Moments):
     """RAdam [1]_: Adam whose step is rectified for the variance that its rates have in early steps.
 
     With ``ρ∞ = 2 / (1 − beta2) − 1`` and ``ρₜ = ρ∞ − 2t·beta2ᵗ / (1 − beta2ᵗ)``: where ``ρₜ > threshold``,
     ``p ← p − lr·rₜ·m̂ / (√v̂ + eps)``, ``rₜ² = (ρₜ − 4)(ρₜ − 2)ρ∞ / ((ρ∞ − 4)(ρ∞ − 2)ρₜ)``; else ``p ← p − lr·m̂``.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-3
-        Learning rate, in [0, inf).
-    beta1 : float, default 0.9
-        Decay rate of the first moment, in [0, 1).
-    beta2 : float, default 0.999
-        Decay rate of the second moment, in (0.6, 1): below that, nothing is ever rectified.
-    eps : float, default 1e-8
-        Stabiliser, in [0, inf).
-    eps_mode : {"outside", "inside", "hat"}, default "outside"
-        As in `Adam`; PyTorch's is "hat", Optax's outside.
-    threshold : float, default 4.0
-        In [4, inf): the paper's; 5 in PyTorch and Optax.
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -797,28 +437,11 @@ class RAdam(Optimizer):
     """
 
     kernel = "radam"
-    counts_steps = True
-    beta1 = Number("[0, 1)")
-    beta2 = Number("(0.6, 1)")
-    eps = Number("[0, inf)")
-    eps_mode = Choice(*EPS_MODES)
-    threshold = Number("[4, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        eps_mode: AdamEpsMode = "outside",
-        threshold: Rate = 4.0,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_mode=eps_mode, threshold=threshold, **common
-        )
+    beta2: Number = Number(
+        "(0.6, 1)", default=0.999, doc="Decay rate of the second moment: below 0.6, nothing is ever rectified."
+    )
+    eps_mode: Choice[AdamEpsMode] = Adam.eps_mode.replace(doc="As in `Adam`; PyTorch's is \"hat\", Optax's outside.")
+    threshold: Number = Number("[4, inf)", default=4.0, doc="The paper's is 4; 5 in PyTorch and Optax.")
 
 
 class AdaBound(Adam):
@@ -826,19 +449,7 @@ class AdaBound(Adam):
 
     ``p ← p − clip(lr·√(1 − beta2ᵗ) / (1 − beta1ᵗ) / (√v + eps'), low, high)·m`` with
     ``low = final_lr·(1 − 1 / (gamma·t + 1))`` and ``high = final_lr·(1 + 1 / (gamma·t))``; m and v are those of `Adam`.
-    (The paper divides by √t on top; a schedule does that.)
-
-    Parameters
-    ----------
-    params, lr, beta1, beta2, eps, eps_mode, bias_correction
-        See `Adam`; the authors' code has ``eps_mode="hat"``.
-    final_lr : float, default 0.1
-        The rate of SGD at which it ends, in [0, inf). The authors' code scales it with `lr` where that follows a
-        schedule; give it the same schedule for that.
-    gamma : float, default 1e-3
-        How fast the bounds close in, in (0, inf).
-    **common
-        What every optimizer takes: see `Optimizer`.
+    (The paper divides by √t on top; a schedule does that. The authors' code has ``eps_mode="hat"``.)
 
     References
     ----------
@@ -846,47 +457,17 @@ class AdaBound(Adam):
     """
 
     kernel = "adabound"
-    final_lr = Number("[0, inf)")
-    gamma = Number("(0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        eps_mode: AdamEpsMode = "outside",
-        bias_correction: bool = True,
-        final_lr: Rate = 0.1,
-        gamma: Rate = 1e-3,
-        **common: Unpack[Common],
-    ) -> None:
-        Optimizer.__init__(
-            self,
-            params,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            eps_mode=eps_mode,
-            bias_correction=bias_correction,
-            final_lr=final_lr,
-            gamma=gamma,
-            **common,
-        )
+    final_lr: Number = Number(
+        "[0, inf)",
+        default=0.1,
+        doc="The rate of SGD at which it ends. The authors' code scales it with `lr` where that follows a schedule; "
+        "give it the same schedule for that.",
+    )
+    gamma: Number = Number("(0, inf)", default=1e-3, doc="How fast the bounds close in.")
 
 
 class AMSBound(AdaBound):
     """AMSBound [1]_: `AdaBound` with the largest second moment so far, ``w ← max(w, v)``, under the root.
-
-    Parameters
-    ----------
-    params, lr, beta1, beta2, eps, eps_mode, bias_correction, final_lr, gamma
-        See `AdaBound`.
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -899,75 +480,26 @@ class AMSBound(AdaBound):
 class Yogi(Adam):
     """Yogi [1]_: Adam whose second moment moves by at most g² either way: ``v ← v − (1 − beta2)·sign(v − g²)·g²``.
 
-    Parameters
-    ----------
-    params, beta1, beta2, eps_mode, bias_correction
-        See `Adam`.
-    lr : float, default 1e-2
-        Learning rate, in [0, inf).
-    eps : float, default 1e-3
-        Stabiliser, in [0, inf).
-    initial_accumulator_value : float, default 1e-6
-        Where v begins, in [0, inf). (In the functional form you make v yourself.)
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] M. Zaheer et al., "Adaptive methods for nonconvex optimization", 2018, algorithm 2.
     """
 
     kernel = "yogi"
-    of_class = ("initial_accumulator_value",)
-    initial_accumulator_value = Number("[0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-2,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-3,
-        eps_mode: AdamEpsMode = "outside",
-        bias_correction: bool = True,
-        initial_accumulator_value: float = 1e-6,
-        **common: Unpack[Common],
-    ) -> None:
-        Optimizer.__init__(
-            self,
-            params,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            eps_mode=eps_mode,
-            bias_correction=bias_correction,
-            initial_accumulator_value=initial_accumulator_value,
-            **common,
-        )
+    lr = Optimizer.lr.replace(default=1e-2)
+    eps = Adam.eps.replace(default=1e-3)
+    initial_accumulator_value: Number = Number(
+        "[0, inf)", default=1e-6, per_group=False, doc="Where v begins. (In the functional form you make v yourself.)"
+    )
 
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:
-        return self._held["initial_accumulator_value"] if key == "v" else 0.0
+        return self.initial_accumulator_value if key == "v" else 0.0
 
 
-class AdaBelief(Optimizer):
+class AdaBelief(_Moments):
     """AdaBelief [1]_: Adam by how far gradients are from their mean: ``s ← beta2·s + (1 − beta2)·(g − m)² + eps_root``.
 
     ``p ← p − lr·m̂ / (√ŝ + eps)``, with m and the corrections of `Adam`.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-3
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.999
-        Decay rates of the moments, in [0, 1).
-    eps, eps_root : float, default 1e-16
-        Stabilisers, in [0, inf).
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -976,41 +508,12 @@ class AdaBelief(Optimizer):
     """
 
     kernel = "adabelief"
-    counts_steps = True
-    beta1 = Number("[0, 1)")
-    beta2 = Number("[0, 1)")
-    eps = Number("[0, inf)")
-    eps_root = Number("[0, inf)")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-16,
-        eps_root: Rate = 1e-16,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, eps_root=eps_root, **common)
+    eps = _Moments.eps.replace(default=1e-16)
+    eps_root: Number = Number("[0, inf)", default=1e-16, doc="Stabiliser, which is added to s in each step.")
 
 
 class Lion(Optimizer):
     """Lion [1]_: ``p ← p − lr·sign(beta1·m + (1 − beta1)·g)``, then ``m ← beta2·m + (1 − beta2)·g``.
-
-    Its decay is decoupled by default.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-4
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.99
-        Decay rates of the direction, and of the moment that is kept, in [0, 1).
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -1018,43 +521,17 @@ class Lion(Optimizer):
     """
 
     kernel = "lion"
-    defaults: ClassVar[dict[str, Any]] = {"decoupled": True}
-    beta1 = Number("[0, 1]")
-    beta2 = Number("[0, 1]")
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-4,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.99,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, **common)
+    lr = Optimizer.lr.replace(default=1e-4)
+    decoupled = Optimizer.decoupled.replace(default=True)
+    beta1: Number = Number("[0, 1]", default=0.9, doc="Decay rate of the direction.")
+    beta2: Number = Number("[0, 1]", default=0.99, doc="Decay rate of the moment that is kept.")
 
 
-class LAMB(Optimizer):
+class LAMB(_Moments):
     """LAMB [1]_: Adam's direction, for each array in proportion to the norm of the parameter.
 
     ``u = m̂ / (√v̂ + eps) + weight_decay·p``, then ``p ← p − lr·‖p‖ / ‖u‖·u``, where a norm of 0 leaves ``p ← p −
-    lr·u``. Its decay is decoupled by default: it is a part of u. The norms' bits depend neither on threads nor on the
-    instruction set.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-3
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.999
-        Decay rates of the moments, in [0, 1).
-    eps : float, default 1e-6
-        Stabiliser, in [0, inf).
-    bias_correction : bool, default True
-        False leaves the moments as they are, biased towards zero ("Adam, almost").
-    **common
-        What every optimizer takes: see `Optimizer`.
+    lr·u``. The norms' bits depend neither on threads nor on the instruction set.
 
     References
     ----------
@@ -1062,25 +539,9 @@ class LAMB(Optimizer):
     """
 
     kernel = "lamb"
-    counts_steps = True
-    defaults: ClassVar[dict[str, Any]] = {"decoupled": True}
-    beta1 = Number("[0, 1)")
-    beta2 = Number("[0, 1)")
-    eps = Number("[0, inf)")
-    bias_correction = Flag()
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-6,
-        bias_correction: bool = True,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, eps=eps, bias_correction=bias_correction, **common)
+    decoupled = Optimizer.decoupled.replace(default=True, doc="Decoupled decay: it is a part of u.")
+    eps = _Moments.eps.replace(default=1e-6)
+    bias_correction: Flag = Adam.bias_correction
 
 
 # ---- Schedule-free ------------------------------------------------------------------------------------------
@@ -1091,14 +552,22 @@ class _ScheduleFree(Optimizer, abstract=True):
 
     counts_steps = True
     begins = "z being a copy of `param` at first, all else zeros"
-    computed = ("average_weight",)
     scalars: ClassVar[dict[str, float]] = {"weight_sum": 0.0, "largest_lr": 0.0}
-    average_weight = Number("[0, 1]")
     #: The hyperparameter that says how far y is towards x.
     _towards_x: ClassVar[str]
-    of_class = ("weight_power", "lr_power")
-    weight_power = Number("[0, inf)")
-    lr_power = Number("[0, inf)")
+    weight_power: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        per_group=False,
+        doc="Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the "
+        "largest so far, in the average.",
+    )
+    lr_power: Number = Number("[0, inf)", default=2.0, per_group=False, doc="Of the class alone: see `weight_power`.")
+    average_weight: Number = Number(
+        "[0, 1]",
+        init=False,
+        doc="Of the functional form alone: the weight of the new z in x; 1 in the first step, 1/t for a plain mean.",
+    )
 
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:
         return param if key == "z" else 0.0
@@ -1117,19 +586,18 @@ class _ScheduleFree(Optimizer, abstract=True):
         Where beta is 0, y is z and x is not known: then it is y that is returned.
         """
         averages = {}
-        for name, param in checks.named("param", self.params).items():
-            averages[name] = param.copy()
-            if self._cell_of[name] >= 0:
-                beta = self._in_cell(self._cells[self._cell_of[name]], self._towards_x)
-                z = self.state[name]["z"]
-                if beta:
-                    averages[name] = z + (param - z) / param.dtype.type(beta)
+        for name, slot in self._slots.items():
+            averages[name] = slot.param.copy()
+            beta = self._value(self._towards_x, slot.groups)
+            if beta and not slot.frozen:
+                z = slot.state["z"]
+                averages[name] = z + (slot.param - z) / slot.param.dtype.type(beta)
         return averages
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
-        params = checks.named("param", self.params)
+        params = {name: slot.param for name, slot in self._slots.items()}
         kept = {name: param.copy() for name, param in params.items()}
         try:
             for name, average in self.averaged().items():
@@ -1148,23 +616,6 @@ class ScheduleFreeSGD(_ScheduleFree):
     The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`
     and `applied`.
 
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1.0
-        Learning rate, in [0, inf).
-    beta : float, default 0.9
-        Where y is: 0 at z, 1 at x, in [0, 1].
-    weight_power, lr_power : float, default 0.0, 2.0
-        Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the largest so
-        far, in the average.
-    average_weight : float
-        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain
-        mean.
-    **common
-        What every optimizer takes: see `Optimizer`.
-
     References
     ----------
     .. [1] A. Defazio et al., "The road less scheduled", 2024, eq. 7–9 and algorithm 1.
@@ -1172,48 +623,16 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
-    beta = Number("[0, 1]")
+    lr = Optimizer.lr.replace(default=1.0)
+    beta: Number = Number("[0, 1]", default=0.9, doc="Where y is: 0 at z, 1 at x.")
     _towards_x = "beta"
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1.0,
-        *,
-        beta: Rate = 0.9,
-        weight_power: float = 0.0,
-        lr_power: float = 2.0,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(params, lr=lr, beta=beta, weight_power=weight_power, lr_power=lr_power, **common)
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
     """Schedule-free AdamW [1]_: `ScheduleFreeSGD` along ``g / (√v̂ + eps)``, v̂ being the second moment of `Adam`.
 
-    Its decay is decoupled by default: ``weight_decay·y`` is added to the direction.
-
     The parameters are y, where gradients are taken. What is to be evaluated and saved is x: see `averaged`
     and `applied`.
-
-    Parameters
-    ----------
-    params : ndarray, list or dict of ndarray
-        See `Optimizer`.
-    lr : float, default 1e-3
-        Learning rate, in [0, inf).
-    beta1, beta2 : float, default 0.9, 0.999
-        Where y is (0 at z, 1 at x, in [0, 1]), and the decay rate of the second moment, in [0, 1).
-    eps : float, default 1e-8
-        Stabiliser, in [0, inf).
-    weight_power, lr_power : float, default 0.0, 2.0
-        Of the class alone: the k-th iterate has a weight of ``k**weight_power · lr**lr_power``, lr being the largest so
-        far, in the average.
-    average_weight : float
-        Of the functional form alone: the weight of the new z in x, in [0, 1]; 1 in the first step, 1/t for a plain
-        mean.
-    **common
-        What every optimizer takes: see `Optimizer`.
 
     References
     ----------
@@ -1222,34 +641,13 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     kernel = "schedule_free_adamw"
     name = "schedule_free_adamw"
-    defaults: ClassVar[dict[str, Any]] = {"decoupled": True}
-    beta1 = Number("[0, 1]")
-    beta2 = Number("[0, 1)")
-    eps = Number("[0, inf)")
+    decoupled = Optimizer.decoupled.replace(
+        default=True, doc="Decoupled decay: ``weight_decay·y`` is added to the direction."
+    )
+    beta1: Number = ScheduleFreeSGD.beta.replace()
+    beta2: Number = Adam.beta2
+    eps: Number = Adam.eps
     _towards_x = "beta1"
-
-    def __init__(
-        self,
-        params: Arrays,
-        lr: Rate = 1e-3,
-        *,
-        beta1: Rate = 0.9,
-        beta2: Rate = 0.999,
-        eps: Rate = 1e-8,
-        weight_power: float = 0.0,
-        lr_power: float = 2.0,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            weight_power=weight_power,
-            lr_power=lr_power,
-            **common,
-        )
 
 
 #: Every optimizer by the name of its functional form.

@@ -27,7 +27,7 @@ from fastopt import checks
 F = TypeVar("F", bound=Callable[..., float])
 Rule = Callable[[str, Any], Any]
 
-# A rule stands in the annotation: an interval, or the least integer.
+# The annotation holds the rule: an interval, or the least integer.
 Rate = Annotated[float, "[0, inf)"]
 Factor = Annotated[float, "(0, inf)"]
 Share = Annotated[float, "[0, 1]"]
@@ -43,7 +43,8 @@ SCHEDULES: dict[str, Callable[..., float]] = {}
 
 
 def register(function: F) -> F:
-    """Let a function be bound, saved and loaded by its name, and check its arguments; also a decorator.
+    """Register a function, so that it can be bound, saved and loaded by its name, and checks its arguments; also a
+    decorator.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def register(function: F) -> F:
     Returns
     -------
     callable
-        The same function, which refuses what breaks a rule.
+        The same function, with its arguments checked.
 
     Raises
     ------
@@ -63,6 +64,16 @@ def register(function: F) -> F:
         Where a keyword has another annotation, or the function takes other arguments.
     ValueError
         Where another function has its name.
+
+    Examples
+    --------
+    >>> from typing import Annotated
+    >>> @register
+    ... def halving(step: int, *, peak: float, every: Annotated[int, 1]) -> float:
+    ...     return peak / 2 ** (step // every)
+    >>> bind(halving, peak=0.8, every=10)(25)
+    0.2
+    >>> del SCHEDULES["halving"]
     """
     name = function.__name__
     held = SCHEDULES.get(name, function)
@@ -127,7 +138,7 @@ def _bound(name: str, value: Any) -> Schedule:
 
 @dataclass(frozen=True, init=False, repr=False)
 class Schedule:
-    """A schedule with its options: called with a step, it returns a value. See `bind`, which makes it.
+    """A schedule with its options: called with a step, it returns a value. `bind` makes one.
 
     Attributes
     ----------
@@ -147,7 +158,7 @@ class Schedule:
             raise ValueError(f"function must be one of {', '.join(SCHEDULES)}, or be registered; got {function!r}")
         parameters = inspect.signature(registered).parameters
         given = {key: p.default for key, p in parameters.items() if p.default is not p.empty} | keywords
-        registered(0, **given)  # which finds what is wrong, missing, unknown, or does not go together
+        registered(0, **given)  # which checks the options one by one, and together
         raw = vars(registered)["__wrapped__"]
         checked = {key: rule(key, given[key]) for key, rule in _rules(raw).items()}
         object.__setattr__(self, "name", registered.__name__)
@@ -158,7 +169,7 @@ class Schedule:
         return self._call(checks.integer("step", step, 0))
 
     def as_dict(self) -> dict[str, Any]:
-        """The schedule in plain values, which JSON can hold.
+        """The schedule in plain values, as JSON has them.
 
         Returns
         -------
@@ -200,7 +211,7 @@ def _revived(value: Any) -> Any:
 
 
 def bind(function: Callable[..., float], /, **keywords: Any) -> Schedule:
-    """Tie a schedule to its options, which are checked here, once.
+    """Bind a schedule to its options, which are checked here, once.
 
     Parameters
     ----------
@@ -218,12 +229,21 @@ def bind(function: Callable[..., float], /, **keywords: Any) -> Schedule:
     ------
     TypeError, ValueError
         Where the function is not registered, or an option is missing, unknown, or breaks its rule.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import Schedule, bind, step_decay
+    >>> schedule = bind(step_decay, peak=0.4, steps=10, gamma=0.5)
+    >>> schedule(25), schedule
+    (0.1, bind(step_decay, peak=0.4, steps=10, gamma=0.5))
+    >>> Schedule.from_dict(schedule.as_dict()) == schedule
+    True
     """
     return Schedule(function, **keywords)
 
 
 def _done(step: int, steps: int) -> float:
-    """The share of `steps` that is over, at most 1; all of none."""
+    """The share of `steps` that is over, at most 1; 1 where `steps` is 0."""
     return min(step / steps, 1.0) if steps else 1.0
 
 
@@ -265,7 +285,7 @@ def step_decay(step: int, *, peak: Rate, steps: Period, gamma: Factor = 0.1) -> 
     peak : float
         The value at step 0, in [0, inf).
     steps : int
-        The length of a stair, at least 1.
+        The number of steps with one value, at least 1.
     gamma : float, default 0.1
         In (0, inf).
 
@@ -288,7 +308,7 @@ def multi_step(step: int, *, peak: Rate, milestones: tuple[Steps, ...], gamma: F
     peak : float
         The value before the first milestone, in [0, inf).
     milestones : tuple of int
-        The steps from which on a factor counts; one that is given twice counts twice.
+        The steps at which `gamma` is applied; a milestone that is given twice counts twice.
     gamma : float, default 0.1
         In (0, inf).
 
@@ -302,16 +322,16 @@ def multi_step(step: int, *, peak: Rate, milestones: tuple[Steps, ...], gamma: F
 
 @register
 def piecewise_constant(step: int, *, boundaries: tuple[Steps, ...], values: tuple[Rate, ...]) -> float:
-    """One value up to each boundary, and the last after all.
+    """One value up to each boundary, and the last one after the last boundary.
 
-    A boundary is the last step of its value, as in Keras; a milestone of `multi_step` is the first of the next.
+    A boundary is the last step of its value, as in Keras; a milestone of `multi_step` is the first step of the next.
 
     Parameters
     ----------
     step : int
         Counted from 0.
     boundaries : tuple of int
-        They increase.
+        In increasing order.
     values : tuple of float
         One more than there are boundaries, each in [0, inf).
 
@@ -323,7 +343,7 @@ def piecewise_constant(step: int, *, boundaries: tuple[Steps, ...], values: tupl
     Raises
     ------
     ValueError
-        Where boundaries do not increase, or the numbers of both do not fit.
+        Where boundaries do not increase, or the number of values does not fit.
     """
     if not all(low < high for low, high in itertools.pairwise(boundaries)):
         raise ValueError(f"boundaries must increase, got {boundaries}")
@@ -332,12 +352,12 @@ def piecewise_constant(step: int, *, boundaries: tuple[Steps, ...], values: tupl
     return values[bisect.bisect_left(boundaries, step)]
 
 
-# ---- Falls --------------------------------------------------------------------------------------------------
+# ---- Decays -------------------------------------------------------------------------------------------------
 
 
 @register
 def exponential(step: int, *, peak: Rate, gamma: Factor, steps: Period = 1, staircase: bool = False) -> float:
-    """Multiplied by `gamma` every `steps` steps, gradually.
+    """Exponential decay: multiplied by `gamma` over every `steps` steps.
 
     Parameters
     ----------
@@ -346,9 +366,9 @@ def exponential(step: int, *, peak: Rate, gamma: Factor, steps: Period = 1, stai
     peak : float
         The value at step 0, in [0, inf).
     gamma : float
-        In (0, inf). Above 1 the value grows, as in the search for a learning rate; OverflowError ends it.
+        In (0, inf). Above 1 the value grows, as in a learning-rate range test, until OverflowError.
     steps : int, default 1
-        How long a factor of `gamma` takes, at least 1.
+        The number of steps per factor of `gamma`, at least 1.
     staircase : bool, default False
         Whether the exponent is rounded down, as in `step_decay`.
 
@@ -362,7 +382,7 @@ def exponential(step: int, *, peak: Rate, gamma: Factor, steps: Period = 1, stai
 
 @register
 def inverse_time(step: int, *, peak: Rate, decay: Rate, steps: Period = 1, staircase: bool = False) -> float:
-    """Falls as the inverse of the step.
+    """Decay by the inverse of the step.
 
     Parameters
     ----------
@@ -371,11 +391,11 @@ def inverse_time(step: int, *, peak: Rate, decay: Rate, steps: Period = 1, stair
     peak : float
         The value at step 0, in [0, inf).
     decay : float
-        In [0, inf). With 1, it is half of `peak` after `steps`.
+        In [0, inf). With 1, the value is half of `peak` after `steps`.
     steps : int, default 1
         The unit of time, at least 1.
     staircase : bool, default False
-        Whether time is rounded down to its unit.
+        Whether ``step / steps`` is rounded down.
 
     Returns
     -------
@@ -387,7 +407,7 @@ def inverse_time(step: int, *, peak: Rate, decay: Rate, steps: Period = 1, stair
 
 @register
 def inverse_sqrt(step: int, *, peak: Rate, warmup_steps: Steps) -> float:
-    """Rises linearly, then falls as the inverse square root of the step: the Transformer's [1]_.
+    """Linear warm-up, then decay by the inverse square root of the step, as for the Transformer [1]_.
 
     Parameters
     ----------
@@ -396,7 +416,7 @@ def inverse_sqrt(step: int, *, peak: Rate, warmup_steps: Steps) -> float:
     peak : float
         The highest value, at step ``warmup_steps - 1``, in [0, inf). The paper has ``(d_model·warmup_steps)^-0.5``.
     warmup_steps : int
-        How long it rises. With 0 or 1, it begins at `peak`.
+        The number of steps of warm-up. With 0 or 1, the first value is `peak`.
 
     Returns
     -------
@@ -415,7 +435,7 @@ def inverse_sqrt(step: int, *, peak: Rate, warmup_steps: Steps) -> float:
 def polynomial(
     step: int, *, peak: Rate, steps: Steps, power: Factor = 1.0, floor: Rate = 0.0, cycle: bool = False
 ) -> float:
-    """Falls from `peak` at step 0 to `floor` at `steps` and after, as a power of the time that is left.
+    """Decay from `peak` at step 0 to `floor` at step `steps` and after, by a power of the remaining share of steps.
 
     Parameters
     ----------
@@ -424,11 +444,11 @@ def polynomial(
     peak, floor : float
         In [0, inf); `floor` is 0 by default.
     steps : int
-        How long it falls. With 0, it is at the floor from the first.
+        The number of steps of the decay. With 0, the value is always `floor`.
     power : float, default 1.0
         In (0, inf).
     cycle : bool, default False
-        After `steps`, go on as if it had been planned for twice as long, after that for three times, and so on.
+        After `steps`, continue as a decay over twice as many steps, after those over three times as many, and so on.
 
     Returns
     -------
@@ -442,16 +462,16 @@ def polynomial(
 
 @register
 def linear(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
-    """A straight line from `peak` at step 0 to `floor` at `steps`, where it stays.
+    """Linear decay from `peak` at step 0 to `floor` at step `steps` and after.
 
     Parameters
     ----------
     step : int
         Counted from 0.
     peak, floor : float
-        In [0, inf); `floor` is 0 by default, and may be the higher.
+        In [0, inf); `floor` is 0 by default, and may be above `peak`.
     steps : int
-        How long it falls. With 0, it is at the floor from the first.
+        The number of steps of the decay. With 0, the value is always `floor`.
 
     Returns
     -------
@@ -463,7 +483,7 @@ def linear(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
 
 @register
 def cosine(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
-    """Half a cosine wave from `peak` at step 0 down to `floor` at `steps`, where it stays [1]_.
+    """Cosine annealing from `peak` at step 0 to `floor` at step `steps` and after, by half a wave [1]_.
 
     Parameters
     ----------
@@ -472,7 +492,7 @@ def cosine(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
     peak, floor : float
         In [0, inf); `floor` is 0 by default.
     steps : int
-        How long it falls. With 0, it is at the floor from the first.
+        The number of steps of the decay. With 0, the value is always `floor`.
 
     Returns
     -------
@@ -486,7 +506,7 @@ def cosine(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
     return floor + (peak - floor) * _half_wave(_done(step, steps))
 
 
-# ---- Waves --------------------------------------------------------------------------------------------------
+# ---- Cycles -------------------------------------------------------------------------------------------------
 
 
 @register
@@ -499,7 +519,7 @@ def cosine_restarts(
     m_mul: Factor = 1.0,
     floor: Rate = 0.0,
 ) -> float:
-    """`cosine` again and again, each time `t_mul` as long and `m_mul` as high as before [1]_.
+    """Cosine annealing with warm restarts, each cycle `t_mul` times as long and `m_mul` times as high as before [1]_.
 
     Parameters
     ----------
@@ -508,7 +528,7 @@ def cosine_restarts(
     peak, floor : float
         In [0, inf); `floor` is 0 by default.
     steps : int
-        The length of the first wave, at least 1.
+        The number of steps of the first cycle, at least 1.
     t_mul : float, default 1.0
         The factor of the length at each restart, in [1, inf).
     m_mul : float, default 1.0
@@ -517,8 +537,8 @@ def cosine_restarts(
     Returns
     -------
     float
-        ``floor + (peak − floor)·m_mul^i·(1 + cos(π·t / T)) / 2`` at t steps after the i-th restart, from which the
-        wave takes ``T = steps·t_mul^i`` steps.
+        ``floor + (peak − floor)·m_mul^i·(1 + cos(π·t / T)) / 2`` at t steps after the i-th restart, whose cycle has
+        ``T = steps·t_mul^i`` steps.
 
     References
     ----------
@@ -543,7 +563,7 @@ def cyclical(
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: Factor = 1.0,
 ) -> float:
-    """Straight lines from `floor` up to `peak` and down again, without end [1]_.
+    """The cyclical (triangular) schedule: linearly from `floor` to `peak` and back, repeated [1]_.
 
     Parameters
     ----------
@@ -552,11 +572,11 @@ def cyclical(
     floor, peak : float
         In [0, inf).
     steps_up : int
-        How long it rises, at least 1.
+        The number of steps from `floor` to `peak`, at least 1.
     steps_down : int, optional
-        How long it falls; as long as it rises by default.
+        The number of steps back to `floor`; `steps_up` where absent.
     mode : {"triangular", "triangular2", "exp_range"}, default "triangular"
-        The height of the peaks above the floor: always the same, half as much in each cycle, or ``gamma^step`` of it.
+        The height of the peaks above the floor: constant, halved in each cycle, or multiplied by ``gamma^step``.
     gamma : float, default 1.0
         In (0, inf); for ``exp_range``.
 
@@ -588,32 +608,32 @@ def one_cycle(
     three_phase: bool = False,
     anneal: Anneal = "cos",
 ) -> float:
-    """One rise and one fall, the last far below the beginning [1]_.
+    """The one-cycle policy: up to `peak`, and down to far below the first value [1]_.
 
     Parameters
     ----------
     step : int
-        Counted from 0; the last is ``steps - 1``, after which the value stays.
+        Counted from 0; the last is ``steps - 1``, after which the value is constant.
     peak : float
         The highest value, in [0, inf).
     steps : int
         The length of the run.
     rise : float, default 0.3
-        The share of the run in which it rises, in [0, 1]; with `three_phase`, in [0, 0.5].
+        The share of the run in which the value rises, in [0, 1]; with `three_phase`, in [0, 0.5].
     div_factor : float, default 25.0
-        It begins at ``peak / div_factor``.
+        The first value is ``peak / div_factor``.
     final_div_factor : float, default 1e4
-        It ends at ``peak / (div_factor·final_div_factor)``.
+        The last value is ``peak / (div_factor·final_div_factor)``.
     three_phase : bool, default False
-        Fall to where it began in as long as it rose, and only then to the end.
+        Fall to the first value in as many steps as it rose, and then to the last one.
     anneal : {"cos", "linear"}, default "cos"
-        Half a cosine wave, or a straight line.
+        Annealing by half a cosine wave, or linearly.
 
     Returns
     -------
     float
         ``b + (a − b)·(1 + cos(π·x)) / 2`` or ``b + (a − b)·(1 − x)``, as x goes from 0 to 1 in a phase from a to b.
-        The rise ends at step ``rise·steps − 1``, the fall to the beginning at ``2·rise·steps − 2``.
+        The rise ends at step ``rise·steps − 1``, the fall to the first value at ``2·rise·steps − 2``.
 
     References
     ----------
@@ -636,22 +656,22 @@ def one_cycle_momentum(
     three_phase: bool = False,
     anneal: Anneal = "cos",
 ) -> float:
-    """The momentum, or Adam's beta1, that goes with `one_cycle`: it falls while the rate rises, and rises again.
+    """The momentum, or Adam's beta1, for `one_cycle`: it falls while the learning rate rises, and rises again.
 
     Parameters
     ----------
     step : int
-        Counted from 0; the last is ``steps - 1``, after which the value stays.
+        Counted from 0; the last is ``steps - 1``, after which the value is constant.
     steps : int
         The length of the run.
     peak, floor : float, default 0.95, 0.85
         In [0, 1].
     rise : float, default 0.3
-        The share of the run in which the rate rises, in [0, 1]; with `three_phase`, in [0, 0.5].
+        The share of the run in which the learning rate rises, in [0, 1]; with `three_phase`, in [0, 0.5].
     three_phase : bool, default False
-        Rise again in as long as it fell, and stay there.
+        Rise again in as many steps as it fell, and be constant then.
     anneal : {"cos", "linear"}, default "cos"
-        Half a cosine wave, or a straight line.
+        Annealing by half a cosine wave, or linearly.
 
     Returns
     -------
@@ -662,7 +682,7 @@ def one_cycle_momentum(
 
 
 def _in_phases(step: int, steps: int, rise: float, levels: Sequence[float], anneal: str) -> float:
-    """The way from level to level, in two phases or three; it is at the last level at step ``steps - 1``."""
+    """Annealing from level to level, in two phases or three; the last level is reached at step ``steps - 1``."""
     ends = [rise * steps - 1, steps - 1]
     if len(levels) == 4:
         checks.number("rise, with three_phase,", rise, "[0, 0.5]")
@@ -674,14 +694,14 @@ def _in_phases(step: int, steps: int, rise: float, levels: Sequence[float], anne
     return after + (before - after) * (_half_wave(done) if anneal == "cos" else 1 - done)
 
 
-# ---- Before any other ---------------------------------------------------------------------------------------
+# ---- Warm-up ------------------------------------------------------------------------------------------------
 
 
 @register
 def warmup(step: int, *, steps: Steps, start: Rate = 0.0, then: Schedule) -> float:
-    """A straight line from `start` to where another schedule begins, then that schedule [1]_.
+    """Linear warm-up from `start` to the first value of another schedule, then that schedule [1]_.
 
-    The other begins at step `steps`, which is its step 0; so the whole run has `steps` more than the other.
+    Step `steps` is step 0 of the other schedule, so the whole run has `steps` more than that.
 
     With ``start=0`` the first step does nothing, as in Keras. With ``start=peak/(steps + 1)`` the values are 1, 2, …,
     `steps` parts of ``steps + 1``. PyTorch's ``LinearLR(start_factor)`` is ``start=start_factor*peak``.
@@ -691,11 +711,11 @@ def warmup(step: int, *, steps: Steps, start: Rate = 0.0, then: Schedule) -> flo
     step : int
         Counted from 0.
     steps : int
-        How long it rises. With 0, the other is alone.
+        The number of steps of warm-up. With 0, there is none.
     start : float, default 0.0
         The value at step 0, in [0, inf).
     then : Schedule
-        What follows.
+        The schedule after the warm-up.
 
     Returns
     -------
@@ -712,7 +732,7 @@ def warmup(step: int, *, steps: Steps, start: Rate = 0.0, then: Schedule) -> flo
 
 
 def linear_scaling(rate: float, batch_size: int, base_batch_size: int, *, power: float = 1.0) -> float:
-    """The learning rate for a batch of another size: in proportion to it [1]_, or to its square root [2]_.
+    """The learning rate for another batch size: in proportion to it [1]_, or to its square root [2]_.
 
     Parameters
     ----------
@@ -728,48 +748,66 @@ def linear_scaling(rate: float, batch_size: int, base_batch_size: int, *, power:
     float
         ``rate·(batch_size / base_batch_size)^power``
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
     References
     ----------
     .. [1] P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.1.
     .. [2] A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, section 5.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import linear_scaling
+    >>> linear_scaling(0.1, 512, 128), linear_scaling(0.1, 512, 128, power=0.5)
+    (0.4, 0.2)
     """
     ratio = checks.integer("batch_size", batch_size, 1) / checks.integer("base_batch_size", base_batch_size, 1)
     return checks.number("rate", rate, "[0, inf)") * ratio ** checks.number("power", power, "[0, 1]")
 
 
-# ---- By what is measured ------------------------------------------------------------------------------------
+# ---- By a metric --------------------------------------------------------------------------------------------
 
 
 class ReduceOnPlateau:
-    """Multiplies the learning rate by `factor` where a metric has not got better for more than `patience` updates.
+    """Multiplies the learning rate by `factor` when a metric has not improved for more than `patience` updates.
 
     Parameters
     ----------
     optimizer : optional
-        Whose ``lr`` is read and set. Without it, use what `update` returns.
+        The optimizer whose ``lr`` is read and set. Without it, use what `update` returns.
     lr : float, optional
-        Where the rate begins, in [0, inf); given if and only if there is no optimizer.
+        The initial learning rate, in [0, inf); given if and only if there is no optimizer.
     mode : {"min", "max"}, default "min"
         Whether lower is better, or higher.
     factor : float, default 0.1
         In (0, 1).
     patience : int, default 10
-        How many updates in a row may bring nothing better.
+        The number of successive updates without improvement that are accepted.
     threshold : float, default 1e-4
-        Only what differs from the best by more than this is better.
+        An improvement is one by more than this.
     threshold_mode : {"rel", "abs"}, default "rel"
-        Whether `threshold` is a share of the best, in [0, 1), or a difference, in [0, inf).
+        Whether `threshold` is relative to the best value, in [0, 1), or absolute, in [0, inf).
     cooldown : int, default 0
-        How many updates after a change do not count.
+        The number of updates after a change that are not counted.
     min_lr : float, default 0.0
-        The rate does not fall below this, in [0, inf).
+        The least learning rate, in [0, inf).
     eps : float, default 1e-8
-        A change is made only where it is more than this, in [0, inf).
+        The learning rate is changed only by more than this, in [0, inf).
 
     Raises
     ------
     TypeError, ValueError
         Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import ReduceOnPlateau
+    >>> plateau = ReduceOnPlateau(lr=0.1, factor=0.5, patience=1)
+    >>> [plateau.update(loss) for loss in (1.0, 0.9, 0.9, 0.9, 0.8)]
+    [0.1, 0.1, 0.1, 0.05, 0.05]
     """
 
     def __init__(
@@ -798,25 +836,25 @@ class ReduceOnPlateau:
         self._min_lr = checks.number("min_lr", min_lr, "[0, inf)")
         self._eps = checks.number("eps", eps, "[0, inf)")
         self._lr = checks.number("lr", optimizer.lr if lr is None else lr, "[0, inf)")
-        self._best, self._bad, self._resting = math.inf * self._sign, 0, 0
+        self._best, self._bad, self._cooling = math.inf * self._sign, 0, 0
 
     @property
     def lr(self) -> float:
-        """The learning rate as it is."""
+        """The current learning rate."""
         return self._lr if self._optimizer is None else float(self._optimizer.lr)
 
     def update(self, metric: float) -> float:
-        """Take note of a metric, such as the validation loss of an epoch.
+        """Lower the learning rate if the metric, such as the validation loss of an epoch, calls for it.
 
         Parameters
         ----------
         metric : float
-            NaN is never better.
+            NaN is no improvement.
 
         Returns
         -------
         float
-            The learning rate from here on.
+            The learning rate after the update.
         """
         metric = float(metric)
         margin = self._sign * self._threshold
@@ -825,10 +863,10 @@ class ReduceOnPlateau:
         if better:
             self._best = metric
         self._bad = 0 if better else self._bad + 1
-        if self._resting:
-            self._bad, self._resting = 0, self._resting - 1
+        if self._cooling:
+            self._bad, self._cooling = 0, self._cooling - 1
         if self._bad > self._patience:
-            self._bad, self._resting = 0, self._cooldown
+            self._bad, self._cooling = 0, self._cooldown
             self._reduce()
         return self.lr
 
@@ -841,11 +879,12 @@ class ReduceOnPlateau:
                 self._optimizer.lr = after
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on: ``best``, ``bad`` and ``resting`` updates, and ``lr``."""
-        return {"best": self._best, "bad": self._bad, "resting": self._resting, "lr": self.lr}
+        """What `load_state_dict` needs: ``best``; the updates without improvement, ``bad``, and those of the cooldown
+        that are left, ``resting``; and ``lr``."""
+        return {"best": self._best, "bad": self._bad, "resting": self._cooling, "lr": self.lr}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; it sets the rate of the optimizer too.
+        """Restore what `state_dict` returned, and the learning rate of the optimizer.
 
         Raises
         ------
@@ -853,8 +892,8 @@ class ReduceOnPlateau:
             Where something is missing or does not fit; then nothing has been changed.
         """
         best = float(state_dict["best"])
-        bad, resting = (checks.integer(key, state_dict[key], 0) for key in ("bad", "resting"))
+        bad, cooling = (checks.integer(key, state_dict[key], 0) for key in ("bad", "resting"))
         lr = checks.number("lr", state_dict["lr"], "[0, inf)")
         if self._optimizer is not None:
             self._optimizer.lr = lr
-        self._best, self._bad, self._resting, self._lr = best, bad, resting, lr
+        self._best, self._bad, self._cooling, self._lr = best, bad, cooling, lr

@@ -1,7 +1,14 @@
-"""How many threads the kernels use.
+"""The number of threads that kernels use.
 
-Large arrays are shared out among a pool of threads, which start when they are first needed; results are the same bits
-for any number of them. ``FASTOPT_NUM_THREADS`` sets the number before import.
+Work on large arrays is divided among a pool of threads, which start when they are first needed; results are the same
+bits for any number of them. The environment variable ``FASTOPT_NUM_THREADS`` sets the number before import.
+
+>>> import fastopt
+>>> before = fastopt.get_num_threads()
+>>> fastopt.set_num_threads(2)
+>>> fastopt.get_num_threads()
+2
+>>> fastopt.set_num_threads(before)
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from fastopt import _kernels, checks
 
 
 def get_num_threads() -> int:
-    """How many threads a kernel may use, the calling one among them."""
+    """The largest number of threads that a kernel uses, including the calling one."""
     return _kernels.get_num_threads()
 
 
@@ -28,7 +35,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        In [1, 256]; 1 means the calling thread alone. At import it is the number of CPUs that this process may use, by
+        In [1, 256]; 1 means the calling thread alone. The default is the number of CPUs that this process may use, by
         its affinity and by the quota of its container.
 
     Raises
@@ -40,33 +47,33 @@ def set_num_threads(n: int) -> None:
 
 
 class _Blas:
-    """What `blas_on_one_thread` knows: how many blocks are open, and what ends them."""
+    """The state of `blas_on_one_thread`: the number of open contexts, and the limits that end with the last one."""
 
     lock = threading.Lock()
-    blocks = 0
+    contexts = 0
     limits: Any = None
 
 
 @contextlib.contextmanager
 def blas_on_one_thread() -> Iterator[None]:
-    """Within the block, NumPy's products are done by the calling thread alone, where threadpoolctl is installed.
+    """A context in which NumPy's BLAS uses the calling thread alone, where threadpoolctl is installed.
 
-    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for some 25 ms), on CPUs that the
-    kernels then want. Blocks may overlap, in several threads: the end of the last one brings back what was before.
+    The threads of a BLAS stay awake for some time after each product (OpenBLAS's for up to 0.1 s), on the CPUs that the
+    kernels then need. Contexts may overlap, in several threads: the end of the last one restores the limits.
     """
     with _Blas.lock:
-        if not _Blas.blocks:
+        if not _Blas.contexts:
             with contextlib.suppress(ImportError):
                 import threadpoolctl
 
                 _Blas.limits = threadpoolctl.threadpool_limits(1, "blas")
-        _Blas.blocks += 1
+        _Blas.contexts += 1
     try:
         yield
     finally:
         with _Blas.lock:
-            _Blas.blocks -= 1
-            if not _Blas.blocks and _Blas.limits is not None:
+            _Blas.contexts -= 1
+            if not _Blas.contexts and _Blas.limits is not None:
                 _Blas.limits.restore_original_limits()
                 _Blas.limits = None
 
@@ -78,7 +85,7 @@ def available() -> int:
 
 
 def _quota() -> float:
-    """How many CPUs' worth of time the container grants, by its control group; infinity for no limit."""
+    """The number of CPUs by the quota of the container's control group; infinity where there is no limit."""
     group = Path("/sys/fs/cgroup")
     try:
         quota, period = (group / "cpu.max").read_text().split()  # version 2

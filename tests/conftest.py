@@ -239,9 +239,9 @@ class Rule(cases.Rule):
 
     def scalars_of(self, optimizer) -> dict[str, Any]:
         """What the class has worked out for its next step, and the functional form asks for."""
-        (cell,) = optimizer._cells
-        hyper = {key: optimizer._in_cell(cell, key) for key in self.cls.hyper_names()}
-        return optimizer._compute(hyper, cell.scalars, optimizer.t + 1)[0]
+        (bucket,) = optimizer._buckets
+        hyper = {key: optimizer._value(key, bucket.groups) for key in self.cls.hyper_names()}
+        return optimizer._compute(hyper, bucket.scalars, optimizer.t + 1)[0]
 
 
 @pytest.fixture(params=[Rule(rule.name, rule.hyper) for name in OPTIMIZERS for rule in rules(name)], ids=str)

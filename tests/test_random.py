@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastopt import functional, reference
-from fastopt.cases import run_kernel
+from fastopt.kernel import kernel
 
 SIGMAS = 5
 PROBABILITIES = [0.001, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.9, 1 - 1 / 300]
@@ -23,7 +23,7 @@ def mask_of(n, p=0.5, seed=3, counter=0):
 def words_of(n, seed=3, counter=0):
     """So many random words of 16 bits, as the masks take them, but for their order."""
     bits = np.empty((n // 8, 4), np.uint32)
-    run_kernel("random_bits", (bits,), seed, counter, 0, sizes=(n // 8,))
+    kernel("random_bits")(bits, n // 8, seed, counter, 0)
     return bits.view(np.uint16).ravel()
 
 
@@ -56,7 +56,7 @@ PHILOX = {
 def test_philox_gives_the_known_answers(where, words, isa, guarded):
     block, counter, seed = where
     bits = guarded(np.zeros(4, np.int32)).view(np.uint32)
-    run_kernel("random_bits", (bits,), seed, counter, block, sizes=(1,))
+    kernel("random_bits")(bits.reshape(1, 4), 1, seed, counter, block)
     of_reference = reference.philox(np.array([block], np.uint64), seed, counter)[0]
     for answer in (bits, of_reference):
         assert " ".join(f"{word:08x}" for word in answer) == words
@@ -65,7 +65,7 @@ def test_philox_gives_the_known_answers(where, words, isa, guarded):
 @pytest.mark.parametrize("blocks", [15, 16, 17, 31, 32, 33, 50, 100])
 def test_philox_beyond_one_call_of_lanes(blocks, isa, guarded):
     bits = guarded(np.zeros((blocks, 4), np.int32)).view(np.uint32)
-    run_kernel("random_bits", (bits,), 12345, 678, 2**32 - 20, sizes=(blocks,))
+    kernel("random_bits")(bits, blocks, 12345, 678, 2**32 - 20)
     np.testing.assert_array_equal(bits, reference.philox(np.arange(2**32 - 20, 2**32 - 20 + blocks), 12345, 678))
 
 

@@ -2,6 +2,8 @@
 #ifndef BIAS_RELU_H
 #define BIAS_RELU_H
 
+#include "../kernel.h"
+
 static inline void bias_relu(const real *x, const real *bias, real *y, int64_t n)
 {
 #pragma omp simd

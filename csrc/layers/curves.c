@@ -1,15 +1,13 @@
 /* Activations other than ReLU. Elementwise kernels work in place too.
  *
- * Backward sees y of those whose derivative follows from it, the first four; of the others, x. */
+ * The derivatives of the first four are functions of y, those of the others functions of x. */
+#include "../kernel.h"
 #include "elementary.h"
 #include "share.h"
 
-/* The choices of `kind`, in the order of functional.ACTIVATIONS. */
-enum curve { LEAKY_RELU, ELU, TANH, SIGMOID, GELU, GELU_TANH, SILU, SOFTPLUS };
-
-/* 1 / (1 + exp(-x)), and what it lacks to 1. */
+/* The logistic function 1 / (1 + exp(-x)), and 1 minus that, without cancellation. */
 struct sigmoid {
-    real value, rest;
+    real value, complement;
 };
 
 INLINE struct sigmoid sigmoid_at(real x)
@@ -18,7 +16,7 @@ INLINE struct sigmoid sigmoid_at(real x)
     return (struct sigmoid){x < 0 ? small : large, x < 0 ? large : small};
 }
 
-/* The share of a normal distribution below x. */
+/* The cumulative distribution function of the standard normal distribution. */
 INLINE real normal_cdf(real x)
 {
     const real tail = (real)0.5 * erfc_of_positive(fabs(x) * (real)0.70710678118654752);
@@ -31,7 +29,7 @@ INLINE real gelu_argument(real x)
     return (real)1.5957691216057308 * (x + (real)0.044715 * x * x * x);
 }
 
-INLINE real curve_value(enum curve kind, real x, real alpha)
+INLINE real curve_value(enum activation kind, real x, real alpha)
 {
     switch (kind) {
     case LEAKY_RELU:
@@ -55,36 +53,36 @@ INLINE real curve_value(enum curve kind, real x, real alpha)
     }
 }
 
-/* The derivative, from y or x. */
-INLINE real curve_slope(enum curve kind, real seen, real alpha)
+/* The derivative as a function of y or x. */
+INLINE real curve_slope(enum activation kind, real from, real alpha)
 {
     switch (kind) {
     case LEAKY_RELU:
-        return seen > 0 ? 1 : alpha;
+        return from > 0 ? 1 : alpha;
     case ELU:
-        return seen > 0 ? 1 : seen + alpha;
+        return from > 0 ? 1 : from + alpha;
     case TANH:
-        return 1 - seen * seen;
+        return 1 - from * from;
     case SIGMOID:
-        return seen * (1 - seen);
+        return from * (1 - from);
     case GELU:
-        return normal_cdf(seen) + seen * (real)0.39894228040143268 * exp_of_negative(seen * seen * (real)-0.5);
+        return normal_cdf(from) + from * (real)0.39894228040143268 * exp_of_negative(from * from * (real)-0.5);
     case GELU_TANH: {
-        const struct sigmoid s = sigmoid_at(gelu_argument(seen));
-        const real inner = (real)1.5957691216057308 * (1 + (real)(3 * 0.044715) * seen * seen);
-        return s.value + seen * s.value * s.rest * inner;
+        const struct sigmoid s = sigmoid_at(gelu_argument(from));
+        const real inner = (real)1.5957691216057308 * (1 + (real)(3 * 0.044715) * from * from);
+        return s.value + from * s.value * s.complement * inner;
     }
     case SILU: {
-        const struct sigmoid s = sigmoid_at(seen);
-        return s.value * (1 + seen * s.rest);
+        const struct sigmoid s = sigmoid_at(from);
+        return s.value * (1 + from * s.complement);
     }
     default:
-        return sigmoid_at(seen).value;
+        return sigmoid_at(from).value;
     }
 }
 
-/* y = value(x), or dx = dy slope(x) where there is a dy. */
-INLINE void curve(enum curve kind, const real *dy, const real *x, real *out, struct range own, real alpha)
+/* out = value(x), or with dy, out = dy slope(x). */
+INLINE void curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
     for (struct range part = up_to_line(own, out); part.begin < own.end; part = after(part, own))
 #pragma omp simd
@@ -93,7 +91,7 @@ INLINE void curve(enum curve kind, const real *dy, const real *x, real *out, str
 }
 
 /* Compiles the loop for each kind. */
-INLINE void any_curve(enum curve kind, const real *dy, const real *x, real *out, struct range own, real alpha)
+INLINE void any_curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
     switch (kind) {
     case LEAKY_RELU:
@@ -122,14 +120,14 @@ INLINE void any_curve(enum curve kind, const real *dy, const real *x, real *out,
     }
 }
 
-static void activation_forward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void activation_forward(const void *arguments, struct fastopt_share share)
 {
-    any_curve((enum curve)size[1], NULL, array[0], array[1], own_range(size[0], LINE_OF_REALS, share), scalar[0]);
+    const struct activation_forward_args *a = arguments;
+    any_curve(a->kind, NULL, a->x, a->y, own_range(a->n, LINE_OF_REALS, share), a->alpha);
 }
 
-static void activation_backward(void *const *array, const int64_t *size, const double *scalar,
-                                struct fastopt_share share)
+static void activation_backward(const void *arguments, struct fastopt_share share)
 {
-    any_curve((enum curve)size[1], array[0], array[1], array[2], own_range(size[0], LINE_OF_REALS, share), scalar[0]);
+    const struct activation_backward_args *a = arguments;
+    any_curve(a->kind, a->dy, a->from, a->dx, own_range(a->n, LINE_OF_REALS, share), a->alpha);
 }

@@ -1,157 +1,169 @@
 /* The three products of a dense layer, x (rows, inputs) times weight (inputs, columns): y = x weight + bias, and for
- * the gradients dx = dy weight' and dweight = x' dy.
+ * the gradients dx = dy weight' and dweight = x' dy. In the letters of gemm.h:
  *
- * Each is blocks of products (product.h), panel by panel of LANES columns of the second factor. That is read where it
- * lies if its rows are near each other; else a panel is laid out first, as are narrower ones. Where a sum is long, it
- * is made of the sums of A_SUM products, each added to those before. */
-#include "product.h"
+ *                          panel: LANES columns
+ *                         +--------+--------+---      B (k x n) is taken panel by panel, and a panel by blocks of KC
+ *                  KC     |        |        |         rows, which all rows of A pass over before the next one. A block
+ *                  rows   | block  |        |         is packed into scratch memory: its rows side by side, filled up
+ *                         +--------+--------+---      with zeros. One that lies well is read in place: rows of LANES
+ *                         |        |        |         elements that are near each other.
+ *        A (m x k)        +--------+--------+---
+ *       +--------+-----+  +--------+--------+---
+ *       |   KC   |     |  |        |        |         C (m x n): each block's sums are added to those before; bias and
+ *       |        |     |  |        |        |         ReLU are the epilogue of the last block.
+ */
+#include "../kernel.h"
+#include "bias_grad.h"
+#include "gemm.h"
 #include "share.h"
 
-enum { A_SUM = SCRATCH / LANES, NEAR = 2048 /* bytes: farther rows compete for the same places in a cache */ };
+enum {
+    KC = SCRATCH / LANES,
+    NEAR = 2048, /* bytes from row to row of B: rows further apart are in L1 set conflict */
+};
 
-/* out = a b + bias: (rows, length) by (length, columns), of which any may be transposed. */
-struct factors {
+/* C = A B + bias. With these strides, A and B may be transposed matrices. */
+struct product {
     const real *a, *b, *bias;
-    real *out;
-    int64_t a_row, a_column, b_row, b_column; /* how far it is to the next one */
-    int64_t length, columns;
-    int relu, cold;
+    real *c;
+    int64_t a_row, a_column, b_row, b_column;
+    int64_t k, n;
+    int relu, prefetch;
 };
 
 typedef real quad __attribute__((vector_size(4 * sizeof(real))));
 typedef real unaligned_quad __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
 
-/* Numbers of two quads: their places in the first (0 to 3) or the second (4 to 7). */
+/* Elements of two quads: numbers 0 to 3 are of the first, 4 to 7 of the second. */
 #if defined(__clang__)
-#define CHOOSE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 typedef word word_quad __attribute__((vector_size(4 * sizeof(word))));
-#define CHOOSE(a, b, ...) __builtin_shuffle(a, b, (word_quad){__VA_ARGS__})
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (word_quad){__VA_ARGS__})
 #endif
 
-/* Four columns of four numbers, `step` apart from each other, as rows of scratch. */
-INLINE void transpose(const real *columns, int64_t step, real *scratch)
+/* Transposes 4 x 4 elements: columns that are `step` apart become rows of a packed block. */
+INLINE void transpose(const real *columns, int64_t step, real *packed)
 {
     quad c[4], halves[4];
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k)
-        c[k] = *(const unaligned_quad *)(columns + k * step);
+    for (int j = 0; j < 4; ++j)
+        c[j] = *(const unaligned_quad *)(columns + j * step);
 #pragma GCC unroll 2
-    for (int k = 0; k < 2; ++k) {
-        halves[k] = CHOOSE(c[k], c[k + 2], 0, 4, 1, 5);
-        halves[k + 2] = CHOOSE(c[k], c[k + 2], 2, 6, 3, 7);
+    for (int j = 0; j < 2; ++j) {
+        halves[j] = SHUFFLE(c[j], c[j + 2], 0, 4, 1, 5);
+        halves[j + 2] = SHUFFLE(c[j], c[j + 2], 2, 6, 3, 7);
     }
 #pragma GCC unroll 2
     for (int i = 0; i < 4; i += 2) {
-        *(unaligned_quad *)(scratch + i * LANES) = CHOOSE(halves[i], halves[i + 1], 0, 4, 1, 5);
-        *(unaligned_quad *)(scratch + (i + 1) * LANES) = CHOOSE(halves[i], halves[i + 1], 2, 6, 3, 7);
+        *(unaligned_quad *)(packed + i * LANES) = SHUFFLE(halves[i], halves[i + 1], 0, 4, 1, 5);
+        *(unaligned_quad *)(packed + (i + 1) * LANES) = SHUFFLE(halves[i], halves[i + 1], 2, 6, 3, 7);
     }
 }
 
-/* n rows of a panel of `wide` columns, and zeros up to LANES. */
-static void lay_out(const real *b, int64_t row, int64_t column, int64_t n, int64_t wide, real *scratch)
+/* Packs k rows of n columns of B, and zeros up to LANES. */
+static void pack_block(const real *b, int64_t b_row, int64_t b_column, int64_t k, int64_t n, real *packed)
 {
-    int64_t i = 0;
-    if (wide == LANES && column == 1)
-        for (; i < n; ++i) {
-            lanes_prefetch(b, (i + 16) * row);
-            lanes_store(scratch + i * LANES, lanes_load(b + i * row));
+    int64_t p = 0;
+    if (n == LANES && b_column == 1)
+        for (; p < k; ++p) {
+            lanes_prefetch(b, (p + 16) * b_row);
+            lanes_store(packed + p * LANES, lanes_load(b + p * b_row));
         }
-    if (wide == LANES && row == 1)
-        for (; i + 4 <= n; i += 4)
-            for (int64_t k = 0; k < LANES; k += 4)
-                transpose(b + i + k * column, column, scratch + i * LANES + k);
-    for (; i < n; ++i)
-        for (int64_t k = 0; k < LANES; ++k)
-            scratch[i * LANES + k] = k < wide ? b[i * row + k * column] : 0;
+    if (n == LANES && b_row == 1)
+        for (; p + 4 <= k; p += 4)
+            for (int64_t j = 0; j < LANES; j += 4)
+                transpose(b + p + j * b_column, b_column, packed + p * LANES + j);
+    for (; p < k; ++p)
+        for (int64_t j = 0; j < LANES; ++j)
+            packed[p * LANES + j] = j < n ? b[p * b_row + j * b_column] : 0;
 }
 
-/* A thread's share of all rows of a product: of panels, or of rows where there are more threads than panels. */
-static void panels(const struct factors *f, int64_t all_rows, struct fastopt_share share)
+/* A thread's share of m rows of C: some panels, or some rows where there are more threads than panels. */
+static void multiply(const struct product *f, int64_t m, struct fastopt_share share)
 {
     const struct fastopt_share whole = {0, 1};
-    const int by_rows = (f->columns + LANES - 1) / LANES < share.count;
-    const struct range rows = own_range(all_rows, LINE_OF_REALS, by_rows ? share : whole);
-    const struct range columns = own_range(f->columns, LANES, by_rows ? whole : share);
-    const int64_t most = widest();
+    const int by_rows = panels(f->n) < share.count;
+    const struct range rows = own_range(m, LINE_OF_REALS, by_rows ? share : whole);
+    const struct range columns = own_range(f->n, LANES, by_rows ? whole : share);
+    const int64_t most = tile_columns();
     real scratch[SCRATCH];
-    struct product p = {.count = 1, .step_j = f->a_row, .step_i = f->a_column, .step_out = f->columns};
-    p.cold = f->cold;
+    struct gemm g = {.blocks = 1, .a_row = f->a_row, .a_column = f->a_column, .c_row = f->n};
+    g.prefetch = f->prefetch;
     for (int64_t first = columns.begin; first < columns.end; first += LANES) {
-        const int64_t wide = minimum(columns.end - first, LANES);
-        const int near = f->b_column == 1 && f->b_row * (int64_t)sizeof(real) < NEAR && wide == LANES;
-        p.step_b = near ? f->b_row : LANES;
-        int64_t i = 0;
+        const int64_t width = minimum(columns.end - first, LANES);
+        const int in_place = f->b_column == 1 && f->b_row * (int64_t)sizeof(real) < NEAR && width == LANES;
+        g.b_row = in_place ? f->b_row : LANES;
+        int64_t p = 0;
         do {
-            const real *b = f->b + i * f->b_row + first * f->b_column;
-            p.length = minimum(f->length - i, A_SUM);
-            p.relu = f->relu && i + p.length == f->length;
-            p.step_start = i ? f->columns : 0;
-            if (!near)
-                lay_out(b, f->b_row, f->b_column, p.length, wide, scratch);
-            for (int64_t k = 0; k < wide; k += p.width) {
-                const real *a = f->a + rows.begin * f->a_row + i * f->a_column;
-                p.runs[0] = (struct run){a, (near ? b : scratch) + k};
-                p.out = f->out + rows.begin * f->columns + first + k;
-                p.start = i ? p.out : f->bias ? f->bias + first + k : NULL;
-                p.width = minimum(wide - k, most);
-                multiply(&p, rows.end - rows.begin);
+            const real *b = f->b + p * f->b_row + first * f->b_column;
+            g.k = minimum(f->k - p, KC);
+            g.relu = f->relu && p + g.k == f->k;
+            g.c0_row = p ? f->n : 0;
+            if (!in_place)
+                pack_block(b, f->b_row, f->b_column, g.k, width, scratch);
+            for (int64_t j = 0; j < width; j += g.n) {
+                const real *a = f->a + rows.begin * f->a_row + p * f->a_column;
+                g.block[0] = (struct gemm_block){a, (in_place ? b : scratch) + j};
+                g.c = f->c + rows.begin * f->n + first + j;
+                g.c0 = p ? g.c : f->bias ? f->bias + first + j : NULL;
+                g.n = minimum(width - j, most);
+                gemm(&g, rows.end - rows.begin);
             }
-            i += p.length;
-        } while (i < f->length);
+            p += g.k;
+        } while (p < f->k); /* once for k = 0: y = bias */
     }
 }
 
 /* y = x weight + bias, bias and ReLU where wanted. */
-static void dense_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void dense_forward(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], inputs = size[1], columns = size[2];
-    const struct factors f = {.a = array[0],
-                              .b = array[1],
-                              .bias = array[2],
-                              .out = array[3],
-                              .a_row = inputs,
+    const struct dense_forward_args *a = arguments;
+    const struct product f = {.a = a->x,
+                              .b = a->weight,
+                              .bias = a->bias,
+                              .c = a->y,
+                              .a_row = a->inputs,
                               .a_column = 1,
-                              .b_row = columns,
+                              .b_row = a->columns,
                               .b_column = 1,
-                              .length = inputs,
-                              .columns = columns,
-                              .relu = size[3] != 0};
-    (void)scalar;
-    panels(&f, rows, share);
+                              .k = a->inputs,
+                              .n = a->columns,
+                              .relu = a->relu != 0};
+    multiply(&f, a->rows, share);
 }
 
-static void dense_input_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+/* dx = dy weight'. */
+static void dense_input_grad(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], inputs = size[1], columns = size[2];
-    const struct factors f = {.a = array[0],
-                              .b = array[1],
-                              .out = array[2],
-                              .a_row = columns,
+    const struct dense_input_grad_args *a = arguments;
+    const struct product f = {.a = a->dy,
+                              .b = a->weight,
+                              .c = a->dx,
+                              .a_row = a->columns,
                               .a_column = 1,
                               .b_row = 1,
-                              .b_column = columns,
-                              .length = columns,
-                              .columns = inputs};
-    (void)scalar;
-    panels(&f, rows, share);
+                              .b_column = a->columns,
+                              .k = a->columns,
+                              .n = a->inputs};
+    multiply(&f, a->rows, share);
 }
 
-/* dweight, and dbias if given. */
-static void dense_weight_grad(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+/* dweight = x' dy, and dbias if given. */
+static void dense_weight_grad(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], inputs = size[1], columns = size[2];
-    const struct factors f = {.a = array[0],
-                              .b = array[1],
-                              .out = array[2],
+    const struct dense_weight_grad_args *a = arguments;
+    const struct product f = {.a = a->x,
+                              .b = a->dy,
+                              .c = a->dweight,
                               .a_row = 1,
-                              .a_column = inputs,
-                              .b_row = columns,
+                              .a_column = a->inputs,
+                              .b_row = a->columns,
                               .b_column = 1,
-                              .length = rows,
-                              .columns = columns,
-                              .cold = 1};
-    panels(&f, inputs, share);
-    if (array[3])
-        bias_backward((void *const[]){array[1], array[3]}, (const int64_t[]){rows, columns}, scalar, share);
+                              .k = a->rows,
+                              .n = a->columns,
+                              .prefetch = 1};
+    multiply(&f, a->inputs, share);
+    if (a->dbias)
+        sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
 }

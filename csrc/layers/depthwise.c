@@ -1,15 +1,16 @@
 /* Depthwise convolution of images (n, h, w, c), padded with zeros, with a weight (size_h, size_w, c): each channel by
- * itself. Neighbours in memory are channels, so a pixel is done for LANES of them at once. */
+ * itself. Channels are neighbours in memory, so a pixel is computed for LANES of them at once. */
+#include "../kernel.h"
 #include "lanes.h"
 #include "patches.h"
 #include "share.h"
 
-/* Of a window that begins at `start`, the rows (or columns) from begin to end lie in the image. */
+/* Which rows (or columns) of a window that begins at `start` are inside the image. */
 static struct range inside(int64_t start, int64_t size, int64_t dilation, int64_t length)
 {
     const int64_t begin = start < 0 ? (-start + dilation - 1) / dilation : 0;
     const int64_t end = start < length ? (length - start + dilation - 1) / dilation : 0;
-    return (struct range){begin < size ? begin : size, end < size ? end : size};
+    return (struct range){minimum(begin, size), minimum(end, size)};
 }
 
 /* One output pixel: the sum of window elements times weights, for LANES channels, or for the last few. */
@@ -35,17 +36,17 @@ INLINE void depthwise_pixel(const struct patches *p, const real *image, const re
         memcpy(y, few, channels * sizeof(real));
 }
 
-static void depthwise_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void depthwise_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const real *weight = array[1];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct depthwise_forward_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const real *weight = a->weight;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const struct range images = own_range(p->n, 1, share);
-    real *y = (real *)array[2] + images.begin * out_h * out_w * p->c;
-    (void)scalar;
+    real *y = a->y + images.begin * out_h * out_w * p->c;
     for (int64_t n = images.begin; n < images.end; ++n) {
-        const real *image = (const real *)array[0] + n * p->h * p->w * p->c;
+        const real *image = a->x + n * p->h * p->w * p->c;
         for (int64_t oy = 0; oy < out_h; ++oy) {
             const int64_t top = oy * p->stride_h - p->pad_h;
             const struct range rows = inside(top, p->size_h, p->dilation_h, p->h);
@@ -62,20 +63,19 @@ static void depthwise_forward(void *const *array, const int64_t *size, const dou
     }
 }
 
-/* dx: each dy goes back to the elements of its window, times their weights. */
-static void depthwise_backward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+/* dx: each dy is added to the elements of its window, times their weights. */
+static void depthwise_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const real *weight = array[1];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct depthwise_backward_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const real *weight = a->weight;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const int64_t pixels = p->h * p->w * p->c;
     const struct range images = own_range(p->n, 1, share);
-    const real *dy = (const real *)array[0] + images.begin * out_h * out_w * p->c;
-    (void)scalar;
+    const real *dy = a->dy + images.begin * out_h * out_w * p->c;
     for (int64_t n = images.begin; n < images.end; ++n) {
-        real *image = (real *)array[2] + n * pixels;
+        real *image = a->dx + n * pixels;
         memset(image, 0, pixels * sizeof(real));
         for (int64_t oy = 0; oy < out_h; ++oy) {
             const int64_t top = oy * p->stride_h - p->pad_h;
@@ -96,17 +96,17 @@ static void depthwise_backward(void *const *array, const int64_t *size, const do
     }
 }
 
-/* The outputs, from begin to end along one axis, whose window has element k in the image. */
+/* Which outputs along one axis have element k of their window inside the image. */
 static struct range outputs(int64_t k, int64_t count, int64_t stride, int64_t pad, int64_t dilation, int64_t length)
 {
     const int64_t start = k * dilation - pad; /* of the first output's element */
     const int64_t begin = start < 0 ? (-start + stride - 1) / stride : 0;
     const int64_t end = start < length ? (length - start + stride - 1) / stride : 0;
-    return (struct range){begin < count ? begin : count, end < count ? end : count};
+    return (struct range){minimum(begin, count), minimum(end, count)};
 }
 
-/* dweight of one element of the window, for LANES channels, or for the last few: sums in the real type over a row or
- * more of outputs, and these in double. */
+/* dweight of one element of the window, for LANES channels, or for the last few: sums over at least 128 products, in
+ * whole rows of outputs, in the real type, and sums of these in double. */
 INLINE void depthwise_weight(const struct patches *p, const real *x, const real *dy, int64_t ky, int64_t kx,
                              int64_t out_h, int64_t out_w, real *dweight, int64_t channels)
 {
@@ -146,17 +146,16 @@ INLINE void depthwise_weight(const struct patches *p, const real *x, const real 
         dweight[j] = total[j];
 }
 
-static void depthwise_weight_backward(void *const *array, const int64_t *size, const double *scalar,
-                                      struct fastopt_share share)
+static void depthwise_weight_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const struct depthwise_weight_backward_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
     const struct range own = own_range(p->c, LANES, share);
-    (void)scalar;
     for (int64_t c = own.begin; c < own.end; c += LANES) {
-        const real *dy = (const real *)array[0] + c, *x = (const real *)array[1] + c;
-        real *dweight = (real *)array[2] + c;
+        const real *dy = a->dy + c, *x = a->x + c;
+        real *dweight = a->dweight + c;
         for (int64_t ky = 0; ky < p->size_h; ++ky)
             for (int64_t kx = 0; kx < p->size_w; ++kx, dweight += p->c)
                 if (own.end - c >= LANES)

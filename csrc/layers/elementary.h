@@ -1,9 +1,11 @@
-/* Elementary functions from operations that are rounded alike everywhere, for loops that the compiler vectorises.
+/* Elementary functions made of correctly rounded operations, so the same bits everywhere, for loops that the compiler
+ * vectorises.
  *
  * The polynomials are plain Taylor series on ranges small enough for them; only erfc has fitted constants. */
 #ifndef ELEMENTARY_H
 #define ELEMENTARY_H
 
+#include "../kernel.h"
 #include "lanes.h"
 
 #if REAL_BITS == 32
@@ -14,8 +16,8 @@ enum { EXP_DEGREE = 13, LOG1P_DEGREE = 33, ERFC_TERMS = 26 };
 #define LOWEST_EXPONENT -708.39641853226408
 #endif
 
-/* x = k log 2 + r with |r| <= log(2)/2, so that exp(x) = 2^k exp(r). Adding 1.5 * 2^MANTISSA_BITS rounds x / log 2
- * to the integer k and leaves it in the low bits. */
+/* Range reduction: x = k log 2 + r with |r| <= log(2)/2, so that exp(x) = 2^k exp(r). Adding 1.5 * 2^MANTISSA_BITS
+ * rounds x / log 2 to the integer k and leaves it in the low bits. */
 struct exponent {
     real r, power; /* 2^k */
 };
@@ -32,7 +34,7 @@ INLINE struct exponent split_exponent(real x)
     struct exponent split = {(x - k * ln2_high) - k * ln2_low, 0};
     word bits;
     memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + EXPONENT_BIAS) << MANTISSA_BITS; /* what stands above k is shifted out */
+    bits = (bits + EXPONENT_BIAS) << MANTISSA_BITS; /* the bits above k are shifted out */
     memcpy(&split.power, &bits, sizeof bits);
     return split;
 }

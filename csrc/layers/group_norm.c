@@ -1,25 +1,26 @@
-/* Group normalisation (Wu & He 2018) of x (rows, pixels, channels), whose channels are cut into groups: per row and
- * group, over the pixels and the group's channels. Layer norm (Ba et al. 2016) has one pixel and one group, instance
- * norm (Ulyanov et al. 2016) one channel in each group.
+/* Group normalisation (Wu & He 2018) of x (rows, pixels, channels), whose channels are divided into channel groups: per
+ * row and group, over the pixels and the group's channels. Layer norm (Ba et al. 2016) has one pixel and one group,
+ * instance norm (Ulyanov et al. 2016) one channel in each group.
  *
  *   forward    y = n scale + shift,  n = (x - mean) / sqrt(var + eps)
  *   backward   dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps),  g = dy scale
  *              dshift = sum(dy),  dscale = sum(dy n), over rows and pixels
  *
- * Elements enter as c = x - high, high being a real near the mean, as in batch_norm.c.
+ * Sums are of c = x - high, where high is the mean rounded to the real type, or an estimate of it, as in batch_norm.c.
  *
- * Rows are shared out by blocks. Each block adds up its part of dscale and dshift, and the caller adds up the parts, so
- * bits do not depend on the threads.
+ * Threads share out blocks of rows. Each block adds up its part of dscale and dshift, and the caller adds up the parts,
+ * so bits do not depend on the threads.
  */
+#include "../kernel.h"
 #include "lanes.h"
 #include "share.h"
 
 enum {
-    CHUNK = 256,         /* channels at a time */
-    ADD_TO_DOUBLE = 128, /* additions to a sum in the real type before it goes over to double */
+    CHUNK = 256,   /* channels at a time */
+    IN_REAL = 128, /* additions to a sum in the real type before that is added to one in double */
 };
 
-/* Some whole groups of one row, and what is learnt of their channels (or null). */
+/* Some whole channel groups of one row, with the learnt values of their channels (or null). */
 struct groups {
     const real *dy, *x; /* dy is null in forward */
     real *y;
@@ -29,24 +30,19 @@ struct groups {
     double weight; /* of an element in a mean */
 };
 
-/* Of each group: high, 1 / sqrt(var + eps) and the mean's distance from high; the sums of u and of u c, where u is c in
- * forward, and g in backward. */
+/* Of each group: high, 1 / sqrt(var + eps), off = mean - high, and the sums of u and of u c, where u is c in forward,
+ * and g in backward. */
 struct moments {
     real high[CHUNK];
     double inv_std[CHUNK], off[CHUNK], sum[CHUNK], dot[CHUNK];
 };
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-/* The sums of u and u c over `n` channels that stand side by side, for which one high serves. */
+/* The sums of u and u c over n neighbouring elements with one high. */
 INLINE void sums_along(const real *dy, const real *scale, const real *x, int64_t n, real high, double *sum, double *dot)
 {
     const lanes highs = lanes_all(high);
     for (int64_t i = 0; i < n;) {
-        const int64_t end = smaller(n, i + ADD_TO_DOUBLE * LANES);
+        const int64_t end = minimum(n, i + IN_REAL * LANES);
         lanes u_sum = lanes_all(0), dot_sum = u_sum;
         for (; i < end; i += LANES) {
             lanes c, u;
@@ -72,27 +68,27 @@ INLINE void sums_along(const real *dy, const real *scale, const real *x, int64_t
     }
 }
 
-/* The pixels of some channels. Where these are few and all that there are, several pixels pass for one of `wide`
- * channels, or vectors would stay empty. */
+/* The pixels of some channels. Where these are all channels and few, several pixels pass for one of `wide` channels, or
+ * vectors would be partly empty. */
 struct pixels {
-    int64_t rows, wide, stride, rest; /* after the rows, one of `rest` channels */
+    int64_t rows, wide, stride, rest; /* `rest`: elements after the rows */
 };
 
 INLINE struct pixels all_pixels(int64_t pixels, int64_t stride, int64_t channels)
 {
     const int64_t fit = stride == channels && channels < CHUNK / 2 ? CHUNK / 2 / channels : 1;
-    const int64_t together = smaller(fit, pixels);
+    const int64_t together = minimum(fit, pixels);
     return (struct pixels){pixels / together, together * channels, together * stride, pixels % together * channels};
 }
 
-/* Of n values, as many as are wide. */
+/* Repeats n values up to `wide` of them. */
 static void repeat(real *value, int64_t n, int64_t wide)
 {
     for (int64_t j = n; j < wide; ++j)
         value[j] = value[j - n];
 }
 
-/* The same over all pixels, for each of some channels; u is dy in backward. */
+/* The sums of u and u c over all pixels, for each of n channels; u is dy in backward. */
 INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t stride, int64_t n, real *high, double *sum,
                       double *dot)
 {
@@ -102,7 +98,7 @@ INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t str
     for (int64_t j = 0; j < n; ++j)
         sum[j] = dot[j] = 0;
     for (int64_t row = 0; row <= all.rows;) {
-        const int64_t end = smaller(all.rows + 1, row + ADD_TO_DOUBLE);
+        const int64_t end = minimum(all.rows + 1, row + IN_REAL);
         for (int64_t j = 0; j < all.wide; ++j)
             some_sum[j] = some_dot[j] = 0;
         for (; row < end; ++row) {
@@ -123,13 +119,13 @@ INLINE void sums_down(const real *dy, const real *x, int64_t pixels, int64_t str
     }
 }
 
-/* Whether a row is one group without pixels: its elements stand side by side. */
+/* Whether a row is one group of one pixel, as in layer norm. */
 INLINE int is_line(const struct groups *t)
 {
     return t->pixels == 1 && t->count == 1;
 }
 
-/* The group of each of some channels, from number `first` on. */
+/* The number of the group of each of n channels, from channel `first` on. */
 static void groups_of(const struct groups *t, int64_t first, int64_t n, int64_t *group)
 {
     int64_t g = first / t->width, left = (g + 1) * t->width - first;
@@ -156,7 +152,7 @@ static void forward_sums(const struct groups *t, struct moments *m)
         real high[CHUNK];
         double sum[CHUNK], dot[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j)
             high[j] = m->high[group[j]];
@@ -176,14 +172,14 @@ static void backward_sums(const struct groups *t, struct moments *m)
     if (is_line(t)) {
         sums_along(t->dy, t->scale, t->x, t->width, m->high[0], m->sum, m->dot);
         m->dot[0] = (m->dot[0] - m->off[0] * m->sum[0]) * m->inv_std[0];
-        return; /* dscale and dshift go with dx */
+        return; /* dscale and dshift are taken while dx is written */
     }
     const int64_t all = t->count * t->width;
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK];
         double sum[CHUNK], dot[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j)
             high[j] = m->high[group[j]];
@@ -205,58 +201,58 @@ static void backward_sums(const struct groups *t, struct moments *m)
 /* y of a row that is one group. */
 static void write_line(const struct groups *t, const struct moments *m)
 {
-    const real high = m->high[0], inv_std = m->inv_std[0], minus = -m->off[0] * m->inv_std[0];
+    const real high = m->high[0], inv_std = m->inv_std[0], intercept = -m->off[0] * m->inv_std[0];
     const real *x = t->x, *scale = t->scale, *shift = t->shift;
     real *y = t->y;
 #pragma omp simd
     for (int64_t j = 0; j < t->width; ++j)
-        y[j] = ((x[j] - high) * inv_std + minus) * (scale ? scale[j] : 1) + (shift ? shift[j] : 0);
+        y[j] = ((x[j] - high) * inv_std + intercept) * (scale ? scale[j] : 1) + (shift ? shift[j] : 0);
 }
 
 static void write_y(const struct groups *t, const struct moments *m)
 {
     const int64_t all = t->count * t->width;
     for (int64_t first = 0, n; first < all; first += n) {
-        real high[CHUNK], inv_std[CHUNK], minus[CHUNK], scale[CHUNK], shift[CHUNK];
+        real high[CHUNK], inv_std[CHUNK], intercept[CHUNK], scale[CHUNK], shift[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j) {
             const int64_t g = group[j];
             high[j] = m->high[g];
             inv_std[j] = m->inv_std[g];
-            minus[j] = -m->off[g] * m->inv_std[g];
+            intercept[j] = -m->off[g] * m->inv_std[g];
             scale[j] = t->scale ? t->scale[first + j] : 1;
             shift[j] = t->shift ? t->shift[first + j] : 0;
         }
         const struct pixels pixels = all_pixels(t->pixels, t->stride, n);
         for (int i = 0; i < 5; ++i)
-            repeat((real *[]){high, inv_std, minus, scale, shift}[i], n, pixels.wide);
+            repeat((real *[]){high, inv_std, intercept, scale, shift}[i], n, pixels.wide);
         const real *x = t->x + first;
         real *y = t->y + first;
         for (int64_t row = 0; row <= pixels.rows; ++row, x += pixels.stride, y += pixels.stride)
 #pragma omp simd
             for (int64_t j = 0; j < (row < pixels.rows ? pixels.wide : pixels.rest); ++j)
-                y[j] = ((x[j] - high[j]) * inv_std[j] + minus[j]) * scale[j] + shift[j];
+                y[j] = ((x[j] - high[j]) * inv_std[j] + intercept[j]) * scale[j] + shift[j];
     }
 }
 
-/* What dx = dy factor - c slope + offset takes, for a channel of this scale. */
-struct slant {
+/* The coefficients of dx = dy factor - c slope + offset, for a channel of this scale. */
+struct linear {
     real factor, slope, offset;
 };
 
-INLINE struct slant slant_of(const struct groups *t, const struct moments *m, int64_t g, real scale)
+INLINE struct linear linear_of(const struct groups *t, const struct moments *m, int64_t g, real scale)
 {
     const double inv_std = m->inv_std[g], slope = inv_std * inv_std * m->dot[g] * t->weight;
-    return (struct slant){scale * inv_std, slope, m->off[g] * slope - inv_std * m->sum[g] * t->weight};
+    return (struct linear){scale * inv_std, slope, m->off[g] * slope - inv_std * m->sum[g] * t->weight};
 }
 
 /* dx of a row that is one group, and its part of dscale and dshift. */
 static void write_line_back(const struct groups *t, const struct moments *m)
 {
-    const struct slant k = slant_of(t, m, 0, 1);
-    const real high = m->high[0], inv_std = m->inv_std[0], minus = -m->off[0] * m->inv_std[0];
+    const struct linear k = linear_of(t, m, 0, 1);
+    const real high = m->high[0], inv_std = m->inv_std[0], intercept = -m->off[0] * m->inv_std[0];
     const real *dy = t->dy, *x = t->x, *scale = t->scale;
     real *dx = t->y, *dscale = t->dscale, *dshift = t->dshift;
 #pragma omp simd
@@ -265,7 +261,7 @@ static void write_line_back(const struct groups *t, const struct moments *m)
     if (dscale)
 #pragma omp simd
         for (int64_t j = 0; j < t->width; ++j) {
-            dscale[j] += dy[j] * ((x[j] - high) * inv_std + minus);
+            dscale[j] += dy[j] * ((x[j] - high) * inv_std + intercept);
             dshift[j] += dy[j];
         }
 }
@@ -276,10 +272,10 @@ static void write_dx(const struct groups *t, const struct moments *m)
     for (int64_t first = 0, n; first < all; first += n) {
         real high[CHUNK], factor[CHUNK], slope[CHUNK], offset[CHUNK];
         int64_t group[CHUNK];
-        n = smaller(all - first, CHUNK);
+        n = minimum(all - first, CHUNK);
         groups_of(t, first, n, group);
         for (int64_t j = 0; j < n; ++j) {
-            const struct slant k = slant_of(t, m, group[j], t->scale ? t->scale[first + j] : 1);
+            const struct linear k = linear_of(t, m, group[j], t->scale ? t->scale[first + j] : 1);
             high[j] = m->high[group[j]];
             factor[j] = k.factor;
             slope[j] = k.slope;
@@ -297,49 +293,44 @@ static void write_dx(const struct groups *t, const struct moments *m)
     }
 }
 
-struct group_sizes {
-    int64_t rows, pixels, channels, groups, statistics, block;
-};
-
-/* As many groups from number `first` on as are worked on at once. */
-static int64_t groups_at(const struct group_sizes *s, int64_t first)
+/* How many groups of that width, from number `first` on, are worked on at once. */
+static int64_t groups_at(int64_t groups, int64_t width, int64_t first)
 {
-    const int64_t width = s->channels / s->groups, fit = CHUNK / width;
-    return smaller(s->groups - first, fit < 1 ? 1 : fit);
+    const int64_t fit = CHUNK / width;
+    return minimum(groups - first, maximum(fit, 1));
 }
 
-static void group_norm_forward(void *const *array, const int64_t *size, const double *scalar,
-                               struct fastopt_share share)
+static void group_norm_forward(const void *arguments, struct fastopt_share share)
 {
-    const struct group_sizes *s = (const void *)size;
-    const real *scale = array[1], *shift = array[2];
-    if (s->pixels * s->channels == 0)
+    const struct group_norm_forward_args *a = arguments;
+    const real *scale = a->scale, *shift = a->shift;
+    if (a->pixels * a->channels == 0)
         return;
-    const int64_t width = s->channels / s->groups;
-    const double weight = 1 / ((double)s->pixels * width);
-    const struct range own = own_range(s->rows, 1, share);
+    const int64_t width = a->channels / a->groups;
+    const double weight = 1 / ((double)a->pixels * width);
+    const struct range own = own_range(a->rows, 1, share);
     for (int64_t row = own.begin; row < own.end; ++row)
-        for (int64_t first = 0, count; first < s->groups; first += count) {
-            count = groups_at(s, first);
-            const int64_t at = row * s->pixels * s->channels + first * width;
-            double *mean = (double *)array[4] + row * s->groups + first;
-            double *inv_std = (double *)array[5] + row * s->groups + first;
-            const struct groups t = {.x = (const real *)array[0] + at,
-                                     .y = (real *)array[3] + at,
+        for (int64_t first = 0, count; first < a->groups; first += count) {
+            count = groups_at(a->groups, width, first);
+            const int64_t at = row * a->pixels * a->channels + first * width;
+            double *mean = a->mean + row * a->groups + first;
+            double *inv_std = a->inv_std + row * a->groups + first;
+            const struct groups t = {.x = a->x + at,
+                                     .y = a->y + at,
                                      .scale = scale ? scale + first * width : NULL,
                                      .shift = shift ? shift + first * width : NULL,
-                                     .pixels = s->pixels,
-                                     .stride = s->channels,
+                                     .pixels = a->pixels,
+                                     .stride = a->channels,
                                      .count = count,
                                      .width = width};
             struct moments m;
             for (int64_t g = 0; g < count; ++g) {
                 m.high[g] = 0;
-                for (int64_t i = 0; i < 8; ++i) /* of eight elements, from here and there */
+                for (int64_t i = 0; i < 8; ++i) /* the mean of eight elements, from all over the group */
                     m.high[g] += (real)0.125 * t.x[i * t.pixels / 8 * t.stride + g * width + i * width / 8];
             }
-            /* About a value within two standard deviations of the mean, sums give the variance to nearly all digits.
-             * Where it is further away, they at least give the mean, about which sums are then taken. */
+            /* Sums about an estimate within two standard deviations of the mean give the variance to nearly all digits.
+             * Where it is further off, they at least give the mean, about which the sums are then taken again. */
             for (int passes = 0, again = 1; again && passes < 2; ++passes) {
                 forward_sums(&t, &m);
                 again = 0;
@@ -354,7 +345,7 @@ static void group_norm_forward(void *const *array, const int64_t *size, const do
             for (int64_t g = 0; g < count; ++g) {
                 const double off = m.sum[g] * weight, var = m.dot[g] * weight - off * off;
                 mean[g] = m.high[g] + off;
-                inv_std[g] = m.inv_std[g] = 1 / sqrt((var < 0 ? 0 : var) + scalar[0]);
+                inv_std[g] = m.inv_std[g] = 1 / sqrt((var < 0 ? 0 : var) + a->eps);
                 m.high[g] = mean[g];
                 m.off[g] = mean[g] - m.high[g];
             }
@@ -362,37 +353,35 @@ static void group_norm_forward(void *const *array, const int64_t *size, const do
         }
 }
 
-static void group_norm_backward(void *const *array, const int64_t *size, const double *scalar,
-                                struct fastopt_share share)
+static void group_norm_backward(const void *arguments, struct fastopt_share share)
 {
-    const struct group_sizes *s = (const void *)size;
-    const real *scale = array[2];
-    real *parts = array[6];
-    (void)scalar;
-    if (s->pixels * s->channels == 0)
+    const struct group_norm_backward_args *a = arguments;
+    const real *scale = a->scale;
+    real *parts = a->parts;
+    if (a->pixels * a->channels == 0)
         return;
-    const int64_t width = s->channels / s->groups;
-    const struct range own = own_range(s->rows, s->block, share);
+    const int64_t width = a->channels / a->groups;
+    const struct range own = own_range(a->rows, a->block, share);
     for (int64_t row = own.begin; row < own.end; ++row) {
-        real *part = parts ? parts + row / s->block * 2 * s->channels : NULL;
-        if (part && row % s->block == 0)
-            memset(part, 0, 2 * s->channels * sizeof(real));
-        for (int64_t first = 0, count; first < s->groups; first += count) {
-            count = groups_at(s, first);
-            const int64_t at = row * s->pixels * s->channels + first * width;
-            const double *mean = (const double *)array[3] + row * s->groups + first;
-            const double *inv_std = (const double *)array[4] + row * s->groups + first;
-            const struct groups t = {.dy = (const real *)array[0] + at,
-                                     .x = (const real *)array[1] + at,
-                                     .y = (real *)array[5] + at,
+        real *part = parts ? parts + row / a->block * 2 * a->channels : NULL;
+        if (part && row % a->block == 0)
+            memset(part, 0, 2 * a->channels * sizeof(real));
+        for (int64_t first = 0, count; first < a->groups; first += count) {
+            count = groups_at(a->groups, width, first);
+            const int64_t at = row * a->pixels * a->channels + first * width;
+            const double *mean = a->mean + row * a->groups + first;
+            const double *inv_std = a->inv_std + row * a->groups + first;
+            const struct groups t = {.dy = a->dy + at,
+                                     .x = a->x + at,
+                                     .y = a->dx + at,
                                      .scale = scale ? scale + first * width : NULL,
                                      .dscale = part ? part + first * width : NULL,
-                                     .dshift = part ? part + s->channels + first * width : NULL,
-                                     .pixels = s->pixels,
-                                     .stride = s->channels,
+                                     .dshift = part ? part + a->channels + first * width : NULL,
+                                     .pixels = a->pixels,
+                                     .stride = a->channels,
                                      .count = count,
                                      .width = width,
-                                     .weight = 1 / ((double)s->pixels * width)};
+                                     .weight = 1 / ((double)a->pixels * width)};
             struct moments m;
             for (int64_t g = 0; g < count; ++g) {
                 m.high[g] = mean[g];

@@ -1,82 +1,77 @@
 /* im2col: the patch under each output pixel as a row (size_h, size_w, c), so that a convolution is one matrix
  * product; col2im, its transpose, adds the rows back. Images are (n, h, w, c), padded with zeros.
  *
- * The columns of one kernel row lie side by side in the image as in the patch: they are moved in one run; with gaps
+ * The pixels of one kernel row lie side by side in the image as in the patch, and are copied in one piece; with gaps
  * between them (dilation), one by one. */
+#include "../kernel.h"
 #include "patches.h"
 #include "share.h"
 
-static int64_t between(int64_t low, int64_t x, int64_t high)
-{
-    return x < low ? low : x > high ? high : x;
-}
-
-/* A run of one kernel row of one patch: `run` reals at `image + from` are those at `patch + at`; the rest is padding.
- */
+/* One piece of a patch: `length` reals at `image + from` are those at `patch + at`; the rest is padding. */
 struct patch_row {
-    int64_t from, at, run;
+    int64_t from, at, length;
 };
 
-/* That of `wide` pixels from (y, left) on. */
+/* The piece of `wide` pixels of image n from (y, left) on. */
 INLINE struct patch_row patch_row(const struct patches *p, int64_t n, int64_t y, int64_t left, int64_t wide)
 {
     if (y < 0 || y >= p->h)
         return (struct patch_row){0, 0, 0};
-    const int64_t start = between(0, left, p->w), end = between(0, left + wide, p->w);
+    const int64_t start = minimum(maximum(left, 0), p->w), end = minimum(maximum(left + wide, 0), p->w);
     return (struct patch_row){((n * p->h + y) * p->w + start) * p->c, (start - left) * p->c, (end - start) * p->c};
 }
 
-static void im2col(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void im2col(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    const real *x = array[0];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
-    const int64_t wide = p->dilation_w == 1 ? p->size_w : 1, runs = p->size_w / wide, width = wide * p->c;
+    const struct im2col_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    const real *x = a->x;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const int64_t wide = p->dilation_w == 1 ? p->size_w : 1, pieces = p->size_w / wide, width = wide * p->c;
     const struct range images = own_range(p->n, 1, share);
-    real *patch = (real *)array[1] + images.begin * out_h * out_w * p->size_h * runs * width;
-    (void)scalar;
+    real *patch = a->columns + images.begin * out_h * out_w * p->size_h * pieces * width;
     if (p->c == 0)
-        return; /* or it would take time to do nothing */
+        return; /* the loops over pixels would find nothing to do */
 
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox)
                 for (int64_t ky = 0; ky < p->size_h; ++ky)
-                    for (int64_t kx = 0; kx < runs; ++kx, patch += width) {
+                    for (int64_t kx = 0; kx < pieces; ++kx, patch += width) {
                         const struct patch_row row = patch_row(p, n, oy * p->stride_h - p->pad_h + ky * p->dilation_h,
                                                                ox * p->stride_w - p->pad_w + kx * p->dilation_w, wide);
-                        if (row.run < width)
+                        if (row.length < width)
                             memset(patch, 0, width * sizeof(real));
-                        for (int64_t i = 0; i < row.run; ++i)
+                        for (int64_t i = 0; i < row.length; ++i)
                             patch[row.at + i] = x[row.from + i];
                     }
 }
 
-static void col2im(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void col2im(const void *arguments, struct fastopt_share share)
 {
-    const struct patches *p = (const void *)size;
-    real *dx = array[1];
-    const int64_t out_h = places(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
-    const int64_t out_w = places(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
-    const int64_t wide = p->dilation_w == 1 ? p->size_w : 1, runs = p->size_w / wide, width = wide * p->c,
+    const struct col2im_args *a = arguments;
+    const struct patches patches = PATCHES(a), *p = &patches;
+    real *dx = a->dx;
+    const int64_t out_h = windows(p->h, p->size_h, p->stride_h, p->pad_h, p->dilation_h);
+    const int64_t out_w = windows(p->w, p->size_w, p->stride_w, p->pad_w, p->dilation_w);
+    const int64_t wide = p->dilation_w == 1 ? p->size_w : 1, pieces = p->size_w / wide, width = wide * p->c,
                   pixels = p->h * p->w * p->c;
     const struct range images = own_range(p->n, 1, share);
-    const real *patch = (const real *)array[0] + images.begin * out_h * out_w * p->size_h * runs * width;
-    (void)scalar;
+    const real *patch = a->columns + images.begin * out_h * out_w * p->size_h * pieces * width;
     if (p->c == 0)
-        return; /* or it would take time to do nothing */
+        return; /* the loops over pixels would find nothing to do */
 
     memset(dx + images.begin * pixels, 0, (images.end - images.begin) * pixels * sizeof(real));
     for (int64_t n = images.begin; n < images.end; ++n)
         for (int64_t oy = 0; oy < out_h; ++oy)
             for (int64_t ox = 0; ox < out_w; ++ox)
                 for (int64_t ky = 0; ky < p->size_h; ++ky)
-                    for (int64_t kx = 0; kx < runs; ++kx, patch += width) {
+                    for (int64_t kx = 0; kx < pieces; ++kx, patch += width) {
                         const struct patch_row row = patch_row(p, n, oy * p->stride_h - p->pad_h + ky * p->dilation_h,
                                                                ox * p->stride_w - p->pad_w + kx * p->dilation_w, wide);
 #pragma omp simd
-                        for (int64_t i = 0; i < row.run; ++i)
+                        for (int64_t i = 0; i < row.length; ++i)
                             dx[row.from + i] += patch[row.at + i];
                     }
 }

@@ -1,12 +1,13 @@
-/* LANES reals side by side, with the same bits on every instruction set: the unit of all sums.
+/* LANES reals side by side: vectors of a length that does not depend on the instruction set.
  *
- * A sum over many elements adds element i to lane i % LANES, in order; the lanes are added up in pairs at the
- * end. How many registers hold the lanes is the compiler's affair, so results do not depend on it.
+ * A sum over many elements adds element i to lane i % LANES, in order, and the lanes are added up by halves at the end.
+ * How many registers hold the lanes is the compiler's choice, and does not affect the result: sums have the same bits
+ * on every instruction set.
  */
 #ifndef LANES_H
 #define LANES_H
 
-enum { LANES = 32 };
+#include "../kernel.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -100,7 +101,7 @@ INLINE lanes lanes_load(const real *x)
     return a;
 }
 
-/* Ask for the cache lines of the lanes so many reals ahead; it does no harm where there are none. */
+/* Prefetches the cache lines of the lanes so many reals ahead, which need not exist. */
 INLINE void lanes_prefetch(const real *x, int64_t ahead)
 {
     const uintptr_t start = (uintptr_t)x + ahead * sizeof(real);
@@ -108,16 +109,16 @@ INLINE void lanes_prefetch(const real *x, int64_t ahead)
         __builtin_prefetch((const void *)(start + byte));
 }
 
-/* Ask for memory a page further on, farther than processors look ahead: where the caches are cold, a loop that does
- * takes half the time of one that does not. */
+/* Prefetch what lies a page further on, where hardware prefetchers do not reach: where the caches are cold, that halves
+ * the time of a loop. */
 enum { PAGE = 4096 };
 
-INLINE void ask_for(const real *x)
+INLINE void prefetch_page(const real *x)
 {
     __builtin_prefetch((const void *)((uintptr_t)x + PAGE));
 }
 
-INLINE void ask_to_write(real *x)
+INLINE void prefetch_page_to_write(real *x)
 {
     __builtin_prefetch((const void *)((uintptr_t)x + PAGE), 1);
 }
@@ -157,8 +158,8 @@ INLINE lanes lanes_gate(lanes a, lanes gate)
     return a;
 }
 
-/* The lanes of a whose bit in the mask is set, or 0, the lowest bit for the first. The product of some lanes is thereby
- * not taken under a mask: masked loads from memory run at half the speed. */
+/* The lanes of a whose bit in the mask is set, or 0, the lowest bit for the first. Written as a bitwise and, lest the
+ * compiler turn it into masked loads, which run at half the speed. */
 INLINE lanes lanes_keep(lanes a, uint32_t mask)
 {
     static const word bit_of[LANES] = {1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,

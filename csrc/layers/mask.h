@@ -1,18 +1,22 @@
 /* Masks of dropout, drawn and applied.
  *
- * Element e of a group of 128 takes the e-th 16 bits of the group's 16 Philox blocks, in the order of random.h, and is
- * dropped where that is below threshold = p 2^16. A mask has a set bit per kept element, the lowest first.
+ * Elements are drawn in mask blocks of 128: element e takes the e-th 16 bits of the 16 Philox blocks of its mask block,
+ * in the order of random.h, and is dropped where that number is below threshold = p 2^16. The bit of a kept element is
+ * set in the mask, the lowest first.
  */
 #ifndef MASK_H
 #define MASK_H
 
+#include "../kernel.h"
 #include "lanes.h"
 #include "random.h"
 #include "share.h"
 
-enum { GROUP = 2 * PHILOX_WORDS };
+enum { MASK_BLOCK = 2 * PHILOX_WORDS };
 
-/* The mask of 32 elements with these random bits. Compilers do not find the instructions that gather comparisons. */
+/* The mask of 32 elements with these random bits. Compilers do not find the instructions that turn comparisons into
+ * bits.
+ */
 INLINE uint32_t kept(const uint16_t *bits, uint16_t threshold)
 {
 #if defined(__AVX512BW__)
@@ -41,7 +45,7 @@ INLINE uint32_t kept(const uint16_t *bits, uint16_t threshold)
 #endif
 }
 
-/* The up to 32 bits of a mask that begin so many bits after a byte. */
+/* Up to 32 bits of a mask, from so many bits after the start of a byte on. */
 INLINE uint32_t mask_bits(const uint8_t *in, unsigned shift, unsigned n)
 {
     const unsigned last = (shift + n - 1) / 8;
@@ -63,7 +67,7 @@ static void store_mask(uint8_t *out, int64_t n, const uint32_t *words)
 }
 
 /* y = x factor where there is a bit, for up to 32 elements. */
-INLINE void apply(const real *x, real *y, unsigned n, uint32_t bits, lanes factor)
+INLINE void apply_bits(const real *x, real *y, unsigned n, uint32_t bits, lanes factor)
 {
     if (n == LANES) {
         lanes_store(y, lanes_keep(lanes_multiply(lanes_load(x), factor), bits));
@@ -75,8 +79,8 @@ INLINE void apply(const real *x, real *y, unsigned n, uint32_t bits, lanes facto
     }
 }
 
-/* The same for a range of elements and its mask. What is so many elements ahead is asked for meanwhile. */
-INLINE void apply_all(const real *x, real *y, const uint8_t *mask, struct range range, real scale, int64_t ahead)
+/* The same for a range of elements and its mask, prefetching so many elements ahead. */
+INLINE void apply_mask(const real *x, real *y, const uint8_t *mask, struct range range, real scale, int64_t ahead)
 {
     const lanes factor = lanes_all(scale);
     int64_t i = range.begin;
@@ -87,42 +91,43 @@ INLINE void apply_all(const real *x, real *y, const uint8_t *mask, struct range 
             lanes_prefetch(x + i, ahead);
             lanes_prefetch(y + i, ahead);
         }
-        apply(x + i, y + i, LANES, mask_bits(in, shift, LANES), factor);
+        apply_bits(x + i, y + i, LANES, mask_bits(in, shift, LANES), factor);
     }
     const unsigned left = (unsigned)(range.end - i);
     if (left)
-        apply(x + i, y + i, left, mask_bits(in, shift, left), factor);
+        apply_bits(x + i, y + i, left, mask_bits(in, shift, left), factor);
 }
 
+/* What determines a mask, and the factor of what is kept. */
 struct drawing {
     uint64_t seed, counter;
     uint16_t threshold;
     real factor;
 };
 
-enum { DRAWN = 8 * GROUP /* elements whose mask is drawn at once */ };
+enum { MASK_CHUNK = 8 * MASK_BLOCK }; /* elements whose mask is drawn at once */
 
-/* Draws the mask of so many elements, at most DRAWN of them; the number `first` is that of a group's first. */
+/* Draws the mask of so many elements, at most MASK_CHUNK, from number `first` on, a multiple of MASK_BLOCK. */
 static void draw(const struct drawing *d, int64_t first, int64_t length, uint8_t *mask)
 {
-    _Alignas(VECTOR_BYTES) uint16_t bits[DRAWN];
-    uint32_t words[DRAWN / LANES];
-    const int64_t pairs = (length + 2 * GROUP - 1) / (2 * GROUP);
-    philox((uint32_t *)bits, 2 * pairs, d->seed, d->counter, (uint64_t)first / GROUP * PHILOX_LANES);
+    _Alignas(VECTOR_BYTES) uint16_t bits[MASK_CHUNK];
+    uint32_t words[MASK_CHUNK / LANES];
+    const int64_t pairs = (length + 2 * MASK_BLOCK - 1) / (2 * MASK_BLOCK);
+    philox((uint32_t *)bits, 2 * pairs, d->seed, d->counter, (uint64_t)first / MASK_BLOCK * PHILOX_LANES);
     for (int64_t e = 0; e < length; e += LANES)
         words[e / LANES] = kept(bits + e, d->threshold);
     store_mask(mask, length, words);
 }
 
-/* Dropout in place, of the elements in a range; the mask need not be kept where zeros say what was dropped. */
+/* Dropout in place, of the elements in a range, without storing the mask. */
 static void drop_out(const struct drawing *d, real *y, struct range range)
 {
-    for (int64_t first = range.begin / GROUP * GROUP; first < range.end; first += DRAWN) {
-        const int64_t begin = first < range.begin ? range.begin : first;
-        const int64_t end = range.end - first < DRAWN ? range.end : first + DRAWN;
-        uint8_t mask[DRAWN / 8];
+    for (int64_t first = range.begin / MASK_BLOCK * MASK_BLOCK; first < range.end; first += MASK_CHUNK) {
+        const int64_t begin = maximum(range.begin, first);
+        const int64_t end = minimum(range.end, first + MASK_CHUNK);
+        uint8_t mask[MASK_CHUNK / 8];
         draw(d, first, end - first, mask);
-        apply_all(y + first, y + first, mask, (struct range){begin - first, end - first}, d->factor, 0);
+        apply_mask(y + first, y + first, mask, (struct range){begin - first, end - first}, d->factor, 0);
     }
 }
 

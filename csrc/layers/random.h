@@ -3,13 +3,14 @@
 #ifndef RANDOM_H
 #define RANDOM_H
 
+#include "../kernel.h"
 #include "lanes.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-/* Blocks are made PHILOX_LANES at a time: word w of block b is bits[w * PHILOX_LANES + b]. */
+/* Blocks are drawn PHILOX_LANES at a time: word w of block b is bits[w * PHILOX_LANES + b]. */
 enum { PHILOX_LANES = 16, PHILOX_WORDS = 4 * PHILOX_LANES };
 
 typedef uint64_t philox_vector __attribute__((vector_size(VECTOR_BYTES)));
@@ -31,7 +32,7 @@ INLINE philox_vector philox_multiply(philox_vector a, uint32_t factor)
 #endif
 }
 
-/* Four vectors of blocks go through the rounds side by side: each waits for its own multiplications, not the CPU. */
+/* Four vectors of blocks go through the rounds side by side, to hide the latency of the multiplications. */
 enum { PHILOX_CHAINS = 4 };
 #define EACH_CHAIN(k) _Pragma("GCC unroll 4") for (int k = 0; k < PHILOX_CHAINS; ++k)
 
@@ -59,8 +60,8 @@ INLINE void philox_rounds(philox_vector c[4][PHILOX_CHAINS], uint64_t seed, uint
     }
 }
 
-/* So many times PHILOX_LANES blocks, an even number of times, number first, first + 1, …: the counter is (number of the
- * block, counter). */
+/* PHILOX_LANES blocks `times` (an even number) over, number first, first + 1, …: the 128-bit counter of a block is its
+ * number and, above that, `counter`. */
 static void philox(uint32_t *restrict bits, int64_t times, uint64_t seed, uint64_t counter, uint64_t first)
 {
     static const uint64_t evens[] = {0, 2, 4, 6, 8, 10, 12, 14};

@@ -1,6 +1,8 @@
-/* How a layer's work is divided among threads: each kernel says what its units of work are. */
+/* How the units of a layer's work (rows, images, panels, …) are divided among threads. */
 #ifndef SHARE_H
 #define SHARE_H
+
+#include "../kernel.h"
 
 struct range {
     int64_t begin, end;
@@ -9,14 +11,12 @@ struct range {
 /* A thread's share of n units; where it begins, and ends before n, is a multiple of `grain`. */
 static inline struct range own_range(int64_t n, int64_t grain, struct fastopt_share share)
 {
-    /* Rounded up, so that the first parts, which begin first, are not the smaller ones. */
+    /* Rounded up, so that the larger parts come first: those threads begin earlier. */
     const int64_t grains = (n + grain - 1) / grain, up = share.count - 1;
     const int64_t begin = (grains * share.index + up) / share.count * grain;
     const int64_t end = (grains * (share.index + 1) + up) / share.count * grain;
-    return (struct range){begin < n ? begin : n, end < n ? end : n};
+    return (struct range){minimum(begin, n), minimum(end, n)};
 }
-
-enum { LINE_OF_REALS = FASTOPT_LINE / sizeof(real) };
 
 /* The first elements of a range, up to where a cache line of y begins. A short range is left whole. */
 static inline struct range up_to_line(struct range range, const real *y)

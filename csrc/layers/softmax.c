@@ -4,11 +4,12 @@
  *   softmax(x)_j = exp(x_j - max) / sum_k exp(x_k - max)
  *   loss = log sum_j exp(x_j - max) - (x_label - max);  dx_j = factor (softmax(x)_j - [j = label])
  */
+#include "../kernel.h"
 #include "elementary.h"
 #include "lanes.h"
 #include "share.h"
 
-/* The sum of a row, or of its products with the factors. */
+/* The sum of a row, or its dot product with the factors. */
 INLINE double row_sum(const real *x, const real *factor, int64_t n)
 {
     lanes sum = lanes_all(0);
@@ -30,9 +31,9 @@ static real row_max(const real *x, int64_t n)
     return max;
 }
 
-enum { MOST_ROWS = 256 };
+enum { MOST_ROWS = 256 /* of a block */ };
 
-/* The maximum of each row, or of rows of few classes, all rows at once. */
+/* The maximum of each row; of narrow rows, vectors go along a column. */
 static void row_maxima(const real *x, int64_t rows, int64_t classes, real *max)
 {
     if (classes >= LANES)
@@ -59,11 +60,10 @@ static void row_sums(const real *x, int64_t rows, int64_t classes, double *sum)
                 sum[row] = (j == 0 ? 0 : sum[row]) + x[row * classes + j];
 }
 
-/* Rows go in blocks that stay in the first-level cache; exp and log run over a whole block. */
+/* Rows of a block that stays in the first-level cache, over all of which exp and log are vectorised. */
 static int64_t rows_in_cache(int64_t columns)
 {
-    const int64_t fit = 4096 / (columns < 1 ? 1 : columns > 4096 ? 4096 : columns);
-    return fit < MOST_ROWS ? fit : MOST_ROWS;
+    return minimum(4096 / minimum(maximum(columns, 1), 4096), MOST_ROWS);
 }
 
 /* e = exp(x - max), with the maximum of each row and the sum of its e; e may be x. */
@@ -81,17 +81,19 @@ static void exponentials(const real *x, int64_t rows, int64_t columns, real *max
 }
 
 /* y = softmax(x), and log_sum = max + log sum_j exp(x_j - max). */
-static void softmax_forward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void softmax_forward(const void *arguments, struct fastopt_share share)
 {
-    const int64_t columns = size[1];
+    const struct softmax_forward_args *a = arguments;
+    const int64_t columns = a->columns;
     const int64_t block = rows_in_cache(columns);
-    const struct range own = own_range(size[0], block, share);
-    (void)scalar;
-    for (int64_t first = own.begin, n; first < own.end; first += n) {
-        n = own.end - first < block ? own.end - first : block;
-        real *y = (real *)array[1] + first * columns, max[MOST_ROWS];
-        double *log_sum = array[2] ? (double *)array[2] + first : NULL, sum[MOST_ROWS];
-        exponentials((const real *)array[0] + first * columns, n, columns, max, y, sum);
+    const struct range own = own_range(a->rows, block, share);
+    for (int64_t row = own.begin; columns == 0 && a->log_sum && row < own.end; ++row)
+        a->log_sum[row] = -HUGE_VAL; /* the logarithm of an empty sum */
+    for (int64_t first = own.begin, n; columns && first < own.end; first += n) {
+        n = minimum(own.end - first, block);
+        real *y = a->y + first * columns, max[MOST_ROWS];
+        double *log_sum = a->log_sum ? a->log_sum + first : NULL, sum[MOST_ROWS];
+        exponentials(a->x + first * columns, n, columns, max, y, sum);
         for (int64_t row = 0; row < n; ++row) {
             const real to_probability = 1 / sum[row];
 #pragma omp simd
@@ -106,14 +108,14 @@ static void softmax_forward(void *const *array, const int64_t *size, const doubl
 }
 
 /* dx = y (dy - sum_j dy_j y_j) */
-static void softmax_backward(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void softmax_backward(const void *arguments, struct fastopt_share share)
 {
-    const int64_t columns = size[1];
-    const struct range own = own_range(size[0], 1, share);
-    (void)scalar;
+    const struct softmax_backward_args *a = arguments;
+    const int64_t columns = a->columns;
+    const struct range own = own_range(a->rows, 1, share);
     for (int64_t row = own.begin; row < own.end; ++row) {
-        const real *dy = (const real *)array[0] + row * columns, *y = (const real *)array[1] + row * columns;
-        real *dx = (real *)array[2] + row * columns;
+        const real *dy = a->dy + row * columns, *y = a->y + row * columns;
+        real *dx = a->dx + row * columns;
         const real mean = row_sum(dy, y, columns);
 #pragma omp simd
         for (int64_t j = 0; j < columns; ++j)
@@ -121,19 +123,19 @@ static void softmax_backward(void *const *array, const int64_t *size, const doub
     }
 }
 
-static void softmax_cross_entropy(void *const *array, const int64_t *size, const double *scalar,
-                                  struct fastopt_share share)
+static void softmax_cross_entropy(const void *arguments, struct fastopt_share share)
 {
-    const int64_t rows = size[0], classes = size[1];
-    const real factor = scalar[0]; /* rounded once, so that what should cancel does */
+    const struct softmax_cross_entropy_args *a = arguments;
+    const int64_t rows = a->rows, classes = a->classes;
+    const real factor = a->factor; /* rounded once, so that what should cancel does */
     const int64_t block = rows_in_cache(classes);
     const struct range own = own_range(rows, block, share);
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
-        n = own.end - first < block ? own.end - first : block;
-        const real *x = (const real *)array[0] + first * classes;
-        const int64_t *labels = (const int64_t *)array[1] + first;
-        real *losses = (real *)array[2] + first, *d = (real *)array[3] + first * classes;
+        n = minimum(own.end - first, block);
+        const real *x = a->logits + first * classes;
+        const int64_t *labels = a->labels + first;
+        real *losses = a->losses + first, *d = a->dlogits + first * classes;
         real max[MOST_ROWS], to_probability[MOST_ROWS];
         double sum[MOST_ROWS];
 

@@ -1,19 +1,20 @@
-/* Sums of squares over the rows and columns of a matrix, and what Adafactor makes of them. In double, in an order that
- * depends neither on threads nor on the width of vectors.
- */
+/* Sums of squares over the rows and columns of a matrix, in double and in an order that depends neither on threads nor
+ * on the width of vectors; and the direction that Adafactor derives from them. */
+#include "../kernel.h"
 #include "../steps/around.h"
 #include "share.h"
 
-static void square_sums(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void square_sums(const void *arguments, struct fastopt_share share)
 {
-    const real *x = array[0];
-    double *of_rows = array[1], *of_columns = array[2];
-    const int64_t rows = size[0], columns = size[1];
+    const struct square_sums_args *a = arguments;
+    const real *x = a->x;
+    double *of_rows = a->of_rows, *of_columns = a->of_columns;
+    const int64_t rows = a->rows, columns = a->columns;
     const struct range own_rows = own_range(rows, 1, share), own = own_range(columns, FASTOPT_STRIP, share);
     for (int64_t row = own_rows.begin; row < own_rows.end; ++row)
         of_rows[row] = square_sum(x + row * columns, (size_t)columns);
     for (int64_t begin = own.begin; of_columns && begin < own.end; begin += FASTOPT_STRIP) {
-        const int64_t end = begin + FASTOPT_STRIP < own.end ? begin + FASTOPT_STRIP : own.end;
+        const int64_t end = minimum(begin + FASTOPT_STRIP, own.end);
         double sum[FASTOPT_STRIP] = {0};
         for (int64_t row = 0; row < rows; ++row)
 #pragma omp simd
@@ -21,17 +22,18 @@ static void square_sums(void *const *array, const int64_t *size, const double *s
                 sum[column - begin] += (double)x[row * columns + column] * (double)x[row * columns + column];
         memcpy(of_columns + begin, sum, (size_t)(end - begin) * sizeof(double));
     }
-    (void)scalar;
 }
 
 /* Adafactor's direction (Shazeer & Stern 2018, algorithm 4), the second moment of an element being the product of a
  * row's and a column's: y = x / sqrt(max(of_rows of_columns, least)). */
-static void factored_root(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void factored_root(const void *arguments, struct fastopt_share share)
 {
-    const real *restrict x = array[0], *restrict of_rows = array[1], *restrict of_columns = array[2], least = scalar[0];
-    real *restrict y = array[3];
-    const int64_t columns = size[1];
-    const struct range own = own_range(size[0], 1, share);
+    const struct factored_root_args *a = arguments;
+    const real *restrict x = a->x, *restrict of_rows = a->of_rows, *restrict of_columns = a->of_columns,
+                         least = a->least;
+    real *restrict y = a->y;
+    const int64_t columns = a->columns;
+    const struct range own = own_range(a->rows, 1, share);
     for (int64_t row = own.begin; row < own.end; ++row)
 #pragma omp simd
         for (int64_t column = 0; column < columns; ++column) {

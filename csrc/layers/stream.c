@@ -1,12 +1,14 @@
-/* The least that a step can do: one multiply-add per array that it updates, a <- factor a + x. How fast that runs
- * over arrays in memory is what the benchmarks measure steps by. */
+/* The least that a step can do, a <- factor a + x for each array that it updates: its speed is the memory's, by which
+ * the benchmarks measure steps. */
+#include "../kernel.h"
 #include "share.h"
 
-static void stream(void *const *array, const int64_t *size, const double *scalar, struct fastopt_share share)
+static void stream(const void *arguments, struct fastopt_share share)
 {
-    const real *x = array[0], factor = scalar[0];
-    real *a = array[1], *b = array[2], *c = array[3], *d = array[4];
-    const struct range own = own_range(size[0], LINE_OF_REALS, share);
+    const struct stream_args *arrays = arguments;
+    const real *x = arrays->x, factor = arrays->factor;
+    real *a = arrays->a, *b = arrays->b, *c = arrays->c, *d = arrays->d;
+    const struct range own = own_range(arrays->n, LINE_OF_REALS, share);
     if (b && c && d) {
 #pragma omp simd
         for (int64_t i = own.begin; i < own.end; ++i) {

@@ -2,6 +2,8 @@
 #ifndef BOUNDS_H
 #define BOUNDS_H
 
+#include "../kernel.h"
+
 struct bounds {
     real low, high;
 };

@@ -18,8 +18,8 @@ static void momentum(const struct fastopt_tensor *tensors, size_t count, const d
     const double step_of_v = h->lr_in_velocity ? -1 : h->lr;
     const double tau = h->t == 1 ? 0 : h->dampening; /* as in PyTorch, the first gradient enters whole */
     const real rho = h->momentum, in_v = (h->lr_in_velocity ? -h->lr : 1) * (1 - tau);
-    const real b = h->look_ahead ? 0 : h->nesterov ? step_of_v * h->momentum : step_of_v;
-    const real c = h->look_ahead || h->nesterov ? h->lr : 0;
+    const real b = h->at_look_ahead ? 0 : h->nesterov ? step_of_v * h->momentum : step_of_v;
+    const real c = h->at_look_ahead || h->nesterov ? h->lr : 0;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param, *restrict velocity = tensor->state[0];

@@ -2,6 +2,8 @@
 #ifndef STEP_H
 #define STEP_H
 
+#include "../kernel.h"
+
 /* What decoupled decay (Loshchilov & Hutter 2019) leaves of a parameter: 1 - lr decay. */
 static inline double kept_share(const void *hyper)
 {

@@ -1,4 +1,4 @@
-"""Readers. Images come as float32 (n, h, w, c) in [0, 1], labels as int64 (n,)."""
+"""Readers of data sets. Images are float32 (n, h, w, c) in [0, 1], labels int64 (n,)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def digits() -> tuple[Images, Labels]:
 
     Returns
     -------
-    x : ndarray (1797, 8, 8, 1)
+    x : ndarray (1797, 8, 8, 1), float32
         Each pixel is the share of set points in a 4×4 block of the scanned digit.
-    y : ndarray (1797,)
+    y : ndarray (1797,), int64
         The digits 0 … 9.
 
     References
@@ -43,11 +43,12 @@ def _images(pixels: NDArray[np.uint8], white: int) -> Images:
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """An array from an IDX file, the format of MNIST and Fashion-MNIST, gzipped or not.
+    """The array in an IDX file, the format of MNIST and Fashion-MNIST, gzipped or not.
 
     Parameters
     ----------
-    path : path of a file such as ``train-images-idx3-ubyte.gz``
+    path : path
+        Of a file such as ``train-images-idx3-ubyte.gz``.
 
     Returns
     -------
@@ -77,7 +78,12 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images and labels from one file of CIFAR-10's binary version, such as ``data_batch_1.bin``.
+    """Images and labels in one file of CIFAR-10's binary version.
+
+    Parameters
+    ----------
+    path : path
+        Of a file such as ``data_batch_1.bin``.
 
     Returns
     -------
@@ -99,23 +105,31 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArr
 
 
 def load(source: str | os.PathLike[str]) -> tuple[Images, Labels, Images, Labels]:
-    """Training and test data by name or from a folder of files.
+    """Training and test data, by name or from a folder of files.
 
     Parameters
     ----------
     source : "digits" or path of a folder
-        ``"digits"``: `digits`, a fixed quarter of each class for the test. A folder with
-        MNIST's four IDX files (``train-images-idx3-ubyte`` …, gzipped or not), or with CIFAR-10's six binary files
-        (``data_batch_1.bin`` …).
+        ``"digits"`` are `digits`, of which a fixed quarter of each class are test data. The folder has MNIST's four IDX
+        files (``train-images-idx3-ubyte`` …, gzipped or not), or CIFAR-10's six binary files (``data_batch_1.bin`` …).
 
     Returns
     -------
     x_train, y_train, x_test, y_test : ndarray
+        Images (n, h, w, c) and labels (n,).
 
     Raises
     ------
     FileNotFoundError
-        Where the folder has neither.
+        Where the folder has neither, or lacks a file.
+    ValueError
+        Where a file is not of its format.
+
+    Examples
+    --------
+    >>> from fastopt import data
+    >>> [array.shape for array in data.load("digits")]
+    [(1347, 8, 8, 1), (1347,), (450, 8, 8, 1), (450,)]
     """
     if source == "digits":
         x, y = digits()
@@ -165,6 +179,20 @@ def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, 
     -------
     first, second : ndarray of int
         Each sorted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `fraction` or `seed` breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import data
+    >>> y = np.array([0, 0, 0, 0, 1, 1])
+    >>> first, second = data.stratified_split(y, 0.5, seed=0)
+    >>> y[second].tolist()
+    [0, 0, 1]
     """
     fraction = checks.number("fraction", fraction, "[0, 1]")
     rng = np.random.default_rng(checks.integer("seed", seed, 0))

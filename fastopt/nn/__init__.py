@@ -11,7 +11,6 @@ True
 from fastopt.nn import curvature, debug, monitor
 from fastopt.nn.activations import ELU, GELU, LeakyReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from fastopt.nn.callbacks import (
-    Callback,
     CSVLogger,
     EarlyStopping,
     LearningRateScheduler,
@@ -42,7 +41,7 @@ from fastopt.nn.norms import BatchNorm, DecorrelatedBatchNorm, GroupNorm, Instan
 from fastopt.nn.playback import Passes
 from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
 from fastopt.nn.residual import Residual
-from fastopt.nn.training import History, Run, batches
+from fastopt.nn.training import Callback, History, Run, batches
 
 __all__ = [
     "ELU",

@@ -1,4 +1,4 @@
-"""Activations other than ReLU, on `fastopt.functional.activation_forward`; and softmax."""
+"""Activations other than ReLU, by `fastopt.functional.activation_forward`; and softmax."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class _Activation(Layer):
     """One kind of `fastopt.functional.activation_forward`."""
 
     kind: F.Activation
-    #: Whether the gradient follows from y, not from x.
-    _sees_output = False
+    #: Whether backward takes y, instead of x.
+    _from_output = False
 
     def _alpha(self) -> float | None:
         return None
@@ -25,7 +25,7 @@ class _Activation(Layer):
         self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
     ) -> tuple[Array, Any]:
         y = F.activation_forward(x, self.kind, alpha=self._alpha(), out=memory.array("y", x.shape, x.dtype))
-        return y, y if self._sees_output else x
+        return y, y if self._from_output else x
 
     def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
         dx = memory.array("dx", dy.shape, dy.dtype)
@@ -39,9 +39,21 @@ class LeakyReLU(_Activation):
     ----------
     slope : float, default 0.01
         In [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `slope` breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.LeakyReLU(0.25).forward(np.array([-2.0, 2.0]))[0]
+    array([-0.5,  2. ])
     """
 
-    kind, _sees_output = "leaky_relu", True
+    kind, _from_output = "leaky_relu", True
 
     def __init__(self, slope: float = 0.01) -> None:
         super().__init__()
@@ -58,9 +70,21 @@ class ELU(_Activation):
     ----------
     alpha : float, default 1.0
         In [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `alpha` breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.ELU().forward(np.array([-1.0, 2.0]))[0].round(4)
+    array([-0.6321,  2.    ])
     """
 
-    kind, _sees_output = "elu", True
+    kind, _from_output = "elu", True
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
@@ -77,6 +101,19 @@ class GELU(_Activation):
     ----------
     approximation : "tanh" or None, default None
         ``"tanh"``: ``x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))``, in half the time.
+
+    Raises
+    ------
+    ValueError
+        Where `approximation` is another value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> x = np.array([-1.0, 2.0])
+    >>> nn.GELU().forward(x)[0].round(4), nn.GELU("tanh").forward(x)[0].round(4)
+    (array([-0.1587,  1.9545]), array([-0.1588,  1.9546]))
     """
 
     def __init__(self, approximation: Literal["tanh"] | None = None) -> None:
@@ -88,31 +125,71 @@ class GELU(_Activation):
 
 
 class SiLU(_Activation):
-    """``y = x / (1 + e⁻ˣ)``, also called swish (Hendrycks & Gimpel 2016)."""
+    """``y = x / (1 + e⁻ˣ)``, also called swish (Hendrycks & Gimpel 2016).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.SiLU().forward(np.array([-1.0, 2.0]))[0].round(4)
+    array([-0.2689,  1.7616])
+    """
 
     kind = "silu"
 
 
 class Tanh(_Activation):
-    """``y = tanh(x)``."""
+    """``y = tanh(x)``.
 
-    kind, _sees_output = "tanh", True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Tanh().forward(np.array([-1.0, 2.0]))[0].round(4)
+    array([-0.7616,  0.964 ])
+    """
+
+    kind, _from_output = "tanh", True
 
 
 class Sigmoid(_Activation):
-    """``y = 1 / (1 + e⁻ˣ)``. In front of a cross-entropy, leave it to `fastopt.nn.SigmoidCrossEntropy`."""
+    """``y = 1 / (1 + e⁻ˣ)``. Before a cross-entropy, leave it to `fastopt.nn.SigmoidCrossEntropy`.
 
-    kind, _sees_output = "sigmoid", True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Sigmoid().forward(np.array([-1.0, 2.0]))[0].round(4)
+    array([0.2689, 0.8808])
+    """
+
+    kind, _from_output = "sigmoid", True
 
 
 class Softplus(_Activation):
-    """``y = log(1 + eˣ)``."""
+    """``y = log(1 + eˣ)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Softplus().forward(np.array([-1.0, 2.0]))[0].round(4)
+    array([0.3133, 2.1269])
+    """
 
     kind = "softplus"
 
 
 class Softmax(Layer):
-    """``y = exp(x) / Σ exp(x)`` over the last axis. In front of a cross-entropy, leave it to the loss."""
+    """``y = exp(x) / Σ exp(x)`` over the last axis. Before a cross-entropy, leave it to the loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Softmax().forward(np.array([[1.0, 1.0, 0.0]]))[0].round(4)
+    array([[0.4223, 0.4223, 0.1554]])
+    """
 
     def forward(
         self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH

@@ -1,4 +1,4 @@
-"""Callbacks: what a training run tells the outside, and lets it change."""
+"""Callbacks for training runs: early stopping, checkpoints, learning rates, logs."""
 
 from __future__ import annotations
 
@@ -10,61 +10,24 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
 from fastopt import checks, files
 from fastopt.checks import Array
+from fastopt.nn.training import Callback as Callback
+from fastopt.nn.training import Run
 from fastopt.schedules import ReduceOnPlateau
-
-if TYPE_CHECKING:
-    from fastopt.nn.layers import Grads
-    from fastopt.nn.training import Run
 
 Mode = Literal["auto", "min", "max"]
 
 
-class Callback:
-    """What a training run calls; override what you need. Names are those of Keras."""
-
-    #: Callbacks of a lower rank are called first, those of the same rank in the order given.
-    rank: int = 0
-
-    def on_train_begin(self, run: Run) -> None:
-        """Before the first epoch, with the run: its model, optimizer, history, and ``stop(reason)``."""
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        """Before an epoch, counted from 0."""
-
-    def on_batch_begin(self, batch: int) -> None:
-        """Before a step, counted from 0 in each epoch."""
-
-    def on_gradients(self, batch: int, grads: Grads) -> None:
-        """Between the backward pass and the step, with the gradients, which may be changed in place."""
-
-    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        """After a step, with the batch's ``loss``."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch, with what `History` got."""
-
-    def on_train_end(self) -> None:
-        """After the last epoch, also where the run was stopped."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What must be in a checkpoint for a resumed run to go on as if it had not ended: numbers, text, arrays."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned (where that was not empty), after `on_train_begin`."""
-
-
-# ---- By the value of a measure --------------------------------------------------------------------------------
+# ---- By a metric --------------------------------------------------------------------------------------------------
 
 
 class _Watcher(Callback):
-    """What callbacks share that watch one measure of each epoch."""
+    """The base of callbacks that watch one metric of each epoch."""
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         self.monitor = monitor
@@ -79,7 +42,7 @@ class _Watcher(Callback):
         self._best, self._best_epoch = math.inf, -1
 
     def _improved(self, epoch: int, logs: dict[str, float]) -> bool:
-        """Whether the measure is better than it ever was, by more than `min_delta`; NaN never is."""
+        """Whether the metric is better than its best value so far by more than `min_delta`; NaN never is."""
         value = self._sign * logs[self.monitor]
         if not value < self._best - self.min_delta:
             return False
@@ -94,27 +57,45 @@ class _Watcher(Callback):
 
 
 class EarlyStopping(_Watcher):
-    """Ends the run where a measure has not got better for some epochs, and brings back the best weights [1]_.
+    """Ends the run when a metric has not improved for some epochs, and restores the best weights [1]_.
 
-    However the run ends, also by Ctrl-C, the model's parameters and running statistics are those of the best epoch
-    then; the optimizer's state is that of the last.
+    However the run ends, also by Ctrl-C, the model's parameters and running statistics are then those of the best
+    epoch; the optimizer's state is that of the last.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        The measure: a key of `History`.
+        The metric: a key of `History`.
     patience : int, default 10
-        How many epochs in a row may bring nothing better.
+        The number of successive epochs without improvement that are accepted.
     min_delta : float, default 0.0
-        Only what differs from the best by more than this is better, in [0, inf).
+        An improvement is one by more than this, in [0, inf).
     mode : {"auto", "min", "max"}, default "auto"
         Whether lower is better, or higher: lower for losses where ``"auto"``.
     restore_best : bool, default True
-        Whether to bring back the best weights.
+        Whether to restore the best weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the run begins, `monitor` is no metric of it.
 
     References
     ----------
     .. [1] L. Prechelt, "Early stopping – but when?", 1998.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> history = model.fit(
+    ...     np.eye(2), np.arange(2), epochs=9, optimizer=fastopt.SGD(model.params, lr=0.0),
+    ...     callbacks=[nn.EarlyStopping("loss", patience=2)],
+    ... )
+    >>> history.stopped
+    'loss has not got better since epoch 1; stopped after epoch 4'
     """
 
     def __init__(
@@ -161,28 +142,49 @@ class EarlyStopping(_Watcher):
 
 
 class ModelCheckpoint(_Watcher):
-    """Saves the run after its epochs, so that it can go on from there to the same bits.
+    """Saves the run after its epochs, so that it can be resumed to the same bits.
 
     The file holds the model (`fastopt.nn.load` reads it), the optimizer's state, the history, the epoch, the state of
-    the other callbacks, and what random numbers follow from: the seed and the number of steps. It is written beside
-    the old one, brought to the disk, and put in its place: a process that is killed at any moment leaves a whole one.
+    the other callbacks, and what decides random numbers: the seed and the number of steps. It is written beside the old
+    one, flushed to the disk, and renamed: a process that is killed at any moment leaves a complete file.
 
     Parameters
     ----------
     path : path
-        ``{epoch}`` and measures in it are replaced by their values: ``"cnn-{epoch:02d}-{val_loss:.3f}.npz"``, epochs
-        counted from 1. A run must be the only one that writes there.
+        ``{epoch}`` and metrics in it are replaced by their values: ``"cnn-{epoch:02d}-{val_loss:.3f}.npz"``, epochs
+        counted from 1. No other run may write there.
     monitor : str, default "val_loss"
-        With `best_only`, the measure that decides: a key of `History`.
+        With `best_only`, the metric: a key of `History`.
     best_only : bool, default False
-        Whether to save only where the measure is better than ever.
+        Whether to save only when the metric has improved.
     every : int, default 1
         The number of epochs from one file to the next. The last epoch is always saved.
     mode : {"auto", "min", "max"}, default "auto"
         See `EarlyStopping`.
     resume : bool, default False
-        Whether to go on from the file where there is one. The same program, run again after it was killed, then goes
-        on to the same bits: seed, samples, batch size and callbacks must be the same; the number of epochs may grow.
+        Whether to continue from the file if there is one. The same program, run again after it was killed, then comes
+        to the same bits: seed, samples, batch size and callbacks must be the same; the number of epochs may grow.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the run begins, the file is no checkpoint of such a run.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> def run(path, epochs):
+    ...     model = nn.Sequential([nn.Dense(2)], (2,))
+    ...     checkpoint = nn.ModelCheckpoint(path, resume=True)
+    ...     return model.fit(np.eye(2), np.arange(2), epochs=epochs, callbacks=[checkpoint])["loss"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     whole = run(os.path.join(folder, "whole.npz"), 3)
+    ...     for epochs in (1, 3):
+    ...         resumed = run(os.path.join(folder, "parts.npz"), epochs)
+    >>> resumed == whole
+    True
     """
 
     def __init__(
@@ -200,7 +202,7 @@ class ModelCheckpoint(_Watcher):
         self.best_only = checks.flag("best_only", best_only)
         self.every = checks.integer("every", every, 1)
         self.resume = checks.flag("resume", resume)
-        self.rank = 2 if resume else 1  # what it resumes, all others have begun; what it saves, they have done
+        self.rank = 2 if resume else 1  # it resumes after all others have begun, and saves after they are done
         if self.resume and "{" in self.path:
             raise ValueError(f"path must name one file where resume is True, got {self.path!r}")
 
@@ -237,7 +239,7 @@ class ModelCheckpoint(_Watcher):
         )
 
     def _setting(self) -> dict[str, Any]:
-        """What must be the same in a run that goes on."""
+        """What must be the same in a run that is resumed."""
         run = self._run
         return {
             "samples": run.samples,
@@ -282,7 +284,20 @@ class LearningRateScheduler(Callback):
     Parameters
     ----------
     schedule : callable
-        ``schedule(step, steps) -> learning rate``, step counted from 0 and steps being those of the whole run.
+        ``schedule(step, steps) -> learning rate``, `step` counted from 0 and `steps` being those of the whole run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> from fastopt import nn
+    >>> from fastopt.schedules import cosine
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> adam = fastopt.Adam(model.params)
+    >>> falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=0.1))
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=3, optimizer=adam, callbacks=[falling])
+    >>> round(adam.lr, 4)
+    0.025
     """
 
     def __init__(self, schedule: Callable[[int, int], float]) -> None:
@@ -304,24 +319,41 @@ class LearningRateScheduler(Callback):
 
 
 class ReduceLROnPlateau(_Watcher):
-    """Lowers the learning rate where a measure has not got better: `fastopt.schedules.ReduceOnPlateau`, once per epoch.
+    """Lowers the learning rate when a metric has not improved: `fastopt.schedules.ReduceOnPlateau`, once per epoch.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        The measure: a key of `History`.
+        The metric: a key of `History`.
     factor : float, default 0.1
-        What the rate is multiplied by, in (0, 1).
+        The factor of the learning rate, in (0, 1).
     patience : int, default 10
-        How many epochs in a row may bring nothing better.
+        The number of successive epochs without improvement that are accepted.
     min_delta : float, default 1e-4
-        Only what differs from the best by more than this is better, in [0, inf).
+        An improvement is one by more than this, in [0, inf).
     cooldown : int, default 0
-        How many epochs after a change do not count.
+        The number of epochs after a change that are not counted.
     min_lr : float, default 0.0
-        The rate does not fall below this, in [0, inf).
+        The least learning rate, in [0, inf).
     mode : {"auto", "min", "max"}, default "auto"
         See `EarlyStopping`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the run begins, `monitor` is no metric of it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> sgd = fastopt.SGD(model.params, lr=0.5)
+    >>> plateau = nn.ReduceLROnPlateau("loss", patience=1, factor=0.5, min_delta=10)
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=3, optimizer=sgd, callbacks=[plateau])
+    >>> sgd.lr
+    0.25
     """
 
     def __init__(
@@ -365,12 +397,20 @@ class ReduceLROnPlateau(_Watcher):
 
 
 class Lines(Callback):
-    """Prints a line per epoch; and where tqdm is installed and the output is a terminal, a progress bar above it.
+    """Prints a line per epoch; and, where tqdm is installed and the output is a terminal, a progress bar.
 
     Parameters
     ----------
     file : text stream, optional
         Standard output where absent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2, init="zeros")], (2,))
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=1, callbacks=[nn.Lines()])  # doctest: +ELLIPSIS
+    epoch 1/1  loss 0.6931  accuracy 0.5000  samples per second ...
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
@@ -403,7 +443,7 @@ class Lines(Callback):
 
 
 def _progress_bar(total: int, label: str, file: TextIO) -> Any:
-    """A bar of tqdm, or None where there is no terminal or no tqdm."""
+    """A progress bar of tqdm; None where there is no terminal or no tqdm."""
     if not file.isatty():
         return None
     try:
@@ -414,7 +454,7 @@ def _progress_bar(total: int, label: str, file: TextIO) -> Any:
 
 
 def describe(logs: dict[str, float]) -> str:
-    """The values of an epoch on one line."""
+    """The metrics of an epoch on one line."""
     shown = {key: f"{value:,.0f}" if key == "samples_per_second" else f"{value:.4f}" for key, value in logs.items()}
     return "  ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
@@ -422,11 +462,24 @@ def describe(logs: dict[str, float]) -> str:
 class CSVLogger(Callback):
     """Writes the history to a CSV file after each epoch: ``epoch``, counted from 1, and the keys of `History`.
 
-    The file is replaced each time, so a run that resumes from a checkpoint has each epoch once in it.
+    The file is replaced each time, so that a run which is resumed has each epoch in it once.
 
     Parameters
     ----------
     path : path
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "run.csv")
+    ...     history = model.fit(np.eye(2), np.arange(2), epochs=2, callbacks=[nn.CSVLogger(path)])
+    ...     with open(path) as file:
+    ...         file.readline().strip()
+    'epoch,loss,accuracy,samples_per_second'
     """
 
     rank = 1
@@ -446,7 +499,7 @@ class CSVLogger(Callback):
 
 
 class TensorBoard(Callback):
-    """Writes what TensorBoard shows: the measures and the learning rate of each epoch (extra ``tensorboard``).
+    """Writes the metrics and the learning rate of each epoch for TensorBoard (extra ``tensorboard``).
 
     Parameters
     ----------
@@ -457,8 +510,21 @@ class TensorBoard(Callback):
 
     Raises
     ------
+    TypeError
+        Where `histograms` is no flag.
     ImportError
         When the run begins, where tensorboardX is missing.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     history = model.fit(np.eye(2), np.arange(2), callbacks=[nn.TensorBoard(folder)])
+    ...     len(os.listdir(folder))
+    1
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, histograms: bool = False) -> None:
@@ -474,7 +540,7 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_epoch_begin(self, epoch: int) -> None:
-        if self._writer is None:  # not before it is known with which epoch the run begins
+        if self._writer is None:  # the first epoch is not known before, as a checkpoint may set it
             self._writer = self._make(self.folder, purge_step=epoch or None)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

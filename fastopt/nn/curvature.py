@@ -1,16 +1,16 @@
-"""The Hessian of the loss, by its products with vectors: never more than a few gradients are held.
+"""The Hessian of the loss, by its products with vectors: memory for a few gradients is enough.
 
 >>> import numpy as np
 >>> from fastopt import nn
 >>> model = nn.Sequential([nn.Dense(1)], (2,), dtype=np.float64)
 >>> x, y = np.array([[3.0, 0.0], [0.0, 1.0], [-3.0, 0.0], [0.0, -1.0]]), np.zeros((4, 1))
->>> found = nn.curvature.condition_number(model, x, y, nn.SquaredError())        # the Hessian is diag(9, 1, 2)
+>>> found = nn.curvature.condition_number(model, x, y, nn.SquaredError())  # the Hessian is diag(9, 1, 2)
 >>> round(found.largest, 6), round(found.smallest, 6), round(found.condition, 6)
 (9.0, 1.0, 9.0)
 
 A copy of the model is used, in float64, in training (batch norm with the statistics of the batch), without dropout.
-Gradient descent with a rate above ``2 / largest`` diverges; at the best rate, the error falls by a share of
-``2 / (condition + 1)`` a step [1]_.
+Gradient descent with a learning rate above ``2 / largest`` diverges; at the best one, the error falls by a share of
+``2 / (condition + 1)`` per step [1]_.
 
 .. [1] Y. LeCun et al., "Efficient BackProp", 1998, sections 5.1 to 5.3 and 7.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,16 +27,16 @@ from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.debug import without_dropout
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.training import loss_of, samples
+from fastopt.nn.model import Sequential
+from fastopt.nn.stack import samples
+from fastopt.nn.training import loss_of
 
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
-
-STEP = 1e-5  #: of central differences, over the size of the parameters: near the cube root of the rounding error
+#: The step of central differences, relative to the norm of the parameters: about the cube root of the rounding error.
+STEP = 1e-5
 
 
 class _Hessian:
-    """Products of the Hessian at the model's parameters with vectors that hold all parameters side by side."""
+    """Products of the Hessian at the model's parameters with vectors, in which all parameters are concatenated."""
 
     def __init__(self, model: Sequential, x: Array, y: Array, loss: Loss) -> None:
         self._model = without_dropout(model, np.float64)
@@ -67,7 +67,7 @@ class _Hessian:
         return self.flat(grads)
 
     def times(self, v: Array) -> Array:
-        """The central difference of gradients along v, of length 1 as it is taken."""
+        """The product with v, by the central difference of gradients along v / |v|."""
         length = float(np.linalg.norm(v))
         if not length:
             return np.zeros_like(v)
@@ -84,15 +84,30 @@ def hessian_vector_product(
     ----------
     model : Sequential
     x, y : ndarray
-        The samples whose mean loss it is.
+        The samples of the mean loss.
     v : dict of ndarray
-        Named and shaped like ``model.params``.
+        With the names and shapes of ``model.params``.
     loss : callable, default softmax_cross_entropy
 
     Returns
     -------
     dict of ndarray
-        Likewise, in float64.
+        Of the same names and shapes, in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where samples do not fit the model, or `v` does not fit its parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(1)], (1,), dtype=np.float64)
+    >>> v = {"0.weight": np.ones((1, 1)), "0.bias": np.zeros(1)}
+    >>> product = hessian_vector_product(model, np.array([[3.0]]), np.array([[0.0]]), v, nn.SquaredError())
+    >>> {name: array.ravel().round(5).tolist() for name, array in product.items()}
+    {'0.weight': [18.0], '0.bias': [6.0]}
     """
     hessian = _Hessian(model, x, y, loss)
     for name, param in model.params.items():
@@ -102,7 +117,7 @@ def hessian_vector_product(
 
 
 class Eigenvalue(NamedTuple):
-    """An eigenvalue and its vector of length 1, and how many products it took."""
+    """An eigenvalue, its eigenvector of length 1, and the number of iterations."""
 
     value: float
     vector: dict[str, Array]
@@ -119,18 +134,27 @@ def largest_eigenvalue(
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> Eigenvalue:
-    """The eigenvalue of the Hessian that is largest in size, by power iteration: ``v ← Hv / |Hv|``.
+    """The eigenvalue of the Hessian with the largest absolute value, by power iteration: ``v ← Hv / |Hv|``.
 
     Parameters
     ----------
     model, x, y, loss
         See `hessian_vector_product`.
     iterations : int, default 100
-        At most.
+        The largest number of iterations.
     tolerance : float, default 1e-4
-        It ends where ``|Hv − λv|`` is at most this times ``|λ|``.
+        The iteration ends when ``|Hv − λv|`` is at most this times ``|λ|``.
     seed : int, default 0
-        Of the vector to begin with.
+        Decides the initial vector.
+
+    Returns
+    -------
+    Eigenvalue
+
+    Raises
+    ------
+    FloatingPointError
+        Where the Hessian is not finite.
     """
     iterations = checks.integer("iterations", iterations, 1)
     tolerance = checks.number("tolerance", tolerance, "[0, inf)")
@@ -150,7 +174,7 @@ def largest_eigenvalue(
 
 
 class Condition(NamedTuple):
-    """The ends of the Hessian's spectrum, and their ratio: infinite where the smallest eigenvalue is not above 0."""
+    """The extreme eigenvalues of the Hessian, and their ratio: infinite where the smallest is not above 0."""
 
     largest: float
     smallest: float
@@ -162,17 +186,26 @@ def condition_number(
 ) -> Condition:
     """Estimate the largest and the smallest eigenvalue of the Hessian, and their ratio, by Lanczos' method [1]_.
 
-    The estimates lie within the spectrum: of an ill-conditioned problem, the smallest is too large, and the ratio too
-    small, until there are enough products.
+    The estimates are within the spectrum: for an ill-conditioned problem, the smallest is too large, and the ratio too
+    small, if there are too few products.
 
     Parameters
     ----------
     model, x, y, loss
         See `hessian_vector_product`.
     products : int, default 60
-        With the Hessian, at most; as many as there are parameters give all there is to know.
+        The largest number of products with the Hessian; as many as there are parameters give exact eigenvalues.
     seed : int, default 0
-        Of the vector to begin with.
+        Decides the initial vector.
+
+    Returns
+    -------
+    Condition
+
+    Raises
+    ------
+    FloatingPointError
+        Where the Hessian is not finite.
 
     References
     ----------
@@ -184,7 +217,7 @@ def condition_number(
     v = np.random.default_rng(checks.integer("seed", seed, 0)).normal(size=hessian.size)
     basis: list[Array] = []
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     length = float(np.linalg.norm(v))
     for _ in range(min(products, hessian.size)):
         basis.append(v / length)
@@ -195,10 +228,10 @@ def condition_number(
         for _ in range(2):
             v = v - np.array(basis).T @ (np.array(basis) @ v)
         length = float(np.linalg.norm(v))
-        beside.append(length)
-        if length <= 1e-8 * max(map(abs, diagonal)):  # all that the first vector has a part in is known
+        off_diagonal.append(length)
+        if length <= 1e-8 * max(map(abs, diagonal)):  # the Krylov space is exhausted
             break
-    off = beside[: len(diagonal) - 1]
+    off = off_diagonal[: len(diagonal) - 1]
     values = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
     largest, smallest = float(values[-1]), float(values[0])
     return Condition(largest, smallest, largest / smallest if smallest > 0 else math.inf)

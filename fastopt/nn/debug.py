@@ -1,4 +1,4 @@
-"""Checks that find a bug before a long training does [1]_.
+"""Checks that find bugs before a long training run does [1]_.
 
 >>> from fastopt import data, nn
 >>> x, y = data.digits()
@@ -8,7 +8,7 @@ True
 >>> bool(nn.debug.overfit_tiny(model, x, y))
 True
 
-Each works on a copy of the model, without dropout where that would be in the way, and returns a `Finding`.
+Each works on a copy of the model, without dropout where that would disturb it, and returns a `Finding`.
 
 .. [1] A. Karpathy, "A recipe for training neural networks", 2019; and the course CS231n, "Learning and evaluation".
 """
@@ -18,26 +18,26 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.drawing import figure
 from fastopt.nn.layers import Dropout, Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.monitor import figure
-from fastopt.nn.training import accuracy, are_labels, loss_of, samples
+from fastopt.nn.model import Sequential
+from fastopt.nn.stack import samples
+from fastopt.nn.targets import accuracy, are_labels
+from fastopt.nn.training import loss_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import SGD, Adam
 
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
-
 
 class Finding(NamedTuple):
-    """What a check found; true where it passed.
+    """The result of a check; true where it passed.
 
     Attributes
     ----------
@@ -45,7 +45,13 @@ class Finding(NamedTuple):
     message : str
         What was measured, and what it means.
     values : dict of float
-        The numbers.
+        The measured values.
+
+    Examples
+    --------
+    >>> finding = Finding(False, "the loss is too high", {"loss": 3.0})
+    >>> bool(finding), str(finding)
+    (False, 'FAILED: the loss is too high')
     """
 
     passed: bool
@@ -60,7 +66,7 @@ class Finding(NamedTuple):
 
 
 def without_dropout(model: Sequential, dtype: Any = None) -> Sequential:
-    """A copy in which dropout drops nothing."""
+    """A copy of a model in which dropout is the identity."""
     twin = model.copy(dtype=dtype)
     for layer in twin.walk():
         if isinstance(layer, Dropout):
@@ -95,24 +101,33 @@ def gradient_check(
     Parameters
     ----------
     model : Sequential
-        Dropout in it draws the same mask each time.
+        Its dropout layers use the same mask in each pass.
     x, y : ndarray
         A small batch.
     loss : callable, default softmax_cross_entropy
     inputs : bool, default True
-        Whether to check the gradient of the input, too; not where the input is whole numbers, as for `Embedding`.
+        Whether to check the gradient of the input, too; not where the input is integers, as for `Embedding`.
     places : int, default 20
-        How many elements of each parameter, and of the input, to compare; drawn at random.
+        The number of elements of each parameter, and of the input, to compare; drawn at random.
     step : float, default 1e-5
-        h, in (0, inf). A tenth of it is tried, too, lest a kink (of ReLU, say) lie between the two points.
+        h, in (0, inf). A tenth of it is tried, too, in case a kink (of ReLU, say) is between the two points.
     tolerance : float, default 1e-6
-        What the largest error of a parameter may be, relative to its largest gradient.
+        The largest error allowed in a parameter, relative to its largest gradient.
     seed : int, default 0
 
     Returns
     -------
     Finding
         `values`: that error by parameter, and of the input as ``"x"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(4), nn.Tanh(), nn.Dense(2)], (3,))
+    >>> finding = nn.debug.gradient_check(model, np.eye(3), np.array([0, 1, 0]))
+    >>> finding.passed, sorted(finding.values)
+    (True, ['0.bias', '0.weight', '2.bias', '2.weight', 'x'])
     """
     places, step = checks.integer("places", places, 1), checks.number("step", step, "(0, inf)")
     tolerance = checks.number("tolerance", tolerance, "(0, inf)")
@@ -133,7 +148,7 @@ def gradient_check(
         flat, gradient = array.reshape(-1), exact[name].reshape(-1)
         differences[name] = max((_difference(flat, i, gradient[i], value, step) for i in chosen), default=0.0)
         largest[name] = float(np.abs(gradient).max(initial=0.0))
-    floor = 1e-2 * max(largest.values()) or 1.0  # gradients that should be 0 are compared with the others
+    floor = 1e-2 * max(largest.values()) or 1.0  # for gradients that are 0 up to rounding
     errors = {name: differences[name] / max(largest[name], floor) for name in arrays}
     worst = max(errors, key=errors.__getitem__)
     passed = not any(not error <= tolerance for error in errors.values())
@@ -141,7 +156,7 @@ def gradient_check(
 
 
 def _difference(flat: Array, place: int, gradient: float, value: Callable[[], float], step: float) -> float:
-    """How far a gradient is from the better of two central differences."""
+    """The distance of a gradient from the closer of two central differences."""
     kept, results = flat[place], []
     for h in (step, step / 10):
         ends = []
@@ -164,20 +179,20 @@ def check_initial_loss(
     *,
     tolerance: float = 0.25,
 ) -> Finding:
-    """Whether the loss before training is that of guessing: that of outputs that are all 0.
+    """Whether the loss before training is that of guessing, which is that of outputs that are all 0.
 
-    For softmax cross-entropy that is ``−log 1/C``. A higher one says that the last layer's weights begin too large (or
-    that targets are not what they seem), and that the first steps will be spent on shrinking them.
+    For softmax cross-entropy of C classes that is ``log C``. A higher one says that the last layer's initial weights
+    are too large, so that the first steps only shrink them (or that targets are wrong).
 
     Parameters
     ----------
     model : Sequential
         Not trained yet.
     x, y : ndarray
-        A batch; 100 samples or so.
+        A batch of about 100 samples.
     loss : callable, default softmax_cross_entropy
     tolerance : float, default 0.25
-        How far the loss may be from the expected one, relative to it.
+        The allowed distance from the expected loss, relative to it.
 
     Returns
     -------
@@ -206,9 +221,9 @@ def overfit_tiny(
     target: float = 0.02,
     seed: int = 0,
 ) -> Finding:
-    """Whether the model can learn a few samples by heart, by Adam on all of them at once.
+    """Whether the model can overfit a few samples, by Adam on all of them at once.
 
-    Where it cannot, something is wrong: a gradient, the loss, the targets, the order of samples against targets.
+    Where it cannot, something is wrong: a gradient, the loss, the targets, the order of samples and targets.
 
     Parameters
     ----------
@@ -216,13 +231,13 @@ def overfit_tiny(
     x, y : ndarray
         `n` samples are drawn from them.
     loss : callable, default softmax_cross_entropy
-        Its least value must be 0.
+        Its minimum must be 0.
     n : int, default 20
     steps : int, default 500
-        At most.
+        The largest number of steps.
     lr : float, default 3e-3
     target : float, default 0.02
-        What share of the first loss must be reached.
+        The share of the first loss that must be reached.
     seed : int, default 0
 
     Returns
@@ -236,7 +251,7 @@ def overfit_tiny(
 
 
 def _few(model: Sequential, x: Array, y: Array, loss: Loss, n: int, seed: int) -> tuple[Array, Array]:
-    """Some samples."""
+    """`n` random samples."""
     n = checks.integer("n", n, 1)
     x, y = samples(model, x, y, loss)
     chosen = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(len(x))[:n]
@@ -275,11 +290,11 @@ def check_regularisation(
     steps: int = 200,
     seed: int = 0,
 ) -> Finding:
-    """Whether regularisation does something: it must raise the loss on samples that are learnt by heart.
+    """Whether regularisation has an effect: it must raise the loss on samples that the model overfits.
 
-    Trains copies on a few samples, without anything and with weight decay; then lets dropout, where the model has
-    any, work on what was learnt without it. Where a loss is no higher than that without anything, the regularisation
-    is not connected, or too weak to matter.
+    Trains copies on a few samples, without regularisation and with weight decay; then applies dropout, where the model
+    has any, to the copy that was trained without it. Where a loss is not above that without regularisation, the
+    regularisation is not used, or too weak to matter.
 
     Parameters
     ----------
@@ -288,7 +303,7 @@ def check_regularisation(
         `n` samples are drawn from them.
     loss : callable, default softmax_cross_entropy
     optimizer : callable, optional
-        ``optimizer(params, weight_decay) -> Optimizer``: yours, with that decay; SGD with a rate of 0.1 where absent.
+        ``optimizer(params, weight_decay) -> Optimizer``: yours, with that decay; SGD with ``lr=0.1`` where absent.
     weight_decay : float, default 0.1
     n : int, default 20
     steps : int, default 200
@@ -332,7 +347,7 @@ class Mistakes(NamedTuple):
     indices : ndarray (k,)
     losses : ndarray (k,)
     outputs : ndarray (k, …)
-        Of the model, in inference.
+        The model's outputs in inference.
     """
 
     indices: NDArray[np.int64]
@@ -351,7 +366,11 @@ def worst_mistakes(
     x, y : ndarray
     loss : callable, default softmax_cross_entropy
     k : int, default 25
-        How many.
+        The number of samples.
+
+    Returns
+    -------
+    Mistakes
     """
     k = checks.integer("k", k, 1)
     x, y = samples(model, x, y, loss)
@@ -371,7 +390,7 @@ def plot_mistakes(
     k: int = 25,
     names: Sequence[str] | None = None,
 ) -> Mistakes:
-    """Draw the images with the highest loss, each with what it is, what it was taken for, and its loss.
+    """Plot the images with the highest loss, each with its label, the predicted one, and its loss.
 
     Parameters
     ----------
@@ -381,11 +400,11 @@ def plot_mistakes(
     y : ndarray (n,)
         Integer labels.
     path : path
-        Its ending decides the format.
+        Its suffix decides the format.
     loss : callable, default softmax_cross_entropy
     k : int, default 25
     names : sequence of str, optional
-        Of the classes.
+        The names of the classes.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Dropout of whole channels, and in its first form; inverted dropout is in `fastopt.nn.layers`."""
+"""Dropout of whole channels, and in its original form; inverted dropout is in `fastopt.nn.layers`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from fastopt.nn.memory import FRESH, Memory
 
 
 class VanillaDropout(Dropout):
-    """Dropout as it was first (Srivastava et al. 2014, section 4): what is kept is not scaled in training, but all is
-    in inference, by the probability of keeping.
+    """Dropout in its original form (Srivastava et al. 2014, section 4): outputs are scaled by the probability of
+    keeping in inference, and not scaled in training.
 
-    The output in inference is the expectation of that in training, as it is for `Dropout`, whose training and inference
-    are this one's divided by that probability: what follows sees a signal of another scale, no more. The same seed and
-    counter drop the same elements as there.
+    The output in inference is the expectation of that in training, as it is for `Dropout`, whose outputs in training
+    and inference are those of this layer divided by that probability. The same seed and counter drop the same elements.
 
     Parameters
     ----------
     p, p_is
         As in `Dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> dropout, x = nn.VanillaDropout(0.25), np.ones((100, 100))
+    >>> sorted(set(dropout.forward(x, training=True)[0].ravel().tolist())), dropout.forward(x)[0][0, :2].tolist()
+    ([0.0, 1.0], [0.75, 0.75])
     """
 
     def forward(
@@ -43,12 +50,20 @@ class VanillaDropout(Dropout):
 
 
 class SpatialDropout(Dropout):
-    """Inverted dropout of whole channels of images (n, h, w, c), whose pixels say much the same (Tompson et al. 2015).
+    """Inverted dropout of whole channels of images (n, h, w, c), whose pixels are correlated (Tompson et al. 2015).
 
     Parameters
     ----------
     p, p_is
         As in `Dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> y, _ = nn.SpatialDropout(0.5).forward(np.ones((2, 4, 4, 3)), training=True)
+    >>> bool((y == y[:, :1, :1]).all())
+    True
     """
 
     def output_shape(self, input_shape: Shape) -> Shape:

@@ -1,4 +1,4 @@
-"""A table of vectors."""
+"""Embeddings: integers as vectors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,30 @@ from fastopt.nn.memory import FRESH, Memory
 
 
 class Embedding(Layer):
-    """The rows of a table that the inputs name: whole numbers (n, …) become vectors (n, …, width).
+    """An embedding: integers (n, …) become rows of the weight, (n, …, width).
 
     Parameters
     ----------
     entries : int
-        How many there are; inputs are in [0, entries).
+        The number of rows; inputs are in [0, entries).
     width : int
-        The length of a vector. `params`: ``weight`` (entries, width).
-    init : str or Initializer, default "large"
-        See `fastopt.nn.init`.
+        The length of a row. `params`: ``weight`` (entries, width).
+    init : str or callable, default "large"
+        The initialisation of the weight: a name or an object of `fastopt.nn.init`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, the model's type does not have all integers below `entries`, or an input is
+        no integer in [0, entries).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Embedding(10, 4)], (3,))
+    >>> model.predict(np.array([[1, 2, 1]])).shape
+    (1, 3, 4)
     """
 
     may_skip_input_grad = True
@@ -61,7 +75,7 @@ class Embedding(Layer):
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
-        """The gradient of the inputs, which cannot change a little, is 0."""
+        """The backward pass; the gradient of the inputs, which are integers, is 0."""
         weight = self.params["weight"]
         dweight = F.embedding_backward(dy, cache, self.entries, out=memory.grad("weight", weight))
         if not input_grad:

@@ -1,20 +1,29 @@
-"""Initial weights: by name, as an object, or as a function of your own.
+"""Initialisation of weights: by name, by an object, or by a function of your own.
 
 | name | object | weights |
 | --- | --- | --- |
-| ``"zeros"`` | ``Constant(0.0)`` | all alike: only for a layer on which nothing depends to differ, as the last one |
-| ``"small"`` | ``Normal(0.01)`` | too small for deep networks: signals vanish |
-| ``"large"`` | ``Normal(1.0)`` | too large: units saturate, or signals explode |
+| ``"zeros"`` | ``Constant(0.0)`` | all equal: only for a layer that needs no symmetry broken, as the last one |
+| ``"small"`` | ``Normal(0.01)`` | too small for deep networks: activations vanish |
+| ``"large"`` | ``Normal(1.0)`` | too large: units saturate, or activations explode |
 | ``"xavier"`` | ``Xavier()`` | normal, variance 2 / (fan_in + fan_out) |
 | ``"xavier_in"`` | ``Xavier(fan="in")`` | normal, variance 1 / fan_in |
 | ``"xavier_uniform"`` | ``Xavier(distribution="uniform")`` | uniform, variance 2 / (fan_in + fan_out) |
 | ``"he"`` | ``He()`` | normal, variance 2 / fan_in: before ReLU |
-| ``"he_out"`` | ``He(fan="out")`` | normal, variance 2 / fan_out: keeps gradients' scale instead of signals' |
+| ``"he_out"`` | ``He(fan="out")`` | normal, variance 2 / fan_out: keeps the scale of gradients, not of activations |
 | ``"he_uniform"`` | ``He(distribution="uniform")`` | uniform, variance 2 / fan_in |
 | ``"sparse"`` | ``Sparse()`` | normal, 15 inputs of each output, the others 0 |
 | ``"orthogonal"`` | ``Orthogonal()`` | orthonormal columns, or rows |
 
-fan_in is how many inputs an output sums up, fan_out how many outputs an input enters.
+fan_in is the number of inputs of an output, fan_out the number of outputs that an input enters.
+
+>>> import numpy as np
+>>> from fastopt import nn
+>>> weight = nn.He()((400, 100), 400, 100, np.random.default_rng(0))
+>>> weight.shape, round(400 * float(weight.var()), 1)
+((400, 100), 2.0)
+>>> nn.Sequential([nn.Dense(3, init=lambda shape, fan_in, fan_out, rng: np.full(shape, 0.5))], (2,)).params["0.weight"]
+array([[0.5, 0.5, 0.5],
+       [0.5, 0.5, 0.5]], dtype=float32)
 """
 
 from __future__ import annotations
@@ -41,10 +50,10 @@ class Initializer:
         Initializer.classes[cls.__name__] = cls
 
     def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
-        raise TypeError("a subclass says how a parameter begins")
+        raise TypeError("a subclass draws the weights")
 
     def config(self) -> dict[str, Any]:
-        """The arguments that make such an object."""
+        """The arguments of the constructor that make such an object."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
@@ -52,7 +61,7 @@ class Initializer:
 
 
 class Constant(Initializer):
-    """All weights the same.
+    """All weights equal.
 
     Parameters
     ----------
@@ -67,7 +76,7 @@ class Constant(Initializer):
 
 
 class Normal(Initializer):
-    """A centred normal distribution of one standard deviation whatever the shape.
+    """A centred normal distribution, whose standard deviation does not depend on the shape.
 
     Parameters
     ----------
@@ -94,7 +103,7 @@ _DISTRIBUTIONS = ("normal", "uniform")
 
 
 class Xavier(Initializer):
-    """The variance that keeps the scale of signals, and of gradients, through linear units (Glorot & Bengio 2010).
+    """The variance that keeps the scale of activations, and of gradients, in linear networks (Glorot & Bengio 2010).
 
     Parameters
     ----------
@@ -114,7 +123,7 @@ class Xavier(Initializer):
 
 
 class He(Initializer):
-    """The variance that keeps the scale of signals, or of gradients, through ReLU (He et al. 2015, eq. 10 and 14).
+    """The variance that keeps the scale of activations, or of gradients, through ReLU (He et al. 2015, eq. 10 and 14).
 
     Parameters
     ----------
@@ -133,14 +142,14 @@ class He(Initializer):
 
 
 class Sparse(Initializer):
-    """Few inputs for each output, whatever their number: units neither saturate nor are alike (Martens 2010, sec. 5).
+    """A fixed number of inputs for each output: units neither saturate nor are alike (Martens 2010, section 5).
 
     Parameters
     ----------
     count : int, default 15
-        The inputs of an output whose weights are not 0 (all, where there are no more).
+        The number of inputs per output whose weights are not 0 (at most all).
     std : float, default 1.0
-        Of those weights, which are normal; in [0, inf).
+        The standard deviation of those weights, which are normal; in [0, inf).
     """
 
     def __init__(self, count: int = 15, std: float = 1.0) -> None:
@@ -157,13 +166,13 @@ class Sparse(Initializer):
 
 
 class Orthogonal(Initializer):
-    """A random orthogonal matrix, of which all columns (or rows, where they are fewer) are orthonormal: signals keep
-    their length through linear units of any depth (Saxe et al. 2014).
+    """A random orthogonal matrix, whose columns (or rows, where they are fewer) are orthonormal: linear networks of any
+    depth keep the norm of activations (Saxe et al. 2014).
 
     Parameters
     ----------
     gain : float, default 1.0
-        What it is multiplied by; √2 before ReLU.
+        A factor; √2 before ReLU.
     """
 
     def __init__(self, gain: float = 1.0) -> None:
@@ -172,11 +181,11 @@ class Orthogonal(Initializer):
     def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
         rows, columns = math.prod(shape[:-1]), shape[-1]
         q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
-        q *= np.sign(np.diag(r))  # or it would not be uniformly distributed
+        q *= np.sign(np.diag(r))  # for a uniform (Haar) distribution
         return self.gain * (q if rows >= columns else q.T).reshape(shape)
 
 
-#: What the names stand for.
+#: Initializers by name.
 INITIALIZERS: dict[str, Initializer] = {
     "zeros": Constant(0.0),
     "small": Normal(0.01),
@@ -195,7 +204,7 @@ Init = str | Callable[[tuple[int, ...], int, int, np.random.Generator], Array]
 
 
 def check(init: Any) -> Init:
-    """A name, or something that can be called."""
+    """A name, or a callable."""
     if callable(init):
         return init
     return checks.choice("init", init, tuple(INITIALIZERS))
@@ -204,7 +213,7 @@ def check(init: Any) -> Init:
 def weight(
     init: Init, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator, dtype: np.dtype
 ) -> Array:
-    """A weight array.
+    """An initial weight.
 
     Parameters
     ----------
@@ -219,6 +228,11 @@ def weight(
     Returns
     -------
     weight : ndarray of `shape`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `init` is no such name, or draws an array of another shape.
     """
     draw = INITIALIZERS[init] if isinstance(check(init), str) else init  # type: ignore[index]
     drawn = np.asarray(draw(shape, fan_in, fan_out, rng))  # type: ignore[operator]
@@ -231,7 +245,7 @@ Bias = float | Sequence[float]
 
 
 def check_bias(init: Any, units: int) -> Bias:
-    """A number, or one for each unit."""
+    """The initial bias, checked: a number, or one for each unit."""
     if not isinstance(init, (list, tuple, np.ndarray)):
         return checks.number("bias_init", init)
     if len(init) != units:

@@ -1,10 +1,10 @@
-"""Layers. Nothing is hidden: what backward needs is in the cache that forward returns.
+"""Layers keep nothing between passes: what backward needs is in the cache that forward returns.
 
     y, cache = layer.forward(x, training=True)
     dx, grads = layer.backward(dy, cache)
 
-A layer may therefore stand in a model twice. Arrays are batch first and channels last: (n, d) or (n, h, w, c).
-Results are new arrays, unless `memory` says where they go: see `fastopt.nn.memory`.
+A layer may therefore occur in a model twice. Arrays are batch first and channels last: (n, d) or (n, h, w, c).
+Results are new arrays unless `memory` provides others: see `fastopt.nn.memory`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ Grads = dict[str, Array]
 
 
 class Layer:
-    """What all layers share.
+    """The base class of layers. A subclass defines `forward` and `backward`, and, where it has parameters, `_build`.
 
     Attributes
     ----------
     params : dict of ndarray
-        What is learnt; empty until the layer is built.
+        The parameters; empty until the layer is built.
     state : dict of ndarray
-        What forward in training keeps up to date beside that, such as running means.
+        Arrays that forward passes in training update, such as running means.
     parts : dict of Layer
         The layers that a `Composite` is made of.
+    input_shape : tuple of int or None
+        The shape that the layer was built for, without the batch.
     """
 
     #: Every layer class by its name, for loading models.
@@ -45,8 +47,9 @@ class Layer:
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
 
-    def __init_subclass__(cls) -> None:
-        Layer.classes[cls.__name__] = cls
+    def __init_subclass__(cls, *, loadable: bool = True) -> None:
+        if loadable:
+            Layer.classes[cls.__name__] = cls
 
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}
@@ -55,7 +58,27 @@ class Layer:
         self.input_shape: Shape | None = None
 
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
-        """Make the parameters for inputs of a shape (without the batch), once; return the shape of outputs."""
+        """Make the parameters, once.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            The shape of one input, without the batch.
+        rng : numpy.random.Generator
+            Draws the initial weights.
+        dtype : numpy.dtype
+            float32 or float64.
+
+        Returns
+        -------
+        tuple of int
+            The shape of one output.
+
+        Raises
+        ------
+        ValueError
+            Where the layer takes no such inputs, or was built for others before.
+        """
         if self.input_shape is None:
             self._build(input_shape, rng, np.dtype(dtype))
             self.input_shape = input_shape
@@ -76,44 +99,76 @@ class Layer:
     def forward(
         self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
     ) -> tuple[Array, Any]:
-        """The output, and the cache that `backward` takes.
+        """The forward pass.
 
-        `counter` tells calls apart: layers that draw random numbers draw others for another counter.
+        Parameters
+        ----------
+        x : ndarray (n, …)
+        training : bool, default False
+            Whether to use the statistics of the batch, drop out, and so on.
+        counter : int, default 0
+            The number of the call: random numbers are a function of the layer's seed and of this.
+        memory : Memory, default FRESH
+            Provides the arrays that are written.
+
+        Returns
+        -------
+        y : ndarray (n, …)
+        cache
+            What `backward` takes.
         """
         raise TypeError(f"{type(self).__name__} has no forward pass")
 
     def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Any, Grads]:
-        """The gradients with respect to the input and, by name, to the parameters."""
+        """The backward pass.
+
+        Parameters
+        ----------
+        dy : ndarray (n, …)
+            The gradient of the loss with respect to the output.
+        cache
+            What `forward` returned.
+        memory : Memory, default FRESH
+            Provides the arrays that are written.
+
+        Returns
+        -------
+        dx : ndarray (n, …)
+            The gradient with respect to the input.
+        grads : dict of ndarray
+            The gradients with respect to the parameters, named as in `params`.
+        """
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
-    def fuses(self, behind: Sequence[Layer]) -> int:
-        """How many of the layers that come right behind this one `forward` also takes over, given as ``fused=``.
+    def fuses(self, followers: Sequence[Layer]) -> int:
+        """How many of the layers that directly follow this one are fused with it, and given to `forward` as ``fused=``.
 
-        `backward` then takes over theirs; results are the same, but for rounding where sums go in another order.
+        `forward` and `backward` then do the work of all; results are the same up to rounding, where sums are taken in
+        another order.
         """
         return 0
 
     def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
-        """Whether `backward` may read what `forward` returned, with such layers fused, or anybody else may: an input
-        that is handed on, say."""
+        """Whether the output of `forward`, with these layers fused, may be read later than by the next layer: by
+        `backward`, or where it is the input itself."""
         return True
 
     def may_overwrite_input(self, fused: tuple[Layer, ...]) -> bool:
-        """Whether `backward` takes ``overwrite=True``, and then may write the gradient of the input over the input."""
+        """Whether `backward` takes ``overwrite=True``, and may then write the gradient of the input to the input."""
         return False
 
     def adopt(self, params: Mapping[str, Array]) -> None:
-        """Use these arrays, which hold the same values, in the place of those `params`."""
+        """Replace `params` by these arrays, which hold the same values."""
         self.params.update(params)
 
     def walk(self) -> Iterator[Layer]:
-        """The layer, and all that it is made of."""
+        """Iterate over the layer and all of its parts, at any depth."""
         yield self
         for part in self.parts.values():
             yield from part.walk()
 
     def config(self) -> dict[str, Any]:
-        """The arguments that make such a layer; they may hold layers, alone or in lists."""
+        """The arguments of the constructor that make such a layer; they may hold layers, alone or in lists."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
@@ -121,7 +176,7 @@ class Layer:
 
 
 class Composite(Layer):
-    """A layer made of others, each of which it builds in `_build` and calls with ``memory.child(key)``.
+    """The base class of layers made of others, which it builds in `_build` and calls with ``memory.child(key)``.
 
     `params` and `state` are those of all parts, named ``"<key>.<name>"``; gradients must be, too.
 
@@ -129,6 +184,14 @@ class Composite(Layer):
     ----------
     parts : mapping of str to Layer
         Each layer once.
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> block = nn.Residual(nn.Dense(3))
+    >>> model = nn.Sequential([block], (3,))
+    >>> sorted(model.params)
+    ['0.body.bias', '0.body.weight']
     """
 
     def __init__(self, parts: Mapping[str, Layer]) -> None:
@@ -150,21 +213,21 @@ class Composite(Layer):
 
 
 def check_images(layer: Layer, input_shape: Shape) -> None:
-    """Inputs of a layer are images."""
+    """Refuse inputs of a layer that are not images."""
     if len(input_shape) != 3:
         shape = ", ".join(map(str, ("n", *input_shape)))
         raise ValueError(f"{type(layer).__name__} takes inputs of shape (n, h, w, c), got ({shape})")
 
 
-class _Tail(NamedTuple):
-    """What came behind the bias."""
+class _Epilogue(NamedTuple):
+    """What follows the bias in the same pass."""
 
     relu: bool
     dropout: Dropout | None
 
 
 class _Affine(Layer):
-    """A weight and a bias with an optional ReLU, which is fused with the bias."""
+    """A product with a weight, and an epilogue of bias, optional ReLU and optional dropout."""
 
     def __init__(self, units: int, activation: Literal["relu"] | None, init: Init, bias_init: Bias) -> None:
         super().__init__()
@@ -178,56 +241,73 @@ class _Affine(Layer):
         self.params["weight"] = initial.weight(self.init, shape, fan_in, fan_out, rng, dtype)
         self.params["bias"] = np.full(shape[-1:], self.bias_init, dtype)
 
-    def fuses(self, behind: Sequence[Layer]) -> int:
-        relu = not self.activation and len(behind) > 0 and type(behind[0]) is ReLU
+    def fuses(self, followers: Sequence[Layer]) -> int:
+        relu = not self.activation and len(followers) > 0 and type(followers[0]) is ReLU
         activated = relu or self.activation
-        return relu + bool(activated and len(behind) > relu and type(behind[relu]) is Dropout)
+        return relu + bool(activated and len(followers) > relu and type(followers[relu]) is Dropout)
 
     def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
         return type(self) not in (Dense, Conv2D) or bool(self.activation or fused)
 
-    def _tail(self, fused: tuple[Layer, ...], training: bool) -> _Tail:
+    def _epilogue(self, fused: tuple[Layer, ...], training: bool) -> _Epilogue:
         dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None
-        return _Tail(bool(self.activation or fused), dropout)
+        return _Epilogue(bool(self.activation or fused), dropout)
 
-    def _finish(self, y: Array, tail: _Tail, counter: int) -> None:
-        """Add the bias to a product, activate, and drop out, in place."""
+    def _finish(self, y: Array, epilogue: _Epilogue, counter: int) -> None:
+        """Apply the epilogue to a product, in place."""
         bias = self.params["bias"]
-        if not tail.relu:
+        if not epilogue.relu:
             F.bias_forward(y, bias, out=y)
-        elif tail.dropout is None:
+        elif epilogue.dropout is None:
             F.bias_relu_forward(y, bias, out=y)
         else:
-            tail.dropout.fused_forward(y, bias, counter)
+            epilogue.dropout.fused_forward(y, bias, counter)
 
     def _begin(
-        self, dy: Array, y: Array, tail: _Tail, memory: Memory, *, leave_bias: bool = False
+        self, dy: Array, y: Array, epilogue: _Epilogue, memory: Memory, *, leave_bias: bool = False
     ) -> tuple[Array, Array]:
-        """The gradients with respect to the product and the bias, the latter not yet written where `leave_bias` says
-        so and it would take a pass of its own."""
+        """The gradients with respect to the product and the bias; the latter is left to be written where `leave_bias`
+        is set and it would take a pass of its own."""
         dbias = memory.grad("bias", self.params["bias"])
-        if not tail.relu:
+        if not epilogue.relu:
             return dy, dbias if leave_bias else F.bias_backward(dy, out=dbias)
         dproduct = memory.array("dproduct", dy.shape, dy.dtype)
-        if tail.dropout is None:
+        if epilogue.dropout is None:
             return F.bias_relu_backward(dy, y, out=dproduct, dbias=dbias)
-        p, p_is = tail.dropout.p, tail.dropout.p_is
+        p, p_is = epilogue.dropout.p, epilogue.dropout.p_is
         return F.bias_relu_dropout_backward(dy, y, p, p_is=p_is, out=dproduct, dbias=dbias)
 
 
 class Dense(_Affine):
-    """A dense layer: ``y = x @ weight + bias``, with an optional ReLU.
+    """A dense layer of inputs (n, d): ``y = x @ weight + bias``, with an optional ReLU.
 
     Parameters
     ----------
     units : int
-        The number of outputs. `params`: ``weight`` (inputs, units), ``bias`` (units,).
+        The number of outputs. `params`: ``weight`` (d, units), ``bias`` (units,).
     activation : "relu" or None, default None
         Fused with the bias.
     init : str or callable, default "he"
-        Of the weight: a name or an object of `fastopt.nn.init`.
+        The initialisation of the weight: a name or an object of `fastopt.nn.init`.
     bias_init : float or sequence of float, default 0.0
-        Of the bias: one number for all units, or one for each.
+        The initial bias: one number for all units, or one for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the layer is built, inputs are not (n, d).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> layer = nn.Dense(3)
+    >>> layer.build((4,), np.random.default_rng(0), np.float32)
+    (3,)
+    >>> y, cache = layer.forward(np.ones((2, 4), np.float32), training=True)
+    >>> dx, grads = layer.backward(np.ones_like(y), cache)
+    >>> dx.shape, grads["weight"].shape, grads["bias"].tolist()
+    ((2, 4), (4, 3), [2.0, 2.0, 2.0])
     """
 
     may_skip_input_grad = True
@@ -256,26 +336,26 @@ class Dense(_Affine):
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), self.units), x.dtype)
-        tail = self._tail(fused, training)
+        epilogue = self._epilogue(fused, training)
         weight = self.params["weight"]
         if not _own_products(x, weight):
-            self._finish(np.matmul(x, weight, out=y), tail, counter + len(fused))
-        elif tail.dropout is None:
-            F.dense_forward(x, weight, self.params["bias"], relu=tail.relu, out=y)
+            self._finish(np.matmul(x, weight, out=y), epilogue, counter + len(fused))
+        elif epilogue.dropout is None:
+            F.dense_forward(x, weight, self.params["bias"], relu=epilogue.relu, out=y)
         else:
-            self._finish(F.dense_forward(x, weight, out=y), tail, counter + len(fused))
-        return y, (x, y, tail)
+            self._finish(F.dense_forward(x, weight, out=y), epilogue, counter + len(fused))
+        return y, (x, y, epilogue)
 
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
-        x, y, tail = cache
+        x, y, epilogue = cache
         weight = self.params["weight"]
         own = _own_products(x, weight, dy)
-        dy, dbias = self._begin(dy, y, tail, memory, leave_bias=own)
+        dy, dbias = self._begin(dy, y, epilogue, memory, leave_bias=own)
         dweight = memory.grad("weight", weight)
         if own:
-            F.dense_weight_grad(x, dy, out=dweight, dbias=None if tail.relu else dbias)
+            F.dense_weight_grad(x, dy, out=dweight, dbias=None if epilogue.relu else dbias)
         else:
             np.matmul(x.T, dy, out=dweight)
         grads = {"weight": dweight, "bias": dbias}
@@ -286,16 +366,16 @@ class Dense(_Affine):
 
 
 def _own_products(*arrays: Array) -> bool:
-    """Whether products of these go by fastopt's kernels, which take no strides; else by NumPy."""
+    """Whether these are multiplied by fastopt's kernels, which take contiguous arrays alone; else by NumPy."""
     return F.dense_pays() and all(isinstance(a, np.ndarray) and a.flags.c_contiguous for a in arrays)
 
 
 class Conv2D(_Affine):
     """A convolution of images (n, h, w, c), with an optional ReLU.
 
-    Computed by `fastopt.functional.conv2d`, in float32 by Winograd's products where those fit; where that does not fit,
-    or the filters are no multiple of 16, by im2col and a matrix product; with a filter and a group for each channel, by
-    `fastopt.functional.depthwise_forward`.
+    Computed by `fastopt.functional.conv2d`, in float32 by Winograd's algorithm where it applies; for shapes that this
+    does not take, or where the number of filters is no multiple of 16, by im2col and a matrix product; with a filter
+    and a group for each channel, by `fastopt.functional.depthwise_forward`.
 
     Parameters
     ----------
@@ -310,14 +390,29 @@ class Conv2D(_Affine):
     activation : "relu" or None, default None
         Fused with the bias.
     init : str or callable, default "he"
-        Of the weight: a name or an object of `fastopt.nn.init`.
+        The initialisation of the weight: a name or an object of `fastopt.nn.init`.
     dilation : int or (int, int), default 1
         Distance of the window's pixels from each other.
     groups : int, default 1
-        A divisor of the numbers of channels and of filters: each group of filters sees its own group of channels. As
+        A divisor of the numbers of channels and of filters: each group of filters takes its own group of channels. As
         many groups as channels make a depthwise convolution.
     bias_init : float or sequence of float, default 0.0
-        Of the bias: one number for all filters, or one for each.
+        The initial bias: one number for all filters, or one for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the layer is built, inputs are not (n, h, w, c) or are smaller than
+        the window.
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Conv2D(16, stride=2, activation="relu"), nn.Conv2D(8, 1, groups=2)], (8, 6, 3))
+    >>> model.shapes
+    [(8, 6, 3), (4, 3, 16), (4, 3, 8)]
+    >>> model.params["0.weight"].shape, model.params["1.weight"].shape
+    ((3, 3, 3, 16), (1, 1, 8, 8))
     """
 
     may_skip_input_grad = True
@@ -369,14 +464,14 @@ class Conv2D(_Affine):
         return super().config() | ({"padding": "same"} if self.padding == self._same_padding() else {})
 
     def _by_group(self, images: Array, name: str, memory: Memory) -> Array:
-        """Images (n, h, w, groups · c) as (groups · n, h, w, c)."""
+        """Images (n, h, w, groups · c), split by channel group, as (groups · n, h, w, c)."""
         n, h, w, channels = images.shape
         split = memory.array(name, (self.groups, n, h, w, channels // self.groups), images.dtype)
         split[...] = np.moveaxis(images.reshape(n, h, w, self.groups, -1), 3, 0)
         return split.reshape(-1, *split.shape[2:])
 
     def _join(self, split: Array, out: Array) -> Array:
-        """The same back into `out`."""
+        """The inverse of `_by_group`, into `out`."""
         n, h, w, _ = out.shape
         out.reshape(n, h, w, self.groups, -1)[...] = np.moveaxis(split.reshape(self.groups, n, h, w, -1), 0, 3)
         return out
@@ -395,9 +490,9 @@ class Conv2D(_Affine):
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
         if self.is_direct(x.shape):
-            return self._direct_forward(x, self._tail(fused, training), counter + len(fused), memory)
+            return self._direct_forward(x, self._epilogue(fused, training), counter + len(fused), memory)
         if self.groups == self.filters == x.shape[3] > 1:
-            return self._depthwise_forward(x, self._tail(fused, training), counter + len(fused), memory)
+            return self._depthwise_forward(x, self._epilogue(fused, training), counter + len(fused), memory)
         n, groups = len(x), self.groups
         if groups > 1:
             x = self._by_group(x, "x", memory)
@@ -413,47 +508,47 @@ class Conv2D(_Affine):
             product = memory.array("product", (groups, len(y), self.filters // groups), x.dtype)
             np.matmul(columns.reshape(groups, len(y), -1), self._group_weights(weight), out=product)
             self._join(product, images)
-        tail = self._tail(fused, training)
-        self._finish(y, tail, counter + len(fused))
-        return images, (x.shape, columns, y, tail)
+        epilogue = self._epilogue(fused, training)
+        self._finish(y, epilogue, counter + len(fused))
+        return images, (x.shape, columns, y, epilogue)
 
     def is_direct(self, shape: Shape) -> bool:
-        """Whether to compute without `im2col`."""
+        """Whether inputs of a shape (n, h, w, c) are convolved by a kernel of its own, without im2col."""
         plain = self.groups == 1 and self.dilation == (1, 1) and self.filters % 16 == 0
         return plain and F.conv2d_fits(shape, self.filters, self.size, self.stride, self.padding)
 
     def _by_winograd(self, x: Array) -> bool:
-        """Whether to compute with fewer products: in float64, digits count more than time."""
+        """Whether to use Winograd's algorithm: not in float64, where its larger rounding errors would matter."""
         return x.dtype == np.float32 and F.winograd_fits(self.params["weight"].shape, self.stride)
 
-    def _direct_forward(self, x: Array, tail: _Tail, counter: int, memory: Memory) -> tuple[Array, Any]:
+    def _direct_forward(self, x: Array, epilogue: _Epilogue, counter: int, memory: Memory) -> tuple[Array, Any]:
         weight, bias, winograd = self.params["weight"], self.params["bias"], self._by_winograd(x)
         shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
         y = memory.array("y", (*shape[:3], self.filters), x.dtype)
         packed = memory.array("packed", F.packed_shape(weight.shape, winograd=winograd), x.dtype)
-        dropped = tail.dropout is not None
+        dropped = epilogue.dropout is not None
         F.conv2d(
             x,
             weight,
             None if dropped else bias,
             self.stride,
             self.padding,
-            relu=tail.relu and not dropped,
+            relu=epilogue.relu and not dropped,
             winograd=winograd,
             out=y,
             packed=packed,
         )
         if dropped:
-            self._finish(y, tail, counter)
-        return y, (x, None, y, tail)
+            self._finish(y, epilogue, counter)
+        return y, (x, None, y, epilogue)
 
     def _direct_backward(
-        self, dy: Array, x: Array, tail: _Tail, grads: Grads, memory: Memory, input_grad: bool
+        self, dy: Array, x: Array, epilogue: _Epilogue, grads: Grads, memory: Memory, input_grad: bool
     ) -> tuple[Array | None, Grads]:
         weight, winograd = self.params["weight"], self._by_winograd(x)
         sums = memory.array("sums", (16, *weight.shape[2:]), x.dtype) if winograd else None
         how = self.size, self.stride, self.padding
-        dbias = None if tail.relu else grads["bias"]
+        dbias = None if epilogue.relu else grads["bias"]
         F.conv2d_weight_grad(x, dy, *how, winograd=winograd, out=grads["weight"], sums=sums, dbias=dbias)
         if not input_grad:
             return None, grads
@@ -468,12 +563,12 @@ class Conv2D(_Affine):
         np.matmul(rows, weight.reshape(-1, self.filters).T, out=columns.reshape(len(rows), -1))
         return F.col2im(columns, x.shape, self.size, self.stride, self.padding, out=dx), grads
 
-    def _depthwise_forward(self, x: Array, tail: _Tail, counter: int, memory: Memory) -> tuple[Array, Any]:
+    def _depthwise_forward(self, x: Array, epilogue: _Epilogue, counter: int, memory: Memory) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), *self.output_shape(x.shape[1:])), x.dtype)
         weight = self.params["weight"].reshape(*self.size, self.filters)
         F.depthwise_forward(x, weight, self.stride, self.padding, dilation=self.dilation, out=y)
-        self._finish(y, tail, counter)
-        return y, (x, None, y, tail)
+        self._finish(y, epilogue, counter)
+        return y, (x, None, y, epilogue)
 
     def _depthwise_backward(
         self, dy: Array, x: Array, grads: Grads, memory: Memory, input_grad: bool
@@ -496,15 +591,15 @@ class Conv2D(_Affine):
     def backward(
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
-        shape, columns, y, tail = cache  # without columns, x itself
+        shape, columns, y, epilogue = cache  # where columns is None, shape is x itself
         n, groups, images = len(dy), self.groups, dy.shape
         direct = columns is None and groups == 1
-        dy, dbias = self._begin(dy.reshape(y.shape), y, tail, memory, leave_bias=direct)
+        dy, dbias = self._begin(dy.reshape(y.shape), y, epilogue, memory, leave_bias=direct)
         weight = self.params["weight"]
         dweight = memory.grad("weight", weight)
         grads = {"weight": dweight, "bias": dbias}
         if direct:
-            return self._direct_backward(dy.reshape(images), shape, tail, grads, memory, input_grad)
+            return self._direct_backward(dy.reshape(images), shape, epilogue, grads, memory, input_grad)
         if columns is None:
             return self._depthwise_backward(dy.reshape(images), shape, grads, memory, input_grad)
         if groups == 1:
@@ -527,13 +622,26 @@ class Conv2D(_Affine):
 
 
 class MaxPool2D(Layer):
-    """The maximum of each window of images (n, h, w, c).
+    """The maximum of each window of images (n, h, w, c), without padding.
 
     Parameters
     ----------
     size : int or (int, int), default 2
     stride : int or (int, int), optional
         `size` where absent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is no positive integer, or, when the layer is built, inputs are smaller than a window.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> images = np.arange(16.0).reshape(1, 4, 4, 1)
+    >>> nn.MaxPool2D(2).forward(images)[0].ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
     """
 
     def __init__(self, size: F.Pair = 2, stride: F.Pair | None = None) -> None:
@@ -564,7 +672,15 @@ class MaxPool2D(Layer):
 
 
 class Flatten(Layer):
-    """Everything but the batch in one dimension."""
+    """All axes but the first in one: inputs (n, …) become (n, d).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Flatten().forward(np.zeros((2, 8, 6, 3)))[0].shape
+    (2, 144)
+    """
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (int(np.prod(input_shape, dtype=np.int64)),)
@@ -579,7 +695,17 @@ class Flatten(Layer):
 
 
 class ReLU(Layer):
-    """``y = max(x, 0)``. Right after Dense or Conv2D, ``activation="relu"`` there is faster."""
+    """``y = max(x, 0)``; directly after Dense, Conv2D or BatchNorm it is fused with it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> relu = nn.ReLU()
+    >>> y, cache = relu.forward(np.array([[-1.0, 2.0]]))
+    >>> y, relu.backward(np.ones((1, 2)), cache)[0]
+    (array([[0., 2.]]), array([[0., 1.]]))
+    """
 
     def forward(
         self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
@@ -592,7 +718,7 @@ class ReLU(Layer):
 
 
 class Dropout(Layer):
-    """Inverted dropout in training; nothing in inference.
+    """Inverted dropout in training; the identity in inference.
 
     Parameters
     ----------
@@ -601,10 +727,26 @@ class Dropout(Layer):
     p_is : {"drop", "keep"}, default "drop"
         ``"keep"`` makes `p` the probability of keeping, in (0, 1].
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where `p` or `p_is` breaks its rule.
+
     Notes
     -----
-    The mask depends on the layer's seed, which is drawn when the model is built, and on the counter that the
+    The mask is a function of the layer's seed, which is drawn when the model is built, and of the counter that the
     model gives each call.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> dropout, x = nn.Dropout(0.5), np.ones((100, 100))
+    >>> y, mask = dropout.forward(x, training=True, counter=1)
+    >>> sorted(set(y.ravel().tolist())), bool(abs(y.mean() - 1) < 0.05)
+    ([0.0, 2.0], True)
+    >>> dropout.forward(x)[0] is x
+    True
     """
 
     def __init__(self, p: float, p_is: F.PIs = "drop") -> None:
@@ -643,5 +785,5 @@ class Dropout(Layer):
         return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, out=dx), {}
 
     def fused_forward(self, y: Array, bias: Array, counter: int) -> None:
-        """Dropout behind bias and ReLU, in place."""
+        """Bias, ReLU and dropout of a product, in place."""
         F.bias_relu_dropout_forward(y, bias, self.p, seed=self.seed, counter=counter, p_is=self.p_is, out=y)

@@ -3,9 +3,9 @@
     loss, doutput = SoftmaxCrossEntropy(label_smoothing=0.1)(output, targets)
     loss, doutput = Huber()(output, targets, sample_weight=w)
 
-With weights, the mean over samples is ``Σ w·l / Σ w`` (0 where all weights are): a weight of 2 is the same as the
-sample twice. `fit` and `evaluate` take any of them, or a function of your own. The value "at random" is that to be
-expected of a model before training, whose outputs are near zero: another one is a bug to be found.
+With weights, the mean over samples is ``Σ w·l / Σ w`` (0 where all weights are 0): a weight of 2 is the same as the
+sample twice. `fit` and `evaluate` take any of them, or a function of your own. The value "at initialisation" is that
+of a model before training, whose outputs are near zero: a first loss far from it tells of a bug.
 """
 
 from __future__ import annotations
@@ -38,10 +38,26 @@ Loss = Callable[..., tuple[float, Array]]
 
 
 class _MeanLoss:
-    """What these losses share: the mean over samples."""
+    """The base of these losses: the weighted mean over samples.
+
+    Calling a loss, ``loss(output, targets, sample_weight=None)``, returns the mean loss, a float, and its gradient with
+    respect to `output`, an array of its shape and type. TypeError and ValueError say what does not fit.
+    """
 
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:
-        """The targets as an array that fits outputs of a shape (n, …), or an error."""
+        """The targets as an array.
+
+        Parameters
+        ----------
+        targets : array_like
+        shape : tuple of int
+            Of the outputs, (n, …).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the targets do not fit such outputs.
+        """
         return _numbers("targets", targets, shape)
 
     def __call__(self, output: Array, targets: Any, sample_weight: Array | None = None) -> tuple[float, Array]:
@@ -54,23 +70,23 @@ class _MeanLoss:
         if sample_weight is not None:
             weight = _numbers("sample_weight", sample_weight, output.shape[:1], low=0.0)
             losses = losses * weight
-        total = self.mass(targets, sample_weight)
+        total = self.total_weight(targets, sample_weight)
         factor = np.asarray(weight / total if total else 0 * weight, output.dtype)
         gradient *= factor.reshape(-1, *(1,) * (output.ndim - 1))
         return float(np.sum(losses, dtype=np.float64)) / (total or 1.0), gradient
 
-    def mass(self, targets: Array, sample_weight: Array | None = None) -> float:
-        """What the mean divides by: the sum of what samples count."""
-        each = self._masses(targets)
+    def total_weight(self, targets: Array, sample_weight: Array | None = None) -> float:
+        """The total sample weight, by which the mean divides."""
+        each = self._weights(targets)
         return float(np.sum(each if sample_weight is None else each * sample_weight, dtype=np.float64))
 
-    def _masses(self, targets: Array) -> Array:
-        """How much each sample counts but for its weight (n,)."""
+    def _weights(self, targets: Array) -> Array:
+        """The weight of each sample (n,) that follows from its target."""
         return np.ones(len(targets))
 
     def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        """Of each sample: its loss (n,), and the gradient of that (n, …)."""
-        raise TypeError("a subclass says what a loss is")
+        """The loss of each sample (n,), and its gradient (n, …)."""
+        raise TypeError("a subclass defines the loss")
 
     def __repr__(self) -> str:
         return text.call(type(self), {name: getattr(self, name) for name in inspect.signature(type(self)).parameters})
@@ -94,19 +110,35 @@ class SoftmaxCrossEntropy(_MeanLoss):
     Targets are integer labels (n,), or distributions (n, c): one-hot or soft. With integer labels and no options, this
     is `fastopt.functional.softmax_cross_entropy`, in one pass.
 
-    Range [0, ∞); at random ``log c`` (without class weights), from below bounded by the targets' entropy.
+    Range [0, ∞), bounded below by the entropy of the targets; at initialisation ``log c`` (without class weights).
 
     Parameters
     ----------
     label_smoothing : float, default 0.0
         In [0, 1]: targets become ``(1 − s)·t + s/c`` [1]_.
     class_weight : sequence of float (c,), optional
-        A factor of each class, at least 0. A sample counts by the weight of its class (that of soft targets is
-        ``Σ w_j·t_j``): the mean is over these weights, as PyTorch has it for integer labels.
+        A weight for each class, at least 0. The weight of a sample is that of its class (for soft targets
+        ``Σ w_j·t_j``), and the mean is weighted by it, as in PyTorch for integer labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
 
     References
     ----------
     .. [1] C. Szegedy et al., "Rethinking the Inception architecture", 2016, section 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> output, labels = np.zeros((2, 4)), np.array([3, 0])
+    >>> loss, gradient = nn.SoftmaxCrossEntropy()(output, labels)
+    >>> round(loss, 4), gradient[0].tolist()
+    (1.3863, [0.125, 0.125, 0.125, -0.375])
+    >>> round(nn.SoftmaxCrossEntropy(label_smoothing=0.1)(output, np.eye(4)[labels])[0], 4)
+    1.3863
     """
 
     def __init__(self, label_smoothing: float = 0.0, class_weight: Sequence[float] | None = None) -> None:
@@ -134,9 +166,9 @@ class SoftmaxCrossEntropy(_MeanLoss):
             return softmax_cross_entropy(output, np.asarray(targets))
         return super().__call__(output, targets, sample_weight)
 
-    def _masses(self, targets: Array) -> Array:
+    def _weights(self, targets: Array) -> Array:
         if self.class_weight is None:
-            return super()._masses(targets)
+            return super()._weights(targets)
         weight = np.array(self.class_weight)
         return weight[targets] if targets.ndim == 1 else targets @ weight
 
@@ -158,9 +190,17 @@ class SoftmaxCrossEntropy(_MeanLoss):
 class SigmoidCrossEntropy(_MeanLoss):
     """Cross-entropy of a sigmoid for each output by itself: ``log(1 + eˣ) − t·x``, the mean over all outputs.
 
-    Targets are in [0, 1], of the output's shape: independent yes-or-no questions, or one of them.
+    Targets are in [0, 1], of the output's shape: binary or multi-label classification.
 
-    Range [0, ∞); at random ``log 2``.
+    Range [0, ∞); at initialisation ``log 2``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> loss, gradient = nn.SigmoidCrossEntropy()(np.zeros((2, 1)), np.array([[1], [0]]))
+    >>> round(loss, 4), gradient.tolist()
+    (0.6931, [[-0.25], [0.25]])
     """
 
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:
@@ -176,11 +216,11 @@ class SigmoidCrossEntropy(_MeanLoss):
 
 
 class Hinge(_MeanLoss):
-    """Multi-class SVM loss: ``Σ_{j ≠ label} max(0, x_j − x_label + margin)`` [1]_.
+    """Multi-class hinge (SVM) loss: ``Σ_{j ≠ label} max(0, x_j − x_label + margin)`` [1]_.
 
     Targets are integer labels (n,).
 
-    Range [0, ∞); at random ``margin·(c − 1)``.
+    Range [0, ∞); at initialisation ``margin·(c − 1)``.
 
     Parameters
     ----------
@@ -190,6 +230,13 @@ class Hinge(_MeanLoss):
     References
     ----------
     .. [1] J. Weston and C. Watkins, "Support vector machines for multi-class pattern recognition", 1999.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Hinge()(np.array([[0.5, 0.0, -2.0]]), np.array([1]))
+    (1.5, array([[ 1., -1.,  0.]]))
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -213,7 +260,17 @@ class Hinge(_MeanLoss):
 class SquaredError(_MeanLoss):
     """``(x − t)²``, the mean over all outputs. Targets are numbers of the output's shape.
 
-    Range [0, ∞); at random the mean of the squares of the targets: their variance, if they are centred.
+    Range [0, ∞); at initialisation the mean of the squared targets: their variance, if they are centred.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.SquaredError()(np.array([[1.0], [2.0]]), np.array([[0.0], [0.0]]))
+    (2.5, array([[1.],
+           [2.]]))
+    >>> nn.SquaredError()(np.array([[1.0], [2.0]]), np.array([[0.0], [0.0]]), sample_weight=np.array([1.0, 3.0]))[0]
+    3.25
     """
 
     def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
@@ -224,7 +281,14 @@ class SquaredError(_MeanLoss):
 class L1(_MeanLoss):
     """``|x − t|``, the mean over all outputs; its gradient where x = t is 0. Targets are numbers of the output's shape.
 
-    Range [0, ∞); at random the mean of the sizes of the targets.
+    Range [0, ∞); at initialisation the mean of the absolute values of the targets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.L1()(np.array([[1.0, -3.0]]), np.array([[0.0, 0.0]]))
+    (2.0, array([[ 0.5, -0.5]]))
     """
 
     def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
@@ -233,11 +297,11 @@ class L1(_MeanLoss):
 
 
 class Huber(_MeanLoss):
-    """``e²/2`` for errors of size up to `delta`, beyond it ``delta·(|e| − delta/2)`` [1]_, the mean over all outputs.
+    """``e²/2`` for errors with ``|e|`` up to `delta`, else ``delta·(|e| − delta/2)`` [1]_, the mean over all outputs.
 
     Targets are numbers of the output's shape.
 
-    Range [0, ∞); at random at most half of `SquaredError`.
+    Range [0, ∞); at initialisation at most half of `SquaredError`.
 
     Parameters
     ----------
@@ -247,6 +311,13 @@ class Huber(_MeanLoss):
     References
     ----------
     .. [1] P. J. Huber, "Robust estimation of a location parameter", 1964.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.Huber()(np.array([[0.5, -3.0]]), np.array([[0.0, 0.0]]))
+    (1.3125, array([[ 0.25, -0.5 ]]))
     """
 
     def __init__(self, delta: float = 1.0) -> None:

@@ -5,36 +5,36 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.drawing import figure
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.monitor import figure
-from fastopt.nn.training import batches, bound, look_ahead, loss_of, samples
+from fastopt.nn.model import Sequential
+from fastopt.nn.stack import samples
+from fastopt.nn.training import batches, bound, look_ahead, loss_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
-
 
 class LRRange(NamedTuple):
-    """What a learning-rate range test measured.
+    """The result of a learning-rate range test.
 
     Attributes
     ----------
     rates, losses : ndarray (steps,)
-        The loss of each batch, and the rate of the step after it; up to where the loss exploded.
+        The loss of each batch, and the learning rate of the step after it; up to where the loss diverged.
     smoothed : ndarray (steps,)
         Running means of the losses.
     lowest, steepest : float
-        The rates at which the smoothed loss is lowest, and at which it falls fastest over the logarithm of the rate.
+        The learning rates at which the smoothed loss is lowest, and at which it falls fastest over the logarithm of
+        the learning rate.
     suggestion : float
-        A rate to begin with: the geometric mean of a tenth of `lowest`, which is often too high for adaptive steps,
-        and of `steepest`, which is often too low for plain ones.
+        An initial learning rate: the geometric mean of a tenth of `lowest`, which is often too high for adaptive
+        optimizers, and of `steepest`, which is often too low for plain ones.
     """
 
     rates: Array
@@ -45,7 +45,7 @@ class LRRange(NamedTuple):
     suggestion: float
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw it into a picture file (extra ``plot``)."""
+        """Plot the losses to a file (extra ``plot``), whose suffix decides the format."""
         page = figure((7, 4))
         axes = page.subplots()
         axes.plot(self.rates, self.losses, color="C7", linewidth=0.7, label="loss")
@@ -74,9 +74,9 @@ def lr_find(
     smoothing: float = 0.9,
     seed: int | None = None,
 ) -> LRRange:
-    """The learning-rate range test [1]_: train with a rate that grows from step to step, and see where the loss falls.
+    """The learning-rate range test [1]_: train with a learning rate that grows from step to step, and record the loss.
 
-    Model and optimizer are to the bit what they were, afterwards.
+    Model and optimizer are afterwards what they were before, to the bit.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ def lr_find(
         As for `Sequential.fit`.
     loss : callable, default softmax_cross_entropy
     low, high : float, default 1e-6, 10.0
-        The rates to begin and to end with, in (0, inf); in between, each is the one before times a constant. The test
-        ends sooner where the smoothed loss is four times the lowest.
+        The first and the last learning rate, in (0, inf), with a geometric progression in between. The test ends when
+        the smoothed loss is four times its minimum.
     steps : int, default 150
         At least 2.
     batch_size : int, default 32
     smoothing : float, default 0.9
-        The weight of the old in the running mean, in [0, 1).
+        The weight of the old value in the running mean, in [0, 1).
     seed : int, optional
         Decides the order of samples; the model's own seed where absent.
 
@@ -101,10 +101,24 @@ def lr_find(
     -------
     LRRange
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or the loss diverges at the first learning rate.
+
     References
     ----------
-    .. [1] L. Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3; that the rates grow by
-       a factor, and a tenth of the rate at the minimum, are S. Gugger's, "How do you find a good learning rate", 2018.
+    .. [1] L. Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3; the geometric
+       progression, and a tenth of the rate at the minimum, are from S. Gugger, "How do you find a good learning rate",
+       2018.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], x.shape[1:])
+    >>> 1e-4 < nn.lr_find(model, x, y).suggestion < 1e-1
+    True
     """
     x, y = samples(model, x, y, loss)
     if not len(x):
@@ -155,9 +169,9 @@ def lr_find(
 
 
 def _steepest(values: list[float], half: int) -> int:
-    """Where a line through the values around falls most; those at the ends, which are noisy or alone, aside."""
+    """The index at which a least-squares line through the neighbouring values falls most, without the noisy ends."""
     if len(values) < 4 * half + 1 or half < 1:
         return len(values) // 2
-    weights = np.arange(half, -half - 1, -1) / (half * (half + 1) * (2 * half + 1) / 3)  # of least squares
+    weights = np.arange(half, -half - 1, -1) / (half * (half + 1) * (2 * half + 1) / 3)
     slopes = np.convolve(values, weights, "valid")
     return int(np.argmin(slopes[half:])) + 2 * half

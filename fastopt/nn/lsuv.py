@@ -1,4 +1,4 @@
-"""Initial weights that depend on data."""
+"""Initialisation that depends on data."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fastopt.nn.model import Sequential
 def lsuv(
     model: Sequential, x: Array, *, tolerance: float = 0.1, max_iterations: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """Layer-sequential unit-variance initialisation [1]_: orthonormal weights, then scaled layer by layer, in the order
-    in which the inputs pass them, until the outputs (before the activation) have variance 1 on these inputs.
+    """Layer-sequential unit-variance initialisation [1]_: orthonormal weights, which are scaled layer by layer, in the
+    order of the forward pass, until the outputs (before the activation) have variance 1 on these inputs.
 
     Parameters
     ----------
     model : Sequential
-        Built. The weights of its Dense and Conv2D layers are overwritten, at any depth; no other parameter is, nor the
-        state.
+        The weights of its Dense and Conv2D layers are overwritten, at any depth; other parameters and the state are
+        not.
     x : ndarray (n, …)
         A batch of inputs, the larger the better.
     tolerance : float, default 0.1
-        How far from 1 the variance may end, in (0, inf).
+        The allowed distance of a variance from 1, in (0, inf).
     max_iterations : int, default 10
     seed : int, default 0
         Decides the orthonormal weights.
@@ -35,11 +35,24 @@ def lsuv(
     Returns
     -------
     dict of str to float
-        The variance that each weight ended with.
+        The last variance of the outputs, by the name of the weight.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or inputs do not fit the model.
 
     References
     ----------
     .. [1] D. Mishkin and J. Matas, "All you need is a good init", 2016, algorithm 1.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, _ = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], x.shape[1:])
+    >>> {name: round(variance) for name, variance in nn.lsuv(model, x[:200]).items()}
+    {'1.weight': 1, '2.weight': 1}
     """
     x = model.inputs("x", x)
     if not len(x):
@@ -51,7 +64,7 @@ def lsuv(
     ends: dict[str, float] = {}
 
     def scaled(layer: Dense | Conv2D) -> Any:
-        """A forward pass of the layer that first scales its weight, at the first time."""
+        """The layer's forward pass, whose first call scales the weight before."""
         forward, weight = layer.forward, layer.params["weight"]
 
         def first(x: Array, **options: Any) -> Any:
@@ -69,7 +82,7 @@ def lsuv(
 
         return first
 
-    # What forward passes call is replaced in the layers themselves, which works at any depth and in any order.
+    # The forward passes of the layers themselves are replaced, which works at any depth and in any order.
     layers = [part for part in model.walk() if isinstance(part, (Dense, Conv2D)) and id(part.params["weight"]) in names]
     for layer in layers:
         layer.forward = scaled(layer)  # type: ignore[method-assign]

@@ -1,14 +1,14 @@
-"""Where the results of layers lie: in new arrays each time, or in the same ones ever after.
+"""The arrays that layers write to: new ones in each pass, or the same ones in all.
 
-Each pass of a layer takes `memory` and asks it for every array that it writes::
+Each pass of a layer gets every array that it writes from its argument `memory`::
 
     y = memory.array("y", shape, dtype)        # uninitialised
-    dweight = memory.grad("weight", weight)    # where the gradient of a parameter goes
-    dx = memory.over("dx", x)                  # x itself, perhaps, where nothing reads that any more
+    dweight = memory.grad("weight", weight)    # for the gradient of a parameter
+    dx = memory.over("dx", x)                  # may be x itself, which nothing reads any more
 
-A name serves one purpose in a layer, so what forward leaves for backward is not overwritten before that has read it.
-What is read by the next layer alone goes by the names of `GRADIENTS` or `OUTPUTS`, and may lie where an earlier layer
-wrote: the caches see less memory go by.
+Names are unique within a layer, so arrays that backward needs of forward are not overwritten in between. Arrays that
+only the next layer reads have the names in `GRADIENTS` or `OUTPUTS`, and are double-buffered: two blocks serve all
+layers, which keeps the working set in the caches small.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from fastopt.checks import Array
 
 
 class Memory(Protocol):
-    """What passes write to."""
+    """Provides the arrays that passes write to."""
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of a shape and type that begins at a cache line, with anything in it."""
+        """An uninitialised array of a shape and type, aligned to a cache line."""
 
     def over(self, name: str, array: Array) -> Array:
-        """An array like this one, which nothing else will read: that itself, or another one."""
+        """An array of the shape and type of `array`, which nothing reads any more: that itself, or another one."""
 
     def grad(self, name: str, param: Array) -> Array:
         """An array like `param` for the gradient of the layer's parameter of that name."""
 
     def child(self, key: str) -> Memory:
-        """The memory of a part of the layer, whose parameters are named ``"<key>.<name>"`` in the layer's."""
+        """The memory of a part of the layer, whose parameters have the names ``"<key>.<name>"`` in the layer."""
 
     def stage(self, key: str) -> Memory:
-        """The same of one of the parts that are called one after the other, and read each other's results alone."""
+        """The memory of a part that is called in sequence with others, each reading the result of the one before."""
 
 
 class Fresh:
-    """New arrays each time: results are the caller's for good."""
+    """New arrays in each pass, which nothing overwrites."""
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         return arena.empty(shape, dtype)
@@ -60,18 +60,18 @@ class Fresh:
     stage = child
 
 
-#: What passes use by themselves.
+#: The default of passes.
 FRESH = Fresh()
 
 
-#: In training, what a layer's backward pass hands on (and what it makes of that first).
+#: Arrays of backward passes that only the next call reads: the gradient of the input, and of a product.
 GRADIENTS = frozenset({"dx", "dproduct"})
-#: In inference, where there is no backward pass, what forward hands on.
+#: Arrays of forward passes that only the next layer reads, in inference, where no backward pass follows.
 OUTPUTS = frozenset({"y"})
 
 
-class _Turns:
-    """Two blocks of memory, as large as the largest array, in which arrays are made by turns."""
+class _DoubleBuffer:
+    """Two blocks of memory, each as large as the largest array, that provide arrays alternately."""
 
     def __init__(self) -> None:
         self._blocks: list[Array] = []
@@ -94,16 +94,28 @@ class _Turns:
 
 
 class Workspace:
-    """Arrays that are made once for each name, shape and type: training on batches of one size allocates nothing
-    after its first steps, and each pass overwrites what the one before it returned. What forward leaves serves one
-    backward pass.
+    """Arrays that are allocated once for each name, shape and type, and reused in each pass.
+
+    Training on batches of one size allocates nothing after the first steps. Each pass overwrites the results of the one
+    before, and the cache of a forward pass serves one backward pass.
 
     Parameters
     ----------
     grads : mapping of str to ndarray, optional
-        Where gradients go, by the names of parameters; arrays of the workspace's own for those that are not in it.
+        Arrays for gradients, by the names of parameters; others are allocated when they are needed.
     handed_on : set of str, default `GRADIENTS`
-        The names of arrays that a stage writes for the next one alone.
+        The names of arrays that only the next layer reads, which are double-buffered.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(3)], (2,))
+    >>> memory = model.workspace()
+    >>> x = np.ones((4, 2), np.float32)
+    >>> first, second = (model.forward(x, memory=memory)[0] for _ in range(2))
+    >>> first is second
+    True
     """
 
     def __init__(
@@ -113,13 +125,13 @@ class Workspace:
         self._handed_on = handed_on
         self._arrays: dict[tuple[str, tuple[int, ...], Any], Array] = {}
         self._children: dict[str, Workspace] = {}
-        self._turns: _Turns | None = None  # where this stage hands on
-        self._turns_of_stages = _Turns()
+        self._buffer: _DoubleBuffer | None = None  # of a stage, for arrays that the next one reads
+        self._stages_buffer = _DoubleBuffer()
         self._stages: dict[str, Workspace] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        if self._turns is not None and name in self._handed_on:
-            return self._turns.array(shape, dtype)
+        if self._buffer is not None and name in self._handed_on:
+            return self._buffer.array(shape, dtype)
         key = (name, shape, dtype)
         array = self._arrays.get(key)
         if array is None:
@@ -146,5 +158,5 @@ class Workspace:
         stage = self._stages.get(key)
         if stage is None:
             stage = self._stages[key] = self.child(key)
-            stage._turns = self._turns_of_stages
+            stage._buffer = self._stages_buffer
         return stage

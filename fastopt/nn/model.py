@@ -1,8 +1,7 @@
-"""A model: layers in a row, with what is done to them as a whole."""
+"""A model: a stack of layers that can be trained and loaded."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import os
@@ -12,122 +11,66 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arena, checks, files
+from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn import training as loop
-from fastopt.nn.callbacks import Callback
-from fastopt.nn.init import Initializer
-from fastopt.nn.layers import Composite, Grads, Layer, Shape
+from fastopt.nn.config import decode, encode
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.memory import FRESH, OUTPUTS, Memory, Workspace
+from fastopt.nn.stack import Stack
+from fastopt.nn.training import Callback
 from fastopt.optimizer import Optimizer
 
 
-class Sequential(Composite):
-    """Layers in a row, built for inputs of one shape: a model, or a part of another one.
+class Sequential(Stack):
+    """A sequence of layers, built for inputs of one shape: a model, or a layer of another one.
 
     Parameters
     ----------
     layers : sequence of Layer
-        A layer may stand in it more than once: it then shares its parameters, and its gradients add up.
+        A layer may occur more than once: its parameters are then shared, and its gradients add up.
     input_shape : tuple of int, optional
-        The shape of one input, without the batch: ``(d,)`` or ``(h, w, c)``. Without it, the layers are built when the
-        model that this one is a part of is, from that one's seed and in its type.
+        The shape of one input, without the batch: ``(d,)`` or ``(h, w, c)``. Without it, the layers are built together
+        with the model that this one is a layer of, from its seed and in its type.
     seed : int, default 0
-        All initial weights and dropout masks follow from it.
+        Decides all initial weights and dropout masks.
     dtype : {float32, float64}, default float32
 
     Attributes
     ----------
     params : dict of ndarray
         Every parameter once, as ``"<number of the layer>.<name>"``: what an optimizer takes. Those that are made with
-        the model lie side by side in one block of memory, as `fastopt.flatten` lays them out.
+        the model are contiguous, as `fastopt.flatten` lays them out.
     state : dict of ndarray
-        Likewise what else a trained model holds (running means and variances).
+        The running means and variances, named likewise.
+    shapes : list of tuple of int
+        The shape of an input, and of the output of each layer, without the batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or a layer does not take the outputs of the one before.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], (8, 8, 1))
+    >>> history = model.fit(x, y, epochs=2, optimizer="adam")
+    >>> sorted(history)
+    ['accuracy', 'loss', 'samples_per_second']
+    >>> sorted(model.evaluate(x, y)), model.predict(x).shape
+    (['accuracy', 'loss'], (1797, 10))
+    >>> print(model.summary())
+    layer    output       parameters
+    Flatten  (64,)                 0
+    Dense    (16,)             1,040
+    Dense    (10,)               170
+    total    4,840 bytes       1,210
     """
 
-    def __init__(
-        self, layers: Sequence[Layer], input_shape: Shape | None = None, *, seed: int = 0, dtype: Any = np.float32
-    ) -> None:
-        self.layers = list(layers)
-        for i, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}] must be a Layer, got {type(layer).__name__}")
-        # Where a layer stands more than once, its first place names its arrays.
-        self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
-        super().__init__({str(i): self.layers[i] for i in sorted({*self._first})})
-        self._stages = _stages(self.layers)
-        self.seed = checks.integer("seed", seed, 0)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
-        self._whole = input_shape is not None
-        if input_shape is not None:
-            elsewhere = {id(param) for layer in self.walk() for param in layer.params.values()}
-            shape = tuple(checks.integer("input_shape", length, 1) for length in input_shape)
-            self.build(shape, np.random.default_rng(self.seed), self.dtype)
-            # Others, such as an optimizer, may hold the arrays of layers that were built before.
-            own = {name: param for name, param in self.params.items() if id(param) not in elsewhere}
-            self.adopt(arena.flatten(own).params)
-
-    may_skip_input_grad = True
-
-    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self.shapes = [input_shape]
-        for layer in self.layers:
-            self.shapes.append(layer.build(self.shapes[-1], rng, dtype))
-        self._lowest = next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        for layer in self.layers:
-            input_shape = layer.output_shape(input_shape)
-        return input_shape
-
-    # ---- Passes ---------------------------------------------------------------------------------------------
-
-    def workspace(self) -> Workspace:
-        """Memory for passes over this model, in which results are overwritten by the next pass: what `fit` uses.
-
-        Gradients lie side by side in one block, in the order of `params`. What forward leaves serves one backward pass.
-        """
-        return Workspace(arena.flatten(self.params).grads)
-
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, list[Any]]:
-        """The output, and the caches of all layers.
-
-        `counter` is the number of the call in training: another one, other dropout masks.
-        """
-        caches: list[Any] = [None] * len(self.layers)
-        count = counter * len(self.layers)
-        for i, key, options, _ in self._stages:
-            x, caches[i] = self.layers[i].forward(
-                x, training=training, counter=count + i, memory=memory.stage(key), **options
-            )
-        return x, caches
-
-    def backward(
-        self, dy: Array, cache: list[Any], *, memory: Memory = FRESH, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
-        """The gradients with respect to the input (without `input_grad`, None), and to each of `params`."""
-        grads: Grads = {}
-        last = 0 if input_grad else self._lowest  # below which there is nothing to learn
-        for i, place, _, options in reversed(self._stages):
-            if i < last:
-                break
-            layer = self.layers[i]
-            skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
-            dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **options, **skip)
-            if options and memory is not FRESH:
-                cache[i] = None  # what it holds may be overwritten
-            for name, grad in own.items():
-                key = f"{self._first[i]}.{name}"
-                grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
-        return (dy if input_grad else None), grads
-
-    # ---- Use ------------------------------------------------------------------------------------------------
+    #: Whether passes call those of the layers and nothing else, so that they can be recorded. Not inherited: see
+    #: `fastopt.nn.playback.is_recordable`.
+    calls_layers_alone = True
 
     def fit(
         self,
@@ -145,7 +88,7 @@ class Sequential(Composite):
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> loop.History:
-        """Train by minibatches.
+        """Train by mini-batches.
 
         Parameters
         ----------
@@ -155,23 +98,23 @@ class Sequential(Composite):
             Targets, for softmax cross-entropy integer labels.
         epochs : int, default 1
         batch_size : int, default 32
-            Samples are drawn anew each epoch. A lone last sample joins the batch before, for batch norm's sake.
+            Samples are shuffled in each epoch. A single last sample joins the batch before, since batch norm needs two.
         optimizer : Optimizer or str, default "adam"
-            One that is bound to ``model.params``, with which a further `fit` goes on where this one ends; or the
-            name of one to begin with, with its defaults.
+            One that is bound to ``model.params``, with which a further `fit` continues; or the name of a new one, with
+            its defaults.
         validation_data : (ndarray, ndarray), optional
-            Inputs and labels to evaluate on after each epoch.
+            Inputs and targets to evaluate on after each epoch.
         loss : callable, default softmax_cross_entropy
             ``loss(output, targets) -> (mean loss, gradient)``; where there are weights,
             ``loss(output, targets, sample_weight=w)``, whose mean is ``Σ w·l / Σ w``.
         sample_weight : ndarray (n,), optional
-            How much each sample counts, in [0, inf).
+            The weight of each sample, in [0, inf).
         class_weight : dict, sequence or ndarray (classes,), optional
-            How much each sample of a class counts, in [0, inf); multiplies `sample_weight`.
+            The weight of each sample of a class, in [0, inf); multiplies `sample_weight`.
         accumulate : int, default 1
             The batches per step of the optimizer. Their gradients are averaged, so that a step is that of one batch
-            of all their samples (with rounding; but for batch norm and dropout, which see each batch alone). For
-            callbacks, these are one batch.
+            of all their samples (up to rounding, and except for batch norm and dropout, which act on each batch).
+            Callbacks are told of them as one batch.
         seed : int, optional
             Decides the order of samples; the model's own seed where absent.
         callbacks : sequence of Callback, optional
@@ -180,13 +123,32 @@ class Sequential(Composite):
         Returns
         -------
         History
-            Loss and accuracy per epoch. The same seed gives the same bits.
+            Metrics per epoch. The same seed gives the same bits.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule, or samples, targets or weights do not fit each other, the model or the
+            loss.
 
         Notes
         -----
-        Ctrl-C ends the run after the step that is being taken: `History` has the epochs so far, the callbacks are
-        told, such as `EarlyStopping`, which brings back the best weights, and ``history.stopped`` says what happened.
+        Ctrl-C ends the run after the current step: `History` has the epochs so far, callbacks get their
+        ``on_train_end`` (`EarlyStopping` restores the best weights), and ``history.stopped`` says what happened.
         A second Ctrl-C raises KeyboardInterrupt at once.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastopt
+        >>> from fastopt import nn
+        >>> x = np.random.default_rng(0).normal(size=(64, 2))
+        >>> y = x @ [[1.0], [-2.0]] + 0.5
+        >>> model = nn.Sequential([nn.Dense(1)], (2,))
+        >>> sgd = fastopt.SGD(model.params, lr=0.1)
+        >>> history = model.fit(x, y, epochs=50, batch_size=16, optimizer=sgd, loss=nn.SquaredError())
+        >>> model.params["0.weight"].ravel().round(3).tolist(), model.params["0.bias"].round(3).tolist()
+        ([1.0, -2.0], [0.5])
         """
         return loop.fit(
             self,
@@ -204,105 +166,55 @@ class Sequential(Composite):
             callbacks=callbacks,
         )
 
-    def evaluate(
-        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
-    ) -> dict[str, float]:
-        """``{"loss": …, "accuracy": …}`` in inference; accuracy, the share of right labels, where `y` are labels."""
-        x, y = loop.samples(self, x, y, loss)
-        output = self.predict(x, batch_size=batch_size)
-        measured = {"loss": loss(output, y)[0]}
-        if loop.are_labels(y):
-            measured["accuracy"] = loop.accuracy(output, y)
-        return measured
-
-    def predict(self, x: Array, *, batch_size: int = 256) -> Array:
-        """The outputs in inference (for a classifier the logits, whose ``argmax(axis=1)`` is the class)."""
-        x = self.inputs("x", x)
-        batch_size = checks.integer("batch_size", batch_size, 1)
-        output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace(handed_on=OUTPUTS)
-        # For one batch, no product is followed by another convolution.
-        with loop.room_for_convolutions(self) if len(x) > batch_size else contextlib.nullcontext():
-            for i in range(0, len(x), batch_size):
-                output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
-        return output
-
-    def inputs(self, name: str, x: Any) -> Array:
-        """Inputs of the model's shape, in its type and C-contiguous."""
-        x = np.asarray(x)
-        if x.dtype.kind not in "fiub":
-            raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")
-        if self.input_shape is None:
-            raise ValueError("the model must have an input_shape, got None")
-        if x.shape[1:] != self.input_shape or x.ndim == 0:
-            raise ValueError(f"{name} must have shape (n, {', '.join(map(str, self.input_shape))}), got {x.shape}")
-        return np.ascontiguousarray(x, self.dtype)
-
-    def summary(self) -> str:
-        """A table of the layers with the shapes of their outputs, their parameters and bytes."""
-        rows = [("layer", "output", "parameters")]
-        for i, (layer, shape) in enumerate(zip(self.layers, self.shapes[1:], strict=True)):
-            shared = "" if self._first[i] == i else f" (layer {self._first[i]} again)"
-            count = 0 if shared else sum(a.size for a in layer.params.values())
-            rows.append((type(layer).__name__ + shared, str(shape), f"{count:,}"))
-        total = sum(a.size for a in self.params.values())
-        size = sum(a.nbytes for a in self.params.values())
-        rows.append(("total", f"{size:,} bytes", f"{total:,}"))
-        wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(f"{a:<{wide[0]}}  {b:<{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows)
-
-    def __repr__(self) -> str:
-        layers = "".join(f"    {line}\n" for layer in self.layers for line in f"{layer!r},".split("\n"))
-        options = f", {self.input_shape}, seed={self.seed}, dtype={self.dtype}" if self._whole else ""
-        return f"Sequential([\n{layers}]{options})"
-
-    # ---- Files ----------------------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole model to one npz file, without pickle. An existing file is replaced at once or not at all."""
-        files.write_arrays(path, self.entries())
-
-    def entries(self) -> dict[str, Any]:
-        """What the file of a model holds, by name: its ``config`` as JSON, and arrays."""
-        arrays = {f"params/{name}": a for name, a in self.params.items()}
-        arrays |= {f"state/{name}": a for name, a in self.state.items()}
-        return {"config": json.dumps(encode(self.config(), [])), **arrays}
-
     def copy(self, *, dtype: Any = None) -> Sequential:
-        """A model of its own, alike in all, with the same values (rounded to another `dtype` where that is given)."""
+        """An independent model with the same layers, options and values.
+
+        Parameters
+        ----------
+        dtype : {float32, float64}, optional
+            The type to convert the values to; that of the model where absent.
+
+        Returns
+        -------
+        Sequential
+        """
         entries = self.entries()
         dtype = self.dtype if dtype is None else np.dtype(dtype)
-        config = json.dumps(json.loads(entries.pop("config")) | {"dtype": dtype.name})
+        del entries["config"]
+        config = json.dumps(encode(self.config() | {"dtype": dtype.name}, []))
         arrays = {name: a.astype(dtype) if a.dtype == self.dtype else a for name, a in entries.items()}
         return _read({"config": np.array(config), **arrays})
 
-    def config(self) -> dict[str, Any]:
-        own = {"input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name} if self._whole else {}
-        return {"layers": self.layers, **own}
-
-
-def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any], dict[str, Any]]]:
-    """The places of layers that are called, as numbers and as text, and with what forward and backward are: some take
-    over those behind them, and may overwrite the output of the one before."""
-    stages, i, kept = [], 0, True
-    while i < len(layers):
-        layer, count = layers[i], layers[i].fuses(layers[i + 1 :])
-        fused = tuple(layers[i + 1 : i + 1 + count])
-        overwrite = not kept and layer.may_overwrite_input(fused)
-        stages.append((i, str(i), {"fused": fused} if fused else {}, {"overwrite": True} if overwrite else {}))
-        kept = layer.keeps_output(fused)
-        i += 1 + count
-    return stages
-
 
 def load(path: str | os.PathLike[str]) -> Sequential:
-    """The model in a file that `Sequential.save` wrote.
+    """The model in a file that `Sequential.save` or `ModelCheckpoint` wrote.
 
     Layers of your own can be loaded once their class is defined.
 
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Sequential
+
     Raises
     ------
+    FileNotFoundError
+        Where there is no file.
     ValueError
-        Where the file is no such file, or its arrays do not fit its layers.
+        Where it is no such file, or its arrays do not fit its layers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastopt import nn
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nn.Sequential([nn.Dense(3)], (2,)).save(Path(folder) / "model.npz")
+    ...     nn.load(Path(folder) / "model.npz").shapes
+    [(2,), (3,)]
     """
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
@@ -311,44 +223,6 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         raise ValueError(
             f"path must name a model that Sequential.save wrote, got {os.fspath(path)!r}: {error}"
         ) from error
-
-
-def encode(value: Any, seen: list[Layer]) -> Any:
-    """A value of a configuration as JSON has it. A layer that was seen before is given by its number."""
-    if isinstance(value, Layer):
-        known = [i for i, layer in enumerate(seen) if layer is value]
-        if known:
-            return {"layer": known[0]}
-        seen.append(value)
-        return {"class": type(value).__name__, **encode(value.config(), seen)}
-    if isinstance(value, Initializer):
-        return {"init": type(value).__name__, **value.config()}
-    if isinstance(value, dict):
-        return {key: encode(item, seen) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [encode(item, seen) for item in value]
-    return value
-
-
-def decode(value: Any, seen: list[Layer | None]) -> Any:
-    """The value that `encode` was given."""
-    if isinstance(value, list):
-        return [decode(item, seen) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {"layer"}:
-        return seen[value["layer"]]
-    if "init" in value and "class" not in value:
-        name = checks.choice("class of an initializer", value.pop("init"), tuple(Initializer.classes))
-        return Initializer.classes[name](**value)
-    kind = value.pop("class", None)
-    if kind is None:
-        return {key: decode(item, seen) for key, item in value.items()}
-    checks.choice("class of a layer", kind, tuple(Layer.classes))
-    place = len(seen)
-    seen.append(None)
-    layer = seen[place] = Layer.classes[kind](**{key: decode(item, seen) for key, item in value.items()})
-    return layer
 
 
 def _read(file: Mapping[str, Array]) -> Sequential:

@@ -1,10 +1,10 @@
-"""Looking at a training run: what to record, what to draw, and where a NaN came from.
+"""Monitoring a training run: records of weights, activations and gradients, plots, and the origin of a NaN.
 
 >>> from fastopt import data, nn
 >>> x, y = data.digits()
 >>> model = nn.Sequential([nn.Flatten(), nn.Dense(64, activation="relu"), nn.Dense(10)], x.shape[1:])
 >>> history = model.fit(x, y, epochs=3, callbacks=[nn.monitor.Monitor(), nn.monitor.DetectAnomaly()])
->>> nn.monitor.plot(history, "curves.png")                                                     # doctest: +SKIP
+>>> nn.monitor.plot(history, "curves.png")
 """
 
 from __future__ import annotations
@@ -13,26 +13,23 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.nn.callbacks import Callback
+from fastopt.drawing import figure
 from fastopt.nn.layers import Grads, Layer, ReLU
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.training import loss_of
+from fastopt.nn.stack import Stack
+from fastopt.nn.training import Callback, Run, loss_of
 
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
-    from fastopt.nn.training import Run
-
-# ---- Passes under watch -----------------------------------------------------------------------------------------
+# ---- Traced passes ----------------------------------------------------------------------------------------------
 
 
 class Trace(NamedTuple):
-    """What a pass forward and back made, layer by layer.
+    """The results of a forward and a backward pass, layer by layer.
 
     Attributes
     ----------
@@ -49,12 +46,12 @@ class Trace(NamedTuple):
     grads: Grads
 
 
-#: What is told of each array that a layer makes: the layer's name, "forward" or "backward", what it is, the array.
+#: Called for each result of a layer with the layer's name, "forward" or "backward", what it is, and the array.
 Witness = Callable[[str, str, str, Array], None]
 
 
 def trace(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     loss: Loss = softmax_cross_entropy,
@@ -63,7 +60,7 @@ def trace(
     counter: int = 0,
     witness: Witness | None = None,
 ) -> Trace:
-    """One pass in training, layer by layer, which leaves the model as it was.
+    """A forward and a backward pass in training, layer by layer; the model's state is restored afterwards.
 
     Parameters
     ----------
@@ -75,7 +72,20 @@ def trace(
     counter : int, default 0
         As for `Sequential.forward`.
     witness : callable, optional
-        ``witness(name, pass, what, array)`` is called for all that the layers make, those inside of others first.
+        ``witness(name, pass, what, array)`` is called for each result of a layer, those of inner layers first.
+
+    Returns
+    -------
+    Trace
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], x.shape[1:])
+    >>> traced = nn.monitor.trace(model, x[:32], y[:32])
+    >>> [output.shape for output in traced.outputs]
+    [(32, 64), (32, 16), (32, 10)]
     """
     outputs: list[Array] = []
     caches: list[Any] = []
@@ -105,8 +115,8 @@ def trace(
 
 
 @contextlib.contextmanager
-def _state_kept(model: Sequential) -> Iterator[None]:
-    """Bring back running means and the like."""
+def _state_kept(model: Stack) -> Iterator[None]:
+    """A context after which running means and the like are what they were before."""
     before = {name: array.copy() for name, array in model.state.items()}
     try:
         yield
@@ -116,7 +126,7 @@ def _state_kept(model: Sequential) -> Iterator[None]:
 
 
 def _places(layer: Layer, prefix: str = "") -> dict[str, Layer]:
-    """All layers inside of one by name, inner ones first."""
+    """All parts of a layer by name, inner ones first."""
     found: dict[str, Layer] = {}
     for key, part in layer.parts.items():
         found |= _places(part, f"{prefix}{key}.")
@@ -126,15 +136,15 @@ def _places(layer: Layer, prefix: str = "") -> dict[str, Layer]:
 
 @contextlib.contextmanager
 def _witnessed(name: str, layer: Layer, witness: Witness) -> Iterator[None]:
-    """Tell a witness of all that a layer makes."""
+    """A context in which a witness is called for each result of a layer."""
     forward, backward = layer.forward, layer.backward
 
-    def watched_forward(*args: Any, **kwargs: Any) -> Any:
+    def traced_forward(*args: Any, **kwargs: Any) -> Any:
         y, cache = forward(*args, **kwargs)
         witness(name, "forward", "output", y)
         return y, cache
 
-    def watched_backward(*args: Any, **kwargs: Any) -> Any:
+    def traced_backward(*args: Any, **kwargs: Any) -> Any:
         dx, grads = backward(*args, **kwargs)
         if not layer.parts:
             for key, grad in grads.items():
@@ -143,7 +153,7 @@ def _witnessed(name: str, layer: Layer, witness: Witness) -> Iterator[None]:
             witness(name, "backward", "gradient of the input", dx)
         return dx, grads
 
-    vars(layer).update(forward=watched_forward, backward=watched_backward)
+    vars(layer).update(forward=traced_forward, backward=traced_backward)
     try:
         yield
     finally:
@@ -154,11 +164,11 @@ def _witnessed(name: str, layer: Layer, witness: Witness) -> Iterator[None]:
 
 
 class Anomaly(FloatingPointError):
-    """A NaN or an infinity in training; the message names the first layer and pass that made one."""
+    """A NaN or an infinity in training; the message names the first layer and pass with such a result."""
 
 
 def find_anomaly(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     loss: Loss = softmax_cross_entropy,
@@ -166,7 +176,7 @@ def find_anomaly(
     sample_weight: Array | None = None,
     counter: int = 0,
 ) -> str | None:
-    """The first layer and pass that makes a NaN or an infinity of finite numbers; None where there is none.
+    """The first layer and pass whose result is a NaN or an infinity, of finite numbers; None where there is none.
 
     Parameters
     ----------
@@ -176,7 +186,15 @@ def find_anomaly(
     Returns
     -------
     str or None
-        Such as ``"the forward pass of layer 2 (Dense): 3 of 640 values of its output are NaN, 5 infinite"``.
+        Such as ``"the forward pass of layer 2 (Dense): in its output, 3 NaN and 5 infinite of 640 values"``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2, init=nn.Constant(1e30)), nn.ReLU(), nn.Dense(2)], (1,))
+    >>> print(nn.monitor.find_anomaly(model, np.full((1, 1), 1e30, np.float32), np.array([0])))
+    the forward pass of layer 0 (Dense): in its output, 2 infinite of 2 values
     """
     given = {"x": x, "y": y, **{f"params[{name}]": param for name, param in model.params.items()}}
     for name, array in given.items():
@@ -209,9 +227,9 @@ def _trouble(array: Array) -> str:
 
 
 class DetectAnomaly(Callback):
-    """Raises `Anomaly` before a step whose gradients hold a NaN or an infinity; the parameters are still good then.
+    """Raises `Anomaly` before a step whose gradients hold a NaN or an infinity, while the parameters are still finite.
 
-    Finite gradients cost one look at each.
+    Each gradient is read once per step.
     """
 
     def on_train_begin(self, run: Run) -> None:
@@ -233,17 +251,25 @@ class DetectAnomaly(Callback):
 
 
 def norm(arrays: Mapping[str, Array]) -> float:
-    """The Euclidean norm of all arrays together, in double precision."""
+    """The Euclidean norm of all arrays together, in double precision.
+
+    >>> norm({"a": np.array([3.0]), "b": np.array([[4.0]])})
+    5.0
+    """
     return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays.values()))
 
 
 def dead_share(output: Array) -> float:
-    """The share of features (n, d) or channels (n, h, w, c) that are 0 for the whole batch."""
+    """The share of features of (n, d), or channels of (n, h, w, c), that are 0 for the whole batch.
+
+    >>> dead_share(np.array([[0.0, 1.0], [0.0, 0.0]]))
+    0.5
+    """
     return float((output.reshape(-1, output.shape[-1]) == 0).all(axis=0).mean())
 
 
 def noise_scale(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     loss: Loss = softmax_cross_entropy,
@@ -262,14 +288,14 @@ def noise_scale(
     model, x, y, loss, sample_weight, counter
         See `trace`.
     parts : int, default 4
-        How many parts of equal size the batch is cut into, of two samples at least.
+        The number of parts of equal size that the batch is divided into, of two samples at least.
 
     Returns
     -------
     trace : float
-        Of the covariance of a sample's gradient, ``tr Σ``.
+        The trace of the covariance of a sample's gradient, ``tr Σ``.
     square : float
-        Of the true gradient, ``|G|²``. Either may be below 0 by chance.
+        The squared norm of the true gradient, ``|G|²``. Either estimate may be below 0 by chance.
 
     References
     ----------
@@ -298,16 +324,21 @@ def noise_scale(
 
 
 class Monitor(Callback):
-    """Records what a run looks like from inside, into ``history.monitor``, which `plot` draws.
+    """Records norms, update ratios and histograms of a run into ``history.monitor``, which `plot` draws.
 
-    Each record costs about two steps more, and leaves the run to the bit what it is without.
+    A record takes about as long as two steps, and does not change a bit of the run.
 
     Parameters
     ----------
     every : int, default 20
         The number of steps from one record to the next; the first step is recorded.
     bins : int, default 40
-        Of histograms.
+        The number of bins of histograms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is no positive integer.
 
     Notes
     -----
@@ -322,6 +353,15 @@ class Monitor(Callback):
     - ``activations``, ``gradients``, by layer: histograms ``[low, high, counts]`` of its output, and of log10 of the
       magnitudes of the loss's gradient with respect to it, both without zeros. Activations that shrink or grow from
       layer to layer, and gradients that do so backwards, tell of a wrong initialisation.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x[:320], y[:320], epochs=2, callbacks=[nn.monitor.Monitor(every=10)])
+    >>> history.monitor["step"], sorted(history.monitor["update_ratio"])
+    ([0, 10], ['1.weight', '2.weight'])
     """
 
     def __init__(self, every: int = 20, *, bins: int = 40) -> None:
@@ -355,12 +395,12 @@ class Monitor(Callback):
         self._add("step", run.optimizer.t)
         x, y, weight, counter = next(run.parts())
         self._before = {name: param.copy() for name, param in run.model.params.items() if param.ndim > 1}
-        seen = trace(run.model, x, y, run.loss, sample_weight=weight, counter=counter)
+        traced = trace(run.model, x, y, run.loss, sample_weight=weight, counter=counter)
         for i, layer in enumerate(run.model.layers):
             name = f"{i} {type(layer).__name__}"
             if isinstance(layer, ReLU) or getattr(layer, "activation", None) == "relu":
-                self._add("dead", dead_share(seen.outputs[i]), name)
-            output, gradient = seen.outputs[i], np.abs(seen.gradients[i])
+                self._add("dead", dead_share(traced.outputs[i]), name)
+            output, gradient = traced.outputs[i], np.abs(traced.gradients[i])
             self._add("activations", self._histogram(output[output != 0]), name)
             self._add("gradients", self._histogram(np.log10(gradient[gradient > 0])), name)
         self._add("noise_scale", math.nan)
@@ -368,7 +408,7 @@ class Monitor(Callback):
             measured = noise_scale(run.model, x, y, run.loss, sample_weight=weight, counter=counter)
             self._squares = [0.9 * old + 0.1 * new for old, new in zip(self._squares, measured, strict=True)]
             covariance, square = self._squares
-            if square > 0:  # the estimate may miss, among few records
+            if square > 0:  # the estimate may not be, after few records
                 run.history.monitor["noise_scale"][-1] = covariance / square
 
     def _histogram(self, values: Array) -> list[Any]:
@@ -397,14 +437,14 @@ class Monitor(Callback):
 
 
 def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Draw a run into a picture file: loss and accuracy; and what a `Monitor` recorded, on one page.
+    """Plot a run to a file: loss and accuracy; and the record of a `Monitor`, on the same page.
 
     Parameters
     ----------
     history : History or mapping
-        What `Sequential.fit` returned, or the same read back from its JSON file.
+        What `Sequential.fit` returned, or the contents of its JSON file.
     path : path
-        Its ending decides the format: ``.png``, ``.svg``, ``.pdf``.
+        Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
 
     Raises
     ------
@@ -443,21 +483,12 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
 
 
 def _record(history: Mapping[str, Any]) -> Any:
-    """What a `Monitor` recorded, of a History or of what is in its file; or nothing."""
+    """The record of a `Monitor`, from a History or the contents of its file; or None."""
     return getattr(history, "monitor", None) or history.get("monitor")
 
 
-def figure(size: tuple[float, float]) -> Any:
-    """A page to draw on, of a size in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'fastopt[plot]'") from error
-    return Figure(figsize=size, layout="constrained")
-
-
 def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Everything but loss and accuracy."""
+    """Plot the record of a `Monitor`."""
     step = record["step"]
     axes["lr"].plot(step[: len(record["loss"])], record["loss"], color="C0")
     axes["lr"].set(title="loss (blue) and learning rate (orange)", yscale="log")
@@ -490,7 +521,7 @@ def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
 
 
 def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> None:
-    """The first and the last histogram of each layer, from top to bottom."""
+    """Plot the first and the last histogram of each layer, from top to bottom."""
     for place, (_, histograms) in enumerate(record.items()):
         for which, style in ((0, {"color": "C7", "alpha": 0.7}), (-1, {"color": "C0"})):
             low, high, counts = histograms[which]

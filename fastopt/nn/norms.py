@@ -18,14 +18,39 @@ from fastopt.nn.memory import FRESH, Memory
 class BatchNorm(Layer):
     """Batch normalisation over all axes but the last: of (n, d) per feature, of (n, h, w, c) per channel.
 
-    A ReLU right behind it is fused with it, and so is a Dropout behind that; behind either of batch norm and ReLU, a
-    MaxPool2D whose stride is its size.
+    A ReLU directly after it is fused with it, and so is a Dropout after that; or, after either of batch norm and ReLU,
+    a MaxPool2D whose stride is its size.
 
     Parameters
     ----------
-    eps, momentum, momentum_of, unbiased
-        As in `fastopt.functional.batch_norm_forward`. `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0;
-        `state`: ``running_mean`` from 0 and ``running_var`` from 1.
+    eps : float, default 1e-5
+        Added to the variance, in [0, inf).
+    momentum : float, default 0.1
+        The weight of the new batch in the running statistics, in [0, 1].
+    momentum_of : {"new", "old"}, default "new"
+        ``"old"`` makes `momentum` the weight of the old value.
+    unbiased : bool, default True
+        Whether the running variance has the divisor n − 1.
+
+        `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0; `state`: ``running_mean`` (c,) from 0 and
+        ``running_var`` (c,) from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> layer = nn.BatchNorm(eps=0)
+    >>> layer.build((1,), np.random.default_rng(0), np.float64)
+    (1,)
+    >>> layer.forward(np.array([[1.0], [3.0]]), training=True)[0].ravel().tolist()
+    [-1.0, 1.0]
+    >>> layer.state["running_mean"].tolist()
+    [0.2]
     """
 
     def __init__(
@@ -47,9 +72,9 @@ class BatchNorm(Layer):
         self.params.update(scale=np.ones(channels, dtype), shift=np.zeros(channels, dtype))
         self.state.update(running_mean=np.zeros(channels, dtype), running_var=np.ones(channels, dtype))
 
-    def fuses(self, behind: Sequence[Layer]) -> int:
-        relu = len(behind) > 0 and type(behind[0]) is ReLU
-        last = behind[relu] if len(behind) > relu else None
+    def fuses(self, followers: Sequence[Layer]) -> int:
+        relu = len(followers) > 0 and type(followers[0]) is ReLU
+        last = followers[relu] if len(followers) > relu else None
         pool = type(last) is MaxPool2D and last.stride == last.size
         return relu + (pool or (relu and type(last) is Dropout))
 
@@ -113,11 +138,11 @@ class BatchNorm(Layer):
         return dx, {"scale": dscale, "shift": dshift}
 
 
-# ---- Over samples ---------------------------------------------------------------------------------------------
+# ---- Per sample -----------------------------------------------------------------------------------------------
 
 
 class _SampleNorm(Layer):
-    """What layer, group and instance norm share: each sample is normalised by itself, so inference is as training."""
+    """The base of layer, group and instance norm: each sample is normalised by itself, in inference as in training."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -128,11 +153,11 @@ class _SampleNorm(Layer):
         return input_shape[-1:]
 
     def _statistics(self, input_shape: Shape) -> int:
-        """How many means each sample has."""
-        raise TypeError("a subclass says over what it normalises")
+        """The number of means per sample."""
+        raise TypeError("a subclass defines the axes of the mean")
 
     def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
-        raise TypeError("a subclass says over what it normalises")
+        raise TypeError("a subclass defines the axes of the mean")
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         learnt = self._learnt(input_shape)
@@ -170,9 +195,23 @@ class LayerNorm(_SampleNorm):
     Parameters
     ----------
     axes : int, default 1
-        Over how many axes, the last ones: 1 for each pixel of images by itself, 3 for whole images. `params`: ``scale``
-        from 1 and ``shift`` from 0, of the shape of these axes.
+        The number of axes, the last ones, that means are over: 1 for each pixel of images by itself, 3 for whole
+        images. `params`: ``scale`` from 1 and ``shift`` from 0, of the shape of these axes.
     eps : float, default 1e-5
+        Added to the variance, in [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the layer is built, inputs have fewer axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.LayerNorm(eps=0)], (2,))
+    >>> model.predict(np.array([[1, 3], [4, 0]])).tolist()
+    [[-1.0, 1.0], [1.0, -1.0]]
     """
 
     def __init__(self, axes: int = 1, eps: float = 1e-5) -> None:
@@ -197,8 +236,22 @@ class GroupNorm(_SampleNorm):
     Parameters
     ----------
     groups : int
-        A divisor of c. `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+        The number of channel groups, a divisor of c. `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
     eps : float, default 1e-5
+        Added to the variance, in [0, inf).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the layer is built, `groups` does not divide c.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.GroupNorm(2, eps=0)], (4,))
+    >>> model.predict(np.array([[1, 3, 4, 0]])).tolist()
+    [[-1.0, 1.0, 1.0, -1.0]]
     """
 
     def __init__(self, groups: int, eps: float = 1e-5) -> None:
@@ -223,7 +276,20 @@ class InstanceNorm(_SampleNorm):
     Parameters
     ----------
     eps : float, default 1e-5
-        `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+        Added to the variance, in [0, inf). `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `eps` breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.InstanceNorm(eps=0)], (2, 1))
+    >>> model.predict(np.array([[[1], [3]]])).tolist()
+    [[[-1.0], [1.0]]]
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
@@ -245,8 +311,20 @@ class WeightNorm(Composite):
     Parameters
     ----------
     layer : Dense or Conv2D
-        Its weight and bias begin as they do there. `params`: ``gain`` (outputs,), ``direction`` like the weight, and
-        ``layer.bias``.
+        Its weight and bias are initialised as without. `params`: ``gain`` (outputs,), ``direction`` of the weight's
+        shape, and ``layer.bias``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `layer` is another one, or, when it is built, the initial weight of an output is 0.
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.WeightNorm(nn.Dense(3, activation="relu"))], (4,))
+    >>> {name: param.shape for name, param in model.params.items()}
+    {'0.gain': (3,), '0.direction': (4, 3), '0.layer.bias': (3,)}
 
     References
     ----------
@@ -263,7 +341,7 @@ class WeightNorm(Composite):
 
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
         shape = super().build(input_shape, rng, dtype)
-        del self.params["layer.weight"]  # which follows from the others at each forward pass
+        del self.params["layer.weight"]  # which is computed from the others in each forward pass
         return shape
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
@@ -313,23 +391,40 @@ class WeightNorm(Composite):
 
 
 class DecorrelatedBatchNorm(Layer):
-    """Batch normalisation that also takes the correlations away: ZCA whitening of groups of features [1]_.
+    """Batch normalisation that also decorrelates: ZCA whitening of channel groups [1]_.
 
-    ``y = scale·Σ^(−1/2)(x − mean) + shift`` for each group of channels, with mean and covariance Σ over the batch (and
-    the pixels) in training, and running ones in inference. Of Σ = D Λ Dᵀ, the gradient takes no difference of
+    ``y = scale·Σ^(−1/2)(x − mean) + shift`` for each channel group, with mean and covariance Σ over the batch (and
+    the pixels) in training, and running ones in inference. With Σ = D Λ Dᵀ, the gradient takes no difference of
     eigenvalues, so equal ones do no harm: the derivative of Σ^(−1/2) is D (K ∘ (Dᵀ dΣ D)) Dᵀ with
     ``K_ij = −1 / (√λ_i √λ_j (√λ_i + √λ_j))``, the divided difference of λ^(−1/2) in closed form.
 
     Parameters
     ----------
     size : int, default 16
-        How many channels a group has, a divisor of their number; or more than there are, for one group of all.
+        The number of channels per group, a divisor of their number; or more than there are, for one group of all.
     eps : float, default 1e-5
         Added to the diagonal of Σ, in (0, inf).
     momentum : float, default 0.1
-        The weight of a new batch in the running statistics, in [0, 1]. `params`: ``scale`` (c,) from 1 and ``shift``
+        The weight of the new batch in the running statistics, in [0, 1]. `params`: ``scale`` (c,) from 1 and ``shift``
         (c,) from 0; `state`: ``running_mean`` (c,) from 0, ``running_whitening`` (groups, size, size) from
         the identity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the layer is built, `size` does not divide the number of channels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> layer = nn.DecorrelatedBatchNorm(eps=1e-12)
+    >>> layer.build((3,), np.random.default_rng(0), np.float64)
+    (3,)
+    >>> y, _ = layer.forward(np.random.default_rng(1).normal(size=(50, 3)) @ [[1, 1, 0], [0, 1, 1], [0, 0, 2]],
+    ...                      training=True)
+    >>> bool(np.abs(y.T @ y / 50 - np.eye(3)).max() < 1e-9)
+    True
 
     References
     ----------
@@ -392,12 +487,12 @@ class DecorrelatedBatchNorm(Layer):
         dx = memory.array("dx", rows.shape, dy.dtype)
         np.matmul(self._groups(dwhite), whitening, out=self._groups(dx))
         dx -= dx.mean(axis=0, dtype=np.float64).astype(dx.dtype)
-        through_covariance = memory.array("through covariance", rows.shape, dy.dtype)
+        through_covariance = memory.array("dx of covariance", rows.shape, dy.dtype)
         factor = (2 / len(rows) * dcovariance).astype(dy.dtype)
         np.matmul(self._groups(centred), factor, out=self._groups(through_covariance))
         dx += through_covariance
         return dx.reshape(dy.shape), {"scale": dscale, "shift": dshift}
 
     def _groups(self, rows: Array) -> Array:
-        """Rows (m, channels) as (groups, m, size), a view."""
+        """Rows (m, c) by channel group, (groups, m, size): a view."""
         return rows.reshape(len(rows), -1, min(self.size, rows.shape[1])).swapaxes(0, 1)

@@ -1,12 +1,12 @@
-"""Passes over a model in training, recorded once and then played back by one call each.
+"""Recorded calls, replayed: the kernel calls of a pass in training are recorded once, and then replayed by one call.
 
-In one workspace, batches of one size have the same kernels called on the same arrays, over and over; where a model is
-small, the Python around them takes as long as they do.
+In one workspace, all batches of one size have the same kernels called on the same arrays; for small models, the Python
+around these calls takes as long as they do.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,33 +18,30 @@ from fastopt.nn.layers import Conv2D, Dense, Dropout, Flatten, Grads, Layer, Max
 from fastopt.nn.memory import Workspace
 from fastopt.nn.norms import BatchNorm
 from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
+from fastopt.nn.stack import Stack
 
-if TYPE_CHECKING:
-    from fastopt.nn.model import Sequential
-
-#: Layers that in a workspace do nothing but call kernels; subclasses may do more.
+#: Layers whose passes are kernel calls alone when arrays come from a workspace; subclasses may do more.
 _KERNELS_ALONE = {
     *(ReLU, LeakyReLU, ELU, GELU, Sigmoid, SiLU, Softmax, Softplus, Tanh),
     *(AveragePool2D, BatchNorm, Dropout, Flatten, GlobalAveragePool2D, MaxPool2D),
 }
 
-#: For benchmarks: where it is a dict, what kernels take in seconds is added to it by their names.
+#: For benchmarks: a dict to which replays add the seconds spent in each kernel, by its name.
 SECONDS: dict[str, float] | None = None
 
 
-def is_recordable(model: Sequential) -> bool:
-    """Whether passes over a model in training are kernels alone, each layer having its own arrays."""
-    from fastopt.nn.model import Sequential  # which imports this module by way of the loop
-
+def is_recordable(model: Stack) -> bool:
+    """Whether passes over a model in training are kernel calls alone, and no layer occurs twice."""
     layers = model.layers
-    if type(model) is not Sequential or any({"forward", "backward"} & vars(part).keys() for part in (model, *layers)):
+    patched = any({"forward", "backward"} & vars(part).keys() for part in (model, *layers))
+    if patched or not vars(type(model)).get("calls_layers_alone"):
         return False
     first = next((layer for layer in layers if layer.params), None)
     return len({*map(id, layers)}) == len(layers) and all(_calls_kernels(layer, layer is first) for layer in layers)
 
 
 def _calls_kernels(layer: Layer, first: bool) -> bool:
-    """Whether a layer calls nothing but kernels; the first one need not find the gradient of its input."""
+    """Whether a layer's passes are kernel calls alone; the `first` with parameters takes no gradient of its input."""
     if type(layer) is Dense:
         return F.dense_pays() and layer.params["weight"].flags.c_contiguous
     if type(layer) is Conv2D and layer.input_shape is not None:
@@ -54,45 +51,53 @@ def _calls_kernels(layer: Layer, first: bool) -> bool:
 
 
 def _alike(dy: Any, usual: Array) -> bool:
-    """Whether kernels would take it in the place of the usual one."""
+    """Whether an array has the shape, type and layout of the usual one."""
     alike = isinstance(dy, np.ndarray) and (dy.shape, dy.dtype) == (usual.shape, usual.dtype)
     return alike and dy.flags.c_contiguous
 
 
 class _Recorded:
-    """A pass: the calls that it made, and the options and arrays of layers that it found."""
+    """The kernel calls of a pass, and the options and arrays of the layers when it was recorded."""
 
-    def __init__(self, model: Sequential) -> None:
+    def __init__(self, model: Stack) -> None:
         self.tape = _kernels.Tape()
         self._layers, self._now = [*model.layers], model.layers
         own = (each for layer in model.layers for each in (vars(layer), layer.params, layer.state) if each)
         self._found = _kernels.Snapshot([vars(model), *own])
 
     def holds(self) -> bool:
-        """Whether it would find the same now: callbacks, a loss, a schedule may have changed some of it."""
+        """Whether options and arrays are the same now: callbacks, a loss or a schedule may have changed them."""
         return self._now == self._layers and self._found.holds()
 
 
 class Passes:
-    """Passes in training over batches of one size: the first is recorded, and played back in the place of all others.
+    """Passes in training over batches of one size: the kernel calls of the first are recorded, and replayed for others.
 
-    ::
-
-        passes = nn.Passes(model)
-        output = passes.forward(x[chosen], optimizer.t)
-        loss, dy = nn.softmax_cross_entropy(output, y[chosen])
-        optimizer.step(passes.backward(dy))
-
-    The bits are those of `Sequential.forward` and `Sequential.backward`, which run where a model does more than call
-    kernels, and whenever shapes, options or arrays of layers are others than before. Results are overwritten by the
-    next pass.
+    The bits are those of `Sequential.forward` and `Sequential.backward`, which are called where a model does more than
+    call kernels, and whenever shapes, options or arrays of layers differ from those before. Results are overwritten by
+    the next pass.
 
     Parameters
     ----------
     model : Sequential
     memory : Workspace, optional
-        The model's own where absent. Without a copy go an x that is ``memory.array("x", …)``, and a dy that is
-        ``memory.array("dy", …)``.
+        A new one where absent. An x that is ``memory.array("x", …)``, and a dy that is ``memory.array("dy", …)``, are
+        not copied.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> x = x.reshape(len(x), -1)
+    >>> model = nn.Sequential([nn.Dense(16, activation="relu"), nn.Dense(10)], (64,))
+    >>> optimizer, passes = fastopt.Adam(model.params), nn.Passes(model)
+    >>> for i in range(0, 320, 32):
+    ...     output = passes.forward(x[i : i + 32], optimizer.t)
+    ...     loss, dy = nn.softmax_cross_entropy(output, y[i : i + 32])
+    ...     optimizer.step(passes.backward(dy))
+    >>> loss < 2.3
+    True
     """
 
     _x: Array
@@ -100,15 +105,27 @@ class Passes:
     _cache: list[Any]
     _grads: Grads
 
-    def __init__(self, model: Sequential, memory: Workspace | None = None) -> None:
+    def __init__(self, model: Stack, memory: Workspace | None = None) -> None:
         self._model, self._memory = model, model.workspace() if memory is None else memory
-        self._recordable = True  # for all that is known
+        self._recordable = True  # until a look at the model says otherwise
         self._forward: _Recorded | None = None
         self._backward: _Recorded | None = None
         self._counter = 0
 
     def forward(self, x: Array, counter: int) -> Array:
-        """The output for a batch, whose gradient `backward` takes next; another counter, other dropout masks."""
+        """The forward pass of a batch; `backward` then takes the gradient of its output.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Of the model's type.
+        counter : int
+            The number of the call, of which dropout masks are a function.
+
+        Returns
+        -------
+        ndarray (n, …)
+        """
         options: dict[str, Any] = {"training": True, "counter": counter, "memory": self._memory}
         if not self._recordable or not isinstance(x, np.ndarray):
             return self._plain_forward(x, options)
@@ -129,12 +146,23 @@ class Passes:
         return self._output
 
     def backward(self, dy: Array) -> Grads:
-        """The gradients of the parameters, given that of the output."""
+        """The backward pass.
+
+        Parameters
+        ----------
+        dy : ndarray (n, …)
+            The gradient of the loss with respect to the output of the last `forward`.
+
+        Returns
+        -------
+        dict of ndarray
+            The gradients with respect to the model's parameters.
+        """
         if self._forward is None:
             cache, self._cache = self._cache, []
             return self._plain_backward(dy, cache)
-        usual = self._memory.array("dy", self._output.shape, self._output.dtype)  # where fastopt's loss writes it
-        ours = dy is usual  # so that nobody else's code has run since `forward`
+        usual = self._memory.array("dy", self._output.shape, self._output.dtype)  # which fastopt's loss writes to
+        ours = dy is usual  # then no code of the user's has run since `forward`
         if not ours:
             if not _alike(dy, usual):
                 return self._plain_backward(dy, [*self._cache])  # which says what is wrong

@@ -1,4 +1,4 @@
-"""Pooling by means; that by maxima is in `fastopt.nn.layers`."""
+"""Average pooling; max pooling is in `fastopt.nn.layers`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,26 @@ from fastopt.nn.memory import FRESH, Memory
 
 
 class AveragePool2D(Layer):
-    """The mean of each window of images (n, h, w, c).
+    """The mean of each window of images (n, h, w, c), without padding.
 
     Parameters
     ----------
     size : int or (int, int), default 2
     stride : int or (int, int), optional
         `size` where absent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is no positive integer, or, when the layer is built, inputs are smaller than a window.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> images = np.arange(16.0).reshape(1, 4, 4, 1)
+    >>> nn.AveragePool2D(2).forward(images)[0].ravel().tolist()
+    [2.5, 4.5, 10.5, 12.5]
     """
 
     def __init__(self, size: F.Pair = 2, stride: F.Pair | None = None) -> None:
@@ -45,7 +58,15 @@ class AveragePool2D(Layer):
 
 
 class GlobalAveragePool2D(Layer):
-    """The mean of each channel: images (n, h, w, c) become (n, c)."""
+    """The mean of each channel: images (n, h, w, c) become (n, c).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> nn.GlobalAveragePool2D().forward(np.ones((2, 4, 4, 3)))[0].shape
+    (2, 3)
+    """
 
     def output_shape(self, input_shape: Shape) -> Shape:
         check_images(self, input_shape)

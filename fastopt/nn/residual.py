@@ -25,6 +25,18 @@ class Residual(Composite):
         shape the body then must keep.
     activation : "relu" or None, default "relu"
         None leaves the sum as it is (He et al. 2016, with the activations in the body).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the layer is built, the outputs of both differ in shape.
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> body = nn.Sequential([nn.Conv2D(8, stride=2), nn.BatchNorm(), nn.ReLU(), nn.Conv2D(8), nn.BatchNorm()])
+    >>> nn.Sequential([nn.Residual(body, shortcut=nn.Conv2D(8, size=1, stride=2))], (16, 16, 3)).shapes[-1]
+    (8, 8, 8)
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: Literal["relu"] | None = "relu") -> None:

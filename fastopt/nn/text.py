@@ -1,4 +1,4 @@
-"""How objects show themselves: as the call that makes them."""
+"""The repr of objects: the call that makes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def call(cls: type, arguments: dict[str, Any]) -> str:
-    """A call of a class: what it must be given by place, what differs from its default by name."""
+    """A call of a class: required arguments by position, others that differ from their defaults by name."""
     shown = []
     for name, parameter in inspect.signature(cls).parameters.items():
         value, default = arguments[name], parameter.default

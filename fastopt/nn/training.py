@@ -1,4 +1,4 @@
-"""The training loop and its history."""
+"""The training loop: a run, what callbacks get of it, and its history."""
 
 from __future__ import annotations
 
@@ -12,32 +12,28 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import _kernels, checks
+from fastopt import checks
 from fastopt.checks import Array
-from fastopt.nn.callbacks import Callback
-from fastopt.nn.layers import Conv2D
+from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, Memory
 from fastopt.nn.playback import Passes
+from fastopt.nn.stack import Stack, room_for_convolutions, samples
+from fastopt.nn.targets import are_labels, count_right, weights
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
-from fastopt.threads import blas_on_one_thread, get_num_threads
-
-if TYPE_CHECKING:
-    from fastopt.nn.layers import Grads
-    from fastopt.nn.model import Sequential
 
 Indices = NDArray[np.int64]
 
 
 class History(dict[str, list[float]]):
-    """What was measured, per epoch: ``loss``, ``accuracy`` (over the epoch's batches, as trained on),
-    ``val_loss``, ``val_accuracy`` (where there is validation data), ``samples_per_second``.
+    """The metrics of a run, each a list with a value per epoch: ``loss`` and ``accuracy`` (over the epoch's batches, in
+    training), ``val_loss`` and ``val_accuracy`` (where there is validation data), ``samples_per_second``.
     Accuracies are there where the targets are integer labels.
 
     Attributes
@@ -45,7 +41,15 @@ class History(dict[str, list[float]]):
     stopped : str
         Why and when the run ended before its last epoch; empty where it did not.
     monitor : dict
-        What a `fastopt.nn.monitor.Monitor` recorded; empty where there was none.
+        The record of a `fastopt.nn.monitor.Monitor`; empty where there was none.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.add({"loss": 1.5})
+    >>> history.add({"loss": 0.5})
+    >>> history, history.stopped
+    ({'loss': [1.5, 0.5]}, '')
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,18 +58,23 @@ class History(dict[str, list[float]]):
         self.monitor: dict[str, Any] = {}
 
     def add(self, logs: dict[str, float]) -> None:
-        """Append the values of one epoch."""
+        """Append the metrics of one epoch."""
         for key, value in logs.items():
             self.setdefault(key, []).append(value)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, in which NaN and infinity become null; ``stopped`` and ``monitor`` where there are such."""
+        """Write the history as JSON, with null for NaN and infinity, and ``stopped`` and ``monitor`` unless empty.
+
+        Parameters
+        ----------
+        path : path
+        """
         more = {"stopped": self.stopped, "monitor": self.monitor}
         Path(path).write_text(json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n")
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for NaN and infinity."""
+    """A nested value with None for NaN and infinity."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -74,7 +83,7 @@ def _finite(value: Any) -> Any:
 
 
 class Batch(NamedTuple):
-    """What one pass is made on: inputs, targets, weights of samples or None, and the counter for `forward`."""
+    """The arguments of one forward pass and its loss: inputs, targets, sample weights or None, and the counter."""
 
     x: Array
     y: Array
@@ -82,8 +91,75 @@ class Batch(NamedTuple):
     counter: int
 
 
+class Callback:
+    """The base class of callbacks: methods that a run calls, which do nothing here. Their names are those of Keras.
+
+    Attributes
+    ----------
+    rank : int
+        Callbacks of a lower rank are called first, those of the same rank in the order given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Stop(nn.Callback):
+    ...     def on_train_begin(self, run):
+    ...         self.run = run
+    ...
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         if logs["loss"] < 1:
+    ...             self.run.stop("the loss is below 1")
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> model.fit(np.eye(2), np.arange(2), epochs=9, callbacks=[Stop()]).stopped
+    'the loss is below 1; stopped after epoch 1'
+    """
+
+    rank: int = 0
+
+    def on_train_begin(self, run: Run) -> None:
+        """Before the first epoch.
+
+        Parameters
+        ----------
+        run : Run
+            The run, with its model, optimizer, history, and ``stop(reason)``.
+        """
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Before an epoch, counted from 0."""
+
+    def on_batch_begin(self, batch: int) -> None:
+        """Before a step, counted from 0 in each epoch."""
+
+    def on_gradients(self, batch: int, grads: Grads) -> None:
+        """Between the backward pass and the step, with the gradients, which may be changed in place."""
+
+    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        """After a step, with the batch's ``loss``."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """After an epoch, with its metrics, as they were added to the `History`."""
+
+    def on_train_end(self) -> None:
+        """After the last epoch, also where the run was stopped."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold for a resumed run to continue to the same bits.
+
+        Returns
+        -------
+        dict
+            Nested dicts, lists and tuples of numbers, text and arrays.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; called after `on_train_begin`, unless it was empty."""
+
+
 class Run:
-    """A training run: what callbacks see of it, and may change.
+    """A training run, as callbacks get it in `Callback.on_train_begin`.
 
     Attributes
     ----------
@@ -92,23 +168,24 @@ class Run:
     loss : callable
     callbacks : list of Callback
     history : History
-        Of the epochs so far.
+        The metrics of the epochs so far.
     epochs, batches : int
         The number of epochs, and of steps in each.
     samples, batch_size, accumulate, seed : int
+        As for `Sequential.fit`, and the number of samples.
     measures : tuple of str
-        The names that an epoch's ``logs`` will have.
+        The names of the metrics that an epoch's ``logs`` will have.
     epoch : int
-        The epoch, counted from 0. Set in `Callback.on_train_begin`, it is the one to begin with.
+        The epoch, counted from 0. `Callback.on_train_begin` may set the one to begin with.
     stopped : str
         Why the run is to end; empty until `stop`.
     interrupted : bool
-        Whether that was by Ctrl-C.
+        Whether it was stopped by Ctrl-C.
     """
 
     def __init__(
         self,
-        model: Sequential,
+        model: Stack,
         data: tuple[Array, Array, Array | None],
         optimizer: Optimizer,
         loss: Loss,
@@ -142,11 +219,17 @@ class Run:
         self._counter = 0
 
     def stop(self, reason: str) -> None:
-        """End the run after the step that is being taken."""
+        """End the run after the current step.
+
+        Parameters
+        ----------
+        reason : str
+            What `History.stopped` will say; that of the first call counts.
+        """
         self.stopped = self.stopped or reason
 
     def parts(self) -> Iterator[Batch]:
-        """The batches of the present step: one, or as many as gradients are accumulated over."""
+        """The batches of the current step: one, or as many as gradients are accumulated over."""
         for i, chosen in enumerate(self._parts):
             weight = None if self._weight is None else self._weight[chosen]
             yield Batch(self._x[chosen], self._y[chosen], weight, self._counter + i)
@@ -158,7 +241,7 @@ class Run:
             getattr(callback, name)(*args)
 
     def go(self) -> History:
-        """All epochs."""
+        """Run all epochs."""
         with _interruptible(self), room_for_convolutions(self.model):
             self._tell("on_train_begin", self)
             while self.epoch < self.epochs and not self.stopped:
@@ -175,44 +258,45 @@ class Run:
         return self.history
 
     def __getstate__(self) -> dict[str, Any]:
-        """For callbacks that are copied or pickled with their run: recorded passes cannot be."""
+        """The run without recorded calls, which cannot be copied or pickled, as callbacks that hold it may be."""
         return vars(self) | {"_passes": {}}
 
     def _steps(self) -> Iterator[list[Indices]]:
-        """The samples of each step of the epoch that begins, by batches."""
+        """The indices of the samples of each step, by batches, for one epoch."""
         order = np.random.default_rng([self.seed, self.optimizer.t])
         each = batches(len(self._x), self.batch_size, order)
         while parts := list(itertools.islice(each, self.accumulate)):
             yield parts
 
     def _one_epoch(self) -> dict[str, float] | None:
-        """The epoch's logs; None where it was stopped on the way."""
-        started, total, right, mass = time.perf_counter(), 0.0, 0.0, 0.0
+        """The epoch's metrics; None where it was stopped before its end."""
+        started, total, right, total_weight = time.perf_counter(), 0.0, 0.0, 0.0
         for step, parts in enumerate(self._steps()):
             self._parts, self._counter = parts, self.optimizer.t * self.accumulate
             self._tell("on_batch_begin", step)
             value, correct, weight = self._step(step)
-            total, right, mass = total + value * weight, right + correct, mass + weight
+            total, right, total_weight = total + value * weight, right + correct, total_weight + weight
             self._tell("on_batch_end", step, {"loss": value})
             if self.stopped and step + 1 < self.batches:
                 self._where = f"after {step + 1} of {self.batches} batches of epoch {self.epoch + 1}"
                 return None
-        logs: dict[str, float] = {"loss": total / (mass or 1.0)}
+        logs: dict[str, float] = {"loss": total / (total_weight or 1.0)}
         if self._labelled:
             logs["accuracy"] = right / len(self._x)
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
         if self._validation_data is not None:
-            # Schedule-free optimizers train at one point and are to be judged by another.
+            # Schedule-free optimizers take gradients at other parameters than those to be evaluated.
             with getattr(self.optimizer, "applied", contextlib.nullcontext)():
                 measured = self.model.evaluate(*self._validation_data, loss=self.loss)
             logs |= {f"val_{key}": measured[key] for key in measured}
         return logs
 
     def _step(self, step: int) -> tuple[float, float, float]:
-        """Forward, backward and the optimizer's step; the mean loss, how many were right, and the samples' weight."""
+        """Forward, backward and the optimizer's step; returns the mean loss, the number of right answers, and the total
+        sample weight."""
         memory = self._memory
-        masses = [self._mass(chosen) for chosen in self._parts]
-        total = sum(masses)
+        part_weights = [self._total_weight(chosen) for chosen in self._parts]
+        total = sum(part_weights)
         value = right = 0.0
         look_ahead(self.optimizer)
         for i, chosen in enumerate(self._parts):
@@ -224,11 +308,11 @@ class Run:
             output = passes.forward(inputs, self._counter + i)
             part, dy = loss_of(self.loss, output, targets, weight, memory)
             share = 1.0
-            if len(masses) > 1:
-                share = masses[i] / (total or 1.0)
+            if len(part_weights) > 1:
+                share = part_weights[i] / (total or 1.0)
                 dy = dy * share
             grads = passes.backward(dy)
-            if len(masses) > 1:
+            if len(part_weights) > 1:
                 grads = self._summed(grads, begin=i == 0)
             value += share * part
             right += count_right(output, targets) if self._labelled else 0
@@ -236,15 +320,15 @@ class Run:
         self.optimizer.step(grads)
         return value, right, total
 
-    def _mass(self, chosen: Indices) -> float:
-        """How much samples count together: what the mean of their losses divides by."""
+    def _total_weight(self, chosen: Indices) -> float:
+        """The total weight of samples, by which the mean of their losses divides."""
         weight = None if self._weight is None else self._weight[chosen]
-        if hasattr(self.loss, "mass"):
-            return float(self.loss.mass(self._y[chosen], weight))
+        if hasattr(self.loss, "total_weight"):
+            return float(self.loss.total_weight(self._y[chosen], weight))
         return float(len(chosen) if weight is None else weight.sum())
 
     def _summed(self, grads: Grads, *, begin: bool) -> Grads:
-        """The sum of the gradients since the beginning."""
+        """The sum of the gradients since the call with `begin`."""
         for name, grad in grads.items():
             if begin:
                 np.copyto(self._sums.setdefault(name, np.empty_like(grad)), grad)
@@ -255,9 +339,9 @@ class Run:
 
 @contextlib.contextmanager
 def _interruptible(run: Run) -> Iterator[None]:
-    """Let the first Ctrl-C end the run after its step, and a second one at once.
+    """Let the first Ctrl-C end the run after its step, and a second one raise KeyboardInterrupt.
 
-    A handler of the program's own stays; other threads than the main one receive no signals.
+    A handler that the program has installed is kept; threads other than the main one receive no signals.
     """
     usual = signal.default_int_handler
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
@@ -276,15 +360,27 @@ def _interruptible(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
-def room_for_convolutions(model: Sequential) -> contextlib.AbstractContextManager[None]:
-    """A block in which products do not take the CPUs from fastopt's threads, where those have convolutions to do."""
-    if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
-        return blas_on_one_thread()
-    return contextlib.nullcontext()
-
-
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
-    """Indices of all samples in random order, by batches. A lone last sample joins the batch before."""
+    """Indices of all samples in random order, by batches. A single last sample joins the batch before.
+
+    Parameters
+    ----------
+    n : int
+        The number of samples.
+    batch_size : int
+    rng : numpy.random.Generator
+
+    Yields
+    ------
+    ndarray of int64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> [len(chosen) for chosen in nn.batches(9, 4, np.random.default_rng(0))]
+    [4, 5]
+    """
     order = rng.permutation(n)
     start = 0
     while start < n:
@@ -296,82 +392,21 @@ def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indic
 
 
 def count_batches(n: int, batch_size: int) -> int:
-    """How many `batches` there are."""
+    """The number of batches that `batches` yields."""
     lone = n > batch_size and (n - 1) % batch_size == 0
     return -(-n // batch_size) - lone
 
 
-def samples(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
-    """Inputs and targets, checked, as arrays that the model takes."""
-    x, y = model.inputs("x", x), np.asarray(y)
-    if y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"y must have one target per input, {len(x)}, got shape {y.shape}")
-    if loss is softmax_cross_entropy:
-        checks.labels("y", y, len(x), model.shapes[-1][-1])
-    elif hasattr(loss, "check"):
-        loss.check(y, (len(x), *model.shapes[-1]))
-    return x, y
-
-
-def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any]) -> Array | None:
-    """The weight of each sample, checked: its own times that of its class; None where there are neither."""
-    weight = None
-    if sample_weight is not None:
-        weight = _weights("sample_weight", sample_weight, (len(y),))
-    if class_weight is not None:
-        if not are_labels(y):
-            raise ValueError("class_weight must come with integer labels y (n,)")
-        classes = int(y.max(initial=-1)) + 1
-        if isinstance(class_weight, Mapping):
-            missing = sorted({*y.tolist()} - {*class_weight})
-            if missing:
-                raise ValueError(f"class_weight must hold a weight per class, but lacks {missing[0]}")
-            class_weight = [class_weight.get(label, 0.0) for label in range(classes)]
-        by_class = _weights("class_weight", class_weight, (max(classes, len(class_weight)),))
-        weight = by_class[y] if weight is None else weight * by_class[y]
-    if weight is not None and not weight.any():
-        raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
-    return None if weight is None else np.ascontiguousarray(weight, dtype)
-
-
-def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(value, np.float64)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    wrong = array[~((array >= 0) & (array < np.inf))]
-    if wrong.size:
-        raise ValueError(f"{name} must be in [0, inf), got {wrong[0]}")
-    return array
-
-
-def are_labels(y: Array) -> bool:
-    """Whether targets are integer labels, so that a model can be right about them."""
-    return y.ndim == 1 and y.dtype.kind in "iu"
-
-
-def count_right(output: Array, y: Array) -> int:
-    """The number of rows whose largest output is at the label."""
-    try:
-        return _kernels.count_right(output, y)
-    except _kernels.Misfit:  # labels or outputs of other types
-        return int(np.count_nonzero(output.argmax(axis=1) == y))
-
-
-def accuracy(output: Array, y: Array) -> float:
-    """The share of rows whose largest output is at the label; 0.0 for none."""
-    return count_right(output, y) / len(y) if len(y) else 0.0
-
-
 def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
-    """The chosen samples side by side."""
+    """The chosen samples in one array of `memory`."""
     out = memory.array(name, (len(chosen), *samples.shape[1:]), samples.dtype)
-    return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes go by way of a copy
+    return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes make a copy
 
 
 def loss_of(
     loss: Loss, output: Array, y: Array, sample_weight: Array | None = None, memory: Memory = FRESH
 ) -> tuple[float, Array]:
-    """A loss and its gradient, which softmax cross-entropy writes to memory."""
+    """A loss and its gradient; softmax cross-entropy writes to arrays of `memory`."""
     if sample_weight is not None:
         loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
         return loss(output, y, sample_weight=sample_weight)
@@ -386,13 +421,13 @@ def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
 
 
 def look_ahead(optimizer: Optimizer) -> None:
-    """Go to where the gradient is to be taken, with an optimizer that takes it elsewhere."""
+    """Move the parameters to where `LookAheadNesterov` takes the gradient; other optimizers leave them as they are."""
     if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
         optimizer.look_ahead()
 
 
-def bound(model: Sequential, optimizer: Optimizer | str) -> Optimizer:
-    """The optimizer, which must be bound to the model; or one of that name, with its defaults."""
+def bound(model: Stack, optimizer: Optimizer | str) -> Optimizer:
+    """The optimizer, which must be bound to the model's parameters; or a new one of that name, with its defaults."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
     if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
@@ -401,7 +436,7 @@ def bound(model: Sequential, optimizer: Optimizer | str) -> Optimizer:
 
 
 def fit(
-    model: Sequential,
+    model: Stack,
     x: Array,
     y: Array,
     *,

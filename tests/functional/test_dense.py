@@ -31,7 +31,7 @@ def test_bias_relu_backward_by_finite_differences(rng):
 def test_dense_refuses_what_does_not_fit(refuses):
     x, weight, dy = np.ones((5, 3)), np.ones((3, 4)), np.ones((5, 4))
     refuses(lambda: functional.dense_forward(x, weight.T.copy()), r"weight must have shape \(3, 3\), got \(4, 3\)")
-    refuses(lambda: functional.dense_forward(x, np.ones(3)), r"weight must have 2 dimensions, got shape \(3,\)")
+    refuses(lambda: functional.dense_forward(x, np.ones(3)), r"weight must have shape \(3, columns\), got \(3,\)")
     refuses(lambda: functional.dense_forward(x, weight.astype("f")), "weight must be float64, got float32")
     refuses(lambda: functional.dense_forward(x, weight, np.ones(3)), r"bias must have shape \(4,\), got \(3,\)")
     refuses(lambda: functional.dense_forward(x, weight, relu=1), "relu must be True or False, got 1")
@@ -43,5 +43,5 @@ def test_dense_refuses_what_does_not_fit(refuses):
 
 @pytest.mark.parametrize(("products", "pays"), [("own", True), ("blas", False)])
 def test_products_can_be_chosen(products, pays, monkeypatch):
-    monkeypatch.setattr(functional, "PRODUCTS", products)
+    monkeypatch.setattr(functional.dense, "PRODUCTS", products)
     assert functional.dense_pays() is pays

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from finite_differences import check_gradients
 
-from fastopt import functional, nn
+from fastopt import functional, nn, optimizers
 from fastopt.nn.memory import FRESH
 
 
@@ -121,7 +121,7 @@ def test_results_are_the_callers(batch, same_bits):
     model.backward(dy, model.forward(x[::-1].copy(), training=True, counter=1)[1])
     model.predict(-x, batch_size=7)
     model.evaluate(-x, y)
-    model.fit(x, y, optimizer=functional.OPTIMIZERS["sgd"](model.params, lr=0.0))
+    model.fit(x, y, optimizer=optimizers.OPTIMIZERS["sgd"](model.params, lr=0.0))
     for name, result in results.items():
         same_bits(result, before[name])
 

@@ -1,0 +1,161 @@
+/* Matrix products in registers, C = A B + C0: what dense layers and convolutions are made of.
+ *
+ *                                          NR columns: one or two vectors
+ *                              B (k x n)  +---------------+
+ *                                  row p  |###############|  rows b_row apart
+ *                                         |               |
+ *           A (m x k)  column p           +---------------+
+ *          +------------+-+------+        +---------------+
+ *          |            |#|      |        |  MR x NR sums |
+ *     MR   |            |#|      |        |  in registers |  one tile of C (m x n), rows c_row apart
+ *    rows  |            |#|      |        |               |
+ *          +------------+-+------+        +---------------+
+ *
+ * For one p after the other, the micro-kernel loads row p of B, broadcasts each of the MR elements of column p of A,
+ * and adds their products to the tile. So each element of C is a sum in the order of p, by one product and one addition
+ * after the other: its bits depend neither on MR and NR nor on the vector width. C0, a bias or the sums so far, is
+ * added last, and then comes the ReLU.
+ *
+ * A and B may consist of several blocks along k, which lie anywhere (a batch-reduce GEMM): the kernel rows of a
+ * convolution. */
+#ifndef GEMM_H
+#define GEMM_H
+
+#include "../kernel.h"
+#include "lanes.h"
+
+/* MR is bounded by the registers: the sums, a row of B and an element of A must fit. A tile of two vectors takes half
+ * as many broadcasts per product as one of one vector. But each is an instruction of its own, which on some CPUs
+ * occupies a port of the multipliers, while a single vector is multiplied by a broadcast operand in memory: there,
+ * tiles are one vector wide (see fastopt_product_vectors). */
+enum { NR_VECTORS = 2, NR = NR_VECTORS * PER_VECTOR };
+#if defined(__AVX512F__)
+enum { MR = 12, MR_OF_ONE_VECTOR = 16 };
+#elif defined(__aarch64__)
+enum { MR = 8, MR_OF_ONE_VECTOR = 8 };
+#else
+enum { MR = 6, MR_OF_ONE_VECTOR = 6 };
+#endif
+
+struct gemm_block {
+    const real *a, *b;
+};
+
+struct gemm {
+    struct gemm_block block[MOST_RUNS]; /* along k */
+    int64_t blocks, k, a_row, a_column; /* k of each block; from one row (column) of A to the next */
+    int64_t b_row, a_line;              /* a_line: where the rows of A are on several lines, from one to the next */
+    const real *c0;                     /* null: zeros */
+    real *c;
+    int64_t c0_row, c_row; /* c0_row is 0 for a bias */
+    int64_t n;             /* at most tile_columns() */
+    int relu, prefetch;    /* prefetch: C is not in the caches */
+};
+
+/* NR, or the one vector that this CPU prefers. */
+INLINE int64_t tile_columns(void)
+{
+    return (VECTOR_BYTES == 64 && fastopt_product_vectors < NR_VECTORS ? 1 : NR_VECTORS) * PER_VECTOR;
+}
+
+/* One tile: `lines` times `rows` rows of A, and so many vectors. All of them are constants, as is a_row if it is 1. */
+INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors, int64_t a_row)
+{
+    vector sum[MR * NR_VECTORS > MR_OF_ONE_VECTOR ? MR * NR_VECTORS : MR_OF_ONE_VECTOR];
+    const int64_t last = g->n - (vectors - 1) * PER_VECTOR; /* columns of the last vector */
+#pragma GCC unroll 32
+    for (int at = 0; at < lines * rows * vectors; ++at)
+        sum[at] = (vector){0};
+    for (int64_t block = 0; block < g->blocks; ++block) {
+        const real *a = g->block[block].a, *b = g->block[block].b;
+        for (int64_t p = 0; p < g->k; ++p, a += g->a_column, b += g->b_row) {
+            vector row[NR_VECTORS];
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v)
+                row[v] = vector_load(b + v * PER_VECTOR);
+#pragma GCC unroll 16
+            for (int i = 0; i < lines * rows; ++i) {
+                const vector broadcast = a[i / rows * g->a_line + i % rows * a_row] - (vector){0};
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; ++v)
+                    sum[i * vectors + v] += broadcast * row[v];
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lines * rows; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
+            vector y = sum[i * vectors + v];
+            if (g->c0)
+                y += vector_load_some(g->c0 + i * g->c0_row + at, columns);
+            if (g->relu)
+                y = vector_gate(y, y);
+            vector_store_some(g->c + i * g->c_row + at, y, columns);
+        }
+}
+
+/* m rows of C in tiles of about equal height: one of few rows does not hide the latency of additions. */
+INLINE void gemm_by_tiles(struct gemm *g, int64_t m, int64_t a_row)
+{
+    const int two = g->n > PER_VECTOR;
+    const int64_t most = two ? MR : MR_OF_ONE_VECTOR, tiles = (m + most - 1) / most;
+    const int64_t equal = tiles ? (m + tiles - 1) / tiles : 0;
+    for (int64_t rows; m > 0; m -= rows) {
+        rows = minimum(m, equal);
+        for (int64_t i = 0; g->prefetch && i < rows; ++i)
+            for (int64_t j = 0; j < g->n; j += LINE_OF_REALS)
+                __builtin_prefetch(g->c + i * g->c_row + j, 1);
+#define TILE(rows)                                                                                                     \
+    case rows:                                                                                                         \
+        if (two && rows <= MR)                                                                                         \
+            micro_kernel(g, 1, rows, NR_VECTORS, a_row);                                                               \
+        else if (rows <= MR_OF_ONE_VECTOR)                                                                             \
+            micro_kernel(g, 1, rows, 1, a_row);                                                                        \
+        break;
+        switch (rows) {
+            TILE(1)
+            TILE(2)
+            TILE(3)
+            TILE(4)
+            TILE(5)
+            TILE(6)
+            TILE(7)
+            TILE(8)
+            TILE(9)
+            TILE(10)
+            TILE(11)
+            TILE(12)
+            TILE(13)
+            TILE(14)
+            TILE(15)
+            TILE(16)
+        }
+#undef TILE
+        for (int64_t block = 0; block < g->blocks; ++block)
+            g->block[block].a += rows * a_row;
+        if (g->c0)
+            g->c0 += rows * g->c0_row;
+        g->c += rows * g->c_row;
+    }
+}
+
+static void gemm_of_rows(struct gemm *g, int64_t m)
+{
+    gemm_by_tiles(g, m, g->a_row);
+}
+
+/* A is transposed: MR elements of a column are neighbours in memory. */
+static void gemm_of_columns(struct gemm *g, int64_t m)
+{
+    gemm_by_tiles(g, m, 1);
+}
+
+/* Writes m rows of C, and leaves g at the row after them. */
+static void gemm(struct gemm *g, int64_t m)
+{
+    (g->a_row == 1 ? gemm_of_columns : gemm_of_rows)(g, m);
+}
+
+#endif

@@ -1,0 +1,29 @@
+"""Pages to draw on, by matplotlib: the extra ``plot``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def figure(size: tuple[float, float]) -> Any:
+    """An empty figure.
+
+    Parameters
+    ----------
+    size : (float, float)
+        Width and height in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'fastopt[plot]'") from error
+    return Figure(figsize=size, layout="constrained")

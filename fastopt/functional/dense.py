@@ -1,0 +1,136 @@
+"""Dense layers: products of matrices with a bias, and their gradients; bias alone."""
+
+from __future__ import annotations
+
+import os
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array
+from fastopt.kernel import kernel
+
+__all__ = [
+    "bias_backward",
+    "bias_forward",
+    "dense_forward",
+    "dense_input_grad",
+    "dense_pays",
+    "dense_weight_grad",
+]
+
+
+_dense_forward = kernel("dense_forward", y="out")
+_dense_input_grad = kernel("dense_input_grad", dx="out")
+_dense_weight_grad = kernel("dense_weight_grad", dweight="out")
+_bias_forward = kernel("bias_forward", y="out")
+_bias_backward = kernel("bias_backward", dbias="out")
+
+try:
+    PRODUCTS = checks.choice("it", os.environ.get("FASTOPT_PRODUCTS") or "faster", ("faster", "own", "blas"))
+except ValueError as error:
+    raise ImportError(f"FASTOPT_PRODUCTS: {error}") from None
+
+
+def dense_pays() -> bool:
+    """Whether `fastopt.nn.Dense` computes its products by `dense_forward` and its gradients, and not by NumPy's BLAS.
+
+    It does where they are as fast or faster: on AMD's CPUs since Zen, which multiply and add in units of their own,
+    by whatever instruction set. Elsewhere both share units, and a BLAS has them done by one instruction (FMA), so that
+    bits depend on which BLAS that is. The environment variable ``FASTOPT_PRODUCTS`` decides otherwise: ``own``,
+    ``blas``, or ``faster``, the default.
+    """
+    return _kernels.products_pay() if PRODUCTS == "faster" else PRODUCTS == "own"
+
+
+def dense_forward(
+    x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False, out: Array | None = None
+) -> Array:
+    """``y = x @ weight + bias``, with ReLU where wanted, in one pass.
+
+    Each sum goes in order, by one product and one addition after the other (of 512 at a time, where it is longer): bits
+    depend neither on the instruction set nor on the number of threads. See `dense_pays` for where it is faster than a
+    BLAS.
+
+    Parameters
+    ----------
+    x : ndarray (n, d)
+    weight : ndarray (d, k)
+    bias : ndarray (k,), optional
+    relu : bool, default False
+        Have ``y = max(x @ weight + bias, 0)``, whose gradient `relu_backward` or `bias_relu_backward` takes first.
+    out : ndarray (n, k), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, k)
+    """
+    return _dense_forward(x, weight, bias, out, checks.flag("relu", relu))
+
+
+def dense_input_grad(dy: Array, weight: Array, out: Array | None = None) -> Array:
+    """The gradient of `dense_forward` with respect to x: ``dx = dy @ weight.T``.
+
+    Parameters
+    ----------
+    dy : ndarray (n, k)
+    weight : ndarray (d, k)
+    out : ndarray (n, d), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, d)
+    """
+    return _dense_input_grad(dy, weight, out)
+
+
+def dense_weight_grad(x: Array, dy: Array, out: Array | None = None, dbias: Array | None = None) -> Array:
+    """The gradient of `dense_forward` with respect to the weight, ``x.T @ dy``, and to the bias where wanted.
+
+    Parameters
+    ----------
+    x : ndarray (n, d)
+    dy : ndarray (n, k)
+    out : ndarray (d, k), optional
+        Where to write dweight.
+    dbias : ndarray (k,), optional
+        Where to write the gradient of the bias, the sum of dy's rows; without it, that is not computed.
+
+    Returns
+    -------
+    dweight : ndarray (d, k)
+    """
+    return _dense_weight_grad(x, dy, out, dbias)[0]
+
+
+def bias_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
+    """``y = x + bias``; see `bias_backward`.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    bias : ndarray (d,)
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    return _bias_forward(x, bias, out)
+
+
+def bias_backward(dy: Array, out: Array | None = None) -> Array:
+    """The gradient of a bias that was added to rows: their sum.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+    out : ndarray (d,), optional
+        Where to write dbias.
+
+    Returns
+    -------
+    dbias : ndarray (d,)
+    """
+    return _bias_backward(dy, out)

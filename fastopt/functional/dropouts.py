@@ -1,0 +1,220 @@
+"""Dropout, alone and behind a bias with ReLU, by random bits that depend on a seed and a counter alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array
+from fastopt.kernel import kernel
+
+__all__ = [
+    "bias_relu_dropout_backward",
+    "bias_relu_dropout_forward",
+    "dropout",
+    "dropout_apply",
+    "dropout_backward",
+    "kept_share",
+]
+
+
+_dropout_forward = kernel("dropout_forward", y="out")
+_dropout_apply = kernel("dropout_apply", y="out")
+_dropout_apply_backward = kernel("dropout_apply", x="dy", y="out")
+_bias_relu_dropout_forward = kernel("bias_relu_dropout_forward", y="out")
+_bias_relu_backward = kernel("bias_relu_backward", dx="out")
+
+PIs = Literal["drop", "keep"]
+Mask = NDArray[np.uint8] | NDArray[np.bool_]
+_BYTE = np.dtype(np.uint8)
+_STEPS = _kernels.LIMITS["DROPOUT_STEPS"]
+
+
+def dropout(
+    x: Array,
+    p: float,
+    *,
+    seed: int,
+    counter: int,
+    p_is: PIs = "drop",
+    mask_format: Literal["bits", "bytes"] = "bits",
+    out: Array | None = None,
+    mask: NDArray[np.uint8] | None = None,
+    inverted: bool = True,
+) -> tuple[Array, Mask]:
+    """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
+
+    The random bits are Philox4x32-7 [2]_ of (`seed`, `counter`), 16 per element, so the mask depends on these two,
+    on `p` and on the number of elements alone: give each call in a training run a `counter` of its own.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    p : float
+        The probability of dropping, in [0, 1). The nearest multiple of 2⁻¹⁶ (below 1) takes its place, in the scale as
+        in the mask, so the expectation of y is x.
+    seed, counter : int
+        Each in [0, 2**64).
+    p_is : {"drop", "keep"}, default "drop"
+        ``"keep"`` makes `p` the probability of keeping, in (0, 1] (cs231n).
+    mask_format : {"bits", "bytes"}, default "bits"
+        ``"bits"``: uint8 (⌈size / 8⌉,), one bit per element, the lowest first, set where kept.
+        ``"bytes"``: bool, shaped like `x`, to look at.
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+    mask : uint8 ndarray (⌈size / 8⌉,), optional
+        Where to write the mask's bits.
+    inverted : bool, default True
+        False leaves the rest unscaled: in inference, all is then to be scaled by `kept_share`.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    mask : ndarray
+        For `dropout_backward`.
+
+    References
+    ----------
+    .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014, sec. 10.
+    .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+    """
+    cut, factor = threshold(p, p_is)
+    if not checks.flag("inverted", inverted):
+        factor = 1.0
+    if mask_format != "bits":
+        checks.choice("mask_format", mask_format, ("bits", "bytes"))
+    y, bits = _dropout_forward(x, out, mask, *key(seed, counter), cut, factor)
+    if mask_format == "bytes":
+        return y, np.unpackbits(bits, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
+    return y, bits
+
+
+def dropout_apply(
+    x: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None, inverted: bool = True
+) -> Array:
+    """Dropout with a given mask: ``y = x / (1 − p)`` where the mask is set, else 0.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+    mask : ndarray
+        As `dropout` returned it, or your own: bool or 0/1 integers shaped like `x`, or bits.
+    p, p_is, out, inverted
+        As in `dropout`.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    factor = threshold(p, p_is)[1] if checks.flag("inverted", inverted) else 1.0
+    return _dropout_apply(x, _mask_bits(mask, "x", x), out, factor)
+
+
+def dropout_backward(
+    dy: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None, inverted: bool = True
+) -> Array:
+    """The gradient of `dropout`: ``dx = dy / (1 − p)`` where the mask is set, else 0.
+
+    Parameters
+    ----------
+    dy : ndarray, any shape
+        The gradient with respect to y.
+    mask : ndarray
+        As `dropout` returned it.
+    p, p_is, out, inverted
+        As in `dropout`; `out` may be `dy` itself.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    """
+    factor = threshold(p, p_is)[1] if checks.flag("inverted", inverted) else 1.0
+    return _dropout_apply_backward(dy, _mask_bits(mask, "dy", dy), out, factor)
+
+
+def kept_share(p: float, p_is: PIs = "drop") -> float:
+    """The probability of keeping an element, with `p` rounded as in `dropout`."""
+    return 1 / threshold(p, p_is)[1]
+
+
+def bias_relu_dropout_forward(
+    x: Array, bias: Array, p: float, *, seed: int, counter: int, p_is: PIs = "drop", out: Array | None = None
+) -> Array:
+    """`bias_relu_forward` and then `dropout`, in one pass: the same numbers, and no mask to keep.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    bias : ndarray (d,)
+    p, seed, counter, p_is
+        As in `dropout`.
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    """
+    cut, factor = threshold(p, p_is)
+    return _bias_relu_dropout_forward(x, bias, out, *key(seed, counter), cut, factor)
+
+
+def bias_relu_dropout_backward(
+    dy: Array, y: Array, p: float, *, p_is: PIs = "drop", out: Array | None = None, dbias: Array | None = None
+) -> tuple[Array, Array]:
+    """The gradients of `bias_relu_dropout_forward`, in one pass: ``dx = 0`` where ``y <= 0``, else ``dy / (1 − p)``.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    y : ndarray like `dy`
+        What `bias_relu_dropout_forward` returned.
+    p, p_is
+        As there.
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+    dbias : ndarray (d,), optional
+        Where to write that.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dbias : ndarray (d,)
+    """
+    return _bias_relu_backward(dy, y, out, dbias, threshold(p, p_is)[1])
+
+
+def key(seed: int, counter: int) -> tuple[int, int]:
+    """The checked key of random bits."""
+    return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
+
+
+@_kernels.Remembered
+def threshold(p: float, p_is: PIs) -> tuple[int, float]:
+    """Below which of DROPOUT_STEPS numbers an element is dropped, and by what the others are multiplied."""
+    if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
+        drop = 1 - checks.number("p", p, "(0, 1]")
+    else:
+        drop = checks.number("p", p, "[0, 1)")
+    below = min(round(drop * _STEPS), _STEPS - 1)
+    return below, _STEPS / (_STEPS - below)
+
+
+def _mask_bits(mask: Any, name: str, x: Array) -> NDArray[np.uint8]:
+    """A mask of either format as bits."""
+    if not isinstance(x, np.ndarray):
+        checks.array(name, x)
+    size = (x.size + 7) // 8
+    if type(mask) is np.ndarray and mask.dtype is _BYTE and mask.shape == (size,) != x.shape and mask.strides == (1,):
+        return mask  # the usual case quickly
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
+        if mask.shape == x.shape and (mask.dtype != np.uint8 or x.shape != (size,)):
+            return np.packbits(mask.ravel() != 0, bitorder="little")
+        if mask.shape == (size,) and mask.dtype == np.uint8:
+            return np.ascontiguousarray(mask)
+    got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+    raise ValueError(f"mask must be uint8 bits of shape {(size,)}, or bool of shape {x.shape}, got {got}")

@@ -1,0 +1,554 @@
+"""Images (n, h, w, c): pooling, convolutions, and the patches under a sliding window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array, Pair
+from fastopt.kernel import dimension, kernel
+
+__all__ = [
+    "average_pool_backward",
+    "average_pool_forward",
+    "col2im",
+    "conv2d",
+    "conv2d_fits",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "depthwise_backward",
+    "depthwise_forward",
+    "im2col",
+    "max_pool_backward",
+    "max_pool_forward",
+    "packed_shape",
+    "patches_shape",
+    "winner_type",
+    "winograd_fits",
+]
+
+
+_LANES, _SCRATCH, _MOST_RUNS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
+    _kernels.LIMITS[name] for name in ("LANES", "SCRATCH", "MOST_RUNS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
+)
+
+# ---- Pooling ------------------------------------------------------------------------------------------------
+
+_max_pool_forward = kernel("max_pool_forward", y="out")
+_max_pool_backward = kernel("max_pool_backward", dx="out")
+_average_pool_forward = kernel("average_pool_forward", y="out")
+_average_pool_backward = kernel("average_pool_backward", dx="out")
+
+
+def max_pool_forward(
+    x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None, winner: NDArray[Any] | None = None
+) -> tuple[Array, NDArray[Any]]:
+    """The maximum of each window, without padding. NaN wins; of equals, the first.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size : int or (int, int)
+        Height and width of the window.
+    stride : int or (int, int), optional
+        Distance from window to window; `size` where absent. What is left over at the border is ignored.
+    out : ndarray (n, oh, ow, c), optional
+        Where to write y.
+    winner : ndarray (n, oh, ow, c) of `winner_type`, optional
+        Where to write that.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, c)
+        With ``oh = (h − size) // stride + 1``.
+    winner : integer ndarray like y
+        For `max_pool_backward`: which element of its window won, counted row by row.
+    """
+    return _max_pool_forward(x, out, winner, *_pooling(checks.shape("x", x, ndim=4), size, stride)[4:])
+
+
+def max_pool_backward(
+    dy: Array,
+    winner: NDArray[Any],
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `max_pool_forward`: each dy goes to the element that won.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, c)
+        The gradient with respect to y.
+    winner : integer ndarray like `dy`
+        From `max_pool_forward`.
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    size, stride
+        As in `max_pool_forward`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+    """
+    return _max_pool_backward(dy, winner, out, *_pooling(shape, size, stride))
+
+
+def average_pool_forward(x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None) -> Array:
+    """The mean of each window, without padding.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size, stride
+        As in `max_pool_forward`.
+    out : ndarray (n, oh, ow, c), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, c)
+        With ``oh = (h − size) // stride + 1``.
+    """
+    return _average_pool_forward(x, out, *_pooling(checks.shape("x", x, ndim=4), size, stride)[4:])
+
+
+def average_pool_backward(
+    dy: Array,
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair | None = None,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of `average_pool_forward`: each dy is shared out among the elements of its window.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, c)
+        The gradient with respect to y.
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    size, stride
+        As in `max_pool_forward`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+    """
+    return _average_pool_backward(dy, out, *_pooling(shape, size, stride))
+
+
+def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of the places that `max_pool_forward` returns beside reals of a type: integers as wide."""
+    return np.dtype(np.int32 if real == np.float32 else np.int64)
+
+
+def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[int, ...]:
+    """Sizes for the kernels: n, h, w, c, and height and width of the window and of the stride."""
+    return _geometry(shape, size, size if stride is None else stride, 0, 1)[:8]
+
+
+# ---- Convolution --------------------------------------------------------------------------------------------
+
+_conv_pack = kernel("conv_pack")
+_conv_forward = kernel("conv_forward", y="out")
+_conv_input_grad = kernel("conv_forward", x="dy", y="out")
+_conv_weight_grad = kernel("conv_weight_grad", dweight="out")
+_winograd_pack = kernel("winograd_pack")
+_winograd_forward = kernel("winograd_forward", y="out")
+_winograd_input_grad = kernel("winograd_forward", x="dy", y="out")
+_winograd_weight_grad = kernel("winograd_weight_grad", dweight="out")
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    *,
+    relu: bool = False,
+    winograd: bool = False,
+    out: Array | None = None,
+    packed: Array | None = None,
+) -> Array:
+    """A convolution without `im2col`: ``y = Σ x[…, s·oy + ky − p, s·ox + kx − p, c] · weight[ky, kx, c, k] + bias``.
+
+    Faster than a matrix product where there are few channels; see `conv2d_fits` for what it takes.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    weight : ndarray (kh, kw, c, k)
+    bias : ndarray (k,), optional
+    stride, padding : int or (int, int)
+        As in `im2col`.
+    relu : bool, default False
+        Whether to apply `relu_forward` to y.
+    winograd : bool, default False
+        Whether to compute by Winograd's F(2 × 2, 3 × 3) [1]_, about twice as fast: see `winograd_fits` for what it
+        takes. Sums are rounded in another order; and a NaN or infinity reaches the whole 2 × 2 pixels of a tile.
+    out : ndarray (n, oh, ow, k), optional
+        Where to write y.
+    packed : ndarray of `packed_shape`, optional
+        Where to lay out the weights meanwhile.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, k)
+
+    References
+    ----------
+    .. [1] A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", 2016, sec. 4.1.
+    """
+    kh, kw, c, filters = checks.shape("weight", weight, ndim=4)
+    shape = checks.shape("x", x, ndim=4)
+    checks.array("weight", weight, dtype=checks.array("x", x).dtype)
+    if shape[3] != c:
+        raise ValueError(f"weight must have shape (kh, kw, {shape[3]}, k), got {weight.shape}")
+    _, _, _, _, *window, _, _ = _geometry(shape, (kh, kw), stride, padding, 1)
+    if not conv2d_fits(shape, filters, (kh, kw), stride, padding):
+        raise ValueError(f"x and weight must fit (see conv2d_fits), got {shape} and {weight.shape}")
+    reads, options = {"x": x, "weight": weight, "bias": bias}, (filters, checks.flag("relu", relu))
+    if _by_winograd(winograd, weight.shape, stride):
+        return _convolve(_winograd_pack, _winograd_forward, reads, out, packed, False, (*window[4:], *options))
+    return _convolve(_conv_pack, _conv_forward, reads, out, packed, False, (*window, *options))
+
+
+def conv2d_input_grad(
+    dy: Array,
+    weight: Array,
+    shape: tuple[int, int, int, int],
+    padding: Pair = 0,
+    *,
+    winograd: bool = False,
+    out: Array | None = None,
+    packed: Array | None = None,
+) -> Array:
+    """The gradient of `conv2d` with respect to x, for a stride of 1 and a padding below the weight's size.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, k)
+        The gradient with respect to y.
+    weight : ndarray (kh, kw, c, k)
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    padding : int or (int, int)
+    winograd : bool, default False
+        As in `conv2d`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+    packed : ndarray of ``packed_shape(weight.shape, reverse=True)``, optional
+        Where to lay out the weights meanwhile.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+    """
+    checks.shape("dy", dy, ndim=4)
+    kh, kw, c, _ = checks.shape("weight", weight, ndim=4)
+    checks.array("weight", weight, dtype=checks.array("dy", dy).dtype)
+    sizes = _geometry(shape, (kh, kw), 1, padding, 1)
+    if sizes[3] != c:
+        raise ValueError(f"weight must have shape (kh, kw, {sizes[3]}, k), got {weight.shape}")
+    if not conv2d_fits(shape, weight.shape[3], (kh, kw), 1, padding):
+        raise ValueError(f"x and weight must fit (see conv2d_fits), got {tuple(shape)} and {weight.shape}")
+    checks.array("dy", dy, shape=(sizes[0], *_places(sizes), weight.shape[3]))
+    pad_h, pad_w = sizes[8:10]
+    if pad_h >= kh or pad_w >= kw:
+        raise ValueError(f"padding must be below the weight's size {(kh, kw)}, got {(pad_h, pad_w)}")
+    # A convolution of dy, whose weights are those of y with the taps in reverse order.
+    pads = kh - 1 - pad_h, kw - 1 - pad_w
+    reads = {"dy": dy, "weight": weight, "bias": None}
+    if _by_winograd(winograd, weight.shape, 1):
+        return _convolve(_winograd_pack, _winograd_input_grad, reads, out, packed, True, (*pads, c, False))
+    return _convolve(_conv_pack, _conv_input_grad, reads, out, packed, True, (kh, kw, 1, 1, *pads, c, False))
+
+
+def conv2d_weight_grad(
+    x: Array,
+    dy: Array,
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    *,
+    winograd: bool = False,
+    out: Array | None = None,
+    sums: Array | None = None,
+    dbias: Array | None = None,
+) -> Array:
+    """The gradient of `conv2d` with respect to the weight, and to the bias where wanted.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    dy : ndarray (n, oh, ow, k)
+        The gradient with respect to y; k must be a multiple of 16.
+    size : int or (int, int)
+        Height kh and width kw of the weight.
+    stride, padding : int or (int, int)
+    winograd : bool, default False
+        As in `conv2d`.
+    out : ndarray (kh, kw, c, k), optional
+        Where to write dweight.
+    sums : ndarray (16, c, k), optional
+        Where to sum up meanwhile, for `winograd`.
+    dbias : ndarray (k,), optional
+        Where to write the gradient with respect to the bias: the sum of dy over pixels, taken as those of the weights
+        are, by blocks in the real type (`bias_backward` goes over to double).
+
+    Returns
+    -------
+    dweight : ndarray (kh, kw, c, k)
+    """
+    shape = checks.shape("x", x, ndim=4)
+    sizes = _geometry(shape, size, stride, padding, 1)
+    wanted = (shape[0], *_places(sizes))
+    filters = dy.shape[-1] if len(checks.shape("dy", dy)) == 4 else _WINOGRAD_GRAIN
+    checks.array("dy", dy, dtype=checks.array("x", x).dtype, shape=(*wanted, filters))
+    if not conv2d_fits(shape, filters, size, stride, padding) or filters % _WINOGRAD_GRAIN:
+        raise ValueError(
+            f"x and dy must fit, and dy have a multiple of {_WINOGRAD_GRAIN} filters, got {shape} and {dy.shape}"
+        )
+    if _by_winograd(winograd, (*sizes[4:6], shape[3], filters), stride):
+        return _winograd_weight_grad(x, dy, out, sums, dbias, *sizes[8:10])[0]
+    return _conv_weight_grad(x, dy, out, dbias, *sizes[4:10])[0]
+
+
+def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair = 1, padding: Pair = 0) -> bool:
+    """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of rows, with all the
+    padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy."""
+    _, _, w, c, kh, kw, _, sw, *_ = sizes = _geometry(shape, size, stride, padding, 1)
+    ow = _places(sizes)[1]
+    return kh <= _MOST_RUNS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
+
+
+def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
+    """Whether weights of a shape (kh, kw, c, k) can be had with ``winograd=True``: 3 × 3 at a stride of 1, c and k
+    multiples of 16 up to 128."""
+    kh, kw, *deep = weight
+    fit = (n % _WINOGRAD_GRAIN == 0 and 0 < n <= _WINOGRAD_CHANNELS for n in deep)
+    return (kh, kw) == (3, 3) and stride in (1, (1, 1)) and all(fit)
+
+
+def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
+    if checks.flag("winograd", winograd) and not winograd_fits(weight, stride):
+        raise ValueError(f"winograd must be False for a weight of shape {weight} at stride {stride}: see winograd_fits")
+    return winograd
+
+
+def packed_shape(
+    weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False
+) -> tuple[int, int, int, int]:
+    """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k)."""
+    kh, kw, c, filters = weight
+    rows, columns = (filters, c) if reverse else (c, filters)
+    parts = -(-columns // _LANES)
+    return (16, parts, rows, _LANES) if winograd else (parts, kh * kw, rows, _LANES)
+
+
+def _convolve(
+    pack: _kernels.Layer,
+    run: _kernels.Layer,
+    reads: dict[str, Array | None],
+    out: Array | None,
+    packed: Array | None,
+    reverse: bool,
+    options: tuple[Any, ...],
+) -> Array:
+    """A convolution of x by weights that are packed first, with a bias; all is checked before that."""
+    x, weight, bias = reads.values()
+    packed = pack.check(weight, packed, reverse)
+    out = run.check(x, packed, bias, out, *options)
+    given = {name: array for name, array in reads.items() if array is not None}
+    for name, array in given.items():
+        checks.apart({"packed": packed, name: array})
+    checks.apart({"out": out, "weight": given["weight"]})
+    pack(weight, packed, reverse)
+    return run(x, packed, bias, out, *options)
+
+
+# ---- Patches ------------------------------------------------------------------------------------------------
+
+_im2col = kernel("im2col", columns="out")
+_col2im = kernel("col2im", dx="out")
+
+
+def im2col(
+    x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
+) -> Array:
+    """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size : int or (int, int)
+        Height kh and width kw of the window.
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
+        Zeros on each side.
+    out : ndarray (n, oh, ow, kh, kw, c), optional
+        Where to write.
+    dilation : int or (int, int), default 1
+        Distance of neighbours in the window: only each such pixel is taken.
+
+    Returns
+    -------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+        With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
+        ``columns.reshape(-1, kh * kw * c)`` is free.
+    """
+    return _im2col(x, out, *_geometry(checks.shape("x", x, ndim=4), size, stride, padding, dilation)[4:])
+
+
+def col2im(
+    columns: Array,
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    *,
+    dilation: Pair = 1,
+) -> Array:
+    """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
+
+    Parameters
+    ----------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+    shape : tuple of int
+        The shape (n, h, w, c) of the image.
+    size, stride, padding, dilation
+        As in `im2col`.
+    out : ndarray (n, h, w, c), optional
+        Where to write.
+
+    Returns
+    -------
+    x : ndarray (n, h, w, c)
+    """
+    return _col2im(columns, out, *_geometry(shape, size, stride, padding, dilation))
+
+
+def patches_shape(
+    shape: tuple[int, ...], size: Pair, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1
+) -> tuple[int, ...]:
+    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c)."""
+    sizes = _geometry(shape, size, stride, padding, dilation)
+    return (sizes[0], *_places(sizes), *sizes[4:6], sizes[3])
+
+
+@_kernels.Remembered
+def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
+    """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
+    n, h, w, c = (checks.integer("shape", length, 0, 2**63 - 1) for length in shape)
+    (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
+    (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
+    if dh * (kh - 1) >= h + 2 * ph or dw * (kw - 1) >= w + 2 * pw:
+        spread = "" if dh == dw == 1 else f" spread over {(dh * (kh - 1) + 1, dw * (kw - 1) + 1)}"
+        padded = h + 2 * ph, w + 2 * pw
+        raise ValueError(f"size must be at most that of the padded image {padded}, got {(kh, kw)}{spread}")
+    return n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw
+
+
+def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
+    """How many places a window has in an image, down and across."""
+    _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
+    down, across = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
+    assert down is not None
+    assert across is not None  # as _geometry saw
+    return down, across
+
+
+# ---- Depthwise convolution ----------------------------------------------------------------------------------
+
+_depthwise_forward = kernel("depthwise_forward", y="out")
+_depthwise_backward = kernel("depthwise_backward", dx="out")
+_depthwise_weight_backward = kernel("depthwise_weight_backward", dweight="dweight")
+
+
+def depthwise_forward(
+    x: Array, weight: Array, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
+) -> Array:
+    """A convolution of each channel by itself: ``y = Σ x[window]·weight``.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    weight : ndarray (kh, kw, c)
+    stride, padding, dilation : int or (int, int)
+        As in `im2col`.
+    out : ndarray (n, oh, ow, c), optional
+        Where to write y.
+
+    Returns
+    -------
+    y : ndarray (n, oh, ow, c)
+        With oh and ow as in `im2col`.
+    """
+    sizes = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
+    return _depthwise_forward(x, weight, out, *sizes[6:])
+
+
+def depthwise_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    dweight: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    input_grad: bool = True,
+) -> tuple[Array | None, Array]:
+    """The gradients of `depthwise_forward`.
+
+    Parameters
+    ----------
+    dy : ndarray (n, oh, ow, c)
+        The gradient with respect to y.
+    x, weight, stride, padding, dilation
+        As there.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+    dweight : ndarray (kh, kw, c), optional
+        Where to write that.
+    input_grad : bool, default True
+        False leaves dx out.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c) or None
+    dweight : ndarray (kh, kw, c)
+    """
+    _, h, w, _, kh, kw, *window = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
+    checks.array("weight", weight, dtype=checks.array("x", x).dtype)
+    dweight = _depthwise_weight_backward.check(dy, x, dweight, kh, kw, *window)
+    checks.apart({"dweight": dweight, "weight": weight})
+    if checks.flag("input_grad", input_grad):
+        out = _depthwise_backward.check(dy, weight, out, h, w, *window)
+        checks.apart({"out": out, "x": x})
+        checks.apart({"out": out, "dweight": dweight})
+        _depthwise_backward(dy, weight, out, h, w, *window)
+    else:
+        out = None
+    return out, _depthwise_weight_backward(dy, x, dweight, kh, kw, *window)
+
+
+def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
+    kh, kw, channels = checks.shape("weight", weight, ndim=3)
+    if channels != shape[3]:
+        raise ValueError(f"weight must have {shape[3]} channels, got shape {weight.shape}")
+    return _geometry(shape, (kh, kw), stride, padding, dilation)

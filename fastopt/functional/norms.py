@@ -1,0 +1,591 @@
+"""Normalisation over a batch, and over the elements, channel groups or channels of a sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array, Pair
+from fastopt.functional.dropouts import key, threshold
+from fastopt.kernel import kernel
+
+__all__ = [
+    "BatchNormCache",
+    "GroupNormCache",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_sums_shape",
+    "group_norm_backward",
+    "group_norm_forward",
+    "instance_norm_forward",
+    "layer_norm_forward",
+]
+
+
+# ---- Batch norm ---------------------------------------------------------------------------------------------
+
+_OF_CACHE = {name: f"cache.{name}" for name in ("x", "scale", "shift", "mean", "inv_std", "y", "chosen")}
+
+_batch_norm_sums = kernel("batch_norm_sums")
+_batch_norm_forward = kernel("batch_norm_forward", y="out")
+_batch_norm_inference = kernel("batch_norm_inference", y="out")
+_batch_norm_grad_sums = kernel("batch_norm_grad_sums", **_OF_CACHE)
+_batch_norm_backward = kernel("batch_norm_backward", **_OF_CACHE, dx="out")
+_batch_norm_max_pool_forward = kernel("batch_norm_max_pool_forward", y="out")
+_batch_norm_max_pool_backward = kernel("batch_norm_max_pool_backward", **_OF_CACHE, dx="out")
+_batch_norm_backward_of_chosen = kernel("batch_norm_backward", **_OF_CACHE | {"x": "cache.chosen"})
+_EPILOGUES = _kernels.CHOICES["epilogue"]
+
+
+class BatchNormCache(NamedTuple):
+    """What the backward pass needs: the arguments of the forward pass; the batch's statistics, float64 (c,); after
+    dropout y itself, whose zeros say what was dropped, and by what the rest was multiplied; after max pooling the size
+    of the windows, and which number of x each of them chose."""
+
+    x: Array
+    scale: Array | None
+    shift: Array | None
+    mean: NDArray[np.float64]
+    inv_std: NDArray[np.float64]
+    axis: int = 1
+    relu: bool = False
+    y: Array | None = None
+    factor: float = 1.0
+    max_pool: tuple[int, int] | None = None
+    chosen: Array | None = None
+
+
+def batch_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    *,
+    axis: int = 1,
+    training: bool = True,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    momentum_of: Literal["new", "old"] = "new",
+    unbiased: bool = True,
+    relu: bool = False,
+    dropout: float = 0.0,
+    seed: int = 0,
+    counter: int = 0,
+    max_pool: Pair | None = None,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+    sums: NDArray[np.float64] | None = None,
+    chosen: Array | None = None,
+) -> tuple[Array, BatchNormCache | None]:
+    """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
+
+    Parameters
+    ----------
+    x : ndarray (n, c), (n, c, …) or (n, …, c)
+    scale, shift : ndarray (c,), optional
+        The learnt scale and shift; 1 and 0 where absent.
+    running_mean, running_var : ndarray (c,), optional
+        Running statistics: moved towards those of the batch in training, used instead of them in inference.
+    axis : int, default 1
+        The axis of the channels: 1, or the last (−1), as in images (n, h, w, c).
+    training : bool, default True
+        Whether to normalise with the statistics of the batch.
+    eps : float, default 1e-5
+        Added to the variance, in [0, inf).
+    momentum : float, default 0.1
+        In [0, 1]: ``running ← (1 − momentum)·running + momentum·batch``.
+    momentum_of : {"new", "old"}, default "new"
+        ``"old"`` makes `momentum` the weight of the old value (Keras: 0.99; cs231n: 0.9).
+    unbiased : bool, default True
+        Whether the running variance takes the batch's with divisor n − 1 (the paper, PyTorch) or n (Keras, cs231n).
+        The batch itself is always normalised with divisor n.
+    relu : bool, default False
+        Whether to apply `relu_forward` to y, at next to no cost: ``y = max(y, 0)``. `batch_norm_backward` knows of it.
+    dropout : float, default 0.0
+        With `relu`, and in training: what `dropout` is then to drop of y, in [0, 1), by `seed` and `counter`.
+        `batch_norm_backward` knows of that, too, and reads y, which must be unchanged.
+    seed, counter : int, default 0
+        Those of `dropout`, each in [0, 2**64).
+    max_pool : int or (int, int), optional
+        For images (n, h, w, c), channels last: the size of the windows of a `max_pool_forward` that is then applied,
+        without dropout. It is taken in the same pass, and y (n, h // size, w // size, c) has the same bits as that of
+        both one after the other. Gradients are the same but for rounding: dscale and dshift are sums in another order.
+    out : ndarray like y, optional
+        Where to write y.
+    mean, inv_std : float64 ndarray (c,), optional
+        Where to write the cache's; not used in inference.
+    sums : float64 ndarray of ``batch_norm_sums_shape(x.shape, axis)``, optional
+        What the threads are to work in; results do not depend on it.
+    chosen : ndarray like y, optional
+        Where to write the cache's, with `max_pool` in training.
+
+    Returns
+    -------
+    y : ndarray like `x`, or as `max_pool` says
+    cache : BatchNormCache
+        For `batch_norm_backward`; None in inference.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
+    """
+    shape = checks.shape("x", x)
+    pool = None if max_pool is None else _norm_windows(("x", "axis", "max_pool"), x, axis, max_pool)
+    if pool is None and chosen is not None:
+        raise ValueError("chosen must not be given without max_pool")
+    outer, channels, inner = sizes = _channels("x", shape, axis)
+    training, eps, new_weight, unbiased, epilogue, cut, factor = _norm_options(
+        training, eps, momentum, momentum_of, unbiased, relu, dropout
+    )
+    if cut:
+        if pool is not None:
+            raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
+        seed, counter = key(seed, counter)
+    else:
+        seed = counter = 0
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given both or not at all")
+    if running_mean is None and not training:
+        raise ValueError("running_mean and running_var must be given for training=False")
+    count = outer * inner
+    if training and running_mean is not None and unbiased and count == 1:
+        raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
+    if not training:
+        if pool is None:
+            out = _batch_norm_inference(x, scale, shift, running_mean, running_var, out, *sizes, epilogue, eps)
+        else:
+            out, _ = _batch_norm_max_pool_forward(
+                x, scale, shift, None, None, running_mean, running_var, out, None, *pool, epilogue, eps
+            )
+        return out, None
+
+    sums, blocks, lanes = _row_sums(sums, sizes)
+    correction = count / (count - 1) if unbiased and count > 1 else 1.0
+    options = (*sizes, blocks, lanes, epilogue, seed, counter, cut, eps, new_weight, correction, factor)
+    running = running_mean, running_var
+    y: Array | None = None
+    if pool is None:
+        y = np.empty(shape, x.dtype) if out is None else out
+    if blocks or pool is not None:  # several kernels: the arguments of all are checked before the first one runs
+        _, mean, inv_std, *_ = _batch_norm_forward.check(x, scale, shift, sums, y, mean, inv_std, *running, *options)
+    if pool is not None:
+        if chosen is None:
+            chosen = np.empty((shape[0], shape[1] // pool[0], shape[2] // pool[1], channels), x.dtype)
+        pooling = x, scale, shift, mean, inv_std, *running
+        out, chosen = _batch_norm_max_pool_forward.check(*pooling, out, chosen, *pool, epilogue, eps)
+    if blocks:
+        _batch_norm_sums(x, sums, *sizes, blocks, lanes)
+    _, mean, inv_std, *_ = _batch_norm_forward(x, scale, shift, sums, y, mean, inv_std, *running, *options)
+    if pool is not None:
+        y, chosen = _batch_norm_max_pool_forward(*pooling, out, chosen, *pool, epilogue, eps)
+    assert y is not None
+    if not count:
+        mean.fill(0)
+        inv_std.fill(0)
+    relu, dropped = epilogue > 0, y if cut else None
+    return y, BatchNormCache(x, scale, shift, mean, inv_std, axis, relu, dropped, factor, pool, chosen)
+
+
+def _norm_windows(names: tuple[str, str, str], x: Array, axis: int, max_pool: Pair) -> tuple[int, int]:
+    """The checked size of windows of images whose channels are last."""
+    _, h, w, _ = checks.shape(names[0], x, ndim=4)
+    if checks.second_or_last(names[1], axis, 4) != 3:
+        raise ValueError(f"{names[1]} must be -1 with max_pool, got {axis}")
+    size = checks.pair(names[2], max_pool, 1)
+    if size[0] > h or size[1] > w:
+        raise ValueError(f"{names[2]} must be at most the size of the images, {(h, w)}, got {size}")
+    return size
+
+
+@_kernels.Remembered
+def _norm_options(
+    training: bool, eps: float, momentum: float, momentum_of: str, unbiased: bool, relu: bool, dropout: float
+) -> tuple[bool, float, float, bool, int, int, float]:
+    """The checked options of `batch_norm_forward` as the kernel wants them."""
+    new_weight = checks.number("momentum", momentum, "[0, 1]")
+    if checks.choice("momentum_of", momentum_of, ("new", "old")) == "old":
+        new_weight = 1 - new_weight
+    training, unbiased = checks.flag("training", training), checks.flag("unbiased", unbiased)
+    cut, factor = threshold(checks.number("dropout", dropout, "[0, 1)"), "drop")
+    if cut and not checks.flag("relu", relu):
+        raise ValueError(f"dropout must be 0 without relu=True, got {dropout}")
+    if not training:
+        cut, factor = 0, 1.0
+    name = ("relu_dropout" if cut else "relu") if checks.flag("relu", relu) else "no_epilogue"
+    return training, checks.number("eps", eps, "[0, inf)"), new_weight, unbiased, _EPILOGUES.index(name), cut, factor
+
+
+def batch_norm_backward(
+    dy: Array,
+    cache: BatchNormCache,
+    out: Array | None = None,
+    dscale: Array | None = None,
+    dshift: Array | None = None,
+    *,
+    sums: NDArray[np.float64] | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of `batch_norm_forward` in training.
+
+    Parameters
+    ----------
+    dy : ndarray like y
+        The gradient with respect to y.
+    cache : BatchNormCache
+        From `batch_norm_forward`; x, scale and shift, after dropout y and after max pooling `chosen` must be unchanged.
+    out : ndarray like x, optional
+        Where to write dx; after max pooling this may be x itself.
+    dscale, dshift : ndarray (c,), optional
+        Where to write those.
+    sums : float64 ndarray of ``batch_norm_sums_shape(dy.shape, axis)``, optional
+        As in `batch_norm_forward`.
+
+    Returns
+    -------
+    dx : ndarray like x
+    dscale, dshift : ndarray (c,)
+    """
+    if not isinstance(cache, BatchNormCache):
+        raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
+    shape = checks.shape("cache.x", cache.x)
+    sizes = _channels("cache.x", shape, cache.axis, "cache.axis")
+    relu, factor = checks.flag("cache.relu", cache.relu), checks.number("cache.factor", cache.factor)
+    if cache.max_pool is not None:
+        return _batch_norm_max_pool_gradients(dy, cache, out, dscale, dshift, sums)
+    dx = np.empty(shape, cache.x.dtype) if out is None else out
+    epilogue = _EPILOGUES.index("no_epilogue" if not relu else "relu" if cache.y is None else "relu_dropout")
+    sums, blocks, lanes = _row_sums(sums, sizes)
+    inputs = dy, cache.x, cache.scale, cache.shift, cache.mean, cache.inv_std, cache.y, sums
+    options = (*sizes, blocks, lanes, epilogue, factor)
+    if blocks:  # two kernels, as in batch_norm_forward
+        _, dscale, dshift = _batch_norm_backward.check(*inputs, dx, dscale, dshift, *options)
+        _batch_norm_grad_sums(*inputs, *options)
+    _, dscale, dshift = _batch_norm_backward(*inputs, dx, dscale, dshift, *options)
+    if not cache.x.size:
+        dscale.fill(0)
+        dshift.fill(0)
+    return dx, dscale, dshift
+
+
+def _batch_norm_max_pool_gradients(
+    dy: Array,
+    cache: BatchNormCache,
+    out: Array | None,
+    dscale: Array | None,
+    dshift: Array | None,
+    sums: NDArray[np.float64] | None,
+) -> tuple[Array, Array, Array]:
+    """The same after max pooling: the gradients of scale and shift are those of the numbers that were chosen."""
+    x, scale, shift, mean, inv_std, axis, relu, _, _, max_pool, chosen = cache
+    pool = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, 1 if max_pool is None else max_pool)
+    pooled = x.shape[0], x.shape[1] // pool[0], x.shape[2] // pool[1], x.shape[3]
+    sizes = math.prod(pooled[:3]), pooled[3], 1
+    sums, blocks, lanes = _row_sums(sums, sizes)
+    of_chosen = dy, chosen, scale, shift, mean, inv_std, None, sums
+    options = (*sizes, blocks, lanes, int(relu), 1.0)
+    _, dscale, dshift = _batch_norm_backward_of_chosen.check(*of_chosen, None, dscale, dshift, *options)
+    inputs = dy, chosen, x, scale, shift, mean, inv_std, dscale, dshift
+    dx: Array = _batch_norm_max_pool_backward.check(*inputs, out, *pool, int(relu))
+    learnt: dict[str, Any] = {"dscale": dscale, "dshift": dshift}
+    for name, array in learnt.items():
+        checks.apart({name: array, "cache.x": x})
+    if blocks:
+        _batch_norm_grad_sums(*of_chosen, *options)
+    _batch_norm_backward_of_chosen(*of_chosen, None, dscale, dshift, *options)
+    _batch_norm_max_pool_backward(*inputs, dx, *pool, int(relu))
+    if not x.size:
+        for array in learnt.values():
+            array.fill(0)
+    return dx, learnt["dscale"], learnt["dshift"]
+
+
+def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, int, int] | None:
+    """The shape of the sums by which batch norm of some shape is shared out among threads; None where it is not.
+
+    Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
+    the order that one thread would add them up in.
+    """
+    threads = _kernels.get_num_threads()
+    return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
+
+
+_LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
+
+
+@_kernels.Remembered
+def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
+    outer, channels, inner = sizes
+    if inner != 1 or not 0 < channels < 128 or threads <= max(1, channels // _LANES) or outer * channels < 1 << 17:
+        return None
+    lanes = math.lcm(channels, _LANES) if channels < _LANES else -(-channels // _LANES) * _LANES
+    return outer // (lanes // channels if channels < _LANES else 1) // _BLOCK + 1, 2, lanes
+
+
+def _row_sums(
+    sums: NDArray[np.float64] | None, sizes: tuple[int, int, int]
+) -> tuple[NDArray[np.float64] | None, int, int]:
+    """The work array for sums over blocks of rows, if there are to be any, and how many blocks and lanes it is of."""
+    threads = _kernels.get_num_threads()
+    wanted = None if threads == 1 else _norm_sums_shape(sizes, threads)
+    if wanted is None:
+        return None, 0, 0
+    return np.empty(wanted) if sums is None else sums, wanted[0], wanted[2]
+
+
+@_kernels.Remembered
+def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
+    """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
+    if len(shape) < 2:
+        raise ValueError(f"{name} must have shape (n, c), (n, c, …) or (n, …, c), got {shape}")
+    axis = checks.second_or_last(axis_name, axis, len(shape))
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+# ---- Layer, group and instance norm -------------------------------------------------------------------------
+
+_group_norm_forward = kernel("group_norm_forward", y="out")
+_group_norm_backward = kernel(
+    "group_norm_backward", **{name: _OF_CACHE[name] for name in ("x", "scale", "mean", "inv_std")}, dx="out"
+)
+
+
+class GroupNormCache(NamedTuple):
+    """What `group_norm_backward` needs: x as (rows, pixels, channels), scale (channels,), the number of groups, and the
+    statistics of each row and group, float64 (rows · groups,)."""
+
+    x: Array
+    scale: Array | None
+    mean: NDArray[np.float64]
+    inv_std: NDArray[np.float64]
+    groups: int
+
+    @property
+    def parts_shape(self) -> tuple[int, int, int]:
+        """The shape of the `parts` of `group_norm_backward`."""
+        rows, _, channels = self.x.shape
+        return -(-rows // _block(self.x.shape)), 2, channels
+
+
+def layer_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    axes: int = 1,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+) -> tuple[Array, GroupNormCache]:
+    """Layer normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift`` over the last `axes` axes.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    scale, shift : ndarray of the shape of the last `axes` axes, optional
+        Learnt for each element; 1 and 0 where absent.
+    axes : int, default 1
+        Over how many axes, the last ones.
+    eps : float, default 1e-5
+        Added to the variance (that with divisor n), in [0, inf).
+    out : ndarray like `x`, optional
+        Where to write y.
+    mean, inv_std : float64 ndarray (rows,), optional
+        Where to write the cache's; rows being the product of the other axes.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : GroupNormCache
+        For `group_norm_backward`.
+
+    References
+    ----------
+    .. [1] J. L. Ba et al., "Layer normalization", 2016, eq. 3 and 4.
+    """
+    shape = checks.shape("x", x)
+    if not shape:
+        raise ValueError("x must have at least one dimension, got shape ()")
+    axes = checks.integer("axes", axes, 1, len(shape))
+    leading, learnt = shape[:-axes], shape[-axes:]
+    shape = math.prod(leading), 1, math.prod(learnt)
+    return _normalise(x, shape, 1, scale, shift, learnt, eps, out, mean, inv_std)
+
+
+def group_norm_forward(
+    x: Array,
+    groups: int,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+) -> tuple[Array, GroupNormCache]:
+    """Group normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per sample over a group of channels.
+
+    Parameters
+    ----------
+    x : ndarray (n, …, c)
+    groups : int
+        A divisor of c. Group g has the channels from ``g·c/groups`` on.
+    scale, shift : ndarray (c,), optional
+        Learnt for each channel; 1 and 0 where absent.
+    eps, out
+        As in `layer_norm_forward`.
+    mean, inv_std : float64 ndarray (n · groups,), optional
+        Where to write the cache's.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : GroupNormCache
+        For `group_norm_backward`.
+
+    References
+    ----------
+    .. [1] Y. Wu and K. He, "Group normalization", 2018, eq. 1 to 7.
+    """
+    shape = _pixels(x)
+    groups = checks.integer("groups", groups, 1)
+    if shape[2] % groups:
+        raise ValueError(f"groups must divide the number of channels, {shape[2]}, got {groups}")
+    return _normalise(x, shape, groups, scale, shift, shape[2:], eps, out, mean, inv_std)
+
+
+def instance_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    shift: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    mean: NDArray[np.float64] | None = None,
+    inv_std: NDArray[np.float64] | None = None,
+) -> tuple[Array, GroupNormCache]:
+    """Instance normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per sample and channel.
+
+    Parameters
+    ----------
+    x : ndarray (n, …, c)
+    scale, shift, eps, out, mean, inv_std
+        As in `group_norm_forward` with c groups.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : GroupNormCache
+        For `group_norm_backward`.
+
+    References
+    ----------
+    .. [1] D. Ulyanov et al., "Instance normalization", 2016, eq. 2.
+    """
+    shape = _pixels(x)
+    return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
+
+
+def group_norm_backward(
+    dy: Array,
+    cache: GroupNormCache,
+    out: Array | None = None,
+    dscale: Array | None = None,
+    dshift: Array | None = None,
+    parts: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of `layer_norm_forward`, `group_norm_forward` and `instance_norm_forward`.
+
+    Parameters
+    ----------
+    dy : ndarray like x
+        The gradient with respect to y.
+    cache : GroupNormCache
+        From forward; x and scale must be unchanged since.
+    out : ndarray like `dy`, optional
+        Where to write dx.
+    dscale, dshift : ndarray of as many elements as scale has or would have, optional
+        Where to write those.
+    parts : ndarray of the shape ``cache.parts_shape``, optional
+        Room for sums over blocks of rows.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dscale, dshift : ndarray (channels,), or as given
+    """
+    if not isinstance(cache, GroupNormCache):
+        raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
+    x, scale, mean, inv_std, groups = cache
+    channels = checks.shape("cache.x", x, ndim=3)[2]
+    if channels % checks.integer("cache.groups", groups, 1):
+        raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
+    given = {name: array for name, array in (("dscale", dscale), ("dshift", dshift)) if array is not None}
+    for name, array in given.items():
+        if checks.array(name, array, dtype=x.dtype, writable=True).size != channels:
+            raise ValueError(f"{name} must have {channels} elements, got shape {array.shape}")
+    shape = checks.shape("dy", dy)
+    if dy.size != x.size or not dy.flags.c_contiguous:  # or it would be copied when it is reshaped
+        checks.array("dy", dy, dtype=x.dtype)
+        checks.array("dy", dy, shape=x.shape)
+    if out is not None:
+        checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
+    dx = np.empty(shape, x.dtype) if out is None else out
+    options = groups, _block(x.shape)
+    inputs = dy.reshape(x.shape), x, scale, mean, inv_std
+    if given:  # which are written here
+        _, parts = _group_norm_backward.check(*inputs, dx.reshape(x.shape), parts, *options)
+        checks.apart(given)
+        for name, array in given.items():
+            for other, value in {"dy": dy, "cache.x": x, "out": dx, "parts": parts}.items():
+                checks.apart({name: array, other: value})
+    _, parts = _group_norm_backward(*inputs, dx.reshape(x.shape), parts, *options)
+    learnt = [np.empty(channels, x.dtype) if array is None else array for array in (dscale, dshift)]
+    with np.errstate(all="ignore"):  # as in a kernel
+        sums = np.add.reduce(parts, axis=0, dtype=np.float64) if x.size else np.zeros((2, channels))
+        for result, total in zip(learnt, sums, strict=True):
+            result.reshape(-1)[...] = total
+    return dx, learnt[0], learnt[1]
+
+
+def _normalise(
+    x: Array,
+    shape: tuple[int, int, int],
+    groups: int,
+    scale: Array | None,
+    shift: Array | None,
+    learnt: tuple[int, ...],
+    eps: float,
+    out: Array | None,
+    mean: NDArray[np.float64] | None,
+    inv_std: NDArray[np.float64] | None,
+) -> tuple[Array, GroupNormCache]:
+    """Group norm of x as (rows, pixels, channels), with scale and shift of the shape `learnt`."""
+    eps = checks.number("eps", eps, "[0, inf)")
+    for name, value in (("scale", scale), ("shift", shift)):
+        if value is not None and checks.shape(name, value) != learnt:
+            checks.array(name, value, dtype=checks.array("x", x).dtype, shape=learnt)
+    y, mean, inv_std = _group_norm_forward(x, scale, shift, out, mean, inv_std, *shape, groups, eps)
+    if not x.size:
+        mean.fill(0)
+        inv_std.fill(0)
+    return y, GroupNormCache(x.reshape(shape), None if scale is None else scale.reshape(-1), mean, inv_std, groups)
+
+
+def _pixels(x: Array) -> tuple[int, int, int]:
+    """The shape (n, …, c) as (n, pixels, c)."""
+    shape = checks.shape("x", x)
+    if len(shape) < 2:
+        raise ValueError(f"x must have shape (n, …, c), got {shape}")
+    return shape[0], math.prod(shape[1:-1]), shape[-1]
+
+
+def _block(shape: tuple[int, ...]) -> int:
+    """How many rows of (rows, pixels, channels) are added up before their sum goes to a part of its own."""
+    _, pixels, channels = shape
+    return max(min(65536 // max(pixels * channels, 1), 64), -(-16 // max(pixels, 1)))

@@ -1,0 +1,176 @@
+"""Optimizer steps as plain functions, derived from the classes of `fastopt.optimizers`; prepared steps."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastopt import _kernels, checks
+from fastopt.checks import Array
+from fastopt.optimizer import REQUIRED, Optimizer
+from fastopt.optimizers import OPTIMIZERS
+
+__all__ = [*OPTIMIZERS, "plan"]
+
+
+class Step(Protocol):
+    """An optimizer step in place: see the class of the same name for its keywords."""
+
+    def __call__(self, param: Array, grad: Array, *state: Array, **hyper: Any) -> None: ...
+
+
+def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
+    """The functional form of an optimizer, with the signature that follows from the class."""
+    states = optimizer.state_names()
+    defaults = dict.fromkeys(optimizer.computed, REQUIRED) | optimizer.keywords()
+    hyper = list(defaults)
+
+    @_kernels.Remembered
+    def encode(*values: Any) -> tuple[float, ...]:
+        return optimizer.encode(dict(zip(hyper, values, strict=True)))
+
+    def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
+        checks.array("param", param)
+        if optimizer.counts_steps:
+            t = _step_number(t)
+        if not (type(grad_scale) is float and grad_scale == 1.0):
+            grad_scale = checks.number("grad_scale", grad_scale)
+        encoded = encode(*values)
+        try:
+            _kernels.Plan(optimizer.kernel, param, [state], [(t - 1, 1.0, *encoded)]).step(grad, grad_scale=grad_scale)
+        except _kernels.Misfit:
+            _explain(states, param, grad, state)
+            raise
+
+    # As dataclasses do: the text of a function is the only way to a signature that costs nothing to call.
+    arrays = ", ".join(["param", "grad", *states])
+    keywords = ["t"] if optimizer.counts_steps else []
+    keywords += [key if default is REQUIRED else f"{key}=defaults[{key!r}]" for key, default in defaults.items()]
+    text = (
+        f"def {name}({arrays}, *, {', '.join(keywords)}, grad_scale=1.0):\n"
+        f"    run(param, grad, ({''.join(state + ', ' for state in states)}), "
+        f"{'t' if optimizer.counts_steps else 2}, grad_scale, {', '.join(hyper)})\n"
+    )
+    filename = f"<fastopt.functional.{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+    namespace = {"run": run, "defaults": defaults}
+    exec(compile(text, filename, "exec"), namespace)
+    function: Any = namespace[name]
+    function.__module__ = __name__
+    function.__doc__ = _step_doc(optimizer, states)
+    return function
+
+
+def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _kernels.PreparedStep:
+    """Prepare a step of the functional form on arrays of your own: it then costs no more than that of a class.
+
+    >>> import numpy as np
+    >>> w, g, m, v = np.ones((4, 3))
+    >>> m[:] = v[:] = 0
+    >>> step = plan("adam", w, g, m, v, lr=0.1)
+    >>> for _ in range(10):
+    ...     g[:] = 2 * w                   # in place: the arrays are bound
+    ...     step()
+    >>> step(t=1, lr=0.01)
+
+    Parameters
+    ----------
+    name : str
+        Of a step in this module, such as ``"adam"``.
+    param, grad, *state : ndarray
+        Its arrays, in its order. They stay bound: each call reads and writes these very arrays.
+    **hyper
+        Its keywords, those without a default included, but for `t`.
+
+    Returns
+    -------
+    step : callable
+        ``step(**changes)`` takes a step. Each keyword (one of the step's) holds from then on; `t`, which begins at 1,
+        is one more than the last where it is not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+    """
+    optimizer = OPTIMIZERS[checks.choice("name", name, tuple(OPTIMIZERS))]
+    states = optimizer.state_names()
+    if len(state) != len(states):
+        raise TypeError(f"state must be {len(states)} arrays ({', '.join(states)}) for {name}, got {len(state)}")
+    grad_scale = hyper.pop("grad_scale", 1.0)
+    allowed = [*optimizer.computed, *optimizer.keywords()]
+    values = {key: value for key, value in optimizer.keywords().items() if value is not REQUIRED} | hyper
+    missing = [key for key in allowed if key not in values]
+    unknown = [key for key in values if key not in allowed]
+    if missing or unknown:
+        problem = f"lacks the keyword {missing[0]}" if missing else f"has no keyword {unknown[0]}"
+        raise TypeError(f"{name} {problem}; it takes {', '.join(allowed)}, grad_scale")
+    scale = functools.partial(checks.number, "grad_scale")
+    declared = {key: getattr(optimizer, key) for key in values}
+    encoders: dict[str, Any] = {key: (optimizer._place[key], d.kind, d.encode) for key, d in declared.items()}
+    encoders |= {"grad_scale": (1, float, scale), **({"t": (0, int, _step_number)} if optimizer.counts_steps else {})}
+    taken = 0.0 if optimizer.counts_steps else 1.0  # as in the function, no step is the first where none is counted
+    checks.array("param", param)
+    try:
+        bound = _kernels.Plan(optimizer.kernel, param, [state], [(taken, scale(grad_scale), *optimizer.encode(values))])
+        return _kernels.PreparedStep(bound, grad, encoders)
+    except _kernels.Misfit:
+        _explain(states, param, grad, state)
+        raise
+
+
+def _step_number(t: int) -> int:
+    return checks.integer("t", t, 1, 2**53)
+
+
+def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...]) -> None:
+    """Say which array of a step does not fit."""
+    named = dict(zip(states, state, strict=True))
+    checks.step_arrays({"param": param}, {"param": named})
+    checks.gradients(param, grad, {"param": param, **named})
+
+
+def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
+    """The docstring of a class, with the arrays of the functional form for the parameters of the class."""
+    head, body, references = _parts(optimizer)
+    entries = ["param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place."]
+    entries.append("grad : ndarray like `param`\n    The gradient.")
+    if states:
+        entries.append(
+            f"{', '.join(states)} : ndarray like `param`\n    The state, {optimizer.begins}. Updated in place."
+        )
+    if optimizer.counts_steps:
+        entries.append("t : int\n    The number of this step, counted from 1.")
+    described: set[str] = set()
+    for entry in body + _parts(Optimizer)[1]:
+        names = set(re.split(", | : ", entry.split("\n")[0])) & {*optimizer.keywords(), *optimizer.computed}
+        if names - described:
+            entries.append(entry.removeprefix("params, "))
+            described |= names
+    entries.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
+    entries.append(
+        "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
+    )
+    if references:
+        entries.append(f"\nReferences\n{references}")
+    first = f"One step of `fastopt.{optimizer.__name__}`, in place."
+    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *entries]) + "\n"
+
+
+def _parts(optimizer: type[Optimizer]) -> tuple[str, list[str], str]:
+    """What a docstring says of a class, of its parameters, one by one, and of its sources."""
+    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
+    body, _, references = rest.partition("\n\nReferences\n")
+    return head, re.split(r"\n(?=\S)", body.partition("\n\nAttributes\n")[0]), references
+
+
+for _name, _optimizer in OPTIMIZERS.items():
+    globals()[_name] = _step(_name, _optimizer)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Step: ...

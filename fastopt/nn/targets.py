@@ -1,0 +1,60 @@
+"""Targets: integer labels or numbers, the weights of samples, and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastopt import _kernels
+from fastopt.checks import Array
+
+
+def are_labels(y: Array) -> bool:
+    """Whether targets are integer labels (n,), so that there is an accuracy."""
+    return y.ndim == 1 and y.dtype.kind in "iu"
+
+
+def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any]) -> Array | None:
+    """The weight of each sample (n,), checked: its own times that of its class; None where neither is given."""
+    weight = None
+    if sample_weight is not None:
+        weight = _weights("sample_weight", sample_weight, (len(y),))
+    if class_weight is not None:
+        if not are_labels(y):
+            raise ValueError("class_weight must come with integer labels y (n,)")
+        classes = int(y.max(initial=-1)) + 1
+        if isinstance(class_weight, Mapping):
+            missing = sorted({*y.tolist()} - {*class_weight})
+            if missing:
+                raise ValueError(f"class_weight must hold a weight per class, but lacks {missing[0]}")
+            class_weight = [class_weight.get(label, 0.0) for label in range(classes)]
+        by_class = _weights("class_weight", class_weight, (max(classes, len(class_weight)),))
+        weight = by_class[y] if weight is None else weight * by_class[y]
+    if weight is not None and not weight.any():
+        raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
+    return None if weight is None else np.ascontiguousarray(weight, dtype)
+
+
+def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(value, np.float64)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    wrong = array[~((array >= 0) & (array < np.inf))]
+    if wrong.size:
+        raise ValueError(f"{name} must be in [0, inf), got {wrong[0]}")
+    return array
+
+
+def count_right(output: Array, y: Array) -> int:
+    """The number of rows whose largest output is at the label."""
+    try:
+        return _kernels.count_right(output, y)
+    except _kernels.Misfit:  # labels or outputs of other types
+        return int(np.count_nonzero(output.argmax(axis=1) == y))
+
+
+def accuracy(output: Array, y: Array) -> float:
+    """The share of rows whose largest output is at the label; 0.0 for none."""
+    return count_right(output, y) / len(y) if len(y) else 0.0

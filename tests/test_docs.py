@@ -1,0 +1,157 @@
+"""What the documentation shows, run as it stands there: the doctests of every module, and the examples of the pages."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import data, nn
+
+# ---- Docstrings -------------------------------------------------------------------------------------------------
+
+MODULES = sorted(
+    {"fastopt", *(m.name for m in pkgutil.walk_packages(fastopt.__path__, "fastopt."))} - {"fastopt.__main__"}
+)
+
+
+def examples():
+    """The examples of each docstring; in the place of those of a module that needs an extra, the error."""
+    for name in MODULES:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            yield pytest.param(error, id=name)
+            continue
+        for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+            if test.examples:
+                yield pytest.param(test, id=test.name)
+
+
+def skip_without_extra(error):
+    """Skips a test that an extra is missing for; an import of fastopt's own that fails is an error."""
+    if (error.name or "").startswith("fastopt"):
+        raise error
+    pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("test", [*examples()])
+def test_docstring(test, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if isinstance(test, ImportError):
+        skip_without_extra(test)
+    try:
+        doctest.DebugRunner(verbose=False).run(test)
+    except doctest.DocTestFailure as failure:
+        place = f"{test.filename}:{(test.lineno or 0) + failure.example.lineno + 1}"
+        pytest.fail(
+            f"{place}\n{failure.example.source}wanted {failure.example.want!r}, got {failure.got!r}", pytrace=False
+        )
+    except doctest.UnexpectedException as failure:
+        error = failure.exc_info[1]
+        if isinstance(error, ImportError):
+            skip_without_extra(error)
+        raise error from None
+
+
+# ---- Pages ------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")) if "```python" in path.read_text()) \
+    if (ROOT / "README.md").exists() else []  # fmt: skip
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python of a page; lines that draw, only where there is matplotlib."""
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return found if HAS_MATPLOTLIB else [re.sub(r"^.*\.plot\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """Runs a page in a folder of its own, once, and returns the names that it leaves, and the folder."""
+    results = {}
+
+    def run(page: Path):
+        if page not in results:
+            folder, left = tmp_path_factory.mktemp("page"), {}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                for number, block in enumerate(blocks(page), start=1):
+                    exec(compile(block, f"{page.name}, example {number}", "exec"), left)
+            results[page] = left, folder
+        return results[page]
+
+    return run
+
+
+def test_pages_are_found():
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    assert {page.name for page in PAGES} >= {"README.md", "training.md", "schedules.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page, names):
+    names(page)
+
+
+def test_links_lead_somewhere():
+    """Files that pages link to are there, and so are the headings in them."""
+    broken = []
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            file, _, heading = target.partition("#")
+            if re.match(r"[a-z]+:", file):
+                continue
+            path = (page.parent / file) if file else page
+            if not path.exists():
+                broken.append(f"{page.name}: {target}")
+            elif heading and path.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+                if heading not in slugs:
+                    broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
+# ---- What the pages promise -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(names):
+    pages = [page for page in PAGES if page.name == "training.md"]
+    if not pages:
+        pytest.skip("the pages are not beside the tests")
+    return pages[0]
+
+
+def test_the_loop_of_the_page_learns(training, names):
+    left, folder = names(training)
+    assert left["model"].evaluate(left["x_test"], left["y_test"])["accuracy"] > 0.9
+    assert {path.name for path in folder.iterdir()} >= {"run.npz", "run.csv"}
+    assert left["history"].monitor["step"]
+
+
+def test_a_loop_of_your_own_is_fit(training):
+    """But for the order of samples, which is made the same here."""
+    own = next(block for block in blocks(training) if "optimizer.step(grads)" in block)
+    x, y, x_test, y_test = data.load("digits")
+    models = [
+        nn.Sequential([nn.Flatten(), nn.Dense(32), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.2), nn.Dense(10)], (8, 8, 1))
+        for _ in range(2)
+    ]
+    steps = len(list(nn.batches(len(x), 32, np.random.default_rng(0))))
+    own = own.replace("default_rng(epoch)", f"default_rng([0, epoch * {steps}])")
+    exec(own, {"nn": nn, "np": np, "model": models[0], "x": x, "y": y, "x_test": x_test, "y_test": y_test})
+    models[1].fit(x, y, epochs=3)
+    for name, param in models[0].params.items():
+        np.testing.assert_array_equal(param, models[1].params[name])

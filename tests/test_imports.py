@@ -1,0 +1,115 @@
+"""The modules of fastopt import each other in one direction, and at their beginning."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import fastopt
+
+ROOT = Path(fastopt.__file__).parent
+
+#: Imports of fastopt's modules inside of functions that have a reason, as (module, imported module): the reason.
+ALLOWED: dict[tuple[str, str], str] = {}
+
+
+def name_of(path: Path) -> str:
+    parts = ("fastopt", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+#: The compiled bridge has a stub in place of a source.
+MODULES = {*SOURCES, "fastopt._kernels"}
+
+
+def targets(module: str, node: ast.AST) -> set[str]:
+    """The modules of fastopt that an import statement names: of ``from package import part``, the part."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names} & MODULES
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    base = node.module or ""
+    if node.level:
+        package = module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0]
+        for _ in range(node.level - 1):
+            package = package.rpartition(".")[0]
+        base = f"{package}.{base}".rstrip(".")
+    if base not in MODULES:
+        return set()
+    return {f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names}
+
+
+def imports(module: str) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """Line numbers of a module's imports of fastopt's modules: those at its level (also under ``if TYPE_CHECKING``)
+    by module, and those inside of functions."""
+    outside: dict[str, int] = {}
+    inside: list[tuple[str, int]] = []
+
+    def visit(node: ast.AST, function: bool) -> None:
+        for target in targets(module, node):
+            if function:
+                inside.append((target, node.lineno))
+            else:
+                outside.setdefault(target, node.lineno)
+        function = function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(SOURCES[module].read_text()), False)
+    return outside, inside
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of more than one module, or of one that imports itself (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in sorted(graph.get(node, ())):
+            if target not in index:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], index[target])
+        if low[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1 or node in graph.get(node, ()):
+                found.append(sorted(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_cycles_are_found():
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set(), "e": {"e"}, "f": {"a"}}
+    assert cycles(graph) == [["a", "b", "c"], ["e"]]
+    assert cycles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {module: imports(module)[0] for module in SOURCES}
+    circles = cycles({module: set(found) for module, found in graph.items()})
+    arrows = [
+        f"{module}:{line} imports {target}"
+        for circle in circles
+        for module in circle
+        for target, line in graph[module].items()
+        if target in circle
+    ]
+    assert not circles, "import circles:\n" + "\n".join(arrows)
+
+
+def test_imports_of_fastopt_stand_at_the_beginning_of_a_module():
+    """What is imported inside of a function hides a circle; extras, which are other packages, may be."""
+    found = {(module, target): line for module in SOURCES for target, line in imports(module)[1]}
+    wrong = [f"{pair[0]}:{line} imports {pair[1]}" for pair, line in found.items() if pair not in ALLOWED]
+    assert not wrong, "imports inside of functions:\n" + "\n".join(wrong)
+    assert not ALLOWED.keys() - found.keys(), "allowed, but not there"
