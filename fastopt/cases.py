@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from fastopt import functional as F  # noqa: N812
-from fastopt import gradients, reference
+from fastopt import gradients, nn, reference
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.kernel import kernel
+from fastopt.nn.layers import Layer
 from fastopt.optimizer import REQUIRED, Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -93,8 +94,8 @@ def _widen(array: Array) -> Array:
 
 def _flat(value: Any) -> Iterator[Array]:
     """The results in what a function returns: of caches what the function computed."""
-    if isinstance(value, (F.BatchNormCache, F.GroupNormCache)):
-        computed = (value.mean, value.inv_std, getattr(value, "chosen", None))
+    if isinstance(value, (F.BatchNormCache, F.GroupNormCache, F.RMSNormCache)):
+        computed = (getattr(value, name, None) for name in ("mean", "inv_std", "inv_rms", "chosen"))
         yield from (array for array in computed if array is not None)
     elif isinstance(value, tuple):
         for item in value:
@@ -379,7 +380,8 @@ def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | No
 def _norm_magnitudes(dy: Any, cache: Any) -> tuple[float, float, float]:
     """dx = a (dy − …) may cancel to next to nothing."""
     scale = np.ones(1) if cache.scale is None else cache.scale
-    a = abs(scale).max(initial=0) * abs(cache.inv_std).max(initial=0)
+    inverse = cache.inv_rms if isinstance(cache, F.RMSNormCache) else cache.inv_std
+    a = abs(scale).max(initial=0) * abs(inverse).max(initial=0)
     return a * abs(dy).max(initial=0), math.sqrt(dy.size), math.sqrt(dy.size)
 
 
@@ -474,6 +476,20 @@ _add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out
      magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
      any_shape=("dscale", "dshift"),
      edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
+
+
+_of_rows: dict[str, list[tuple[int, ...]]]
+_of_rows = {"edges": [(0, 33), (3, 33), (130, 32), (1, 1), (5, 7), (2, 3, 65), (3, 5000), (4, 0)],
+         "threads": [(501, 517), (17, 30_011)], "bench": [*_DENSE]}
+_add("rms_norm_forward", lambda x, *shape: {"x": x(*shape), "scale": x(shape[-1])},
+     lambda x, scale, **how: (
+         (y := reference.rms_norm_forward(x, 1.0 if scale is None else scale, **how))[0], y[1][1].ravel()
+     ) if x.size else None,
+     outputs=("out", "inv_rms"), options=[{}, {"scale": None}, {"eps": 1e-3}], **_of_rows)
+_add("rms_norm_backward",
+     lambda x, *shape: {"dy": x(*shape), "cache": F.rms_norm_forward(x(*shape), x(shape[-1]))[1]},
+     lambda dy, cache: reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]),
+     outputs=("out", "dscale"), magnitudes=_norm_magnitudes, **_of_rows)
 
 
 # ---- Images -------------------------------------------------------------------------------------------------
@@ -806,3 +822,175 @@ for _name in OPTIMIZERS:
     )
 
 CASES = LAYERS | STEPS
+
+# ---- Layers of fastopt.nn -----------------------------------------------------------------------------------
+
+
+def _channels_second(x: Any) -> Any:
+    return x.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Any) -> Any:
+    return x.permute(0, 2, 3, 1)
+
+
+def _torch_conv(torch: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
+    """A convolution of arrays laid out as ours."""
+    y = torch.nn.functional.conv2d(_channels_second(x), weight.permute(3, 2, 0, 1), bias, **options)
+    return _channels_last(y)
+
+
+def _torch_group_norm(torch: Any, x: Any, groups: Any, p: Any, **options: Any) -> Any:
+    """Of (n, …, c)."""
+    y = torch.nn.functional.group_norm(x.movedim(-1, 1), groups, p["scale"], p["shift"], **options)
+    return y.movedim(1, -1)
+
+
+def _weight_of(torch: Any, p: Any) -> Any:
+    """The weight that weight normalisation makes, outputs on the last axis."""
+    direction = p["direction"].movedim(-1, 0)
+    gain = p["gain"].reshape(-1, *(1,) * (direction.ndim - 1))
+    return torch._weight_norm(direction, gain, 0).movedim(0, -1)
+
+
+def _whitened(torch: Any, x: Any, size: Any, eps: Any, p: Any) -> Any:
+    rows = x.reshape(-1, x.shape[-1])
+    centred = (rows - rows.mean(dim=0)).reshape(len(rows), -1, size).movedim(0, 1)
+    covariance = centred.transpose(1, 2) @ centred / len(rows) + eps * torch.eye(size, dtype=x.dtype)
+    values, vectors = torch.linalg.eigh(covariance)
+    white = centred @ (vectors / values.sqrt()[:, None]) @ vectors.transpose(1, 2)
+    return p["scale"] * white.movedim(0, 1).reshape(x.shape) + p["shift"]
+
+
+#: Layers and the shape of an input to each; and where PyTorch has the same, that, of an input and parameters by name.
+NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] = [
+    (nn.Dense(5, activation="relu"), (7,), lambda t, x, p: t.relu(x @ p["weight"] + p["bias"])),
+    *(
+        (nn.Conv2D(**ours), shape, lambda t, x, p, o=options: _torch_conv(t, x, p["weight"], p["bias"], **o))
+        for ours, shape, options in (
+            ({"filters": 4}, (6, 7, 3), {"padding": 1}),
+            ({"filters": 4, "size": (2, 3), "stride": (2, 1), "padding": (1, 0)}, (6, 7, 3),
+             {"stride": (2, 1), "padding": (1, 0)}),
+            ({"filters": 4, "dilation": 2}, (6, 7, 3), {"dilation": 2, "padding": 2}),
+            ({"filters": 4, "dilation": (1, 3), "stride": 2, "padding": 3}, (6, 7, 3),
+             {"dilation": (1, 3), "stride": 2, "padding": 3}),
+            ({"filters": 6, "groups": 3}, (6, 7, 9), {"groups": 3, "padding": 1}),
+            ({"filters": 8, "groups": 4, "stride": 2}, (6, 7, 4), {"groups": 4, "padding": 1, "stride": 2}),
+            ({"filters": 6, "groups": 6, "dilation": 2, "padding": "valid"}, (6, 7, 6), {"groups": 6, "dilation": 2}),
+        )
+    ),
+    (nn.MaxPool2D((3, 2), (2, 1)), (6, 7, 3),
+     lambda t, x, p: _channels_last(t.nn.functional.max_pool2d(_channels_second(x), (3, 2), (2, 1)))),
+    (nn.AveragePool2D((3, 2), (2, 1)), (6, 7, 3),
+     lambda t, x, p: _channels_last(t.nn.functional.avg_pool2d(_channels_second(x), (3, 2), (2, 1)))),
+    (nn.GlobalAveragePool2D(), (6, 7, 3), lambda t, x, p: x.mean(dim=(1, 2))),
+    (nn.Embedding(9, 4), (5,), lambda t, x, p: t.nn.functional.embedding(x.long(), p["weight"])),
+    (nn.ReLU(), (6, 7, 3), lambda t, x, p: t.relu(x)),
+    (nn.LeakyReLU(0.2), (9,), lambda t, x, p: t.nn.functional.leaky_relu(x, 0.2)),
+    (nn.ELU(0.7), (9,), lambda t, x, p: t.nn.functional.elu(x, 0.7)),
+    (nn.GELU(), (9,), lambda t, x, p: t.nn.functional.gelu(x)),
+    (nn.GELU("tanh"), (9,), lambda t, x, p: t.nn.functional.gelu(x, approximate="tanh")),
+    (nn.SiLU(), (9,), lambda t, x, p: t.nn.functional.silu(x)),
+    (nn.Tanh(), (9,), lambda t, x, p: t.tanh(x)),
+    (nn.Sigmoid(), (9,), lambda t, x, p: t.sigmoid(x)),
+    (nn.Softplus(), (9,), lambda t, x, p: t.nn.functional.softplus(x, threshold=1000)),
+    (nn.Softmax(), (9,), lambda t, x, p: t.softmax(x, -1)),
+    (nn.BatchNorm(), (6, 7, 3),
+     lambda t, x, p: _channels_last(
+         t.nn.functional.batch_norm(_channels_second(x), None, None, p["scale"], p["shift"], training=True))),
+    (nn.LayerNorm(), (9,), lambda t, x, p: t.nn.functional.layer_norm(x, (9,), p["scale"], p["shift"])),
+    (nn.LayerNorm(axes=3, eps=0.1), (6, 7, 3),
+     lambda t, x, p: t.nn.functional.layer_norm(x, (6, 7, 3), p["scale"], p["shift"], eps=0.1)),
+    (nn.RMSNorm(), (6, 7, 8), lambda t, x, p: t.nn.functional.rms_norm(x, (8,), p["scale"], 1e-5)),
+    (nn.RMSNorm(eps=0.01), (9,), lambda t, x, p: t.nn.functional.rms_norm(x, (9,), p["scale"], 0.01)),
+    (nn.GroupNorm(4), (6, 7, 8), lambda t, x, p: _torch_group_norm(t, x, 4, p)),
+    (nn.GroupNorm(2, eps=0.1), (8,), lambda t, x, p: _torch_group_norm(t, x, 2, p, eps=0.1)),
+    (nn.InstanceNorm(), (6, 7, 8),
+     lambda t, x, p: _channels_last(
+         t.nn.functional.instance_norm(_channels_second(x), weight=p["scale"], bias=p["shift"]))),
+    (nn.WeightNorm(nn.Dense(5)), (7,), lambda t, x, p: x @ _weight_of(t, p) + p["layer.bias"]),
+    (nn.WeightNorm(nn.Conv2D(4)), (6, 7, 3),
+     lambda t, x, p: _torch_conv(t, x, _weight_of(t, p), p["layer.bias"], padding=1)),
+    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (8,), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
+    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (3, 2, 4), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
+    (nn.Residual(nn.Conv2D(3), nn.Conv2D(3, 1)), (6, 7, 3),
+     lambda t, x, p: t.relu(_torch_conv(t, x, p["body.weight"], p["body.bias"], padding=1)
+                            + _torch_conv(t, x, p["shortcut.weight"], p["shortcut.bias"]))),
+    *((layer, shape, None) for layer, shape in (
+        (nn.Dense(5), (7,)),
+        (nn.Dense(5, activation="relu", init="xavier"), (7,)),
+        (nn.Conv2D(4), (5, 6, 3)),
+        (nn.Conv2D(3, size=(2, 3), stride=(2, 1), padding=(1, 0), activation="relu"), (5, 4, 2)),
+        (nn.Conv2D(2, size=1, stride=3, padding="valid", init="xavier"), (4, 7, 2)),
+        (nn.Conv2D(2, size=(4, 2), activation="relu"), (3, 5, 1)),
+        (nn.Conv2D(2, dilation=2, activation="relu"), (5, 6, 2)),
+        (nn.Conv2D(2, size=(2, 3), stride=2, padding=2, dilation=(1, 3)), (4, 5, 1)),
+        (nn.Conv2D(6, groups=3, size=(3, 2), activation="relu"), (4, 4, 6)),
+        (nn.Conv2D(4, groups=4, stride=2), (5, 4, 4)),
+        (nn.Conv2D(4, groups=2, padding=1, dilation=(2, 1)), (5, 4, 2)),
+        (nn.Conv2D(4, groups=2, size=(1, 2)), (2, 3, 2)),
+        (nn.Conv2D(3, groups=3, size=(2, 3), padding=1, dilation=(2, 1), activation="relu"), (5, 4, 3)),
+        (nn.Conv2D(16), (3, 4, 2)),
+        (nn.Conv2D(16, size=2, stride=2, activation="relu"), (3, 5, 2)),
+        (nn.Conv2D(32, size=(1, 2), padding=(0, 2)), (2, 3, 1)),
+        (nn.MaxPool2D(), (5, 4, 3)),
+        (nn.MaxPool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
+        (nn.MaxPool2D(2, stride=3), (6, 7, 2)),
+        (nn.Flatten(), (3, 4, 2)),
+        (nn.Flatten(), (6,)),
+        (nn.ReLU(), (9,)),
+        (nn.ReLU(), (3, 2, 4)),
+        (nn.Dropout(0.4), (70,)),
+        (nn.Dropout(0.4, p_is="keep"), (3, 5, 5)),
+        (nn.BatchNorm(), (6,)),
+        (nn.BatchNorm(eps=0.01, momentum=0.9, momentum_of="old", unbiased=False), (3, 4, 2)),
+        *(
+            (layer, shape)
+            for shape in ((9,), (3, 2, 4))
+            for layer in (
+                nn.LeakyReLU(),
+                nn.LeakyReLU(slope=0.3),
+                nn.ELU(),
+                nn.ELU(alpha=0.7),
+                nn.GELU(),
+                nn.GELU("tanh"),
+                nn.SiLU(),
+                nn.Tanh(),
+                nn.Sigmoid(),
+                nn.Softplus(),
+                nn.Softmax(),
+            )
+        ),
+        (nn.AveragePool2D(), (5, 4, 3)),
+        (nn.AveragePool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
+        (nn.GlobalAveragePool2D(), (3, 4, 5)),
+        (nn.VanillaDropout(0.4), (70,)),
+        (nn.VanillaDropout(0.4, p_is="keep"), (3, 5, 5)),
+        (nn.SpatialDropout(0.4), (3, 4, 20)),
+        (nn.Embedding(7, 3), (5,)),
+        (nn.Embedding(5, 2, init="he"), (2, 3)),
+        (nn.LayerNorm(), (6,)),
+        (nn.LayerNorm(eps=0.01), (3, 2, 4)),
+        (nn.LayerNorm(axes=3), (3, 2, 4)),
+        (nn.LayerNorm(axes=2), (3, 2, 4)),
+        (nn.GroupNorm(3), (6,)),
+        (nn.GroupNorm(2, eps=0.01), (3, 2, 4)),
+        (nn.InstanceNorm(), (3, 2, 4)),
+        (nn.WeightNorm(nn.Dense(3, activation="relu")), (5,)),
+        (nn.WeightNorm(nn.Conv2D(4, size=(3, 2), stride=2, groups=2)), (4, 5, 2)),
+        (nn.DecorrelatedBatchNorm(), (3,)),
+        (nn.DecorrelatedBatchNorm(2, eps=0.01, momentum=0.3), (4,)),
+        (nn.DecorrelatedBatchNorm(size=2), (3, 2, 4)),
+        (nn.Residual(nn.Dense(4, init=nn.Orthogonal(2.0))), (4,)),
+        (
+            nn.Residual(
+                nn.Sequential([nn.Conv2D(3), nn.ReLU(), nn.Dropout(0.2)]), nn.Conv2D(3, size=1, bias_init=0.5), None
+            ),
+            (3, 2, 2),
+        ),
+        (nn.Residual(nn.Dropout(0.3), nn.Dropout(0.3)), (30,)),
+        (nn.Dense(3, init=nn.Xavier("in", "uniform"), bias_init=[0.1, 0.2, 0.3]), (4,)),
+        (nn.Sequential([nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(3)]), (5,)),
+        (nn.Sequential([nn.Conv2D(2), nn.Sequential([nn.ReLU(), nn.MaxPool2D()]), nn.Flatten()]), (4, 5, 2)),
+    )),
+]  # fmt: skip

@@ -549,6 +549,20 @@ def layer_norm_forward(x, scale=1.0, shift=0.0, *, axes=1, eps=1e-5):
     return y.reshape(x.shape), cache
 
 
+def rms_norm_forward(x, scale=1.0, *, eps=1e-5):
+    """Returns y, (x, inv_rms, scale)."""
+    inv_rms = 1 / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps)
+    return x * inv_rms * scale, (x, inv_rms, scale)
+
+
+def rms_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array]:  # type: ignore[type-arg]
+    """Returns dx, dscale."""
+    x, inv_rms, scale = cache
+    g = dy * scale
+    dx = inv_rms * (g - x * inv_rms**2 * np.mean(g * x, axis=-1, keepdims=True))
+    return dx, (dy * x * inv_rms).reshape(-1, x.shape[-1]).sum(axis=0)
+
+
 def instance_norm_forward(x, scale=1.0, shift=0.0, *, eps=1e-5):
     return group_norm_forward(x, x.shape[-1], scale, shift, eps=eps)
 

@@ -93,7 +93,7 @@ static void conv_forward(const void *arguments, struct fastopt_share share)
 
     for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t top = row % out_h * a->stride_h - a->pad_h;
-        const real *image = x + row / out_h * a->h * a->w * a->c, *in[MOST_RUNS], *weights[MOST_RUNS];
+        const real *image = x + row / out_h * a->h * a->w * a->c, *in[MAX_KERNEL_ROWS], *weights[MAX_KERNEL_ROWS];
         if (row == rows.begin || row % out_h == 0)
             next = 0;
         g.blocks = 0;
@@ -135,7 +135,7 @@ static void conv_weight_grad(const void *arguments, struct fastopt_share share)
     const struct range whole = {0, nine ? 1 : a->size_h * parts};
     const struct range own = nine ? whole : own_range(whole.end, 1, share);
     const struct range filters = nine ? own_range(a->filters, 16, share) : (struct range){0, a->filters};
-    int64_t together = minimum((PIXELS + out_w - 1) / out_w, MOST_RUNS);
+    int64_t together = minimum((PIXELS + out_w - 1) / out_w, MAX_KERNEL_ROWS);
     while (together > 1 && ((together - 1) * a->stride_h + a->size_h) * width > SCRATCH)
         --together;
     const int64_t most = nine ? PER_VECTOR : tile_columns();

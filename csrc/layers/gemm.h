@@ -42,7 +42,7 @@ struct gemm_block {
 };
 
 struct gemm {
-    struct gemm_block block[MOST_RUNS]; /* along k */
+    struct gemm_block block[MAX_KERNEL_ROWS]; /* along k */
     int64_t blocks, k, a_row, a_column; /* k of each block; from one row (column) of A to the next */
     int64_t b_row, a_line;              /* a_line: where the rows of A are on several lines, from one to the next */
     const real *c0;                     /* null: zeros */

@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-_LANES, _SCRATCH, _MOST_RUNS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
-    _kernels.LIMITS[name] for name in ("LANES", "SCRATCH", "MOST_RUNS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
+_LANES, _SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
+    _kernels.LIMITS[name] for name in ("LANES", "SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
 )
 
 # ---- Pooling ------------------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair =
     padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy."""
     _, _, w, c, kh, kw, _, sw, *_ = sizes = _geometry(shape, size, stride, padding, 1)
     ow = _places(sizes)[1]
-    return kh <= _MOST_RUNS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
+    return kh <= _MAX_KERNEL_ROWS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
 
 
 def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:

@@ -16,6 +16,7 @@ from fastopt.kernel import kernel
 __all__ = [
     "BatchNormCache",
     "GroupNormCache",
+    "RMSNormCache",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_sums_shape",
@@ -23,6 +24,8 @@ __all__ = [
     "group_norm_forward",
     "instance_norm_forward",
     "layer_norm_forward",
+    "rms_norm_backward",
+    "rms_norm_forward",
 ]
 
 
@@ -589,3 +592,95 @@ def _block(shape: tuple[int, ...]) -> int:
     """How many rows of (rows, pixels, channels) are added up before their sum goes to a part of its own."""
     _, pixels, channels = shape
     return max(min(65536 // max(pixels * channels, 1), 64), -(-16 // max(pixels, 1)))
+
+
+# ---- RMS norm -----------------------------------------------------------------------------------------------
+
+_rms_norm_forward = kernel("rms_norm_forward", y="out")
+_rms_norm_backward = kernel("rms_norm_backward", **_OF_CACHE | {"inv_rms": "cache.inv_rms"}, dx="out")
+
+
+class RMSNormCache(NamedTuple):
+    """What `rms_norm_backward` needs: the arguments of the forward pass, and ``1 / √(mean x² + eps)`` of each row."""
+
+    x: Array
+    scale: Array | None
+    inv_rms: NDArray[np.float64]
+
+
+def rms_norm_forward(
+    x: Array,
+    scale: Array | None = None,
+    *,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    inv_rms: NDArray[np.float64] | None = None,
+) -> tuple[Array, RMSNormCache]:
+    """RMS normalisation [1]_: ``y = scale·x / √(mean x² + eps)`` over the last axis.
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    scale : ndarray (d,), optional
+        Learnt for each element; 1 where absent.
+    eps : float, default 1e-5
+        Added to the mean square, in [0, inf).
+    out : ndarray like `x`, optional
+        Where to write y.
+    inv_rms : float64 ndarray (rows,), optional
+        Where to write the cache's; rows being the product of the other axes.
+
+    Returns
+    -------
+    y : ndarray like `x`
+    cache : RMSNormCache
+        For `rms_norm_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    References
+    ----------
+    .. [1] B. Zhang and R. Sennrich, "Root mean square layer normalization", 2019, eq. 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rms_norm_forward(np.array([[3.0, 4.0, 0.0, 0.0]]), eps=0)[0]
+    array([[1.2, 1.6, 0. , 0. ]])
+    """
+    y, inv_rms = _rms_norm_forward(x, scale, out, inv_rms, checks.number("eps", eps, "[0, inf)"))
+    return y, RMSNormCache(x, scale, inv_rms)
+
+
+def rms_norm_backward(
+    dy: Array, cache: RMSNormCache, out: Array | None = None, dscale: Array | None = None
+) -> tuple[Array, Array]:
+    """The gradients of `rms_norm_forward`.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    cache : RMSNormCache
+        From `rms_norm_forward`; x and scale must be unchanged since.
+    out : ndarray like `dy`, optional
+        Where to write dx.
+    dscale : ndarray (d,), optional
+        Where to write that.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dscale : ndarray (d,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+    """
+    if not isinstance(cache, RMSNormCache):
+        raise TypeError(f"cache must come from rms_norm_forward, got {type(cache).__name__}")
+    return _rms_norm_backward(dy, *cache, out, dscale)

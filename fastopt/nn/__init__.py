@@ -8,105 +8,61 @@
 True
 """
 
-from fastopt.nn import curvature, debug, monitor
-from fastopt.nn.activations import ELU, GELU, LeakyReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
-from fastopt.nn.callbacks import (
-    CSVLogger,
-    EarlyStopping,
-    LearningRateScheduler,
-    Lines,
-    ModelCheckpoint,
-    ReduceLROnPlateau,
-    TensorBoard,
+from fastopt.nn import (
+    activations,
+    callbacks,
+    curvature,
+    debug,
+    dropouts,
+    embedding,
+    init,
+    layers,
+    losses,
+    lr_range,
+    memory,
+    model,
+    monitor,
+    norms,
+    playback,
+    pooling,
+    residual,
+    training,
 )
-from fastopt.nn.dropouts import SpatialDropout, VanillaDropout
-from fastopt.nn.embedding import Embedding
-from fastopt.nn.init import Constant, He, Initializer, Normal, Orthogonal, Sparse, Xavier
-from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D, ReLU
-from fastopt.nn.losses import (
-    L1,
-    Hinge,
-    Huber,
-    Loss,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-    SquaredError,
-    softmax_cross_entropy,
-)
-from fastopt.nn.lr_range import LRRange, lr_find
+from fastopt.nn.activations import *
+from fastopt.nn.callbacks import *
+from fastopt.nn.dropouts import *
+from fastopt.nn.embedding import *
+from fastopt.nn.init import *
+from fastopt.nn.layers import *
+from fastopt.nn.losses import *
+from fastopt.nn.lr_range import *
 from fastopt.nn.lsuv import lsuv
-from fastopt.nn.memory import FRESH, Workspace
-from fastopt.nn.model import Sequential, load
-from fastopt.nn.norms import BatchNorm, DecorrelatedBatchNorm, GroupNorm, InstanceNorm, LayerNorm, WeightNorm
-from fastopt.nn.playback import Passes
-from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
-from fastopt.nn.residual import Residual
-from fastopt.nn.training import Callback, History, Run, batches
+from fastopt.nn.memory import *
+from fastopt.nn.model import *
+from fastopt.nn.norms import *
+from fastopt.nn.playback import *
+from fastopt.nn.pooling import *
+from fastopt.nn.residual import *
+from fastopt.nn.training import *
 
 __all__ = [
-    "ELU",
-    "FRESH",
-    "GELU",
-    "L1",
-    "AveragePool2D",
-    "BatchNorm",
-    "CSVLogger",
-    "Callback",
-    "Composite",
-    "Constant",
-    "Conv2D",
-    "DecorrelatedBatchNorm",
-    "Dense",
-    "Dropout",
-    "EarlyStopping",
-    "Embedding",
-    "Flatten",
-    "GlobalAveragePool2D",
-    "GroupNorm",
-    "He",
-    "Hinge",
-    "History",
-    "Huber",
-    "Initializer",
-    "InstanceNorm",
-    "LRRange",
-    "Layer",
-    "LayerNorm",
-    "LeakyReLU",
-    "LearningRateScheduler",
-    "Lines",
-    "Loss",
-    "MaxPool2D",
-    "ModelCheckpoint",
-    "Normal",
-    "Orthogonal",
-    "Passes",
-    "ReLU",
-    "ReduceLROnPlateau",
-    "Residual",
-    "Run",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "SigmoidCrossEntropy",
-    "Softmax",
-    "SoftmaxCrossEntropy",
-    "Softplus",
-    "Sparse",
-    "SpatialDropout",
-    "SquaredError",
-    "Tanh",
-    "TensorBoard",
-    "VanillaDropout",
-    "WeightNorm",
-    "Workspace",
-    "Xavier",
-    "batches",
+    *activations.__all__,
+    *callbacks.__all__,
+    *dropouts.__all__,
+    *embedding.__all__,
+    *init.__all__,
+    *layers.__all__,
+    *losses.__all__,
+    *lr_range.__all__,
+    *memory.__all__,
+    *model.__all__,
+    *norms.__all__,
+    *playback.__all__,
+    *pooling.__all__,
+    *residual.__all__,
+    *training.__all__,
     "curvature",
     "debug",
-    "load",
-    "lr_find",
     "lsuv",
     "monitor",
-    "softmax_cross_entropy",
 ]

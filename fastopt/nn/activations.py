@@ -10,6 +10,8 @@ from fastopt.checks import Array
 from fastopt.nn.layers import Grads, Layer
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["ELU", "GELU", "LeakyReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
+
 
 class _Activation(Layer):
     """One kind of `fastopt.functional.activation_forward`."""
@@ -32,7 +34,7 @@ class _Activation(Layer):
         return F.activation_backward(dy, cache, self.kind, alpha=self._alpha(), out=dx), {}
 
 
-class LeakyReLU(_Activation):
+class LeakyReLU(_Activation, kernels_alone=True):
     """``y = x``, and ``slope·x`` where x < 0.
 
     Parameters
@@ -63,7 +65,7 @@ class LeakyReLU(_Activation):
         return self.slope
 
 
-class ELU(_Activation):
+class ELU(_Activation, kernels_alone=True):
     """``y = x``, and ``alpha·(eˣ − 1)`` where x < 0 (Clevert et al. 2016).
 
     Parameters
@@ -94,7 +96,7 @@ class ELU(_Activation):
         return self.alpha
 
 
-class GELU(_Activation):
+class GELU(_Activation, kernels_alone=True):
     """``y = x·Φ(x)``, Φ being the normal distribution (Hendrycks & Gimpel 2016).
 
     Parameters
@@ -124,7 +126,7 @@ class GELU(_Activation):
         self.kind = "gelu_tanh" if approximation else "gelu"
 
 
-class SiLU(_Activation):
+class SiLU(_Activation, kernels_alone=True):
     """``y = x / (1 + e⁻ˣ)``, also called swish (Hendrycks & Gimpel 2016).
 
     Examples
@@ -138,7 +140,7 @@ class SiLU(_Activation):
     kind = "silu"
 
 
-class Tanh(_Activation):
+class Tanh(_Activation, kernels_alone=True):
     """``y = tanh(x)``.
 
     Examples
@@ -152,7 +154,7 @@ class Tanh(_Activation):
     kind, _from_output = "tanh", True
 
 
-class Sigmoid(_Activation):
+class Sigmoid(_Activation, kernels_alone=True):
     """``y = 1 / (1 + e⁻ˣ)``. Before a cross-entropy, leave it to `fastopt.nn.SigmoidCrossEntropy`.
 
     Examples
@@ -166,7 +168,7 @@ class Sigmoid(_Activation):
     kind, _from_output = "sigmoid", True
 
 
-class Softplus(_Activation):
+class Softplus(_Activation, kernels_alone=True):
     """``y = log(1 + eˣ)``.
 
     Examples
@@ -180,7 +182,7 @@ class Softplus(_Activation):
     kind = "softplus"
 
 
-class Softmax(Layer):
+class Softmax(Layer, kernels_alone=True):
     """``y = exp(x) / Σ exp(x)`` over the last axis. Before a cross-entropy, leave it to the loss.
 
     Examples

@@ -20,6 +20,16 @@ from fastopt.nn.training import Callback as Callback
 from fastopt.nn.training import Run
 from fastopt.schedules import ReduceOnPlateau
 
+__all__ = [
+    "CSVLogger",
+    "EarlyStopping",
+    "LearningRateScheduler",
+    "Lines",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "TensorBoard",
+]
+
 Mode = Literal["auto", "min", "max"]
 
 

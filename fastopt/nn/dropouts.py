@@ -11,6 +11,8 @@ from fastopt.checks import Array
 from fastopt.nn.layers import Dropout, Grads, Shape, check_images
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["SpatialDropout", "VanillaDropout"]
+
 
 class VanillaDropout(Dropout):
     """Dropout in its original form (Srivastava et al. 2014, section 4): outputs are scaled by the probability of

@@ -13,6 +13,8 @@ from fastopt.nn import init as initial
 from fastopt.nn.layers import Grads, Layer, Shape
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["Embedding"]
+
 
 class Embedding(Layer):
     """An embedding: integers (n, …) become rows of the weight, (n, …, width).

@@ -39,6 +39,8 @@ from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn import text
 
+__all__ = ["Constant", "He", "Initializer", "Normal", "Orthogonal", "Sparse", "Xavier"]
+
 
 class Initializer:
     """Draws weights: ``initializer(shape, fan_in, fan_out, rng) -> ndarray``. Outputs are on the last axis."""

@@ -23,6 +23,8 @@ from fastopt.nn import text
 from fastopt.nn.init import Bias, Init
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["Composite", "Conv2D", "Dense", "Dropout", "Flatten", "Layer", "MaxPool2D", "ReLU"]
+
 Shape = tuple[int, ...]
 Grads = dict[str, Array]
 
@@ -47,7 +49,11 @@ class Layer:
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
 
-    def __init_subclass__(cls, *, loadable: bool = True) -> None:
+    #: Whether passes, in a workspace, are kernel calls alone, which can be recorded.
+    kernels_alone: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, loadable: bool = True, kernels_alone: bool = False) -> None:
+        cls.kernels_alone = kernels_alone  # of this class; what inherits from it may do more
         if loadable:
             Layer.classes[cls.__name__] = cls
 
@@ -621,7 +627,7 @@ class Conv2D(_Affine):
         return dx, grads
 
 
-class MaxPool2D(Layer):
+class MaxPool2D(Layer, kernels_alone=True):
     """The maximum of each window of images (n, h, w, c), without padding.
 
     Parameters
@@ -671,7 +677,7 @@ class MaxPool2D(Layer):
         return F.max_pool_backward(dy, winner, shape, self.size, self.stride, out=dx), {}
 
 
-class Flatten(Layer):
+class Flatten(Layer, kernels_alone=True):
     """All axes but the first in one: inputs (n, …) become (n, d).
 
     Examples
@@ -694,7 +700,7 @@ class Flatten(Layer):
         return dy.reshape(cache), {}
 
 
-class ReLU(Layer):
+class ReLU(Layer, kernels_alone=True):
     """``y = max(x, 0)``; directly after Dense, Conv2D or BatchNorm it is fused with it.
 
     Examples
@@ -717,7 +723,7 @@ class ReLU(Layer):
         return F.relu_backward(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}
 
 
-class Dropout(Layer):
+class Dropout(Layer, kernels_alone=True):
     """Inverted dropout in training; the identity in inference.
 
     Parameters

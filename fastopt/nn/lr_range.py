@@ -19,6 +19,8 @@ from fastopt.nn.training import batches, bound, look_ahead, loss_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
+__all__ = ["LRRange", "lr_find"]
+
 
 class LRRange(NamedTuple):
     """The result of a learning-rate range test.

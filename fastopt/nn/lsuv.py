@@ -12,6 +12,8 @@ from fastopt.nn import init as initial
 from fastopt.nn.layers import Conv2D, Dense
 from fastopt.nn.model import Sequential
 
+__all__ = ["lsuv"]
+
 
 def lsuv(
     model: Sequential, x: Array, *, tolerance: float = 0.1, max_iterations: int = 10, seed: int = 0

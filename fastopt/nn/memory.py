@@ -22,6 +22,8 @@ import numpy as np
 from fastopt import arena
 from fastopt.checks import Array
 
+__all__ = ["FRESH", "Workspace"]
+
 
 class Memory(Protocol):
     """Provides the arrays that passes write to."""

@@ -20,6 +20,8 @@ from fastopt.nn.stack import Stack
 from fastopt.nn.training import Callback
 from fastopt.optimizer import Optimizer
 
+__all__ = ["Sequential", "load"]
+
 
 class Sequential(Stack):
     """A sequence of layers, built for inputs of one shape: a model, or a layer of another one.

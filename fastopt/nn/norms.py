@@ -14,8 +14,10 @@ from fastopt.checks import Array
 from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Grads, Layer, MaxPool2D, ReLU, Shape
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["BatchNorm", "DecorrelatedBatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "WeightNorm"]
 
-class BatchNorm(Layer):
+
+class BatchNorm(Layer, kernels_alone=True):
     """Batch normalisation over all axes but the last: of (n, d) per feature, of (n, h, w, c) per channel.
 
     A ReLU directly after it is fused with it, and so is a Dropout after that; or, after either of batch norm and ReLU,
@@ -228,6 +230,56 @@ class LayerNorm(_SampleNorm):
 
     def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
         return F.layer_norm_forward(x, axes=self.axes, **options)
+
+
+class RMSNorm(Layer, kernels_alone=True):
+    """RMS normalisation over the last axis, as in `fastopt.functional.rms_norm_forward`.
+
+    Parameters
+    ----------
+    eps : float, default 1e-5
+        Added to the mean square, in [0, inf). `params`: ``scale`` (d,) from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.RMSNorm(eps=0)], (4,))
+    >>> model.predict(np.array([[1, 1, 1, 1], [-4, 0, 0, 0]])).tolist()
+    [[1.0, 1.0, 1.0, 1.0], [-2.0, 0.0, 0.0, 0.0]]
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = checks.number("eps", eps, "[0, inf)")
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self.params["scale"] = np.ones(input_shape[-1:], dtype)
+
+    def forward(
+        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+    ) -> tuple[Array, Any]:
+        return F.rms_norm_forward(
+            x,
+            self.params["scale"],
+            eps=self.eps,
+            out=memory.array("y", x.shape, x.dtype),
+            inv_rms=memory.array("inv_rms", (math.prod(x.shape[:-1]),), np.float64),
+        )
+
+    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+        dx, dscale = F.rms_norm_backward(
+            dy,
+            cache,
+            out=memory.array("dx", dy.shape, dy.dtype),
+            dscale=memory.grad("scale", self.params["scale"]),
+        )
+        return dx, {"scale": dscale}
 
 
 class GroupNorm(_SampleNorm):

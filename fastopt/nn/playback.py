@@ -13,18 +13,11 @@ import numpy as np
 from fastopt import _kernels
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.activations import ELU, GELU, LeakyReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
-from fastopt.nn.layers import Conv2D, Dense, Dropout, Flatten, Grads, Layer, MaxPool2D, ReLU
+from fastopt.nn.layers import Conv2D, Dense, Grads, Layer
 from fastopt.nn.memory import Workspace
-from fastopt.nn.norms import BatchNorm
-from fastopt.nn.pooling import AveragePool2D, GlobalAveragePool2D
 from fastopt.nn.stack import Stack
 
-#: Layers whose passes are kernel calls alone when arrays come from a workspace; subclasses may do more.
-_KERNELS_ALONE = {
-    *(ReLU, LeakyReLU, ELU, GELU, Sigmoid, SiLU, Softmax, Softplus, Tanh),
-    *(AveragePool2D, BatchNorm, Dropout, Flatten, GlobalAveragePool2D, MaxPool2D),
-}
+__all__ = ["Passes"]
 
 #: For benchmarks: a dict to which replays add the seconds spent in each kernel, by its name.
 SECONDS: dict[str, float] | None = None
@@ -47,7 +40,7 @@ def _calls_kernels(layer: Layer, first: bool) -> bool:
     if type(layer) is Conv2D and layer.input_shape is not None:
         one_by_one = layer.stride == (1, 1) and all(np.less(layer.padding, layer.size))
         return layer.is_direct((1, *layer.input_shape)) and (first or one_by_one)
-    return type(layer) in _KERNELS_ALONE
+    return layer.kernels_alone
 
 
 def _alike(dy: Any, usual: Array) -> bool:

@@ -10,8 +10,10 @@ from fastopt.checks import Array
 from fastopt.nn.layers import Grads, Layer, Shape, check_images
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["AveragePool2D", "GlobalAveragePool2D"]
 
-class AveragePool2D(Layer):
+
+class AveragePool2D(Layer, kernels_alone=True):
     """The mean of each window of images (n, h, w, c), without padding.
 
     Parameters
@@ -57,7 +59,7 @@ class AveragePool2D(Layer):
         return F.average_pool_backward(dy, cache, self.size, self.stride, out=dx), {}
 
 
-class GlobalAveragePool2D(Layer):
+class GlobalAveragePool2D(Layer, kernels_alone=True):
     """The mean of each channel: images (n, h, w, c) become (n, c).
 
     Examples

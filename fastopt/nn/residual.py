@@ -12,6 +12,8 @@ from fastopt.checks import Array
 from fastopt.nn.layers import Composite, Grads, Layer, Shape
 from fastopt.nn.memory import FRESH, Memory
 
+__all__ = ["Residual"]
+
 
 class Residual(Composite):
     """A residual block: ``y = relu(body(x) + shortcut(x))`` (He et al. 2015, eq. 1 and 2).

@@ -28,6 +28,8 @@ from fastopt.nn.targets import are_labels, count_right, weights
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
+__all__ = ["Callback", "History", "Run", "batches"]
+
 Indices = NDArray[np.int64]
 
 
