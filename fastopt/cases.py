@@ -334,7 +334,7 @@ _BATCHES_BENCH = [
         (64, 512), (256, 1024), (4096, 1024), (128, 16, 32, 32), (64, 64, 28, 28), (32, 256, 14, 14))),
     *((shape, -1) for shape in ((128, 32, 32, 16), (64, 28, 28, 64), (32, 14, 14, 256))),
 ]
-_BEHIND: list[Arguments] = [{}, {"relu": True}, {"relu": True, "dropout": 0.4, "seed": 7, "counter": 9}]
+_EPILOGUES: list[Arguments] = [{}, {"relu": True}, {"relu": True, "dropout": 0.4, "seed": 7, "counter": 9}]
 
 
 def _batch(x: Draw, shape: tuple[int, ...], axis: int) -> Arguments:
@@ -370,7 +370,7 @@ def _batch_backward(x: Draw, shape: tuple[int, ...], axis: int, **how: Any) -> A
 
 
 def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | None:
-    """Of what comes before a ReLU: behind it, y may be 0 here and next to 0 there."""
+    """Without an epilogue: rounding decides where a ReLU lets gradients pass."""
     if cache.relu or not dy.size:
         return None
     by_reference = reference.batch_norm_forward(cache.x, cache.scale, cache.shift, axis=cache.axis)[1]
@@ -389,10 +389,10 @@ _batch_sizes = {"edges": _BATCHES, "threads": _BATCHES_THREADS}
 _learnt_grads = {"outputs": ("out", "dscale", "dshift"), "magnitudes": _norm_magnitudes}
 _add("batch_norm_forward", _batch, _batch_norm, kernels=("batch_norm_forward", "batch_norm_sums"),
      outputs=("out", "mean", "inv_std"), updates=("running_mean", "running_var"),
-     options=[*_BEHIND, {"scale": None, "shift": None}], bench=_BATCHES_BENCH, **_batch_sizes)
+     options=[*_EPILOGUES, {"scale": None, "shift": None}], bench=_BATCHES_BENCH, **_batch_sizes)
 _add("batch_norm_forward inference", lambda x, *size: _batch(x, *size) | {"training": False}, _batch_norm,
-     kernels=("batch_norm_inference",), options=[*_BEHIND, {"scale": None}], **_batch_sizes)
-for _word, _options in zip(("", " relu", " dropout"), _BEHIND, strict=True):
+     kernels=("batch_norm_inference",), options=[*_EPILOGUES, {"scale": None}], **_batch_sizes)
+for _word, _options in zip(("", " relu", " dropout"), _EPILOGUES, strict=True):
     _add(f"batch_norm_backward{_word}", functools.partial(_batch_backward, **_options), _batch_norm_backward,
          kernels=("batch_norm_backward", "batch_norm_grad_sums"), **_learnt_grads, **_batch_sizes,
          bench=() if _word else _BATCHES_BENCH)
@@ -663,17 +663,21 @@ _add("depthwise_backward", _depth_backward, reference.depthwise_backward, output
 # ---- Kernels without a public function ----------------------------------------------------------------------
 
 
+_random_bits_kernel, _stream_kernel = kernel("random_bits"), kernel("stream")
+_factored_root_kernel = kernel("factored_root", y="out")
+
+
 def _random_bits(bits: Array, seed: int, counter: int, first_block: int) -> Array:
-    return kernel("random_bits")(bits, len(bits), seed, counter, first_block)
+    return _random_bits_kernel(bits, len(bits), seed, counter, first_block)
 
 
 def _factored_root(x: Array, of_rows: Array, of_columns: Array, out: Array | None = None) -> Array:
-    return kernel("factored_root", y="out")(x, of_rows, of_columns, out, 1e-6)
+    return _factored_root_kernel(x, of_rows, of_columns, out, 1e-6)
 
 
 def stream(x: Array, *arrays: Array) -> None:
     """Each array (up to four of them) is half of itself and x: the yardstick of the benchmarks."""
-    kernel("stream")(x, *arrays, *[None] * (4 - len(arrays)), 0.5)
+    _stream_kernel(x, *arrays, *[None] * (4 - len(arrays)), 0.5)
 
 
 def _stream(x: Array, **arrays: Array) -> None:

@@ -20,12 +20,12 @@ KINDS = {
 
 
 def all_results(case, sizes, dtype, **kind):
-    """What a case computes of hostile values, for all sizes and options."""
+    """What a case computes of hostile values for all sizes, with one of the options after the other."""
     results = []
     with np.errstate(all="ignore"):  # of what prepares the arguments
-        for size in sizes:
-            for options in case.options:
-                results += case.run(case.arguments(cases.hostile(dtype, **kind), size, options))
+        for i in range(max(len(sizes), len(case.options))):
+            size, options = sizes[i % len(sizes)], case.options[i % len(case.options)]
+            results += case.run(case.arguments(cases.hostile(dtype, **kind), size, options))
     return results
 
 
