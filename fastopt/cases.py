@@ -473,6 +473,7 @@ def _group_norm_backward(dy: Any, cache: Any, parts: Any) -> Any:
 
 
 _add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out", "dscale", "dshift"),
+     kernels=("group_norm_backward", "group_norm_learnt_grads"),
      magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
      any_shape=("dscale", "dshift"),
      edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
