@@ -13,10 +13,12 @@ from time import perf_counter
 import numpy
 
 cimport cython
+from cpython.dict cimport PyDict_GetItem, PyDict_Size
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 
@@ -217,6 +219,38 @@ def all_below(array, int64_t limit):
         below &= 0 <= (<const int64_t *>view.buf)[i] < limit
     PyBuffer_Release(&view)
     return below
+
+
+cdef bint finite(const buffer *view) noexcept nogil:
+    cdef Py_ssize_t i, count = view.len // view.itemsize
+    cdef const uint32_t *single = <const uint32_t *>view.buf
+    cdef const uint64_t *double_ = <const uint64_t *>view.buf
+    cdef uint32_t carry = 0
+    cdef uint64_t long_carry = 0
+    # An exponent of ones carries into the sign.
+    if view.itemsize == 4:
+        for i in range(count):
+            carry |= (single[i] & <uint32_t>0x7fffffff) + <uint32_t>0x00800000
+    else:
+        for i in range(count):
+            long_carry |= (double_[i] & <uint64_t>0x7fffffffffffffff) + <uint64_t>0x0010000000000000
+    return carry >> 31 == 0 and long_carry >> 63 == 0
+
+
+def all_finite(arrays, bint vectors=False):
+    """Whether no element of some real arrays is NaN or an infinity; with `vectors`, of those of fewer than two axes."""
+    cdef buffer view
+    cdef bint every
+    for array in arrays:
+        take(array, &view, False)
+        if real_of(&view) < 0:
+            PyBuffer_Release(&view)
+            raise Misfit("type")
+        every = (vectors and view.ndim > 1) or finite(&view)
+        PyBuffer_Release(&view)
+        if not every:
+            return False
+    return True
 
 
 ctypedef fused real_number:
@@ -831,12 +865,13 @@ cdef class Snapshot:
 
     def holds(self):
         """Whether each still holds the same objects."""
-        cdef dict now, then
+        cdef dict then
+        cdef object now  # a dict, or of a class that is made of it
         for now, then in zip(self.dicts, self.copies):
-            if len(now) != len(then):
+            if PyDict_Size(now) != len(then):
                 return False
             for key, value in then.items():
-                if now.get(key, self) is not value:
+                if PyDict_GetItem(now, key) != <PyObject *>value:
                     return False
         return True
 

@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 2 where an argument is wrong, a file or an extra is missing.
+        The exit status: 2 where an argument is wrong, a file or an extra is missing, or training came to numbers that
+        are not finite.
     """
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
@@ -169,15 +170,11 @@ def peak_rate(name: str) -> float:
 def _fit(
     model: nn.Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
 ) -> nn.History:
-    """Train with the optimizer's learning rate annealed by a cosine, and leave the weights that are to be evaluated."""
+    """Train with the optimizer's learning rate annealed by a cosine."""
     peak = optimizer.lr
     falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
-    history = model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
-    if hasattr(optimizer, "averaged"):  # which are the result of a schedule-free optimizer
-        for key, average in optimizer.averaged().items():
-            np.copyto(model.params[key], average)
-    return history
+    return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -194,16 +191,23 @@ def train(arguments: argparse.Namespace) -> None:
         flush=True,
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    history = _fit(
-        model,
-        bound,
-        x[training],
-        y[training],
-        arguments.epochs,
-        arguments.batch_size,
-        validation_data=(x[validation], y[validation]),
-        callbacks=[nn.Lines(), *([nn.monitor.Monitor()] if arguments.monitor else [])],
-    )
+    latest = nn.ModelCheckpoint(
+        arguments.out / "model.npz"
+    )  # of each epoch, in case that the run does not come to its end
+    try:
+        history = _fit(
+            model,
+            bound,
+            x[training],
+            y[training],
+            arguments.epochs,
+            arguments.batch_size,
+            validation_data=(x[validation], y[validation]),
+            callbacks=[nn.Lines(), latest, *([nn.monitor.Monitor()] if arguments.monitor else [])],
+        )
+    except nn.NonFiniteError as error:
+        kept = f"{latest.path} has the model of epoch {error.epochs}" if error.epochs else "no model was written"
+        raise ValueError(f"{error}; {kept}; try a lower --lr") from error
     model.save(arguments.out / "model.npz")
     history.save(arguments.out / "history.json")
     written = ["model.npz", "history.json"]
@@ -249,7 +253,7 @@ def ablate(arguments: argparse.Namespace) -> None:
         def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> nn.Sequential:
             model = fresh(seed)
             optimizer = OPTIMIZERS[named](model.params, lr=rate)
-            _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size)
+            _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size, on_nonfinite="ignore")
             return model
 
         rates = [peak_rate(named)]

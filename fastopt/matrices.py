@@ -18,7 +18,7 @@ from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
-from fastopt.optimizer import Optimizer, chosen_names
+from fastopt.optimizer import Optimizer, chosen_names, frozen_groups
 from fastopt.optimizers import AdamW
 from fastopt.schedules import Schedule
 
@@ -340,14 +340,16 @@ class Muon:
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         chosen = chosen_names(matrices, by_name)
         self.params = params
+        rest = {name: param for name, param in by_name.items() if name not in chosen}
         self.matrices = MuonMatrices(
-            {name: by_name[name] for name in chosen}, lr,
+            {name: by_name[name] for name in chosen}, lr, groups=frozen_groups(params, chosen),
             momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay,
         )  # fmt: skip
         self.rest = AdamW(
-            {name: param for name, param in by_name.items() if name not in chosen}, rest_lr,
+            rest, rest_lr, groups=frozen_groups(params, rest),
             beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
+        self._frozen_by_params = self.frozen
 
     @property
     def lr(self) -> float:
@@ -367,6 +369,10 @@ class Muon:
         return self.rest.t
 
     @property
+    def frozen(self) -> frozenset[str]:
+        return self.matrices.frozen | self.rest.frozen
+
+    @property
     def state(self) -> Mapping[str, Mapping[str, Array]]:
         return {**self.matrices.state, **self.rest.state}
 
@@ -374,7 +380,7 @@ class Muon:
         """See `Optimizer.step`."""
         scale = checks.number("grad_scale", grad_scale)
         params = checks.named("param", self.params)
-        checks.gradients(self.params, grads, checks.labelled(params, self.state))
+        checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
         given = checks.named("param", grads)
         for part in (self.matrices, self.rest):
             part.step({name: given[name] for name in part.state}, grad_scale=scale)

@@ -119,6 +119,10 @@ class Optimizer(Declared):
     t : int
         The number of steps taken.
     groups : tuple of Group
+        Where ``params`` is that of a model with frozen parameters (`fastopt.nn.Sequential.freeze`), the first one is
+        theirs.
+    frozen : frozenset of str
+        The names of the parameters that are not stepped.
     schedules : mapping of str to Schedule
         What follows `t`, groups aside.
     grad_norm : float or None
@@ -320,7 +324,9 @@ class Optimizer(Declared):
         self._skipped = 0
         self._grad_norm: float | None = None
         by_name = self._checked(params)
-        self._groups = tuple(self._group(each, by_name) for each in groups)
+        own = frozen_groups(params, by_name)
+        self._groups = tuple(self._group(each, by_name) for each in (*own, *groups))
+        self._frozen_by_params = frozenset(name for group in own for name in group["params"])
         self._bind(params, {name: Slot(param, scalars=self.scalars) for name, param in by_name.items()}, 0)
 
     def _checked(self, params: Arrays) -> dict[str, Array]:
@@ -385,6 +391,7 @@ class Optimizer(Declared):
             functools.partial(_explain, bound, checks.labelled(in_plan, state), frozen),
         )
         self._params, self._bound, self._slots, self._buckets = params, bound, slots, [*buckets.values()]
+        self._frozen = frozen
         self._route()
 
     def _unbound(self) -> dict[str, Slot]:
@@ -590,6 +597,10 @@ class Optimizer(Declared):
         return int(self._plan.get_hyper(0))
 
     @property
+    def frozen(self) -> frozenset[str]:
+        return self._frozen
+
+    @property
     def schedules(self) -> Mapping[str, Schedule]:
         return MappingProxyType({name: s for (group, name), s in self._scheduled.items() if group is None})
 
@@ -712,7 +723,10 @@ class Optimizer(Declared):
 def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -> Optimizer:
     """An optimizer like the one that had this state: how a copy, or one that was pickled, is made."""
     groups = [{key: value for key, value in group.items() if key != "schedules"} for group in state_dict["groups"]]
-    optimizer = cls(params, groups=groups, **state_dict["hyper"])
+    # A plain copy, which knows nothing of frozen parameters: `groups` has them already.
+    plain = params if isinstance(params, np.ndarray) else copy.copy(params)
+    optimizer = cls(plain, groups=groups, **state_dict["hyper"])
+    optimizer._params = params
     optimizer.load_state_dict(state_dict)
     return optimizer
 
@@ -728,14 +742,22 @@ def vectors(name: str, param: Array) -> bool:
     return param.ndim < 2
 
 
-def chosen_names(which: Any, by_name: Mapping[str, Array]) -> tuple[str, ...]:
-    """The names of the parameters that a group is to hold."""
+def frozen_groups(params: Arrays, among: Collection[str]) -> list[dict[str, Any]]:
+    """The group of what is frozen in a model whose parameters these are (`fastopt.nn.Sequential.freeze`), if anything
+    of these names is."""
+    frozen: Collection[str] = getattr(params, "frozen", ())
+    chosen = [name for name in among if name in frozen]
+    return [{"params": chosen, "frozen": True}] if chosen else []
+
+
+def chosen_names(which: Any, by_name: Mapping[str, Array], what: str = "a group") -> tuple[str, ...]:
+    """The names of the parameters that a group, or what else it is, is to hold."""
     if callable(which):
         return tuple(name for name, param in by_name.items() if which(name, param))
     patterns = [which] if isinstance(which, str) else list(which)
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in by_name):
-            raise ValueError(f"a group must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
+            raise ValueError(f"{what} must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
     return tuple(name for name in by_name if any(name == p or fnmatchcase(name, p) for p in patterns))
 
 

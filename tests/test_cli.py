@@ -126,6 +126,32 @@ def test_train_under_watch(run, tmp_path):
     assert history["monitor"]["step"] == [0, 20]
 
 
+def test_numbers_gone_bad_are_an_error(capsys, tmp_path):
+    """An earlier model stays as it is."""
+    (tmp_path / "model.npz").write_bytes(b"of an earlier run")
+    options = ["train", "--model", "mlp", "--lr", "1000", "--epochs", "2", "--out", str(tmp_path)]
+    assert main(options) == 2
+    out, err = capsys.readouterr()
+    assert re.match(r"fastopt: epoch 1, batch \d+: the \w+ pass of layer \d \(\w+\): in .*; no model was written", err)
+    assert "test accuracy" not in out
+    assert (tmp_path / "model.npz").read_bytes() == b"of an earlier run"
+
+
+def test_numbers_gone_bad_leave_the_last_good_model(capsys, tmp_path, monkeypatch):
+    def late(step, *, steps, peak):
+        return peak if step < 38 else 1e30
+
+    monkeypatch.setattr("fastopt.cli.cosine", late)
+    assert main(["train", "--model", "mlp", "--optimizer", "sgd", "--epochs", "3", "--out", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("fastopt: epoch 2, batch ")
+    assert f"{tmp_path / 'model.npz'} has the model of epoch 1; try a lower --lr" in err
+    x, y, *_ = data.load("digits")
+    _, validation = data.stratified_split(y, 0.1, seed=0)
+    loss = nn.load(tmp_path / "model.npz").evaluate(x[validation], y[validation])["loss"]
+    assert f"val loss {loss:.4f}" in out
+
+
 def test_no_epochs(run, tmp_path):
     assert accuracy_of(run("train", "--model", "mlp", "--epochs", 0, "--out", tmp_path)) < 0.5
 

@@ -186,6 +186,11 @@ LABELS = arrays(np.int64, st.integers(0, 60), elements=st.integers(-2, 5))
 @settings(deadline=None)
 @given(y=LABELS, fraction=st.floats(0, 1), seed=st.integers(0, 2**70))
 def test_stratified_split(y, fraction, seed):
+    lone = [label for label in set(y) if np.count_nonzero(y == label) == 1]
+    if lone:
+        with pytest.raises(ValueError, match=r"^y must have two members of each class or more"):
+            data.stratified_split(y, fraction, seed=seed)
+        y = y[~np.isin(y, lone)]
     first, second = data.stratified_split(y, fraction, seed=seed)
     assert sorted([*first, *second]) == list(range(len(y)))  # every sample once
     for part in (first, second):
@@ -207,3 +212,27 @@ def test_another_seed_splits_otherwise():
 def test_wrong_splits(fraction, seed):
     with pytest.raises((TypeError, ValueError), match=r"^(fraction|seed) must be"):
         data.stratified_split(np.arange(4), fraction, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.linspace(0, 1, 100), r"y must be integer labels, got float64; for .* use data.split\(len\(y\), …\)"),
+        (np.zeros((4, 2), int), r"y must have shape \(n,\), got \(4, 2\)"),
+        (np.arange(4), "y must have two members of each class or more, but has one of 0 alone"),
+    ],
+)
+def test_what_has_no_classes_is_not_stratified(y, message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        data.stratified_split(y, 0.25, seed=0)
+
+
+@given(n=st.integers(0, 60), fraction=st.floats(0, 1), seed=st.integers(0, 2**70))
+def test_split(n, fraction, seed):
+    first, second = data.split(n, fraction, seed=seed)
+    assert len(second) == round(fraction * n)
+    assert sorted([*first, *second]) == list(range(n))
+    assert all(list(part) == sorted(part) for part in (first, second))
+    assert [part.tolist() for part in data.split(n, fraction, seed=seed)] == [first.tolist(), second.tolist()]
+    with pytest.raises(ValueError, match=r"^n must be at least 0"):
+        data.split(-1, fraction, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import math
 import os
@@ -15,10 +16,11 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from fastopt import checks, files
+from fastopt.averaging import EMA, SWA
 from fastopt.checks import Array
 from fastopt.nn.training import Callback as Callback
 from fastopt.nn.training import Run
-from fastopt.schedules import ReduceOnPlateau
+from fastopt.schedules import ReduceOnPlateau, Schedule
 
 __all__ = [
     "CSVLogger",
@@ -28,6 +30,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "TensorBoard",
+    "WeightAverage",
 ]
 
 Mode = Literal["auto", "min", "max"]
@@ -293,8 +296,16 @@ class LearningRateScheduler(Callback):
 
     Parameters
     ----------
-    schedule : callable
-        ``schedule(step, steps) -> learning rate``, `step` counted from 0 and `steps` being those of the whole run.
+    schedule : Schedule or callable
+        What `fastopt.schedules.bind` returns; or ``schedule(step, steps) -> learning rate``, `step` counted from 0 and
+        `steps` being those of the whole run; or ``schedule(step)``.
+
+    Raises
+    ------
+    TypeError
+        Where `schedule` cannot be called so.
+    ValueError
+        When the run begins, where the optimizer has no learning rate.
 
     Examples
     --------
@@ -310,10 +321,12 @@ class LearningRateScheduler(Callback):
     0.025
     """
 
-    def __init__(self, schedule: Callable[[int, int], float]) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Callable[[int, int], float] | Callable[[int], float]) -> None:
+        self.schedule: Callable[..., float] = schedule
+        self._arguments = _arguments_of(schedule)
 
     def on_train_begin(self, run: Run) -> None:
+        _check_rate(run)
         self._run = run
 
     def on_epoch_begin(self, epoch: int) -> None:
@@ -325,7 +338,36 @@ class LearningRateScheduler(Callback):
 
     def _set(self, batch: int) -> None:
         run = self._run
-        run.optimizer.lr = self.schedule(run.epoch * run.batches + batch, run.epochs * run.batches)
+        steps = run.epoch * run.batches + batch, run.epochs * run.batches
+        run.optimizer.lr = self.schedule(*steps[: self._arguments])
+
+
+def _arguments_of(schedule: Any) -> int:
+    """How many of the step and the number of steps a schedule takes."""
+    wanted = "schedule must be called as schedule(step, steps) or schedule(step)"
+    if not callable(schedule) or isinstance(schedule, type):
+        raise TypeError(f"{wanted}, got {schedule!r}")
+    if isinstance(schedule, Schedule):
+        return 1
+    try:
+        signature = inspect.signature(schedule)
+    except ValueError:  # of a builtin
+        return 2
+    for count in (2, 1):
+        try:
+            signature.bind(*range(count))
+        except TypeError as error:
+            said = error
+        else:
+            return count
+    raise TypeError(
+        f"{wanted}, got {schedule!r}: {said}; fastopt.schedules.bind(cosine, steps=…, peak=…) binds options"
+    )
+
+
+def _check_rate(run: Run) -> None:
+    if not hasattr(run.optimizer, "lr"):
+        raise ValueError(f"optimizer must have a learning rate to be set, got {type(run.optimizer).__name__}")
 
 
 class ReduceLROnPlateau(_Watcher):
@@ -391,6 +433,7 @@ class ReduceLROnPlateau(_Watcher):
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
+        _check_rate(run)
         self._plateau = ReduceOnPlateau(run.optimizer, **self._options)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -401,6 +444,81 @@ class ReduceLROnPlateau(_Watcher):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._plateau.load_state_dict(state)
+
+
+# ---- Averages ---------------------------------------------------------------------------------------------------
+
+
+class WeightAverage(Callback):
+    """Averages the parameters beside the run: validation, the other callbacks' ``on_epoch_end``, checkpoints, and the
+    model that the run leaves have the averages; training goes on from the parameters themselves.
+
+    Schedule-free optimizers need no callback for that.
+
+    Parameters
+    ----------
+    average : EMA or SWA
+        Of ``model.params``.
+    every : {"step", "epoch"}, optional
+        When it takes the parameters in: after each step, or after each epoch. ``"epoch"`` for SWA where absent, else
+        ``"step"``.
+    begin : int, default 0
+        The first epoch, counted from 0, that it does so in; until then, there are no averages. If that is not the
+        first one, the average then begins with the parameters as they are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the run begins, `average` is not of the model's parameters, or the
+        optimizer or another callback averages them, too.
+
+    Notes
+    -----
+    The running statistics of batch norm are those of the parameters themselves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> ema = fastopt.EMA(model.params, 0.9)
+    >>> history = model.fit(
+    ...     np.eye(2), np.arange(2), epochs=3, validation_data=(np.eye(2), np.arange(2)),
+    ...     callbacks=[nn.WeightAverage(ema)],
+    ... )
+    >>> model.evaluate(np.eye(2), np.arange(2))["loss"] == history["val_loss"][-1]
+    True
+    """
+
+    def __init__(self, average: EMA | SWA, *, every: Literal["step", "epoch"] | None = None, begin: int = 0) -> None:
+        if not isinstance(average, (EMA, SWA)):
+            raise TypeError(f"average must be an EMA or an SWA, got {type(average).__name__}")
+        usual = "epoch" if isinstance(average, SWA) else "step"
+        self.every = usual if every is None else checks.choice("every", every, ("step", "epoch"))
+        self.begin = checks.integer("begin", begin, 0)
+        self._own = self.average = average
+
+    def on_train_begin(self, run: Run) -> None:
+        live = self._own.params
+        if {name: id(array) for name, array in live.items()} != {n: id(a) for n, a in run.model.params.items()}:
+            raise ValueError("average must be of model.params")
+        self._run = run
+
+    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        run = self._run
+        due = self.every == "step" or batch + 1 == run.batches
+        if run.epoch < self.begin or not due or math.isnan(logs["loss"]):
+            return
+        if self.begin and not self._own.is_ready:
+            self._own.reset()
+        self._own.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._own.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._own.load_state_dict(state)
 
 
 # ---- Loggers ------------------------------------------------------------------------------------------------------
@@ -554,7 +672,8 @@ class TensorBoard(Callback):
             self._writer = self._make(self.folder, purge_step=epoch or None)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        for name, value in {**logs, "lr": self._run.optimizer.lr}.items():
+        optimizer = self._run.optimizer
+        for name, value in {**logs, **({"lr": optimizer.lr} if hasattr(optimizer, "lr") else {})}.items():
             self._writer.add_scalar(name, value, epoch)
         if self.histograms:
             for name, param in self._run.model.params.items():

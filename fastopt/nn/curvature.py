@@ -26,10 +26,9 @@ import numpy as np
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.debug import without_dropout
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
-from fastopt.nn.training import loss_of
 
 #: The step of central differences, relative to the norm of the parameters: about the cube root of the rounding error.
 STEP = 1e-5
@@ -62,7 +61,7 @@ class _Hessian:
     def _gradient(self, at: Array) -> Array:
         for name, value in self.named(at).items():
             np.copyto(self._params[name], value)
-        output, cache = self._model.forward(self._x, training=True)
+        output, cache = self._model.forward(self._x, training=True, counter=0)
         _, grads = self._model.backward(loss_of(self._loss, output, self._y)[1], cache, input_grad=False)
         return self.flat(grads)
 

@@ -47,6 +47,34 @@ def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
+def check_finite(name: str, array: Array, given: Any = None) -> None:
+    """Refuse numbers that are not finite, and say where the first of them is.
+
+    A part at a time, so that an array that is mapped into memory need not fit there.
+
+    Parameters
+    ----------
+    name : str
+    array : ndarray
+    given : array_like, optional
+        What was converted to `array`.
+    """
+    if array.dtype.kind != "f" or array.ndim == 0:
+        return
+    rows = max(1, 2**18 // max(1, array[:1].size))
+    for begin in range(0, len(array), rows):
+        finite = np.isfinite(array[begin : begin + rows])
+        if finite.all():
+            continue
+        first, *rest = (int(i) for i in np.argwhere(~finite)[0])
+        place = (begin + first, *rest)
+        value = array[place] if given is None else np.asarray(given)[place]
+        where = f"{name}[{', '.join(map(str, place))}]"
+        if np.isfinite(value):
+            raise ValueError(f"{name} must be finite as {array.dtype}, got {value} at {where}")
+        raise ValueError(f"{name} must be finite, got {value} at {where}")
+
+
 def count_right(output: Array, y: Array) -> int:
     """The number of rows whose largest output is at the label."""
     try:

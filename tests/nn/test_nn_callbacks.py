@@ -213,6 +213,7 @@ def resumable(path, samples, *, epochs=8, killer=None, optimizer=fastopt.Adam):
 
 def flat(optimizer):
     state = optimizer.state_dict()
+    state["state"] = state["state"] | {"trained": state.pop("trained", {})}
     arrays = {f"{name}/{key}": a.tobytes() for name, each in state.pop("state").items() for key, a in each.items()}
     return state | arrays
 

@@ -249,7 +249,7 @@ def test_what_may_do_more_than_call_kernels_is_not_recorded(monkeypatch):
     assert not is_recordable(model(MyDense(5)))
     assert not is_recordable(MySequential([nn.Dense(5)], (5,)))
     columns = model(nn.Dense(5))
-    columns.layers[0].params["weight"] = np.asfortranarray(columns.params["0.weight"])
+    columns.adopt({"0.weight": np.asfortranarray(columns.params["0.weight"])})
     assert not is_recordable(columns)
     assert not is_recordable(model(nn.LayerNorm()))
     assert not is_recordable(model(nn.Sequential([nn.Dense(5)]), nn.Dense(3)))
