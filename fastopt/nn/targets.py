@@ -25,6 +25,8 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
         if not are_labels(y):
             raise ValueError("class_weight must come with integer labels y (n,)")
         classes = int(y.max(initial=-1)) + 1
+        if np.ndim(class_weight) == 0 and not isinstance(class_weight, Mapping):
+            raise TypeError(f"class_weight must be a dict or a sequence, got {class_weight!r}")
         if isinstance(class_weight, Mapping):
             missing = sorted({*y.tolist()} - {*class_weight})
             if missing:
@@ -34,11 +36,20 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
         weight = by_class[y] if weight is None else weight * by_class[y]
     if weight is not None and not weight.any():
         raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
-    return None if weight is None else np.ascontiguousarray(weight, dtype)
+    if weight is None:
+        return None
+    with np.errstate(over="ignore"):
+        weight = np.ascontiguousarray(weight, dtype)
+    if not np.isfinite(weight).all():
+        raise ValueError(f"sample_weight and class_weight must have products that are finite as {dtype}")
+    return weight
 
 
 def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(value, np.float64)
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of numbers, got {value!r}") from None
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     wrong = array[~((array >= 0) & (array < np.inf))]

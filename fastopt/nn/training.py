@@ -652,8 +652,6 @@ def fit(
         raise ValueError("x must hold at least one sample, got none")
     validation = _validation(model, validation_data, loss, finite)
     weight = weights(sample_weight, class_weight, y, model.dtype)
-    if weight is not None and not np.isfinite(weight).all():
-        raise ValueError(f"sample_weight and class_weight must have products that are finite as {model.dtype}")
     chosen = _callbacks(callbacks)
     settings = {
         "epochs": checks.integer("epochs", epochs, 0),

@@ -310,3 +310,71 @@ def test_a_tape_keeps_its_arrays():
     del x
     tape.play()
     assert (y == 2).all()
+
+
+# ---- The same in a replay as in passes that are made anew ---------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["replayed", "anew"])
+def passes(request, monkeypatch, rng):
+    """Passes over a model with dropout, its inputs, and gradients of its output, after two batches."""
+    if not request.param:
+        monkeypatch.setattr(playback, "is_recordable", lambda model: False)
+    model = build("mlp")
+    x, dy = rng.normal(size=(16, 5)).astype(np.float32), rng.normal(size=(16, 3)).astype(np.float32)
+    passes = nn.Passes(model)
+    for counter in range(2):
+        passes.forward(x, counter)
+        passes.backward(dy)
+    return passes, model, x, dy
+
+
+@pytest.mark.parametrize("counter", [-1, 2**64 // 7, 2**63, 2**64, 2**70, 1.5, None])
+def test_a_counter_that_cannot_be_one_is_refused(counter, passes, refuses):
+    passes, model, x, _ = passes
+    assert len(model.layers) == 7
+    arrays = [*model.params.values(), *model.state.values()]
+    refuses(lambda: passes.forward(x, counter), "counter must be", *arrays)
+    if counter is not None:
+        refuses(lambda: model.forward(x, training=True, counter=counter), "counter must be", *arrays)
+
+
+@pytest.mark.parametrize("counter", [0, 2**61, 2**64 // 7 - 1])
+def test_large_counters(counter, passes, same_bits):
+    passes, model, x, _ = passes
+    same_bits(passes.forward(x, counter), model.forward(x, training=True, counter=counter)[0])
+
+
+def test_a_refused_gradient_may_be_followed_by_a_right_one(passes, refuses, same_bits):
+    passes, model, x, dy = passes
+    twin = model.copy()
+    wanted = twin.backward(dy, twin.forward(x, training=True, counter=5)[1])[1]
+    passes.forward(x, 5)
+    for wrong in (dy[:3], dy.astype(np.float64), dy.tolist(), None):
+        refuses(lambda wrong=wrong: passes.backward(wrong), "dy must")
+    grads = passes.backward(dy)
+    assert grads.keys() == wanted.keys()
+    for name, grad in grads.items():
+        same_bits(grad, wanted[name])
+
+
+def test_a_forward_pass_serves_one_backward_pass(passes, refuses):
+    passes, _, x, dy = passes
+    refuses(lambda: passes.backward(dy), "backward must follow a forward pass, once")
+    passes.forward(x, 3)
+    passes.backward(dy)
+    refuses(lambda: passes.backward(dy), "backward must follow a forward pass, once")
+    for wrong in (x[:, :3], x.tolist()):
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            passes.forward(wrong, 4)
+        refuses(lambda: passes.backward(dy), "backward must follow a forward pass, once")
+    refuses(lambda: nn.Passes(build("mlp")).backward(dy), "backward must follow a forward pass, once")
+
+
+def test_what_is_done_to_a_dict_of_gradients_stays_there(passes, same_bits):
+    passes, _, x, dy = passes
+    passes.forward(x, 2)
+    first = passes.backward(dy)
+    first["0.weight"] = None
+    passes.forward(x, 2)
+    assert passes.backward(dy)["0.weight"] is not None
