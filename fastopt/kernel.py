@@ -168,7 +168,7 @@ class Signature:
         elif lengths is not None and any(n not in (None, own) for n, own in zip(wanted, lengths, strict=True)):
             shown = ", ".join("…" if a.fold else str(n) for a, n in zip(argument.axes, wanted, strict=True))
             raise ValueError(f"{label} must have shape ({shown}), got {value.shape}")
-        elif lengths is None and value.size != math.prod(n or 0 for n in wanted):
+        elif lengths is None and None not in wanted and value.size != math.prod(n or 0 for n in wanted):
             raise ValueError(f"{label} must have {math.prod(n or 0 for n in wanted)} elements, got shape {value.shape}")
 
     def _explain_overlap(self, argument: Argument, given: dict[str, Array]) -> None:

@@ -141,7 +141,9 @@ def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
         "grad : ndarray like `param`\n    The gradient.",
     ]
     if states:
-        arrays.append(f"{', '.join(states)} : ndarray like `param`\n    The state, {optimizer.begins}. Updated in place.")
+        arrays.append(
+            f"{', '.join(states)} : ndarray like `param`\n    The state, {optimizer.begins}. Updated in place."
+        )
     if optimizer.counts_steps:
         arrays.append("t : int\n    The number of this step, counted from 1.")
     hyper = [getattr(optimizer, key).entry() for key in (*optimizer.computed, *optimizer.keywords())]
