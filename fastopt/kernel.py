@@ -166,6 +166,8 @@ class Signature:
             least = len(wanted) - 1
             raise ValueError(f"{label} must have at least {_dimensions(least)}, got shape {value.shape}")
         elif lengths is not None and any(n not in (None, own) for n, own in zip(wanted, lengths, strict=True)):
+            if len(wanted) == 1:
+                raise ValueError(f"{label} must have {wanted[0]} elements, got shape {value.shape}")
             shown = ", ".join("…" if a.fold else str(n) for a, n in zip(argument.axes, wanted, strict=True))
             raise ValueError(f"{label} must have shape ({shown}), got {value.shape}")
         elif lengths is None and None not in wanted and value.size != math.prod(n or 0 for n in wanted):
