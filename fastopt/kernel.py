@@ -198,7 +198,7 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
     """
-    signature = Signature(name, *_read(_kernels.LAYERS[name]), public)
+    signature = Signature(name, *read(_kernels.LAYERS[name]), public)
     names = [argument.name for argument in signature.arrays]
     numbers = list(signature.numbers)
     rules = []
@@ -218,7 +218,7 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
     return _kernels.Layer(name, rules, list(signature.numbers.values()), counter, signature.explain)
 
 
-def _read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
+def read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
     """The members of a struct of arguments: arrays, and numbers."""
     arrays: list[Argument] = []
     numbers: dict[str, str] = {}
