@@ -629,8 +629,9 @@ cdef class Plan:
         return 0
 
     cdef inline void run_bucket(self, Py_ssize_t bucket, const double *hypers) noexcept nogil:
-        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[bucket],
-                         self.first[bucket + 1] - self.first[bucket], hypers + bucket * FASTOPT_MAX_HYPERS, self.scratch)
+        cdef size_t count = self.first[bucket + 1] - self.first[bucket]
+        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[bucket], count,
+                         hypers + bucket * FASTOPT_MAX_HYPERS, self.scratch)
 
     def get_hyper(self, int i, Py_ssize_t bucket=0):
         return self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
@@ -896,9 +897,9 @@ cdef class Layer:
     name : str
         Of a row.
     arrays : list of tuple
-        For each array its type's place in `kernel.TYPES`, whether it is optional, whether it is written, the arrays that
-        it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call is its
-        length (or -1), and the expression of its length as (code, value) in postfix order.
+        For each array its type's place in `kernel.TYPES`, whether it is optional, whether it is written, the arrays
+        that it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call
+        is its length (or -1), and the expression of its length as (code, value) in postfix order.
     numbers : list of str
         The kind of each number: ``"extent"``, ``"int64_t"``, ``"uint64_t"``, ``"double"``.
     counter : int
@@ -1058,7 +1059,7 @@ cdef class Layer:
 
     cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real) noexcept:
         """Get the buffers of all arrays that are given; return whether they are what the table says."""
-        cdef int i, ndim
+        cdef int i
         cdef int64_t *numbers = call.arguments + self.numbers_at
         cdef array_rule *rule
         cdef buffer *view
