@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,20 +34,22 @@ def save(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
         Such as `LookAhead`, `Muon` or `EMA`.
     path : str or path
         A file that is replaced at once or not at all: in the format of safetensors where its name ends in
-        ``.safetensors``, else npz.
+        ``.safetensors``, npz where it ends in ``.npz`` or has no ending. docs/files.md has what stands in it.
 
     Raises
     ------
     ImportError
         Where the format is that of safetensors, and the package is missing: it is the extra ``safetensors``.
+    TypeError
+        Where `optimizer` has no state to write.
+    ValueError
+        Where the name has another ending.
+    OSError
+        Where the file cannot be written.
     """
-    entries = files.pack("optimizer", optimizer.state_dict())
-    if Path(path).suffix == ".safetensors":
-        text = {"optimizer": entries.pop("optimizer")}
-        data = _safetensors().numpy.save(entries, metadata=text)
-        files.replace(path, lambda file: file.write(data))
-    else:
-        files.write_arrays(path, entries)
+    _check_resumable(optimizer)
+    files.ending(path, "optimizer")
+    files.write_arrays(path, files.pack("optimizer", optimizer.state_dict()), "optimizer")
 
 
 def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
@@ -59,32 +59,25 @@ def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     ------
     ImportError
         As in `save`.
-    ValueError
-        Where it is no such file.
-    KeyError, TypeError, ValueError
-        Where something does not fit; then nothing has been changed.
+    OSError
+        Where the file cannot be read.
+    TypeError, ValueError
+        Where it is no such file, it is damaged, or something does not fit; then nothing has been changed.
     """
-    safetensors = _safetensors() if Path(path).suffix == ".safetensors" else None
-    errors = (KeyError, ValueError, zipfile.BadZipFile, *([safetensors.SafetensorError] if safetensors else []))
+    _check_resumable(optimizer)
+    state_dict = files.read_arrays(path, "optimizer", take=lambda entries: files.unpack("optimizer", entries))
     try:
-        if safetensors:
-            with safetensors.safe_open(path, framework="np") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-                state_dict = files.unpack("optimizer", {**arrays, **(file.metadata() or {})})
-        else:
-            with open(path, "rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as entries:
-                state_dict = files.unpack("optimizer", entries)
-    except errors as error:
-        raise ValueError(f"path must name a file that fastopt.save wrote, got {os.fspath(path)!r}: {error}") from error
-    optimizer.load_state_dict(state_dict)
+        optimizer.load_state_dict(state_dict)
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"path must name the state of such an optimizer, got {os.fspath(path)!r}: {said}") from error
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("*.safetensors needs safetensors: pip install 'fastopt[safetensors]'") from error
-    return safetensors
+def _check_resumable(optimizer: Any) -> None:
+    if not (hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")):
+        hint = "; a model is written by its method save, and read by fastopt.nn.load"
+        is_model = hasattr(optimizer, "predict")
+        raise TypeError(f"optimizer must have a state_dict, got {type(optimizer).__name__}{hint if is_model else ''}")
 
 
 # ---- PyTorch ------------------------------------------------------------------------------------------------
