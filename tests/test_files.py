@@ -159,9 +159,8 @@ def test_symbolic_links_are_written_through(tmp_path):
 def test_links_in_a_circle(tmp_path):
     (tmp_path / "a.npz").symlink_to("b.npz")
     (tmp_path / "b.npz").symlink_to("a.npz")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
         small().save(tmp_path / "a.npz")
-    assert caught.value.errno == errno.ELOOP
 
 
 @pytest.mark.parametrize("what", ["a FIFO", "a socket", "a device", "a folder"])
@@ -408,15 +407,15 @@ def test_one_kind_is_not_taken_for_another(tmp_path, ending):
     ):
         nn.load(paths["optimizer"])
     for kind in ("model", "optimizer"):
-        with pytest.raises(ValueError, match="^path must name a checkpoint of a run, got .*: it holds "):
+        with pytest.raises(ValueError, match=r"^path must name a checkpoint of a run, got .*: it holds "):
             model.fit(np.eye(3), np.arange(3) % 2, callbacks=[nn.ModelCheckpoint(paths[kind], resume=True)])
 
 
 def test_a_model_is_not_an_optimizer(tmp_path):
     for call in (fastopt.save, fastopt.load):
-        with pytest.raises(TypeError, match="optimizer must have a state_dict, got Sequential; a model is written by"):
+        with pytest.raises(TypeError, match=r"optimizer must have a state_dict, got Sequential; a model is written by"):
             call(small(), tmp_path / "m.npz")
-        with pytest.raises(TypeError, match="optimizer must have a state_dict, got dict$"):
+        with pytest.raises(TypeError, match=r"optimizer must have a state_dict, got dict$"):
             call({}, tmp_path / "m.npz")
 
 
@@ -436,7 +435,7 @@ def rewrite(path, entries, header=None):
 def test_a_later_version(tmp_path):
     path = tmp_path / "m.npz"
     small().save(path)
-    header, entries = header_of(path)
+    _, entries = header_of(path)
     rewrite(path, entries, {"format": 3, "anything": []})
     with pytest.raises(
         ValueError, match=r"m\.npz': it is of format 3, of a later version of fastopt; this one reads up to 2$"
@@ -475,7 +474,7 @@ def test_foreign_files(tmp_path, content, ending):
 
 def test_foreign_arrays_are_named(tmp_path):
     np.savez(tmp_path / "a.npz", weights=np.ones(3), bias=np.ones(2))
-    with pytest.raises(ValueError, match="it is not of fastopt, and holds bias, weights$"):
+    with pytest.raises(ValueError, match=r"it is not of fastopt, and holds bias, weights$"):
         nn.load(tmp_path / "a.npz")
 
 
@@ -613,22 +612,21 @@ def test_damage_is_told_or_harmless(whole_files, kind, damage, ending, tmp_path,
     path = tmp_path / f"a.{ending}"
     path.write_bytes(content)
     wanted = read(path)
-    rng, refused = np.random.default_rng(DAMAGE.index(damage)), 0
+    rng, messages = np.random.default_rng(DAMAGE.index(damage)), []
     count = FUZZ // 3 if kind == "checkpoint" else FUZZ
     tracemalloc.start()
     try:
         for i in range(count):
-            path.write_bytes(damaged := damage(content, rng))
+            path.write_bytes(damage(content, rng))
             try:
                 assert read(path) == wanted, f"other values, in silence: {damage.__name__}, number {i}"
             except ValueError as error:
-                refused += 1
-                assert str(error).startswith("path must name "), error
-                assert str(path) in str(error)
+                messages.append(str(error))
         assert tracemalloc.get_traced_memory()[1] < 2**25
     finally:
         tracemalloc.stop()
-    assert refused >= count // 3 or damaged == content
+    assert all(message.startswith("path must name ") and str(path) in message for message in messages)
+    assert len(messages) >= count // 3
 
 
 def members_of(content, tmp_path):
@@ -752,7 +750,7 @@ def test_tensors_that_are_not_there(tmp_path):
 def test_layers_larger_than_the_file(tmp_path, change):
     path = tmp_path / "a.npz"
     small().save(path)
-    header, entries = header_of(path)
+    _, entries = header_of(path)
     config = json.loads(str(entries["config"]))
     config["layers"][0] |= change
     del entries["fastopt"]
@@ -764,11 +762,11 @@ def test_layers_larger_than_the_file(tmp_path, change):
 def test_deep_and_long_text(tmp_path, text):
     with open(tmp_path / "a.npz", "wb") as file:
         np.savez(file, config=np.array(text))
-    with pytest.raises(ValueError, match="^path must name a model"):
+    with pytest.raises(ValueError, match=r"^path must name a model"):
         nn.load(tmp_path / "a.npz")
     with open(tmp_path / "a.npz", "wb") as file:
         np.savez(file, fastopt=np.array(text), config=np.array("{}"))
-    with pytest.raises(ValueError, match="^path must name a model"):
+    with pytest.raises(ValueError, match=r"^path must name a model"):
         nn.load(tmp_path / "a.npz")
 
 
@@ -785,7 +783,7 @@ def test_deep_and_long_text(tmp_path, text):
 def test_odd_headers_of_arrays(tmp_path, text):
     head = text.encode().ljust(117) + b"\n"
     archive(tmp_path / "a.npz", [("config.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head)])
-    with pytest.raises(ValueError, match="^path must name a model"):
+    with pytest.raises(ValueError, match=r"^path must name a model"):
         nn.load(tmp_path / "a.npz")
 
 
