@@ -96,7 +96,10 @@ def _read_idx(name: Any, file: Any, size: int, packed: bool) -> NDArray[Any]:
         got += len(more)
     if got != wanted:
         raise ValueError(f"{name!r} must hold {wanted} bytes for shape {shape}, got {got}")
-    return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # a shape that no array can have
+        raise ValueError(f"path must name an IDX file, got {name!r}: {error}") from error
 
 
 def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
