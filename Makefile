@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench check alone format vec neon sanitize tsan wheel clean
+.PHONY: dev build test fast bench fuzz kill check alone format vec neon sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -20,6 +20,12 @@ fast: build  ## rebuild, and a cross-section of all tests
 
 bench:  ## every kernel beside NumPy and every peer that is installed
 	$(PYTHON) benchmarks/compare.py
+
+fuzz:  ## files that are damaged at random, by the thousand
+	FASTOPT_FUZZ=500 $(PYTHON) -m pytest -q tests/test_files.py -k damage
+
+kill:  ## two hundred runs that are killed at random moments, and resumed to the same bits
+	FASTOPT_KILLS=200 $(PYTHON) -m pytest -q tests/test_files.py -k killed
 
 check: alone  ## style, types, stubs
 	.venv/bin/ruff check .

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import errno
 import inspect
+import itertools
 import json
+import os
 import platform
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--seed", type=int, default=0, help="decides weights, masks and the order of samples (default: 0)"
     )
-    command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: the first of out, out-2, … that is not there)"
+    )
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+    existing.add_argument(
+        "--resume", action="store_true", help="go on with the run in DIR, where it was interrupted or killed"
+    )
     command.add_argument("--monitor", action="store_true", help="also plot weights, activations and gradients")
 
     command = commands.add_parser(
@@ -178,7 +190,8 @@ def _fit(
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train, evaluate on held-out data, and write model, history and curves."""
+    """Train, evaluate on held-out data, and write model, history and curves; and while it trains, checkpoints."""
+    _check_folder(arguments)
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
@@ -190,34 +203,109 @@ def train(arguments: argparse.Namespace) -> None:
         f"seed {arguments.seed}, batches of {arguments.batch_size}, {bound!r}",
         flush=True,
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    latest = nn.ModelCheckpoint(
-        arguments.out / "model.npz"
-    )  # of each epoch, in case that the run does not come to its end
-    try:
-        history = _fit(
-            model,
-            bound,
-            x[training],
-            y[training],
-            arguments.epochs,
-            arguments.batch_size,
-            validation_data=(x[validation], y[validation]),
-            callbacks=[nn.Lines(), latest, *([nn.monitor.Monitor()] if arguments.monitor else [])],
-        )
-    except nn.NonFiniteError as error:
-        kept = f"{latest.path} has the model of epoch {error.epochs}" if error.epochs else "no model was written"
-        raise ValueError(f"{error}; {kept}; try a lower --lr") from error
-    model.save(arguments.out / "model.npz")
-    history.save(arguments.out / "history.json")
+    with _folder(arguments.out) as out:
+        checkpoint = out / CHECKPOINT
+        if arguments.overwrite:
+            checkpoint.unlink(missing_ok=True)
+        try:
+            history = _fit(
+                model,
+                bound,
+                x[training],
+                y[training],
+                arguments.epochs,
+                arguments.batch_size,
+                validation_data=(x[validation], y[validation]),
+                callbacks=[
+                    _SameArguments(arguments, bound.lr),
+                    nn.Lines(),
+                    *([nn.monitor.Monitor()] if arguments.monitor else []),
+                    nn.ModelCheckpoint(checkpoint, resume=arguments.resume),
+                ],
+            )
+        except nn.NonFiniteError as error:
+            kept = f"{checkpoint} has the model of epoch {error.epochs}" if error.epochs else "no model was written"
+            raise ValueError(f"{error}; {kept}; try a lower --lr") from error
+        model.save(out / "model.npz")
+        history.save(out / "history.json")
     written = ["model.npz", "history.json"]
+    (out / "curves.png").unlink(missing_ok=True)
     try:
-        nn.monitor.plot(history, arguments.out / "curves.png")
+        nn.monitor.plot(history, out / "curves.png")
         written.append("curves.png")
     except ImportError:
         print("no picture of the curves: matplotlib is not installed")
-    print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
+    print(f"wrote {', '.join(str(out / name) for name in written)}")
+    if not history.stopped:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists():
+        print(f"--resume --out {out} goes on from {checkpoint}")
     print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
+
+
+#: What the folder of a run holds until the run is complete.
+CHECKPOINT = "checkpoint.npz"
+
+
+def _check_folder(arguments: argparse.Namespace) -> None:
+    """Refuse a folder whose run would be lost, or that has none to go on with, before anything is computed."""
+    out = arguments.out
+    if out is None:
+        for option in ("overwrite", "resume"):
+            if getattr(arguments, option):
+                raise ValueError(f"--{option} needs --out: the folder of the run")
+        return
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    held = [name for name in (CHECKPOINT, "model.npz", "history.json") if (out / name).exists()]
+    if arguments.resume and held and CHECKPOINT not in held:
+        raise ValueError(f"--resume needs a run that was interrupted; the one in {str(out)!r} is complete")
+    if held and not (arguments.overwrite or arguments.resume):
+        more = "--overwrite replaces it" + (", --resume goes on with it" if CHECKPOINT in held else "")
+        raise ValueError(
+            f"--out must be a folder without a run, got {str(out)!r}, which holds {', '.join(held)}; {more}"
+        )
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """The folder to write to: a new one where none is given. What was made and not filled is removed again."""
+    made: list[Path] = []
+    if out is None:
+        numbers = itertools.count(1)
+        while not made:
+            out = Path("out" if (number := next(numbers)) == 1 else f"out-{number}")
+            with contextlib.suppress(FileExistsError):
+                out.mkdir()
+                made.append(out)
+    else:
+        made += itertools.takewhile(lambda folder: not folder.exists(), [out, *out.parents])
+        out.mkdir(parents=True, exist_ok=True)
+    assert out is not None
+    try:
+        yield out
+    except BaseException:
+        with contextlib.suppress(OSError):  # it is not empty
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+class _SameArguments(nn.Callback):
+    """Sees to it that a run is resumed with the arguments that it was begun with."""
+
+    def __init__(self, arguments: argparse.Namespace, lr: float) -> None:
+        names = ("model", "data", "optimizer", "epochs", "batch_size", "seed")
+        self.own = {name: getattr(arguments, name) for name in names} | {"lr": lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in self.own.items():
+            if state[name] != value:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be {state[name]!r} as in the run that is resumed, got {value!r}")
 
 
 def ablations() -> dict[str, tuple[dict[str, Any], str]]:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ WRONG_IDX = {
     "short": (idx(range(5))[:-1], r"must hold 13 bytes for shape \(5,\), got 12"),
     "long": (idx(range(5)) + b"\0", r"must hold 13 bytes for shape \(5,\), got 14"),
     "huge": (idx([], shape=(2**31, 2**31, 4)), f"must hold {2**64 + 16} bytes"),
+    "huge, as far as it goes": (idx([], shape=(2**31,)) + bytes(100), f"must hold {2**31 + 8} bytes .*, got 108"),
+    "gzip, huge": (gzip.compress(idx([], shape=(2**31,))), rf"must hold {2**31 + 8} bytes .*, got at most \d+"),
+    "gzip, long": (gzip.compress(idx(range(5)) + bytes(10**6)), r"must hold 13 bytes .*, got 1000013"),
+    "none of much": (idx([], shape=(0, 2**32 - 1, 2**32 - 1, 2**32 - 1)), "."),
+    "too many lengths": (b"\0\0\10\xff" + bytes(4 * 255), "."),
     "gzip, short": (ZIPPED[:-9], "must name an IDX file"),
     "gzip, half a head": (ZIPPED[:5], "must name an IDX file"),
     "gzip, wrong checksum": (ZIPPED[:-8] + b"checksum", "must name an IDX file"),
@@ -77,8 +83,11 @@ WRONG_IDX = {
 @pytest.mark.parametrize(("content", "message"), WRONG_IDX.values(), ids=WRONG_IDX)
 def test_wrong_idx_files(content, message, tmp_path):
     (tmp_path / "file").write_bytes(content)
+    tracemalloc.start()
     with pytest.raises(ValueError, match=message) as caught:
         data.read_idx(tmp_path / "file")
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
     assert repr(str(tmp_path / "file")) in str(caught.value)
 
 

@@ -43,9 +43,9 @@ struct gemm_block {
 
 struct gemm {
     struct gemm_block block[MAX_KERNEL_ROWS]; /* along k */
-    int64_t blocks, k, a_row, a_column; /* k of each block; from one row (column) of A to the next */
-    int64_t b_row, a_line;              /* a_line: where the rows of A are on several lines, from one to the next */
-    const real *c0;                     /* null: zeros */
+    int64_t blocks, k, a_row, a_column;       /* k of each block; from one row (column) of A to the next */
+    int64_t b_row, a_line; /* a_line: where the rows of A are on several lines, from one to the next */
+    const real *c0;        /* null: zeros */
     real *c;
     int64_t c0_row, c_row; /* c0_row is 0 for a bias */
     int64_t n;             /* at most tile_columns() */

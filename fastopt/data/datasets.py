@@ -60,21 +60,46 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ValueError
         Where the file is not of that format, or is shorter or longer than it says.
     """
-    raw = Path(path).read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}: {error}") from error
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            return _read_idx(name, gzip.GzipFile(fileobj=file) if packed else file, size, packed)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"path must name an IDX file, got {name!r}: {error}") from error
+
+
+#: How many bytes may come of one that deflate has packed.
+_DEFLATED = 1032
+
+
+def _read_idx(name: Any, file: Any, size: int, packed: bool) -> NDArray[Any]:
+    """The array in a file of `size` bytes on the disk, which is being unpacked where it is packed. A shape that cannot
+    have come of these is refused before memory is taken for it."""
+    most, limit = (size * _DEFLATED, "at most ") if packed else (size, "")
     types = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in types or len(raw) < 4 + 4 * raw[3]:
-        raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}, which begins with {raw[:4]!r}")
-    dtype, begin = np.dtype(types[raw[2]]), 4 + 4 * raw[3]
-    shape = tuple(int(length) for length in np.frombuffer(raw[4:begin], ">u4"))
+    start = file.read(4)
+    ndim = start[3] if len(start) == 4 else 0
+    lengths = file.read(4 * ndim)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in types or len(lengths) < 4 * ndim:
+        raise ValueError(f"path must name an IDX file, got {name!r}, which begins with {start!r}")
+    dtype, begin = np.dtype(types[start[2]]), 4 + 4 * ndim
+    shape = tuple(int(length) for length in np.frombuffer(lengths, ">u4"))
     wanted = begin + math.prod(shape) * dtype.itemsize
-    if len(raw) != wanted:
-        raise ValueError(f"{os.fspath(path)!r} must hold {wanted} bytes for shape {shape}, got {len(raw)}")
-    return np.frombuffer(raw, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))
+    if wanted > most:
+        raise ValueError(f"{name!r} must hold {wanted} bytes for shape {shape}, got {limit}{most}")
+    raw = file.read(wanted - begin)
+    got = begin + len(raw)
+    while more := file.read(2**20):
+        got += len(more)
+    if got != wanted:
+        raise ValueError(f"{name!r} must hold {wanted} bytes for shape {shape}, got {got}")
+    try:
+        return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # a shape that no array can have
+        raise ValueError(f"path must name an IDX file, got {name!r}: {error}") from error
 
 
 def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -95,10 +120,10 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArr
     ValueError
         Where the file is not a whole number of records of 3073 bytes, or a label is above 9.
     """
-    raw = np.fromfile(path, np.uint8)
-    if raw.size == 0 or raw.size % 3073:
-        raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {raw.size} bytes")
-    records = raw.reshape(-1, 3073)
+    size = os.path.getsize(path)
+    if size == 0 or size % 3073:
+        raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {size} bytes")
+    records = np.fromfile(path, np.uint8).reshape(-1, 3073)
     if records[:, 0].max() > 9:
         raise ValueError(f"{os.fspath(path)!r} must hold labels in [0, 10), got {records[:, 0].max()}")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), records[:, 0].copy()

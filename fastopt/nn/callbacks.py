@@ -8,7 +8,6 @@ import io
 import math
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -165,7 +164,8 @@ class ModelCheckpoint(_Watcher):
     ----------
     path : path
         ``{epoch}`` and metrics in it are replaced by their values: ``"cnn-{epoch:02d}-{val_loss:.3f}.npz"``, epochs
-        counted from 1. No other run may write there.
+        counted from 1. The ending is ``.npz``, ``.safetensors`` or none, as in `Sequential.save`. No other run may
+        write there.
     monitor : str, default "val_loss"
         With `best_only`, the metric: a key of `History`.
     best_only : bool, default False
@@ -181,7 +181,10 @@ class ModelCheckpoint(_Watcher):
     Raises
     ------
     TypeError, ValueError
-        Where an argument breaks its rule, or, when the run begins, the file is no checkpoint of such a run.
+        Where an argument breaks its rule, or, when the run begins, the file is damaged or no checkpoint of such a run;
+        then model and optimizer are what they were.
+    OSError
+        Where, when the run begins, no file can be written there.
 
     Examples
     --------
@@ -218,11 +221,16 @@ class ModelCheckpoint(_Watcher):
         self.rank = 2 if resume else 1  # it resumes after all others have begun, and saves after they are done
         if self.resume and "{" in self.path:
             raise ValueError(f"path must name one file where resume is True, got {self.path!r}")
+        if "{" not in self.path:
+            files.ending(self.path)
 
     def on_train_begin(self, run: Run) -> None:
         if self.best_only:
             super().on_train_begin(run)
         self._run = run
+        path = self._path(0, dict.fromkeys(run.measures, 0.0))
+        files.ending(path)
+        files.check(path)
         if self.resume:
             files.discard_parts(self.path)
             if os.path.exists(self.path):
@@ -231,7 +239,15 @@ class ModelCheckpoint(_Watcher):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         due = (epoch + 1) % self.every == 0 or epoch + 1 == self._run.epochs or bool(self._run.stopped)
         if due and (not self.best_only or self._improved(epoch, logs)):
-            files.write_arrays(self.path.format(epoch=epoch + 1, **logs), self._entries(epoch + 1))
+            files.write_arrays(self._path(epoch + 1, logs), self._entries(epoch + 1), "checkpoint")
+
+    def _path(self, epoch: int, logs: dict[str, float]) -> str:
+        try:
+            return self.path.format(epoch=epoch, **logs)
+        except (AttributeError, LookupError, ValueError) as error:
+            known = ", ".join(["epoch", *logs])
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"path may have {known} in braces, with formats, got {self.path!r}: {said}") from error
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() if self.best_only else {}
@@ -263,29 +279,50 @@ class ModelCheckpoint(_Watcher):
         }
 
     def _restore(self) -> None:
+        """Take over all of the file, or nothing."""
         run = self._run
-        live = {f"params/{name}": array for name, array in run.model.params.items()}
-        live |= {f"state/{name}": array for name, array in run.model.state.items()}
-        try:
-            with open(self.path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
-                saved, config = files.unpack("run", entries), str(entries["config"])
-                arrays = {name: entries[name] for name in live if name in entries}
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"path must name a checkpoint of a run, got {self.path!r}: {error}") from error
+        saved, config, entries = files.read_arrays(self.path, "checkpoint", take=_saved_run)
         for name, value in self._setting().items():
-            if saved["setting"][name] != value:
-                raise ValueError(f"{name} must be {saved['setting'][name]!r} as in {self.path!r}, got {value!r}")
+            if saved["setting"].get(name) != value:
+                raise ValueError(f"{name} must be {saved['setting'].get(name)!r} as in {self.path!r}, got {value!r}")
+        if saved["epoch"] > run.epochs:
+            raise ValueError(f"epochs must be at least {saved['epoch']} as in {self.path!r}, got {run.epochs}")
         if config != run.model.entries()["config"]:
             raise ValueError(f"the model must be the one in {self.path!r}, got {run.model!r}")
-        run.optimizer.load_state_dict(saved["optimizer"])
-        for name, array in live.items():
-            np.copyto(array, arrays[name])
-        run.history.update(saved["history"])
-        run.history.monitor = saved["monitor"]
-        run.epoch, run.stopped = saved["epoch"], saved["stopped"]
-        for callback, state in zip(run.callbacks, saved["callbacks"], strict=True):
-            if state:
+        arrays = run.model.matched(entries)
+        states = [(each, state) for each, state in zip(run.callbacks, saved["callbacks"], strict=True) if state]
+        before = run.optimizer.state_dict(), [array.copy() for array, _ in arrays], run.history.monitor
+        others = [(callback, callback.state_dict()) for callback, _ in states]
+        try:
+            run.optimizer.load_state_dict(saved["optimizer"])
+            for array, value in arrays:
+                np.copyto(array, value)
+            run.history.monitor = saved["monitor"]
+            for callback, state in states:
                 callback.load_state_dict(state)
+        except BaseException as error:
+            run.history.monitor = before[2]
+            for (array, _), value in zip(arrays, before[1], strict=True):
+                np.copyto(array, value)
+            run.optimizer.load_state_dict(before[0])
+            for callback, state in others:
+                callback.load_state_dict(state)
+            if isinstance(error, (ArithmeticError, AttributeError, LookupError)):
+                said = f"{type(error).__name__}: {error}"
+                raise ValueError(f"path must name a checkpoint of such a run, got {self.path!r}: {said}") from error
+            raise
+        run.history.update(saved["history"])
+        run.epoch, run.stopped = saved["epoch"], saved["stopped"]
+
+
+def _saved_run(entries: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """The state of a run, checked as far as it can be without one, the configuration of its model, and all entries."""
+    saved = files.unpack("run", entries)
+    checks.integer("epoch", saved["epoch"], 0)
+    for key, kind in {"setting": dict, "history": dict, "monitor": dict, "callbacks": list, "stopped": str}.items():
+        if not isinstance(saved[key], kind):
+            raise TypeError(f"{key} must be a {kind.__name__}, got {saved[key]!r}")
+    return saved, str(entries["config"]), entries
 
 
 # ---- Learning rates ---------------------------------------------------------------------------------------------
@@ -616,6 +653,7 @@ class CSVLogger(Callback):
         self.path = Path(path)
 
     def on_train_begin(self, run: Run) -> None:
+        files.check(self.path)
         self._history = run.history
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

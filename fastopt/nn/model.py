@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import files
 from fastopt.checks import Array
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
+from fastopt.nn.init import at_most
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.stack import Stack
 from fastopt.nn.training import Callback
@@ -220,10 +220,12 @@ def load(path: str | os.PathLike[str]) -> Sequential:
 
     Raises
     ------
-    FileNotFoundError
-        Where there is no file.
+    ImportError
+        Where it is a ``.safetensors`` file, and the package is missing: it is the extra ``safetensors``.
+    FileNotFoundError, OSError
+        Where there is no file, or it cannot be read.
     ValueError
-        Where it is no such file, or its arrays do not fit its layers.
+        Where it is no such file, it is damaged, or its arrays do not fit its layers.
 
     Examples
     --------
@@ -235,20 +237,13 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     ...     nn.load(Path(folder) / "model.npz").shapes
     [(2,), (3,)]
     """
-    try:
-        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
-            return _read(entries)
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"path must name a model that Sequential.save wrote, got {os.fspath(path)!r}: {error}"
-        ) from error
+    return files.read_arrays(path, "model", "checkpoint", take=_read)
 
 
-def _read(file: Mapping[str, Array]) -> Sequential:
+def _read(file: Mapping[str, Any]) -> Sequential:
     config = decode(json.loads(str(file["config"])), [])
-    model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})
-    for kind, own in (("params", model.params), ("state", model.state)):
-        for name, array in own.items():
-            given = file[f"{kind}/{name}"]
-            array[...] = checks.array(f"{kind}/{name}", given, dtype=array.dtype, shape=array.shape)
+    with at_most(sum(array.size for name, array in file.items() if name.startswith("params/"))):
+        model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})
+    for array, given in model.matched(file):
+        array[...] = given
     return model

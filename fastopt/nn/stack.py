@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -332,20 +332,39 @@ class Stack(Composite, loadable=False):
     # ---- Files ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to an npz file, without pickle; `fastopt.nn.load` reads it.
+        """Write the model to a file, without pickle; `fastopt.nn.load` reads it.
 
         Parameters
         ----------
         path : path
-            An existing file is replaced at once or not at all.
+            A file that is replaced at once or not at all: in the format of safetensors where its name ends in
+            ``.safetensors`` (the extra ``safetensors``), npz where it ends in ``.npz`` or has no ending.
+
+        Raises
+        ------
+        ImportError
+            Where the format is that of safetensors, and the package is missing.
+        ValueError
+            Where the name has another ending.
+        OSError
+            Where the file cannot be written.
         """
-        files.write_arrays(path, self.entries())
+        files.write_arrays(path, self.entries(), "model")
 
     def entries(self) -> dict[str, Any]:
         """The entries of the model's file: its ``config`` as JSON, and its arrays."""
         arrays = {f"params/{name}": a for name, a in self.params.items()}
         arrays |= {f"state/{name}": a for name, a in self.state.items()}
         return {"config": json.dumps(encode(self.config(), [])), **arrays}
+
+    def matched(self, entries: Mapping[str, Any]) -> list[tuple[Array, Array]]:
+        """Each array of the model with the one in the entries of a file, once all are seen to fit."""
+        live = {f"params/{name}": a for name, a in self.params.items()}
+        live |= {f"state/{name}": a for name, a in self.state.items()}
+        given = {name: a for name, a in entries.items() if name.startswith(("params/", "state/"))}
+        if extra := given.keys() - live.keys():
+            raise ValueError(f"{min(extra)} must belong to the model, which has {', '.join(live) or 'no arrays'}")
+        return [(a, checks.array(name, given[name], dtype=a.dtype, shape=a.shape)) for name, a in live.items()]
 
     def config(self) -> dict[str, Any]:
         own = {"input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name} if self._whole else {}

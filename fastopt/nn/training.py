@@ -6,18 +6,18 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import _kernels, checks
+from fastopt import _kernels, checks, files
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads
@@ -66,15 +66,17 @@ class History(dict[str, list[float]]):
         for key, value in logs.items():
             self.setdefault(key, []).append(value)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the history as JSON, with null for NaN and infinity, and ``stopped`` and ``monitor`` unless empty.
 
         Parameters
         ----------
         path : path
+            A file that is replaced at once or not at all.
         """
         more = {"stopped": self.stopped, "monitor": self.monitor}
-        Path(path).write_text(json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n")
+        text = json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n"
+        files.replace(path, lambda file: file.write(text.encode()))
 
 
 def _finite(value: Any) -> Any:
