@@ -29,6 +29,7 @@ from fastopt.nn.debug import without_dropout
 from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
+from fastopt.nn.trace import NonFiniteError
 
 #: The step of central differences, relative to the norm of the parameters: about the cube root of the rounding error.
 STEP = 1e-5
@@ -152,7 +153,7 @@ def largest_eigenvalue(
 
     Raises
     ------
-    FloatingPointError
+    NonFiniteError
         Where the Hessian is not finite.
     """
     iterations = checks.integer("iterations", iterations, 1)
@@ -164,7 +165,7 @@ def largest_eigenvalue(
         product = hessian.times(v)
         value, length = float(v @ product), float(np.linalg.norm(product))
         if not math.isfinite(length):
-            raise FloatingPointError("the Hessian is not finite at the model's parameters")
+            raise NonFiniteError("the Hessian is not finite at the model's parameters")
         if np.linalg.norm(product - value * v) <= tolerance * abs(value) or not length:
             break
         if taken < iterations:
@@ -203,7 +204,7 @@ def condition_number(
 
     Raises
     ------
-    FloatingPointError
+    NonFiniteError
         Where the Hessian is not finite.
 
     References
@@ -222,7 +223,7 @@ def condition_number(
         basis.append(v / length)
         v = hessian.times(basis[-1])
         if not np.isfinite(v).all():
-            raise FloatingPointError("the Hessian is not finite at the model's parameters")
+            raise NonFiniteError("the Hessian is not finite at the model's parameters")
         diagonal.append(float(basis[-1] @ v))
         for _ in range(2):
             v = v - np.array(basis).T @ (np.array(basis) @ v)
