@@ -210,9 +210,8 @@ static void restore(float_mode old)
 static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
 
 enum {
-    WORTH_A_THREAD = 1 << 18, /* bytes for which a thread that spins saves more time than the handover costs, */
-    WORTH_WAKING = 1 << 24,   /* … and one that has to be woken */
-    PRODUCTS_PER_BYTE = 4,    /* multiplications in the time that moving a byte takes */
+    WORTH_WAKING = 1 << 24, /* bytes for which a thread that has to be woken saves more time than that takes */
+    PRODUCTS_PER_BYTE = 4,  /* multiplications in the time that moving a byte takes */
 };
 
 /* Runs a kernel that moves so many bytes, on as many threads as pay. */

@@ -21,6 +21,7 @@ import numpy as np
 
 from fastopt import functional as F  # noqa: N812
 from fastopt import gradients, nn, reference
+from fastopt._kernels import LIMITS
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.kernel import kernel
@@ -33,7 +34,7 @@ Draw = Callable[..., Array]
 Arguments = dict[str, Any]
 Size = tuple[Any, ...]
 
-PER_THREAD = 1 << 18  #: bytes of all arrays for which dispatch.c gives a kernel one more thread
+PER_THREAD = LIMITS["WORTH_A_THREAD"]  #: bytes of all arrays for which a kernel gets one more thread
 LARGE = 8 * PER_THREAD  #: work for eight threads
 
 
