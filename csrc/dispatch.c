@@ -95,11 +95,12 @@ static unsigned saved_registers(void)
     return low;
 }
 
+/* Whether the operating system saves these registers, and the CPU has FMA and these features of leaf 7. */
 static int has(unsigned registers, unsigned features)
 {
     unsigned a, b, c, d;
-    return (saved_registers() & registers) == registers && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
-           (b & features) == features;
+    return (saved_registers() & registers) == registers && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_FMA) &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & features) == features;
 }
 
 static int has_avx2(void)
