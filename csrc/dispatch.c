@@ -145,7 +145,6 @@ static unsigned amd_family(void)
 
 static const struct fastopt_variant *active;
 int fastopt_product_vectors;
-int fastopt_products_pay;
 
 const char *fastopt_use(const char *name)
 {
@@ -153,10 +152,8 @@ const char *fastopt_use(const char *name)
         /* "baseline" means the last variant, whatever that is called here. */
         const int named = !name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name);
         if (named && variant->supported()) {
-            const unsigned family = amd_family();
             active = variant;
-            fastopt_product_vectors = family == 0x19 ? 1 : 2;
-            fastopt_products_pay = family >= 0x17;
+            fastopt_product_vectors = amd_family() == 0x19 ? 1 : 2;
             return variant->name;
         }
     }

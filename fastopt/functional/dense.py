@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from fastopt import _kernels, checks
+from fastopt import checks
 from fastopt.checks import Array
 from fastopt.kernel import kernel
 
@@ -13,7 +11,6 @@ __all__ = [
     "bias_forward",
     "dense_forward",
     "dense_input_grad",
-    "dense_pays",
     "dense_weight_grad",
 ]
 
@@ -24,31 +21,14 @@ _dense_weight_grad = kernel("dense_weight_grad", dweight="out")
 _bias_forward = kernel("bias_forward", y="out")
 _bias_backward = kernel("bias_backward", dbias="out")
 
-try:
-    PRODUCTS = checks.choice("it", os.environ.get("FASTOPT_PRODUCTS") or "faster", ("faster", "own", "blas"))
-except ValueError as error:
-    raise ImportError(f"FASTOPT_PRODUCTS: {error}") from None
-
-
-def dense_pays() -> bool:
-    """Whether `fastopt.nn.Dense` computes its products by `dense_forward` and its gradients, and not by NumPy's BLAS.
-
-    It does where they are as fast or faster: on AMD's CPUs since Zen, which multiply and add in units of their own,
-    by whatever instruction set. Elsewhere both share units, and a BLAS has them done by one instruction (FMA), so that
-    bits depend on which BLAS that is. The environment variable ``FASTOPT_PRODUCTS`` decides otherwise: ``own``,
-    ``blas``, or ``faster``, the default.
-    """
-    return _kernels.products_pay() if PRODUCTS == "faster" else PRODUCTS == "own"
-
 
 def dense_forward(
     x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False, out: Array | None = None
 ) -> Array:
     """``y = x @ weight + bias``, with ReLU where wanted, in one pass.
 
-    Each sum goes in order, by one product and one addition after the other (of 512 at a time, where it is longer): bits
-    depend neither on the instruction set nor on the number of threads. See `dense_pays` for where it is faster than a
-    BLAS.
+    Each sum goes in order, by one fused multiply-add after the other (512 at a time, whose sums are added up): bits
+    depend neither on the instruction set nor on the number of threads.
 
     Parameters
     ----------
