@@ -31,8 +31,8 @@ struct fastopt_tensor {
     const void *grad;
     void *state[FASTOPT_MAX_STATES];
     size_t columns;    /* the length of the last of two or more axes, else 0 */
-    double grad_scale; /* what this gradient is multiplied by, beside the step's grad_scale; for a kernel, in all */
-    double sums[FASTOPT_SUMS]; /* over the whole tensor: what fastopt_run_sums found */
+    double grad_scale; /* the factor of this gradient, beside the step's grad_scale; in a kernel, the product of both */
+    double sums[FASTOPT_SUMS]; /* over the whole tensor, by fastopt_run_sums */
 };
 
 /* The hyperparameters that every step has: the first members of each `struct <name>_hyper`, doubles all. */
@@ -51,9 +51,9 @@ struct fastopt_share {
 
 typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count, const double *hyper);
 typedef void fastopt_sums_fn(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS]);
-/* Writes the gradient that a step is to see where there is more to it than a scale: clipping and penalties. */
-typedef void fastopt_see_fn(const struct fastopt_tensor *tensor, const double *hyper, void *seen);
-/* Scales those columns in [begin, end) of a matrix whose norm exceeds a limit down to it. */
+/* Writes the preprocessed gradient, where that is more than a scale: clipping by value and penalties. */
+typedef void fastopt_preprocess_fn(const struct fastopt_tensor *tensor, const double *hyper, void *preprocessed);
+/* Scales the columns in [begin, end) of a matrix down to a norm, where theirs exceeds it. */
 typedef void fastopt_constrain_fn(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit);
 
 /* A layer's arguments are a `struct <name>_args`, laid out as the row says: pointers to arrays, then integers, then
@@ -85,7 +85,7 @@ extern const struct fastopt_limit fastopt_limits[];
 extern const struct fastopt_choice_row fastopt_choice_rows[];
 extern const struct fastopt_dimension_row fastopt_dimension_rows[];
 
-/* Sums over tensors: of squared gradients, and what the steps of these names must know before they begin. */
+/* Sums over tensors: of squared gradients, and those that the steps of the same names need before they begin. */
 enum fastopt_sums {
 #define SUMS(name) FASTOPT_SUMS_##name,
 #include "kernels.def"
@@ -97,7 +97,7 @@ enum fastopt_sums {
 struct fastopt_kernels {
     fastopt_step_fn *const *steps;
     fastopt_sums_fn *const *sums;
-    fastopt_see_fn *see;
+    fastopt_preprocess_fn *preprocess;
     fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;
 };

@@ -32,4 +32,4 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, sums, see, constrain, layers};
+const struct fastopt_kernels VARIANT = {steps, sums, preprocess, constrain, layers};

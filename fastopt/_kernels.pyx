@@ -377,10 +377,9 @@ cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 cdef class Plan:
     """Parameters and state arrays of one optimizer, bound to a step kernel once and for all steps to come.
 
-    It holds the buffers of all arrays, so they can neither be freed nor resized meanwhile (but for
-    ``ndarray.resize(refcheck=False)``, which asks for trouble), and does not look at an array twice: one whose type or
-    flags are changed after it was bound is used as it was. Those of the gradients are kept until another
-    array takes their place.
+    It holds the buffers of all arrays, so that these can neither be freed nor resized meanwhile (but for
+    ``ndarray.resize(refcheck=False)``, which asks for trouble), and checks each array once: one whose type or flags are
+    changed after it was bound is used as it was. Buffers of gradients are held until another array takes their place.
 
     Parameters
     ----------
@@ -391,29 +390,30 @@ cdef class Plan:
     states : list of tuple of ndarray
         For each parameter, its state arrays in the order of the table.
     hypers : list of sequence of float
-        For each group of parameters its hyperparameters, in the order of the table.
-    group_of : sequence of int, optional
-        For each parameter the number of its group; -1 where it is frozen, and neither it nor its gradient is looked at.
+        For each bucket (parameters that share hyperparameters and step counter) its hyperparameters, in the order of
+        the table.
+    bucket_of : sequence of int, optional
+        For each parameter the number of its bucket; -1 where it is frozen: neither it nor its gradient is accessed.
     explain : callable, optional
         Called with the plan and the arguments of a `step` that do not fit.
     """
     cdef size_t row
     cdef int real
-    cdef Py_ssize_t total, count, groups, width, bytes
+    cdef Py_ssize_t total, count, buckets, width, bytes
     cdef object keys, explain
     cdef bint single, busy
-    cdef Py_ssize_t *place      # of a parameter among the tensors, which lie group by group; -1 where it is frozen
-    cdef Py_ssize_t *first      # tensor of each group, and behind the last one
+    cdef Py_ssize_t *place      # of a parameter among the tensors, which are sorted by bucket; -1 where it is frozen
+    cdef Py_ssize_t *first      # the first tensor of each bucket, and their number
     cdef fastopt_tensor *tensors
     cdef buffer *bound
     cdef buffer *grads
     cdef span *spans
-    cdef double *hypers         # FASTOPT_MAX_HYPERS for each group
-    cdef double *running        # the same, as a step in progress has them
+    cdef double *hypers         # FASTOPT_MAX_HYPERS for each bucket
+    cdef double *running        # the same, of a step in progress
     cdef double *scratch
 
-    def __cinit__(self, step, params, list states, list hypers, group_of=None, explain=None):
-        cdef Py_ssize_t i, k, group, blocks = 0
+    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None):
+        cdef Py_ssize_t i, k, bucket, blocks = 0
         cdef buffer *param
         cdef buffer *view
         self.row = STEP_NUMBER[step]
@@ -421,36 +421,36 @@ cdef class Plan:
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
-        cdef list group_numbers = [0] * len(arrays) if group_of is None else list(group_of)
-        self.total, self.groups = len(arrays), len(hypers)
+        cdef list numbers = [0] * len(arrays) if bucket_of is None else list(bucket_of)
+        self.total, self.buckets = len(arrays), len(hypers)
         self.width = 1 + len(STEPS[step][0])
-        if (len(states) != self.total or len(group_numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
+        if (len(states) != self.total or len(numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
                 or any(len(hyper) != len(STEPS[step][1]) for hyper in hypers)):
             raise Misfit("structure")
         self.real = -1
         self.place = <Py_ssize_t *>PyMem_Calloc(self.total + 1, sizeof(Py_ssize_t))
-        self.first = <Py_ssize_t *>PyMem_Calloc(self.groups + 1, sizeof(Py_ssize_t))
+        self.first = <Py_ssize_t *>PyMem_Calloc(self.buckets + 1, sizeof(Py_ssize_t))
         self.tensors = <fastopt_tensor *>PyMem_Calloc(self.total + 1, sizeof(fastopt_tensor))
         self.bound = <buffer *>PyMem_Calloc(self.total * self.width + 1, sizeof(buffer))
         self.grads = <buffer *>PyMem_Calloc(self.total + 1, sizeof(buffer))
         self.spans = <span *>PyMem_Calloc(self.total * self.width + 1, sizeof(span))
-        self.hypers = <double *>PyMem_Calloc(self.groups + 1, FASTOPT_MAX_HYPERS * sizeof(double))
-        self.running = <double *>PyMem_Calloc(self.groups + 1, FASTOPT_MAX_HYPERS * sizeof(double))
+        self.hypers = <double *>PyMem_Calloc(self.buckets + 1, FASTOPT_MAX_HYPERS * sizeof(double))
+        self.running = <double *>PyMem_Calloc(self.buckets + 1, FASTOPT_MAX_HYPERS * sizeof(double))
         if not (self.place and self.first and self.tensors and self.bound and self.grads and self.spans
                 and self.hypers and self.running):
             raise MemoryError
-        for group in range(self.groups):
-            for k, value in enumerate(hypers[group]):
-                self.hypers[group * FASTOPT_MAX_HYPERS + k] = value
+        for bucket in range(self.buckets):
+            for k, value in enumerate(hypers[bucket]):
+                self.hypers[bucket * FASTOPT_MAX_HYPERS + k] = value
         for i in range(self.total):
             self.place[i] = -1
-        for group in range(self.groups):
-            self.first[group] = self.count
+        for bucket in range(self.buckets):
+            self.first[bucket] = self.count
             for i in range(self.total):
-                if group_numbers[i] == group:
+                if numbers[i] == bucket:
                     self.place[i] = self.count
                     self.count += 1
-        self.first[self.groups] = self.count
+        self.first[self.buckets] = self.count
         for i in range(self.total):
             if self.place[i] < 0:
                 continue
@@ -565,15 +565,15 @@ cdef class Plan:
 
     def step(self, grads, *, grad_scale=1.0):
         """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed."""
-        cdef Py_ssize_t group
+        cdef Py_ssize_t bucket
         self.claim()
         if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
                 raise Misfit("step")
             return self.explain(self, grads, grad_scale)
-        for group in range(self.groups):
-            self.hypers[group * FASTOPT_MAX_HYPERS] += 1
-            self.hypers[group * FASTOPT_MAX_HYPERS + 1] = <double>grad_scale
+        for bucket in range(self.buckets):
+            self.hypers[bucket * FASTOPT_MAX_HYPERS] += 1
+            self.hypers[bucket * FASTOPT_MAX_HYPERS + 1] = <double>grad_scale
         self.run()
 
     def check(self, grads):
@@ -607,31 +607,32 @@ cdef class Plan:
                 self.tensors[self.place[i]].grad_scale = factors[i]
 
     cdef int run(self) except -1:
-        cdef Py_ssize_t group
+        cdef Py_ssize_t bucket
         if self.count == 0:
             return 0
         if self.bytes < KEEP_GIL_BELOW:
-            for group in range(self.groups):
-                self.run_group(group, self.hypers)
+            for bucket in range(self.buckets):
+                self.run_bucket(bucket, self.hypers)
         else:
             self.busy = True
             # which another thread may change meanwhile
-            memcpy(self.running, self.hypers, self.groups * FASTOPT_MAX_HYPERS * sizeof(double))
+            memcpy(self.running, self.hypers, self.buckets * FASTOPT_MAX_HYPERS * sizeof(double))
             with nogil:
-                for group in range(self.groups):
-                    self.run_group(group, self.running)
+                for bucket in range(self.buckets):
+                    self.run_bucket(bucket, self.running)
             self.busy = False
         return 0
 
-    cdef inline void run_group(self, Py_ssize_t group, const double *hypers) noexcept nogil:
-        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[group],
-                         self.first[group + 1] - self.first[group], hypers + group * FASTOPT_MAX_HYPERS, self.scratch)
+    cdef inline void run_bucket(self, Py_ssize_t bucket, const double *hypers) noexcept nogil:
+        cdef size_t count = self.first[bucket + 1] - self.first[bucket]
+        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[bucket], count,
+                         hypers + bucket * FASTOPT_MAX_HYPERS, self.scratch)
 
-    def get_hyper(self, int i, Py_ssize_t group=0):
-        return self.hypers[group * FASTOPT_MAX_HYPERS + i]
+    def get_hyper(self, int i, Py_ssize_t bucket=0):
+        return self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
 
-    def set_hyper(self, int i, double value, Py_ssize_t group=0):
-        self.hypers[group * FASTOPT_MAX_HYPERS + i] = value
+    def set_hyper(self, int i, double value, Py_ssize_t bucket=0):
+        self.hypers[bucket * FASTOPT_MAX_HYPERS + i] = value
 
 
 @cython.auto_pickle(False)
@@ -891,9 +892,9 @@ cdef class Layer:
     name : str
         Of a row.
     arrays : list of tuple
-        For each array its type's place in `kernel.TYPES`, whether it is optional, whether it is written, the arrays that
-        it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call is its
-        length (or -1), and the expression of its length as (code, value) in postfix order.
+        For each array its type's place in `kernel.TYPES`, whether it is optional, whether it is written, the arrays
+        that it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call
+        is its length (or -1), and the expression of its length as (code, value) in postfix order.
     numbers : list of str
         The kind of each number: ``"extent"``, ``"int64_t"``, ``"uint64_t"``, ``"double"``.
     counter : int
@@ -1053,7 +1054,7 @@ cdef class Layer:
 
     cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real) noexcept:
         """Get the buffers of all arrays that are given; return whether they are what the table says."""
-        cdef int i, ndim
+        cdef int i
         cdef int64_t *numbers = call.arguments + self.numbers_at
         cdef array_rule *rule
         cdef buffer *view
@@ -1099,7 +1100,9 @@ cdef class Layer:
                 if length < 0:
                     return None
                 shape.append(length)
-        return new_array(shape, DTYPES[real][rule.type])
+        if len(shape) == 1:
+            return new_array(shape[0], DTYPES[real][rule.type])
+        return new_array(tuple(shape), DTYPES[real][rule.type])
 
     cdef object use(self, tuple arguments, bint run):
         cdef buffer views[FASTOPT_MAX_ARRAYS]

@@ -1,4 +1,4 @@
-"""Averages of the weights that a run goes through: LookAhead and Ranger, exponential and plain (EMA, SWA).
+"""Weight averaging: LookAhead and Ranger, exponential and plain averages (EMA, SWA).
 
 An average moves by ``a ← a + w·(p − a)``: that is the step of `fastopt.SGD` with p for the gradient and a decay of w,
 one call for a whole model.
@@ -30,7 +30,7 @@ class _Average:
         self._sgd = SGD(self.averages, lr=1.0)
 
     def move(self, weight: float) -> None:
-        """By a share of the way to the parameters: 1 makes them equal."""
+        """Move the averages by a fraction `weight` of the way to the parameters."""
         if weight == 1.0:
             self._copy(checks.named("param", self.params), checks.named("param", self.averages))
         else:
@@ -59,7 +59,7 @@ class _Average:
         return arrays
 
 
-# ---- Averages beside a run ----------------------------------------------------------------------------------
+# ---- Averages to evaluate ------------------------------------------------------------------------------------
 
 
 class _WeightAverage:
@@ -160,7 +160,7 @@ class SWA(_WeightAverage):
         return 1 / (self._count + 1)
 
 
-# ---- Averages within a run ----------------------------------------------------------------------------------
+# ---- Averages to train from ---------------------------------------------------------------------------------
 
 
 class LookAhead:

@@ -473,6 +473,7 @@ def _group_norm_backward(dy: Any, cache: Any, parts: Any) -> Any:
 
 
 _add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out", "dscale", "dshift"),
+     kernels=("group_norm_backward", "group_norm_learnt_grads"),
      magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
      any_shape=("dscale", "dshift"),
      edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
@@ -488,7 +489,9 @@ _add("rms_norm_forward", lambda x, *shape: {"x": x(*shape), "scale": x(shape[-1]
      outputs=("out", "inv_rms"), options=[{}, {"scale": None}, {"eps": 1e-3}], **_of_rows)
 _add("rms_norm_backward",
      lambda x, *shape: {"dy": x(*shape), "cache": F.rms_norm_forward(x(*shape), x(shape[-1]))[1]},
-     lambda dy, cache: reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]),
+     lambda dy, cache: (
+         reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]) if dy.size else None
+     ),
      outputs=("out", "dscale"), magnitudes=_norm_magnitudes, **_of_rows)
 
 

@@ -173,6 +173,9 @@ class Number(Hyper[float, float | Schedule]):
     def encode(self, value: Any) -> float:
         return checks.number(self.name, value, self.bounds)
 
+    def read(self, owner: Any) -> Any:
+        return owner._settings[self.name] if self.init else super().read(owner)
+
     def decode(self, code: float) -> float:
         return code
 
@@ -196,7 +199,7 @@ class Whole(Hyper[int, int]):
 class Limit(Hyper[float | None, float | Schedule | None]):
     """A real number within an interval, or None for no limit: infinity to a kernel."""
 
-    kind = type(None)  # infinity itself is refused, though it is what may be held
+    kind = type(None)  # infinity is refused, though it is the double of None
 
     def __init__(self, bounds: str, *, default: float | Schedule | None = REQUIRED, **options: Unpack[Options]) -> None:
         super().__init__(f"float in {bounds}, or None", default, **options)

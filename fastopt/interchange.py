@@ -104,11 +104,11 @@ class _Form:
     ours: Mapping[str, Any] = field(default_factory=dict)
     #: What theirs must be set to.
     theirs: Mapping[str, Any] = field(default_factory=dict)
-    #: How PyTorch runs it, which is left to its defaults.
+    #: Options of PyTorch's implementation, which are left at their defaults.
     run: tuple[str, ...] = ("foreach", "capturable", "differentiable")
-    #: Whether its state has the number of steps, …
+    #: Whether PyTorch's state has the number of steps, …
     counts: bool = True
-    #: … and is there before the first one.
+    #: … and exists before the first one.
     at_once: bool = False
 
 
@@ -321,7 +321,7 @@ def _form(optimizer: Optimizer) -> _Form:
     for groups, _ in _sets(optimizer):
         wanted = {**form.ours, "l1": 0.0, "max_norm": None}
         if "dampening" in form.settings and _value(optimizer, groups, "momentum") == 0:
-            wanted["dampening"] = 0.0  # which PyTorch does not look at then
+            wanted["dampening"] = 0.0  # which PyTorch ignores then
         for name, value in wanted.items():
             if (own := _value(optimizer, groups, name)) != value:
                 raise ValueError(f"{name} must be {value!r} to have PyTorch's numbers, got {own!r}")
@@ -342,7 +342,7 @@ def _sets(optimizer: Optimizer) -> list[tuple[tuple[Group, ...], list[str]]]:
 
 
 def _owner(groups: tuple[Group, ...], name: str) -> Group | None:
-    """Whose setting it is: that of the last group that has it, or the optimizer's."""
+    """Which group's setting applies, the last one's that has it; None for the optimizer's."""
     return next((group for group in reversed(groups) if name in group._settings), None)
 
 
@@ -360,7 +360,7 @@ def _value(optimizer: Optimizer, groups: tuple[Group, ...], name: str) -> Any:
 
 
 def _take_settings(optimizer: Optimizer, form: _Form, given: list[Mapping[str, Any]], own: dict[str, Any]) -> None:
-    """Put PyTorch's settings into a state dict of ours, each to whom it belongs."""
+    """Put PyTorch's settings into a state dict of ours: of the optimizer, or of the group whose setting applies."""
     taken: dict[tuple[Group | None, str], Any] = {}
     for (groups, names), theirs in zip(_sets(optimizer), given, strict=True):
         for key, value in form.theirs.items():

@@ -166,9 +166,11 @@ class Signature:
             least = len(wanted) - 1
             raise ValueError(f"{label} must have at least {_dimensions(least)}, got shape {value.shape}")
         elif lengths is not None and any(n not in (None, own) for n, own in zip(wanted, lengths, strict=True)):
+            if len(wanted) == 1:
+                raise ValueError(f"{label} must have {wanted[0]} elements, got shape {value.shape}")
             shown = ", ".join("…" if a.fold else str(n) for a, n in zip(argument.axes, wanted, strict=True))
             raise ValueError(f"{label} must have shape ({shown}), got {value.shape}")
-        elif lengths is None and value.size != math.prod(n or 0 for n in wanted):
+        elif lengths is None and None not in wanted and value.size != math.prod(n or 0 for n in wanted):
             raise ValueError(f"{label} must have {math.prod(n or 0 for n in wanted)} elements, got shape {value.shape}")
 
     def _explain_overlap(self, argument: Argument, given: dict[str, Array]) -> None:
@@ -196,7 +198,7 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
     """
-    signature = Signature(name, *_read(_kernels.LAYERS[name]), public)
+    signature = Signature(name, *read(_kernels.LAYERS[name]), public)
     names = [argument.name for argument in signature.arrays]
     numbers = list(signature.numbers)
     rules = []
@@ -216,7 +218,7 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
     return _kernels.Layer(name, rules, list(signature.numbers.values()), counter, signature.explain)
 
 
-def _read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
+def read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
     """The members of a struct of arguments: arrays, and numbers."""
     arrays: list[Argument] = []
     numbers: dict[str, str] = {}

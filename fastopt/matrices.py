@@ -1,4 +1,4 @@
-"""Optimizers that look at a parameter as a matrix: Adafactor, Muon.
+"""Optimizers that treat a parameter as a matrix: Adafactor, Muon.
 
 Their directions come from sums over rows and columns, or from matrix products; then they are steps like others, by the
 kernel of gradient descent. An array of more than two axes is a matrix of its last axis (the units) by all others.
@@ -33,11 +33,11 @@ def _matrix(array: Array) -> Array:
 
 
 class _Parameter(NamedTuple):
-    """A parameter with all that its direction is made of, and where that goes."""
+    """What a direction is computed from, and the array that it is written to."""
 
     param: Array
     grad: Array
-    #: What the gradient is multiplied by.
+    #: The factor of the gradient.
     scale: float
     state: Mapping[str, Array]
     hyper: Mapping[str, float]
@@ -49,7 +49,7 @@ class _Directed(Optimizer, abstract=True):
     """Steps along directions that take the place of gradients: ``p ← p − lr·(f·d + weight_decay·p)``."""
 
     kernel = "sgd"
-    # Penalties and clipping by value would be of the direction.
+    # The kernel would apply penalties and clipping by value to the direction.
     decoupled: Flag = Flag(default=True, init=False)
     l1: Number = Number("[0, inf)", default=0.0, init=False)
     clip_value: Limit = Limit("(0, inf)", default=None, init=False)
@@ -57,7 +57,7 @@ class _Directed(Optimizer, abstract=True):
 
     def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
         given = checks.named("param", grads)
-        directions, lengths = [], []
+        names, directions, lengths = self._setting_names(), [], []
         for (name, slot), factor in zip(self._slots.items(), factors, strict=True):
             if slot.frozen:
                 directions.append(slot.param)
@@ -65,7 +65,7 @@ class _Directed(Optimizer, abstract=True):
                 continue
             if slot.direction is None:
                 slot.direction = np.empty_like(slot.param)
-            hyper = {key: self._value(key, slot.groups) for key in self._setting_names()}
+            hyper = {key: self._value(key, slot.groups) for key in names}
             scale, t = grad_scale * factor, self._taken(slot) + 1
             of = _Parameter(slot.param, given[name], scale, slot.state, hyper, t, slot.direction)
             lengths.append(self._direct(of))

@@ -355,6 +355,7 @@ _group_norm_forward = kernel("group_norm_forward", y="out")
 _group_norm_backward = kernel(
     "group_norm_backward", **{name: _OF_CACHE[name] for name in ("x", "scale", "mean", "inv_std")}, dx="out"
 )
+_group_norm_learnt_grads = kernel("group_norm_learnt_grads")
 
 
 class GroupNormCache(NamedTuple):
@@ -528,32 +529,16 @@ def group_norm_backward(
     channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):
         raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
-    given = {name: array for name, array in (("dscale", dscale), ("dshift", dshift)) if array is not None}
-    for name, array in given.items():
-        if checks.array(name, array, dtype=x.dtype, writable=True).size != channels:
-            raise ValueError(f"{name} must have {channels} elements, got shape {array.shape}")
-    shape = checks.shape("dy", dy)
-    if dy.size != x.size or not dy.flags.c_contiguous:  # or it would be copied when it is reshaped
-        checks.array("dy", dy, dtype=x.dtype)
-        checks.array("dy", dy, shape=x.shape)
-    if out is not None:
-        checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
-    dx = np.empty(shape, x.dtype) if out is None else out
     options = groups, _block(x.shape)
-    inputs = dy.reshape(x.shape), x, scale, mean, inv_std
-    if given:  # which are written here
-        _, parts = _group_norm_backward.check(*inputs, dx.reshape(x.shape), parts, *options)
-        checks.apart(given)
-        for name, array in given.items():
-            for other, value in {"dy": dy, "cache.x": x, "out": dx, "parts": parts}.items():
-                checks.apart({name: array, other: value})
-    _, parts = _group_norm_backward(*inputs, dx.reshape(x.shape), parts, *options)
-    learnt = [np.empty(channels, x.dtype) if array is None else array for array in (dscale, dshift)]
-    with np.errstate(all="ignore"):  # as in a kernel
-        sums = np.add.reduce(parts, axis=0, dtype=np.float64) if x.size else np.zeros((2, channels))
-        for result, total in zip(learnt, sums, strict=True):
-            result.reshape(-1)[...] = total
-    return dx, learnt[0], learnt[1]
+    dx, parts = _group_norm_backward.check(dy, x, scale, mean, inv_std, out, parts, *options)
+    dlearnt = [np.empty(channels, x.dtype) if given is None else given for given in (dscale, dshift)]
+    _group_norm_learnt_grads.check(parts, *dlearnt)
+    for name, array in zip(("dscale", "dshift"), dlearnt, strict=True):
+        for other, value in (("dy", dy), ("cache.x", x), ("out", dx)):
+            checks.apart({name: array, other: value})
+    _group_norm_backward(dy, x, scale, mean, inv_std, dx, parts, *options)
+    _group_norm_learnt_grads(parts, *dlearnt)
+    return dx, dlearnt[0], dlearnt[1]
 
 
 def _normalise(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -136,36 +135,24 @@ def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Ar
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
     """The docstring of a class, with the arrays of the functional form for the parameters of the class."""
-    head, body, references = _parts(optimizer)
-    entries = ["param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place."]
-    entries.append("grad : ndarray like `param`\n    The gradient.")
+    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
+    arrays = [
+        "param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place.",
+        "grad : ndarray like `param`\n    The gradient.",
+    ]
     if states:
-        entries.append(
+        arrays.append(
             f"{', '.join(states)} : ndarray like `param`\n    The state, {optimizer.begins}. Updated in place."
         )
     if optimizer.counts_steps:
-        entries.append("t : int\n    The number of this step, counted from 1.")
-    described: set[str] = set()
-    for entry in body + _parts(Optimizer)[1]:
-        names = set(re.split(", | : ", entry.split("\n")[0])) & {*optimizer.keywords(), *optimizer.computed}
-        if names - described:
-            entries.append(entry.removeprefix("params, "))
-            described |= names
-    entries.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
-    entries.append(
-        "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
-    )
-    if references:
-        entries.append(f"\nReferences\n{references}")
+        arrays.append("t : int\n    The number of this step, counted from 1.")
+    hyper = [getattr(optimizer, key).entry() for key in (*optimizer.computed, *optimizer.keywords())]
+    hyper.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
+    raises = "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
+    _, found, references = rest.partition("\n\nReferences\n")
+    sources = [f"\nReferences\n{references}"] if found else []
     first = f"One step of `fastopt.{optimizer.__name__}`, in place."
-    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *entries]) + "\n"
-
-
-def _parts(optimizer: type[Optimizer]) -> tuple[str, list[str], str]:
-    """What a docstring says of a class, of its parameters, one by one, and of its sources."""
-    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
-    body, _, references = rest.partition("\n\nReferences\n")
-    return head, re.split(r"\n(?=\S)", body.partition("\n\nAttributes\n")[0]), references
+    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *arrays, *hyper, raises, *sources]) + "\n"
 
 
 for _name, _optimizer in OPTIMIZERS.items():
