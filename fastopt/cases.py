@@ -311,6 +311,15 @@ _add("dense_forward", lambda x, n, d, k: {"x": x(n, d), "weight": x(d, k), "bias
      options=[{}, {"relu": True}, {"bias": None}], free=("weight",), **_dense)
 _add("dense_input_grad", lambda x, n, d, k: {"dy": x(n, k), "weight": x(d, k)}, lambda dy, weight: dy @ weight.T,
      free=("weight",), **_dense)
+_add("matmul", lambda x, n, d, k: {"a": x(n, d), "b": x(d, k)}, lambda a, b: a @ b,
+     kernels=("dense_forward",), free=("b",), **_dense | {"bench": ()})
+_add("matmul transpose_a", lambda x, n, d, k: {"a": x(d, n), "b": x(d, k), "transpose_a": True},
+     lambda a, b, transpose_a: a.T @ b, kernels=("dense_weight_grad",), free=("b",), **_dense | {"bench": ()})
+_add("matmul transpose_b", lambda x, n, d, k: {"a": x(n, d), "b": x(k, d), "transpose_b": True},
+     lambda a, b, transpose_b: a @ b.T, kernels=("dense_input_grad",), free=("b",), **_dense | {"bench": ()})
+_add("matmul of both transposed",
+     lambda x, n, d, k: {"a": x(d, n), "b": x(k, d), "transpose_a": True, "transpose_b": True},
+     lambda a, b, **_: a.T @ b.T, kernels=("transposed_matmul",), free=("b",), **_dense | {"bench": ()})
 _add("dense_weight_grad", lambda x, n, d, k: {"x": x(n, d), "dy": x(n, k), "dbias": x(k)},
      lambda x, dy, dbias: (x.T @ dy, None if dbias is None else dy.sum(axis=0)),
      updates=("dbias",), options=[{}, {"dbias": None}], free=("dy",), **_dense)
