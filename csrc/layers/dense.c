@@ -1,5 +1,5 @@
 /* The three products of a dense layer, x (rows, inputs) times weight (inputs, columns): y = x weight + bias, and for
- * the gradients dx = dy weight' and dweight = x' dy; and the fourth, of two transposed matrices. In the letters of gemm.h:
+ * the gradients dx = dy weight' and dweight = x' dy; and the fourth, of two transposed matrices. In gemm.h's letters:
  *
  *                          panel: LANES columns
  *                         +--------+--------+---      B (k x n) is taken panel by panel, and a panel by blocks of KC
