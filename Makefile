@@ -66,7 +66,7 @@ sanitize:  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanit
 	cp -r tests build/sanitize/tests
 	cd build/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 bin/python -m pytest -q -x -c ../../pyproject.toml --rootdir . \
-	  tests/functional tests/test_cases.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py
+	  tests/functional tests/test_cases.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py tests/test_kernel.py
 
 tsan:  ## the thread pool under ThreadSanitizer, and with forks
 	mkdir -p build

@@ -95,11 +95,12 @@ static unsigned saved_registers(void)
     return low;
 }
 
+/* Whether the operating system saves these registers, and the CPU has FMA and these features of leaf 7. */
 static int has(unsigned registers, unsigned features)
 {
     unsigned a, b, c, d;
-    return (saved_registers() & registers) == registers && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
-           (b & features) == features;
+    return (saved_registers() & registers) == registers && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_FMA) &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & features) == features;
 }
 
 static int has_avx2(void)
@@ -144,7 +145,6 @@ static unsigned amd_family(void)
 
 static const struct fastopt_variant *active;
 int fastopt_product_vectors;
-int fastopt_products_pay;
 
 const char *fastopt_use(const char *name)
 {
@@ -152,10 +152,8 @@ const char *fastopt_use(const char *name)
         /* "baseline" means the last variant, whatever that is called here. */
         const int named = !name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name);
         if (named && variant->supported()) {
-            const unsigned family = amd_family();
             active = variant;
-            fastopt_product_vectors = family == 0x19 ? 1 : 2;
-            fastopt_products_pay = family >= 0x17;
+            fastopt_product_vectors = amd_family() == 0x19 ? 1 : 2;
             return variant->name;
         }
     }
@@ -210,9 +208,8 @@ static void restore(float_mode old)
 static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
 
 enum {
-    WORTH_A_THREAD = 1 << 18, /* bytes for which a thread that spins saves more time than the handover costs, */
-    WORTH_WAKING = 1 << 24,   /* … and one that has to be woken */
-    PRODUCTS_PER_BYTE = 4,    /* multiplications in the time that moving a byte takes */
+    WORTH_WAKING = 1 << 24, /* bytes for which a thread that has to be woken saves more time than that takes */
+    PRODUCTS_PER_BYTE = 4,  /* multiplications in the time that moving a byte takes */
 };
 
 /* Runs a kernel that moves so many bytes, on as many threads as pay. */

@@ -89,7 +89,7 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
-    int fastopt_product_vectors, fastopt_products_pay
+    int fastopt_product_vectors
     void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
@@ -152,11 +152,6 @@ try:
     use_isa(os.environ.get("FASTOPT_ISA") or None)
 except ValueError as error:
     raise ImportError(f"FASTOPT_ISA: {error}") from None
-
-
-def products_pay():
-    """Whether products are as fast as those of a BLAS on this CPU."""
-    return fastopt_products_pay != 0
 
 
 def use_product_vectors(int count):

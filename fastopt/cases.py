@@ -21,6 +21,7 @@ import numpy as np
 
 from fastopt import functional as F  # noqa: N812
 from fastopt import gradients, nn, reference
+from fastopt._kernels import LIMITS
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.kernel import kernel
@@ -33,7 +34,7 @@ Draw = Callable[..., Array]
 Arguments = dict[str, Any]
 Size = tuple[Any, ...]
 
-PER_THREAD = 1 << 18  #: bytes of all arrays for which dispatch.c gives a kernel one more thread
+PER_THREAD = LIMITS["WORTH_A_THREAD"]  #: bytes of all arrays for which a kernel gets one more thread
 LARGE = 8 * PER_THREAD  #: work for eight threads
 
 
@@ -311,6 +312,15 @@ _add("dense_forward", lambda x, n, d, k: {"x": x(n, d), "weight": x(d, k), "bias
      options=[{}, {"relu": True}, {"bias": None}], free=("weight",), **_dense)
 _add("dense_input_grad", lambda x, n, d, k: {"dy": x(n, k), "weight": x(d, k)}, lambda dy, weight: dy @ weight.T,
      free=("weight",), **_dense)
+_add("matmul", lambda x, n, d, k: {"a": x(n, d), "b": x(d, k)}, lambda a, b: a @ b,
+     kernels=("dense_forward",), free=("b",), **_dense | {"bench": ()})
+_add("matmul transpose_a", lambda x, n, d, k: {"a": x(d, n), "b": x(d, k), "transpose_a": True},
+     lambda a, b, transpose_a: a.T @ b, kernels=("dense_weight_grad",), free=("b",), **_dense | {"bench": ()})
+_add("matmul transpose_b", lambda x, n, d, k: {"a": x(n, d), "b": x(k, d), "transpose_b": True},
+     lambda a, b, transpose_b: a @ b.T, kernels=("dense_input_grad",), free=("b",), **_dense | {"bench": ()})
+_add("matmul of both transposed",
+     lambda x, n, d, k: {"a": x(d, n), "b": x(k, d), "transpose_a": True, "transpose_b": True},
+     lambda a, b, **_: a.T @ b.T, kernels=("transposed_matmul",), free=("b",), **_dense | {"bench": ()})
 _add("dense_weight_grad", lambda x, n, d, k: {"x": x(n, d), "dy": x(n, k), "dbias": x(k)},
      lambda x, dy, dbias: (x.T @ dy, None if dbias is None else dy.sum(axis=0)),
      updates=("dbias",), options=[{}, {"dbias": None}], free=("dy",), **_dense)
@@ -667,6 +677,7 @@ _add("depthwise_backward", _depth_backward, reference.depthwise_backward, output
 
 
 _random_bits_kernel, _stream_kernel = kernel("random_bits"), kernel("stream")
+_fused_multiply_add_kernel = kernel("fused_multiply_add", y="out")
 _factored_root_kernel = kernel("factored_root", y="out")
 
 
@@ -676,6 +687,11 @@ def _random_bits(bits: Array, seed: int, counter: int, first_block: int) -> Arra
 
 def _factored_root(x: Array, of_rows: Array, of_columns: Array, out: Array | None = None) -> Array:
     return _factored_root_kernel(x, of_rows, of_columns, out, 1e-6)
+
+
+def fused_multiply_add(a: Array, b: Array, c: Array, out: Array | None = None) -> Array:
+    """a b + c, rounded once: what sums of products are made of."""
+    return _fused_multiply_add_kernel(a, b, c, out)
 
 
 def stream(x: Array, *arrays: Array) -> None:
@@ -701,6 +717,8 @@ _add("random_bits",
 _add("factored_root", lambda x, n, d: {"x": x(n, d), "of_rows": abs(x(n)), "of_columns": abs(x(d))},
      lambda x, of_rows, of_columns: x / np.sqrt(np.maximum(np.outer(of_rows, of_columns), 1e-6)),
      function=_factored_root, in_place="x", edges=_ROWS, threads=_ROWS_THREADS)
+_add("fused_multiply_add", lambda x, n: {"a": x(n), "b": x(n), "c": x(n)}, lambda a, b, c: a * b + c,
+     function=fused_multiply_add, edges=_FLAT, threads=_FLAT_THREADS)
 _add("stream", lambda x, n: {name: x(n) for name in "xabcd"}, lambda x, *_, **arrays: tuple(
          a.dtype.type(0.5) * a + x for a in arrays.values()),
      function=_stream, outputs=(), updates=("a", "b", "c", "d"), exact=True,

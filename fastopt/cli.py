@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, checks, data, functional, nn
+from fastopt import _kernels, checks, data, nn
 from fastopt import bench as benchmarks
 from fastopt.landscape import SURFACES, best, draw
 from fastopt.optimizer import Optimizer
@@ -401,7 +401,7 @@ def environment() -> dict[str, str]:
         "NumPy": np.__version__,
         "BLAS": f"{blas['name']} {blas['version']}",
         **_blas_runtime(),
-        "dense layers": "products of fastopt's" if functional.dense_pays() else "products of the BLAS",
+        "dense layers": "products of fastopt's" if nn.layers.PRODUCTS == "own" else "products of the BLAS",
         "Python": platform.python_version(),
         "machine": platform.machine(),
     }

@@ -12,7 +12,7 @@ import ast
 import functools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never
 
 import numpy as np
@@ -188,6 +188,25 @@ def _dimensions(count: int) -> str:
     return "one dimension" if count == 1 else f"{count} dimensions"
 
 
+@functools.cache
+def _signature(name: str) -> Signature:
+    return Signature(name, *read(_kernels.LAYERS[name]))
+
+
+@functools.lru_cache(maxsize=256)
+def shape_of(name: str, array: str, **numbers: int) -> tuple[int, ...]:
+    """The shape that an array of a kernel has, given the numbers that it follows from.
+
+    >>> shape_of("dropout_forward", "mask", n=20)
+    (3,)
+    """
+    (argument,) = (argument for argument in _signature(name).arrays if argument.name == array)
+    lengths = [axis.length(numbers) for axis in argument.axes]
+    if None in lengths:
+        raise ValueError(f"{array} of {name} has no shape for {numbers}")
+    return tuple(length for length in lengths if length is not None)
+
+
 def kernel(name: str, **public: str) -> _kernels.Layer:
     """A kernel as a function: see `_kernels.Layer` for how it is called.
 
@@ -198,11 +217,13 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
     """
-    signature = Signature(name, *read(_kernels.LAYERS[name]), public)
+    signature = replace(_signature(name), public=public)
     names = [argument.name for argument in signature.arrays]
     numbers = list(signature.numbers)
     rules = []
     for argument in signature.arrays:
+        if any(axis.fold for axis in argument.axes) and not {axis.name for axis in argument.axes} <= {*numbers}:
+            raise ValueError(f"{name}: the axes of {argument.name} must be numbers of the call, since one is a fold")
         other = signature.alike(argument)
         rules.append(
             (
@@ -223,22 +244,35 @@ def read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
     arrays: list[Argument] = []
     numbers: dict[str, str] = {}
     for declaration in text.split(";"):
-        const, type_, declarators = re.fullmatch(r"\s*(const )?(\w+) (.*)", declaration, re.DOTALL).groups()  # type: ignore[union-attr]
+        qualifier, type_, declarators = _matched(r"(const )?(\w+) (.*)", declaration.strip())
         for each in _split(declarators):
-            match = re.fullmatch(r"\*(\w+)( OPTIONAL)?(?: IN_PLACE\((\w+)\))? SHAPE\((.*)\)", each, re.DOTALL)
-            if match is None:
+            if each.isidentifier():
                 numbers[each] = type_
                 continue
-            name, optional, in_place, axes = match.groups()
-            arrays.append(
-                Argument(name, type_, bool(optional), not const, in_place or "", tuple(map(Axis, _split(axes))))
-            )
+            pattern = r"\*(\w+)( OPTIONAL)?(?: IN_PLACE\((\w+)\))? SHAPE\((.*)\)"
+            name, optional, in_place, axes = _matched(pattern, each)
+            shape = tuple(map(Axis, _split(axes)))
+            arrays.append(Argument(name, type_, bool(optional), not qualifier, in_place or "", shape))
     return tuple(arrays), numbers
+
+
+def _matched(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.fullmatch(pattern, text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"kernels.def: {text!r} is no array and no number")
+    return match.groups()
 
 
 def _split(text: str) -> list[str]:
     """What stands between the commas that are in no brackets."""
-    return [each.strip() for each in re.findall(r"(?:[^,()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))+", text)]
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def _evaluate(tree: ast.expr, numbers: dict[str, int]) -> int | None:

@@ -153,7 +153,7 @@ def nets(threads: int) -> dict[str, str]:
 
 def nets_elsewhere(isa: str, threads: int) -> dict[str, str]:
     """The hashes of a process of its own, whose products are fastopt's."""
-    environment = os.environ | {"FASTOPT_PRODUCTS": "own", "FASTOPT_ISA": isa}
+    environment = os.environ | {"FASTOPT_PRODUCTS": "", "FASTOPT_ISA": isa}
     command = [sys.executable, __file__, "nets", str(threads)]
     return json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 

@@ -381,6 +381,7 @@ def test_info(run):
     assert facts["NumPy"] == np.__version__
     assert facts["instruction set"] == f"{_kernels.isa()} (of {', '.join(_kernels.isas())})"
     assert facts["BLAS"]
+    assert facts["dense layers"] == "products of fastopt's"
 
 
 def test_bench_table(run):

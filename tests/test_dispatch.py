@@ -138,28 +138,6 @@ def python(code, **environment):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("products", "pays"), [("own", True), ("blas", False)])
-def test_the_environment_chooses_products(products, pays):
-    done = python("from fastopt import functional; print(functional.dense_pays())", FASTOPT_PRODUCTS=products)
-    assert done.stdout.strip() == str(pays)
-
-
-@pytest.mark.slow
-def test_unknown_products_are_refused():
-    done = python("import fastopt", FASTOPT_PRODUCTS="mine")
-    assert done.returncode != 0
-    assert "ImportError: FASTOPT_PRODUCTS: it must be one of" in done.stderr
-
-
-def test_products_pay_whatever_the_instruction_set(isa):
-    """Or bits would depend on it."""
-    before = _kernels.products_pay()
-    for name in _kernels.isas():
-        _kernels.use_isa(name)
-        assert _kernels.products_pay() == before
-
-
 def test_the_strongest_set_is_the_default():
     assert python("import fastopt; print(fastopt.isa())").stdout.split() == [fastopt.isas()[0]]
 

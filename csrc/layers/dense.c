@@ -1,5 +1,5 @@
 /* The three products of a dense layer, x (rows, inputs) times weight (inputs, columns): y = x weight + bias, and for
- * the gradients dx = dy weight' and dweight = x' dy. In the letters of gemm.h:
+ * the gradients dx = dy weight' and dweight = x' dy; and the fourth, of two transposed matrices. In gemm.h's letters:
  *
  *                          panel: LANES columns
  *                         +--------+--------+---      B (k x n) is taken panel by panel, and a panel by blocks of KC
@@ -166,4 +166,20 @@ static void dense_weight_grad(const void *arguments, struct fastopt_share share)
     multiply(&f, a->inputs, share);
     if (a->dbias)
         sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
+}
+
+/* y = a' b'. */
+static void transposed_matmul(const void *arguments, struct fastopt_share share)
+{
+    const struct transposed_matmul_args *a = arguments;
+    const struct product f = {.a = a->a,
+                              .b = a->b,
+                              .c = a->y,
+                              .a_row = 1,
+                              .a_column = a->rows,
+                              .b_row = 1,
+                              .b_column = a->inputs,
+                              .k = a->inputs,
+                              .n = a->columns};
+    multiply(&f, a->rows, share);
 }

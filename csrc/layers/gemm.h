@@ -12,9 +12,9 @@
  *          +------------+-+------+        +---------------+
  *
  * For one p after the other, the micro-kernel loads row p of B, broadcasts each of the MR elements of column p of A,
- * and adds their products to the tile. So each element of C is a sum in the order of p, by one product and one addition
- * after the other: its bits depend neither on MR and NR nor on the vector width. C0, a bias or the sums so far, is
- * added last, and then comes the ReLU.
+ * and adds their products to the tile. So each element of C is a chain of fused multiply-adds (fma.h) in the order of
+ * p: its bits depend neither on MR and NR nor on the vector width. C0, a bias or the sums so far, is added last, and
+ * then comes the ReLU.
  *
  * A and B may consist of several blocks along k, which lie anywhere (a batch-reduce GEMM): the kernel rows of a
  * convolution. */
@@ -22,6 +22,7 @@
 #define GEMM_H
 
 #include "../kernel.h"
+#include "fma.h"
 #include "lanes.h"
 
 /* MR is bounded by the registers: the sums, a row of B and an element of A must fit. A tile of two vectors takes half
@@ -78,7 +79,7 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
                 const vector broadcast = a[i / rows * g->a_line + i % rows * a_row] - (vector){0};
 #pragma GCC unroll 2
                 for (int v = 0; v < vectors; ++v)
-                    sum[i * vectors + v] += broadcast * row[v];
+                    sum[i * vectors + v] = vector_fma(broadcast, row[v], sum[i * vectors + v]);
             }
         }
     }

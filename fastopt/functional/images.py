@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
-from fastopt.kernel import dimension, kernel
+from fastopt.kernel import dimension, kernel, shape_of
 
 __all__ = [
     "average_pool_backward",
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-_LANES, _SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
-    _kernels.LIMITS[name] for name in ("LANES", "SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
+_SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
+    _kernels.LIMITS[name] for name in ("SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
 )
 
 # ---- Pooling ------------------------------------------------------------------------------------------------
@@ -346,14 +346,12 @@ def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
     return winograd
 
 
-def packed_shape(
-    weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False
-) -> tuple[int, int, int, int]:
+def packed_shape(weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False) -> tuple[int, ...]:
     """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k)."""
     kh, kw, c, filters = weight
-    rows, columns = (filters, c) if reverse else (c, filters)
-    parts = -(-columns // _LANES)
-    return (16, parts, rows, _LANES) if winograd else (parts, kh * kw, rows, _LANES)
+    if winograd:
+        return shape_of("winograd_pack", "packed", c=c, filters=filters, reverse=reverse)
+    return shape_of("conv_pack", "packed", taps=kh * kw, c=c, filters=filters, reverse=reverse)
 
 
 def _convolve(

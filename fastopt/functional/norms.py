@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
 from fastopt.functional.dropouts import key, threshold
-from fastopt.kernel import kernel
+from fastopt.kernel import kernel, shape_of
 
 __all__ = [
     "BatchNormCache",
@@ -124,7 +124,7 @@ def batch_norm_forward(
     mean, inv_std : float64 ndarray (c,), optional
         Where to write the cache's; not used in inference.
     sums : float64 ndarray of ``batch_norm_sums_shape(x.shape, axis)``, optional
-        What the threads are to work in; results do not depend on it.
+        Work array for partial sums; results do not depend on it.
     chosen : ndarray like y, optional
         Where to write the cache's, with `max_pool` in training.
 
@@ -318,12 +318,15 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
 
 
 _LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
+#: Rows are shared out among threads where there are fewer channels than this, and at least so many elements.
+_FEW_CHANNELS, _MANY_ELEMENTS = 128, 1 << 17
 
 
 @_kernels.Remembered
 def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
     outer, channels, inner = sizes
-    if inner != 1 or not 0 < channels < 128 or threads <= max(1, channels // _LANES) or outer * channels < 1 << 17:
+    few = inner == 1 and 0 < channels < _FEW_CHANNELS and max(1, channels // _LANES) < threads
+    if not few or outer * channels < _MANY_ELEMENTS:
         return None
     lanes = math.lcm(channels, _LANES) if channels < _LANES else -(-channels // _LANES) * _LANES
     return outer // (lanes // channels if channels < _LANES else 1) // _BLOCK + 1, 2, lanes
@@ -369,10 +372,11 @@ class GroupNormCache(NamedTuple):
     groups: int
 
     @property
-    def parts_shape(self) -> tuple[int, int, int]:
+    def parts_shape(self) -> tuple[int, ...]:
         """The shape of the `parts` of `group_norm_backward`."""
         rows, _, channels = self.x.shape
-        return -(-rows // _block(self.x.shape)), 2, channels
+        block = _block(self.x.shape)
+        return shape_of("group_norm_backward", "parts", rows=rows, channels=channels, block=block)
 
 
 def layer_norm_forward(
@@ -573,10 +577,16 @@ def _pixels(x: Array) -> tuple[int, int, int]:
     return shape[0], math.prod(shape[1:-1]), shape[-1]
 
 
+#: Of a block of rows whose gradients of scale and shift are summed up by themselves: elements and rows, at most, and
+#: pixels, at least. The bits of these sums depend on them.
+_BLOCK_ELEMENTS, _BLOCK_ROWS, _BLOCK_PIXELS = 1 << 16, 64, 16
+
+
 def _block(shape: tuple[int, ...]) -> int:
     """How many rows of (rows, pixels, channels) are added up before their sum goes to a part of its own."""
     _, pixels, channels = shape
-    return max(min(65536 // max(pixels * channels, 1), 64), -(-16 // max(pixels, 1)))
+    fit = min(_BLOCK_ELEMENTS // max(pixels * channels, 1), _BLOCK_ROWS)
+    return max(fit, -(-_BLOCK_PIXELS // max(pixels, 1)))
 
 
 # ---- RMS norm -----------------------------------------------------------------------------------------------

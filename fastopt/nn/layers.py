@@ -10,6 +10,7 @@ Results are new arrays unless `memory` provides others: see `fastopt.nn.memory`.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -25,6 +26,12 @@ from fastopt.nn.memory import FRESH, Memory
 from fastopt.nn.params import Params
 
 __all__ = ["Composite", "Conv2D", "Dense", "Dropout", "Flatten", "Layer", "MaxPool2D", "ReLU"]
+
+#: Whose products dense layers are made of: fastopt's own, or those of NumPy's BLAS, whose bits are other ones.
+try:
+    PRODUCTS = checks.choice("it", os.environ.get("FASTOPT_PRODUCTS") or "own", ("own", "blas"))
+except ValueError as error:
+    raise ImportError(f"FASTOPT_PRODUCTS: {error}") from None
 
 Shape = tuple[int, ...]
 Grads = dict[str, Array]
@@ -354,8 +361,8 @@ class Dense(_Affine):
     ) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), self.units), x.dtype)
         epilogue = self._epilogue(fused, training)
-        weight = self.params["weight"]
-        if not _own_products(x, weight):
+        x, weight = _contiguous(x), _contiguous(self.params["weight"])
+        if PRODUCTS == "blas":
             self._finish(np.matmul(x, weight, out=y), epilogue, counter + len(fused))
         elif epilogue.dropout is None:
             F.dense_forward(x, weight, self.params["bias"], relu=epilogue.relu, out=y)
@@ -367,24 +374,24 @@ class Dense(_Affine):
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         x, y, epilogue = cache
-        weight = self.params["weight"]
-        own = _own_products(x, weight, dy)
-        dy, dbias = self._begin(dy, y, epilogue, memory, leave_bias=own)
+        weight = _contiguous(self.params["weight"])
+        blas = PRODUCTS == "blas"
+        dy, dbias = self._begin(dy, y, epilogue, memory, leave_bias=not blas)
         dweight = memory.grad("weight", weight)
-        if own:
-            F.dense_weight_grad(x, dy, out=dweight, dbias=None if epilogue.relu else dbias)
-        else:
+        if blas:
             np.matmul(x.T, dy, out=dweight)
+        else:
+            F.dense_weight_grad(x, dy, out=dweight, dbias=None if epilogue.relu else dbias)
         grads = {"weight": dweight, "bias": dbias}
         if not input_grad:
             return None, grads
         dx = memory.array("dx", x.shape, x.dtype)
-        return F.dense_input_grad(dy, weight, out=dx) if own else np.matmul(dy, weight.T, out=dx), grads
+        return np.matmul(dy, weight.T, out=dx) if blas else F.dense_input_grad(dy, weight, out=dx), grads
 
 
-def _own_products(*arrays: Array) -> bool:
-    """Whether these are multiplied by fastopt's kernels, which take contiguous arrays alone; else by NumPy."""
-    return F.dense_pays() and all(isinstance(a, np.ndarray) and a.flags.c_contiguous for a in arrays)
+def _contiguous(array: Array) -> Array:
+    """An array as kernels take it: a copy, where that of a caller is transposed, say."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 class Conv2D(_Affine):

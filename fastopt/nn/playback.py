@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fastopt import _kernels, checks
-from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.nn import layers as dense_layers
 from fastopt.nn.layers import Conv2D, Dense, Grads, Layer
 from fastopt.nn.memory import Workspace
 from fastopt.nn.stack import Stack
@@ -38,7 +38,7 @@ def is_recordable(model: Stack) -> bool:
 def _calls_kernels(layer: Layer, lowest: bool) -> bool:
     """Whether a layer's passes are kernel calls alone; the `lowest` that learns takes no gradient of its input."""
     if type(layer) is Dense:
-        return F.dense_pays() and layer.params["weight"].flags.c_contiguous
+        return dense_layers.PRODUCTS == "own" and layer.params["weight"].flags.c_contiguous
     if type(layer) is Conv2D and layer.input_shape is not None:
         one_by_one = layer.stride == (1, 1) and all(np.less(layer.padding, layer.size))
         return layer.is_direct((1, *layer.input_shape)) and (lowest or one_by_one)

@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -372,6 +375,53 @@ def test_decorrelated_batch_norm_is_the_reference(rng, close):
     close(layer.forward(x, training=True)[0], y)
     close(layer.state["running_mean"], mean)
     close(layer.state["running_whitening"], whitening)
+
+
+# ---- Products -------------------------------------------------------------------------------------------
+
+
+def dense_layer(rng, weight):
+    layer = nn.Dense(5, "relu")
+    layer.build((7,), rng, np.dtype(np.float64))
+    layer.params["weight"] = weight
+    return layer
+
+
+def passes(layer, x, dy):
+    y, cache = layer.forward(x, training=True)
+    dx, grads = layer.backward(dy, cache)
+    return y, dx, grads["weight"], grads["bias"]
+
+
+def test_dense_layers_take_transposed_arrays(rng, same_bits):
+    """Such as a weight that is another one's transpose."""
+    x, weight, dy = rng.normal(size=(7, 6)).T, rng.normal(size=(5, 7)).T, rng.normal(size=(6, 5))
+    ours = passes(dense_layer(rng, weight), x, dy)
+    plain = passes(dense_layer(rng, weight.copy()), x.copy(), dy)
+    for actual, expected in zip(ours, plain, strict=True):
+        same_bits(actual, expected)
+
+
+def test_products_of_a_blas(rng, monkeypatch, close):
+    x, weight, dy = rng.normal(size=(6, 7)), rng.normal(size=(7, 5)), rng.normal(size=(6, 5))
+    ours = passes(dense_layer(rng, weight), x, dy)
+    monkeypatch.setattr(nn.layers, "PRODUCTS", "blas")
+    monkeypatch.setattr(functional, "dense_forward", None)
+    for actual, expected in zip(passes(dense_layer(rng, weight), x, dy), ours, strict=True):
+        close(actual, expected, 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "error"), [("blas", ""), ("mine", "ImportError: FASTOPT_PRODUCTS: it must be one of")]
+)
+def test_the_environment_chooses_products(value, error):
+    command = [sys.executable, "-P", "-c", "import fastopt.nn; assert fastopt.nn.layers.PRODUCTS == 'blas'"]
+    done = subprocess.run(
+        command, env=os.environ | {"FASTOPT_PRODUCTS": value}, capture_output=True, text=True, check=False
+    )
+    assert error in done.stderr
+    assert (done.returncode == 0) is (not error)
 
 
 # ---- Dropouts -------------------------------------------------------------------------------------------

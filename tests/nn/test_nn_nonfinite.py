@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import functional, nn
+from fastopt import nn
 from fastopt.nn.targets import check_finite
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, about the same
@@ -25,7 +25,7 @@ def samples(rng):
 @pytest.fixture(params=["own", "blas"])
 def products(request, monkeypatch):
     """With recorded passes, and without."""
-    monkeypatch.setattr(functional.dense, "PRODUCTS", request.param)
+    monkeypatch.setattr(nn.layers, "PRODUCTS", request.param)
 
 
 def bits(model):
@@ -182,7 +182,6 @@ def test_gradients_that_a_callback_repairs_are_taken(samples):
 
 def test_gradients_that_a_callback_replaces_are_those_of_its_step(samples, monkeypatch):
     """In a replay as in passes that are made anew."""
-    monkeypatch.setattr(functional.dense, "PRODUCTS", "own")
 
     class Replace(nn.Callback):
         def on_gradients(self, batch, grads):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import functional, nn
+from fastopt import nn
 from fastopt.nn.params import Params
 from fastopt.optimizers import OPTIMIZERS
 
@@ -77,8 +77,7 @@ def test_an_assignment_to_the_state_moves_values(name, samples):
     assert (model.predict(samples[0]) != before).any()
 
 
-def test_a_replay_heeds_an_assignment(samples, monkeypatch):
-    monkeypatch.setattr(functional.dense, "PRODUCTS", "own")
+def test_a_replay_heeds_an_assignment(samples):
     models = [mlp() for _ in range(2)]
 
     class Assign(nn.Callback):
@@ -266,10 +265,10 @@ def test_layers_that_two_models_share_are_frozen_in_both():
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm, lambda: nn.DecorrelatedBatchNorm(4)], ids=["plain", "decorrelated"])
-@pytest.mark.parametrize("how", ["model", "group", "own products"])
+@pytest.mark.parametrize("how", ["model", "group", "blas"])
 def test_statistics_of_frozen_layers_stay(norm, how, samples, monkeypatch):
-    if how == "own products":
-        monkeypatch.setattr(functional.dense, "PRODUCTS", "own")
+    if how == "blas":
+        monkeypatch.setattr(nn.layers, "PRODUCTS", "blas")
     model = nn.Sequential([nn.Dense(8), norm(), nn.ReLU(), nn.Dropout(0.2), nn.Dense(8), norm(), nn.Dense(3)], (5,))
     model.fit(*samples)
     state = {name: a.copy() for name, a in model.state.items()}
@@ -288,9 +287,8 @@ def test_statistics_of_frozen_layers_stay(norm, how, samples, monkeypatch):
     assert all((array != state[name]).any() for name, array in model.state.items())
 
 
-def test_a_layer_frozen_in_a_run_rests_from_then_on(samples, monkeypatch):
+def test_a_layer_frozen_in_a_run_rests_from_then_on(samples):
     """Also where calls were recorded before."""
-    monkeypatch.setattr(functional.dense, "PRODUCTS", "own")
     model, seen = mlp(), []
     optimizer = fastopt.Adam(model.params, groups=[{"params": "1.*", "frozen": False}])
 

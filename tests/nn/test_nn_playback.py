@@ -12,12 +12,6 @@ from fastopt.nn import playback
 from fastopt.nn.playback import is_recordable
 
 
-@pytest.fixture(autouse=True)
-def _own_products(monkeypatch):
-    """On any CPU."""
-    monkeypatch.setattr(functional.dense, "PRODUCTS", "own")
-
-
 def anew(model, *data, **how):
     """`fit` without playing anything back."""
     with pytest.MonkeyPatch.context() as patch:
@@ -261,7 +255,7 @@ def test_what_may_do_more_than_call_kernels_is_not_recorded(monkeypatch):
     watched = model(nn.Dense(5))
     watched.layers[0].forward = lambda *a, **o: nn.Dense.forward(watched.layers[0], *a, **o)
     assert not is_recordable(watched)
-    monkeypatch.setattr(functional.dense, "PRODUCTS", "blas")
+    monkeypatch.setattr(nn.layers, "PRODUCTS", "blas")
     assert not is_recordable(model(nn.Dense(5)))
 
 
