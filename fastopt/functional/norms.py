@@ -61,6 +61,11 @@ class BatchNormCache(NamedTuple):
     max_pool: tuple[int, int] | None = None
     chosen: Array | None = None
 
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed, y aside."""
+        return self.mean, self.inv_std, *(() if self.chosen is None else (self.chosen,))
+
 
 def batch_norm_forward(
     x: Array,
@@ -369,6 +374,11 @@ class GroupNormCache(NamedTuple):
     groups: int
 
     @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return self.mean, self.inv_std
+
+    @property
     def parts_shape(self) -> tuple[int, int, int]:
         """The shape of the `parts` of `group_norm_backward`."""
         rows, _, channels = self.x.shape
@@ -591,6 +601,11 @@ class RMSNormCache(NamedTuple):
     x: Array
     scale: Array | None
     inv_rms: NDArray[np.float64]
+
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return (self.inv_rms,)
 
 
 def rms_norm_forward(
