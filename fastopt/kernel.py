@@ -197,6 +197,11 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
         Of a row of the table.
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
+
+    Returns
+    -------
+    Layer
+        Which returns what it has written: one array, or a tuple of them.
     """
     signature = Signature(name, *read(_kernels.LAYERS[name]), public)
     names = [argument.name for argument in signature.arrays]

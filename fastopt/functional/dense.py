@@ -37,6 +37,10 @@ def dense_pays() -> bool:
     by whatever instruction set. Elsewhere both share units, and a BLAS has them done by one instruction (FMA), so that
     bits depend on which BLAS that is. The environment variable ``FASTOPT_PRODUCTS`` decides otherwise: ``own``,
     ``blas``, or ``faster``, the default.
+
+    Returns
+    -------
+    bool
     """
     return _kernels.products_pay() if PRODUCTS == "faster" else PRODUCTS == "own"
 
@@ -63,6 +67,18 @@ def dense_forward(
     Returns
     -------
     y : ndarray (n, k)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, weight, bias = np.array([[1.0, 2.0]]), np.array([[1.0, -3.0], [0.5, 1.0]]), np.array([0.5, 0.0])
+    >>> dense_forward(x, weight, bias, relu=True)
+    array([[2.5, 0. ]])
     """
     return _dense_forward(x, weight, bias, out, checks.flag("relu", relu))
 
@@ -80,6 +96,17 @@ def dense_input_grad(dy: Array, weight: Array, out: Array | None = None) -> Arra
     Returns
     -------
     dx : ndarray (n, d)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dense_input_grad(np.array([[1.0, 2.0]]), np.array([[1.0, -3.0], [0.5, 1.0]]))
+    array([[-5. ,  2.5]])
     """
     return _dense_input_grad(dy, weight, out)
 
@@ -99,6 +126,21 @@ def dense_weight_grad(x: Array, dy: Array, out: Array | None = None, dbias: Arra
     Returns
     -------
     dweight : ndarray (d, k)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dbias = np.empty(2)
+    >>> dense_weight_grad(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), dbias=dbias)
+    array([[3., 4.],
+           [6., 8.]])
+    >>> dbias
+    array([3., 4.])
     """
     return _dense_weight_grad(x, dy, out, dbias)[0]
 
@@ -116,6 +158,18 @@ def bias_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_forward(np.zeros((2, 2)), np.array([1.0, 2.0]))
+    array([[1., 2.],
+           [1., 2.]])
     """
     return _bias_forward(x, bias, out)
 
@@ -132,5 +186,16 @@ def bias_backward(dy: Array, out: Array | None = None) -> Array:
     Returns
     -------
     dbias : ndarray (d,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_backward(np.ones((3, 2)))
+    array([3., 3.])
     """
     return _bias_backward(dy, out)
