@@ -41,9 +41,6 @@ struct fastopt_every_step {
     double FASTOPT_EVERY_STEP, lr;
 };
 
-/* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
-enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
-
 /* A thread's share of a kernel's work: part number `index` of `count` parts. */
 struct fastopt_share {
     unsigned index, count;

@@ -4,7 +4,8 @@
 
 No arithmetic and no policy, but for a few loops over small arrays, in the place of which Python would take longer. An
 array either fits exactly (its format, shape, order in memory, writable where it is written, apart from the others) or
-the call refuses with `Misfit`, nothing written; `checks.py` then says why.
+the call refuses with `Misfit`, nothing written; then `kernel.Signature.explain` says why of a layer kernel, and
+`checks.py` of an optimizer's step.
 """
 import os
 import re
@@ -377,7 +378,9 @@ cdef read_choices():
     cdef const fastopt_choice_row *row = fastopt_choice_rows
     choices = {}
     while row.name != NULL:
-        choices[row.name.decode()] = words(row.words.decode().lower())
+        found = words(row.words.decode().lower())
+        start = os.path.commonprefix(found).rfind("_") + 1
+        choices[row.name.decode()] = tuple([word[start:] for word in found])
         row += 1
     return choices
 
@@ -398,7 +401,7 @@ STEPS = read_steps()
 LAYERS = read_layers()
 #: Constants of C by name.
 LIMITS = read_limits()
-#: The words that an option may be, in the order of their numbers.
+#: The words that an option may be, in the order of their numbers, without a prefix that all have in C.
 CHOICES = read_choices()
 #: How lengths follow from others: name -> (parameters, expression).
 DIMENSIONS = read_dimensions()

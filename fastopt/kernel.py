@@ -216,6 +216,11 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
         Of a row of the table.
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
+
+    Returns
+    -------
+    Layer
+        Which returns what it has written: one array, or a tuple of them.
     """
     signature = replace(_signature(name), public=public)
     names = [argument.name for argument in signature.arrays]

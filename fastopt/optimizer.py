@@ -142,6 +142,7 @@ class Optimizer(Declared):
     Bengio, "On the difficulty of training recurrent neural networks", 2013.
     """
 
+    _common = "What every optimizer takes"
     kernel: ClassVar[str]
     #: The name of the functional form.
     name: ClassVar[str]
@@ -637,10 +638,9 @@ class Optimizer(Declared):
         -------
         dict
             ``optimizer``, the name of the class; ``t`` and ``skipped``; ``hyper``, a dict of hyperparameters and
-            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of ``t``
-            less the steps that each parameter has taken; ``scalars``, a dict
-            of dicts; ``state``, a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into
-            JSON.
+            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps of
+            ``t`` that each parameter has not taken (kept for files of 0.1); ``scalars``, a dict of dicts; ``state``,
+            a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into JSON.
         """
         t, slots = self.t, self._unbound()
         return {

@@ -61,6 +61,11 @@ class BatchNormCache(NamedTuple):
     max_pool: tuple[int, int] | None = None
     chosen: Array | None = None
 
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed, y aside."""
+        return self.mean, self.inv_std, *(() if self.chosen is None else (self.chosen,))
+
 
 def batch_norm_forward(
     x: Array,
@@ -134,9 +139,21 @@ def batch_norm_forward(
     cache : BatchNormCache
         For `batch_norm_backward`; None in inference.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = batch_norm_forward(np.array([[1.0], [3.0]]), eps=0)
+    >>> y.ravel(), cache.mean
+    (array([-1.,  1.]), array([2.]))
     """
     shape = checks.shape("x", x)
     pool = None if max_pool is None else _norm_windows(("x", "axis", "max_pool"), x, axis, max_pool)
@@ -252,6 +269,19 @@ def batch_norm_backward(
     -------
     dx : ndarray like x
     dscale, dshift : ndarray (c,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = batch_norm_forward(np.array([[1.0], [3.0]]), eps=0)
+    >>> dx, dscale, dshift = batch_norm_backward(np.array([[1.0], [3.0]]), cache)
+    >>> dscale, dshift
+    (array([2.]), array([4.]))
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
@@ -312,6 +342,27 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
 
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
     the order that one thread would add them up in.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of x.
+    axis : int, default 1
+        The axis of the channels, as in `batch_norm_forward`.
+
+    Returns
+    -------
+    tuple of int or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> batch_norm_sums_shape((64, 512)) is None
+    True
     """
     threads = _kernels.get_num_threads()
     return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
@@ -372,6 +423,11 @@ class GroupNormCache(NamedTuple):
     groups: int
 
     @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return self.mean, self.inv_std
+
+    @property
     def parts_shape(self) -> tuple[int, ...]:
         """The shape of the `parts` of `group_norm_backward`."""
         rows, _, channels = self.x.shape
@@ -412,9 +468,21 @@ def layer_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] J. L. Ba et al., "Layer normalization", 2016, eq. 3 and 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer_norm_forward(np.array([[1.0, 3.0], [4.0, 0.0]]), eps=0)[0]
+    array([[-1.,  1.],
+           [ 1., -1.]])
     """
     shape = checks.shape("x", x)
     if not shape:
@@ -456,9 +524,20 @@ def group_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] Y. Wu and K. He, "Group normalization", 2018, eq. 1 to 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> group_norm_forward(np.array([[1.0, 3.0, 4.0, 0.0]]), 2, eps=0)[0]
+    array([[-1.,  1.,  1., -1.]])
     """
     shape = _pixels(x)
     groups = checks.integer("groups", groups, 1)
@@ -491,9 +570,20 @@ def instance_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] D. Ulyanov et al., "Instance normalization", 2016, eq. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> instance_norm_forward(np.array([[[1.0], [3.0]]]), eps=0)[0].ravel()
+    array([-1.,  1.])
     """
     shape = _pixels(x)
     return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
@@ -526,6 +616,19 @@ def group_norm_backward(
     -------
     dx : ndarray like `dy`
     dscale, dshift : ndarray (channels,), or as given
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = layer_norm_forward(np.array([[1.0, 3.0]]), eps=0)
+    >>> dx, dscale, dshift = group_norm_backward(np.array([[1.0, 3.0]]), cache)
+    >>> dscale, dshift
+    (array([-1.,  3.]), array([1., 3.]))
     """
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
@@ -602,6 +705,11 @@ class RMSNormCache(NamedTuple):
     scale: Array | None
     inv_rms: NDArray[np.float64]
 
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return (self.inv_rms,)
+
 
 def rms_norm_forward(
     x: Array,
@@ -675,6 +783,13 @@ def rms_norm_backward(
     ------
     TypeError, ValueError
         Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = rms_norm_forward(np.array([[3.0, 4.0, 0.0, 0.0]]), eps=0)
+    >>> rms_norm_backward(np.array([[2.5, 0.0, 0.0, 2.5]]), cache)
+    (array([[ 0.64, -0.48,  0.  ,  1.  ]]), array([3., 0., 0., 0.]))
     """
     if not isinstance(cache, RMSNormCache):
         raise TypeError(f"cache must come from rms_norm_forward, got {type(cache).__name__}")

@@ -59,7 +59,7 @@ class Layer:
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
 
-    #: Whether passes, in a workspace, are kernel calls alone, which can be recorded.
+    #: Whether passes in training, in a workspace, are kernel calls alone, which can be recorded.
     kernels_alone: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, loadable: bool = True, kernels_alone: bool = False) -> None:
@@ -308,13 +308,18 @@ class Dense(_Affine):
     Parameters
     ----------
     units : int
-        The number of outputs. `params`: ``weight`` (d, units), ``bias`` (units,).
+        The number of outputs.
     activation : "relu" or None, default None
         Fused with the bias.
     init : str or callable, default "he"
         The initialisation of the weight: a name or an object of `fastopt.nn.init`.
     bias_init : float or sequence of float, default 0.0
         The initial bias: one number for all units, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (d, units), ``bias`` (units,).
 
     Raises
     ------
@@ -406,8 +411,7 @@ class Conv2D(_Affine):
     filters : int
         The number of output channels.
     size : int or (int, int), default 3
-        Height and width of the kernel. `params`: ``weight`` (height, width, channels / groups, filters), ``bias``
-        (filters,).
+        Height and width of the kernel.
     stride : int or (int, int), default 1
     padding : "same", "valid", int or (int, int), default "same"
         Zeros on each side; ``"same"`` is half of the window, which keeps the shape for odd sizes at stride 1.
@@ -422,6 +426,11 @@ class Conv2D(_Affine):
         many groups as channels make a depthwise convolution.
     bias_init : float or sequence of float, default 0.0
         The initial bias: one number for all filters, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (height, width, channels / groups, filters), ``bias`` (filters,).
 
     Raises
     ------

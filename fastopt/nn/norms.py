@@ -34,8 +34,12 @@ class BatchNorm(Layer, kernels_alone=True):
     unbiased : bool, default True
         Whether the running variance has the divisor n − 1.
 
-        `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0; `state`: ``running_mean`` (c,) from 0 and
-        ``running_var`` (c,) from 1.
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+    state : dict of ndarray
+        ``running_mean`` (c,) from 0 and ``running_var`` (c,) from 1.
 
     Raises
     ------
@@ -228,16 +232,21 @@ class _SampleNorm(Layer):
         return dx, {"scale": dscale, "shift": dshift}
 
 
-class LayerNorm(_SampleNorm):
+class LayerNorm(_SampleNorm, kernels_alone=True):
     """Layer normalisation, as in `fastopt.functional.layer_norm_forward`.
 
     Parameters
     ----------
     axes : int, default 1
         The number of axes, the last ones, that means are over: 1 for each pixel of images by itself, 3 for whole
-        images. `params`: ``scale`` from 1 and ``shift`` from 0, of the shape of these axes.
+        images.
     eps : float, default 1e-5
         Added to the variance, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` from 1 and ``shift`` from 0, of the shape of these axes.
 
     Raises
     ------
@@ -275,7 +284,12 @@ class RMSNorm(Layer, kernels_alone=True):
     Parameters
     ----------
     eps : float, default 1e-5
-        Added to the mean square, in [0, inf). `params`: ``scale`` (d,) from 1.
+        Added to the mean square, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (d,) from 1.
 
     Raises
     ------
@@ -319,15 +333,20 @@ class RMSNorm(Layer, kernels_alone=True):
         return dx, {"scale": dscale}
 
 
-class GroupNorm(_SampleNorm):
+class GroupNorm(_SampleNorm, kernels_alone=True):
     """Group normalisation of (n, …, c), as in `fastopt.functional.group_norm_forward`.
 
     Parameters
     ----------
     groups : int
-        The number of channel groups, a divisor of c. `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+        The number of channel groups, a divisor of c.
     eps : float, default 1e-5
         Added to the variance, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
 
     Raises
     ------
@@ -359,13 +378,18 @@ class GroupNorm(_SampleNorm):
         return F.group_norm_forward(x, self.groups, **options)
 
 
-class InstanceNorm(_SampleNorm):
+class InstanceNorm(_SampleNorm, kernels_alone=True):
     """Instance normalisation of (n, …, c), as in `fastopt.functional.instance_norm_forward`.
 
     Parameters
     ----------
     eps : float, default 1e-5
-        Added to the variance, in [0, inf). `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+        Added to the variance, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
 
     Raises
     ------
@@ -400,8 +424,12 @@ class WeightNorm(Composite):
     Parameters
     ----------
     layer : Dense or Conv2D
-        Its weight and bias are initialised as without. `params`: ``gain`` (outputs,), ``direction`` of the weight's
-        shape, and ``layer.bias``.
+        Its weight and bias are initialised as without.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``gain`` (outputs,), ``direction`` of the weight's shape, and ``layer.bias``.
 
     Raises
     ------
@@ -494,9 +522,14 @@ class DecorrelatedBatchNorm(Layer):
     eps : float, default 1e-5
         Added to the diagonal of Σ, in (0, inf).
     momentum : float, default 0.1
-        The weight of the new batch in the running statistics, in [0, 1]. `params`: ``scale`` (c,) from 1 and ``shift``
-        (c,) from 0; `state`: ``running_mean`` (c,) from 0, ``running_whitening`` (groups, size, size) from
-        the identity.
+        The weight of the new batch in the running statistics, in [0, 1].
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+    state : dict of ndarray
+        ``running_mean`` (c,) from 0, ``running_whitening`` (groups, size, size) from the identity.
 
     Raises
     ------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import _kernels, functional, nn
+from fastopt import _kernels, cases, functional, nn
 from fastopt.nn import playback
 from fastopt.nn.playback import is_recordable
 
@@ -79,6 +79,44 @@ def test_playing_back_has_the_bits_of_steps_made_anew(name, how, dtype, samples,
     assert bits(models[0]) == bits(models[1])
     for key in ("loss", "accuracy"):
         assert wanted[key] == played[key]
+
+
+#: The layers that do more than call kernels, or decide by shape, and why.
+NOT_ALONE = {
+    nn.Conv2D: "kernels take some shapes alone: see `playback._calls_kernels`",
+    nn.DecorrelatedBatchNorm: "NumPy whitens",
+    nn.Dense: "a BLAS may multiply: see `playback._calls_kernels`",
+    nn.Embedding: "NumPy looks entries up, which are checked each time",
+    nn.Residual: "NumPy adds the two branches",
+    nn.Sequential: "it fuses layers of its own, and is recorded as a whole",
+    nn.SpatialDropout: "NumPy spreads the mask over pixels",
+    nn.WeightNorm: "NumPy computes the weight",
+}
+
+
+@pytest.mark.parametrize("cls", dict.fromkeys(type(layer) for layer, *_ in cases.NN), ids=lambda cls: cls.__name__)
+def test_a_layer_of_kernels_alone_says_so_and_is_replayed_to_the_same_bits(cls, dtype, rng, same_bits, monkeypatch):
+    """Behind one that has parameters, so that it takes its gradient as well."""
+    assert cls.kernels_alone == (cls not in NOT_ALONE)
+    made = []
+    forward = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x, **o: made.append(len(x)) or forward(self, x, **o))
+    for layer, shape, _ in cases.NN if cls.kernels_alone else ():
+        if type(layer) is not cls:
+            continue
+        models = [nn.Sequential([nn.RMSNorm(), cls(**layer.config())], shape, seed=3, dtype=dtype) for _ in range(2)]
+        passes, memory = nn.Passes(models[0]), models[1].workspace()
+        for counter in range(4):
+            x = rng.normal(size=(9, *shape)).astype(dtype)
+            wanted, cache = models[1].forward(x, training=True, counter=counter, memory=memory)
+            made.clear()
+            same_bits(passes.forward(x, counter), wanted)
+            assert made == [9][counter:], "only the first pass calls the layers"
+            dy = rng.normal(size=wanted.shape).astype(dtype)
+            grads = passes.backward(dy)
+            for key, grad in models[1].backward(dy, cache, memory=memory, input_grad=False)[1].items():
+                same_bits(grads[key], grad)
+        assert bits(models[0]) == bits(models[1])
 
 
 def test_playing_back_on_several_threads(samples):
@@ -245,7 +283,8 @@ def test_what_may_do_more_than_call_kernels_is_not_recorded(monkeypatch):
     columns = model(nn.Dense(5))
     columns.adopt({"0.weight": np.asfortranarray(columns.params["0.weight"])})
     assert not is_recordable(columns)
-    assert not is_recordable(model(nn.LayerNorm()))
+    assert is_recordable(model(nn.LayerNorm()))
+    assert not is_recordable(model(nn.DecorrelatedBatchNorm()))
     assert not is_recordable(model(nn.Sequential([nn.Dense(5)]), nn.Dense(3)))
     assert not is_recordable(model(nn.Conv2D(5), shape=(5, 5, 1)))  # by im2col
     assert not is_recordable(model(nn.Conv2D(16), nn.Conv2D(16, stride=2), shape=(5, 5, 1)))
