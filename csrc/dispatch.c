@@ -132,19 +132,7 @@ const struct fastopt_variant fastopt_variants[] = {
 };
 #endif
 
-/* The family of an AMD CPU (Zen and Zen 2: 0x17; Zen 3 and 4: 0x19; Zen 5: 0x1a), else 0. */
-static unsigned amd_family(void)
-{
-#if defined(__x86_64__)
-    unsigned a, b, c, d;
-    if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d))
-        return (a >> 8 & 15) + (a >> 20 & 255);
-#endif
-    return 0;
-}
-
 static const struct fastopt_variant *active;
-int fastopt_product_vectors;
 
 const char *fastopt_use(const char *name)
 {
@@ -153,7 +141,6 @@ const char *fastopt_use(const char *name)
         const int named = !name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name);
         if (named && variant->supported()) {
             active = variant;
-            fastopt_product_vectors = amd_family() == 0x19 ? 1 : 2;
             return variant->name;
         }
     }

@@ -126,10 +126,6 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
 size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
 
-/* How many vectors of 512 bits wide the tiles of gemm.h are, 2 or 1 with the same bits: 1 where a broadcast occupies a
- * port of the multipliers, as on Zen 4, whose registers are twice as wide as its arithmetic. */
-extern int fastopt_product_vectors;
-
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */
 unsigned fastopt_get_num_threads(void);
 void fastopt_set_num_threads(unsigned count);

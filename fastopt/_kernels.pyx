@@ -90,7 +90,6 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
-    int fastopt_product_vectors
     void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
@@ -153,14 +152,6 @@ try:
     use_isa(os.environ.get("FASTOPT_ISA") or None)
 except ValueError as error:
     raise ImportError(f"FASTOPT_ISA: {error}") from None
-
-
-def use_product_vectors(int count):
-    """Multiply this many vectors by a number at once, 1 or 2; for tests: `use_isa` chooses what is faster."""
-    global fastopt_product_vectors
-    if count not in (1, 2):
-        raise ValueError(f"count must be 1 or 2, got {count}")
-    fastopt_product_vectors = count
 
 
 # ---- Threads -------------------------------------------------------------------------------------------------------

@@ -64,23 +64,6 @@ def test_norms_of_shared_rows_have_the_same_bits_on_every_isa(dtype, relu, on_ea
             same_bits(actual, expected)
 
 
-PRODUCTS = [case for case in cases.LAYERS.values() if case.kernels[-1].startswith(("conv_", "dense_", "winograd_"))]
-
-
-@pytest.mark.bits
-@pytest.mark.parametrize("case", PRODUCTS, ids=str)
-def test_products_have_the_same_bits_by_one_vector_and_by_two(case, dtype, edges, same_bits):
-    before, results = _kernels.isa(), []
-    try:
-        for vectors in (1, 2):
-            _kernels.use_product_vectors(vectors)
-            results.append(all_results(case, edges(case), dtype, share=0.003, corner=True))
-    finally:
-        _kernels.use_isa(before)
-    for actual, expected in zip(*results, strict=True):
-        same_bits(actual, expected)
-
-
 @pytest.mark.bits
 def test_steps_have_the_same_bits_on_every_isa(rule, dtype, on_each_isa, same_bits):
     def steps(share):

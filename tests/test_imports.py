@@ -22,7 +22,7 @@ CHAIN = (
     ("optimizers",),
     ("optimizer",),
     ("hyper", "gradients", "arena"),
-    ("schedules", "kernel", "files", "threads", "drawing"),
+    ("schedules", "kernel", "applied", "files", "threads", "drawing"),
     ("checks",),
     ("_kernels",),
 )

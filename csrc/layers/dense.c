@@ -86,7 +86,6 @@ static void multiply(const struct product *f, int64_t m, struct fastopt_share sh
     const int by_rows = panels(f->n) < share.count;
     const struct range rows = own_range(m, LINE_OF_REALS, by_rows ? share : whole);
     const struct range columns = own_range(f->n, LANES, by_rows ? whole : share);
-    const int64_t most = tile_columns();
     real scratch[SCRATCH];
     struct gemm g = {.blocks = 1, .a_row = f->a_row, .a_column = f->a_column, .c_row = f->n};
     g.prefetch = f->prefetch;
@@ -107,7 +106,7 @@ static void multiply(const struct product *f, int64_t m, struct fastopt_share sh
                 g.block[0] = (struct gemm_block){a, (in_place ? b : scratch) + j};
                 g.c = f->c + rows.begin * f->n + first + j;
                 g.c0 = p ? g.c : f->bias ? f->bias + first + j : NULL;
-                g.n = minimum(width - j, most);
+                g.n = minimum(width - j, NR);
                 gemm(&g, rows.end - rows.begin);
             }
             p += g.k;

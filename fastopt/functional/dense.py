@@ -147,6 +147,11 @@ def matmul(
     -------
     out : ndarray (n, k)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     Examples
     --------
     >>> import numpy as np

@@ -513,6 +513,15 @@ class Conv2D(_Affine):
         """The weight as a stack of matrices (groups, inputs, filters / groups), a view."""
         return np.moveaxis(weight.reshape(-1, self.groups, self.filters // self.groups), 1, 0)
 
+    def _by_group_of_filters(self, weight: Array, memory: Memory) -> Array:
+        """The same, each matrix by itself in memory."""
+        split = self._group_weights(weight)
+        if self.groups == 1:
+            return split
+        weights = memory.array("weights by group", split.shape, weight.dtype)
+        weights[...] = split
+        return weights
+
     def forward(
         self,
         x: Array,
@@ -536,10 +545,12 @@ class Conv2D(_Affine):
         y = memory.array("y", (n * out_h * out_w, self.filters), x.dtype)
         images, weight = y.reshape(n, out_h, out_w, -1), self.params["weight"]
         if groups == 1:
-            np.matmul(columns.reshape(len(y), -1), weight.reshape(-1, self.filters), out=y)
+            F.matmul(columns.reshape(len(y), -1), weight.reshape(-1, self.filters), y)
         else:
             product = memory.array("product", (groups, len(y), self.filters // groups), x.dtype)
-            np.matmul(columns.reshape(groups, len(y), -1), self._group_weights(weight), out=product)
+            weights = self._by_group_of_filters(weight, memory)
+            for rows, matrix, out in zip(columns.reshape(groups, len(y), -1), weights, product, strict=True):
+                F.matmul(rows, matrix, out)
             self._join(product, images)
         epilogue = self._epilogue(fused, training)
         self._finish(y, epilogue, counter + len(fused))
@@ -593,7 +604,7 @@ class Conv2D(_Affine):
             return dx, grads
         columns = memory.array("columns", F.patches_shape(x.shape, self.size, self.stride, self.padding), dy.dtype)
         rows = dy.reshape(-1, self.filters)
-        np.matmul(rows, weight.reshape(-1, self.filters).T, out=columns.reshape(len(rows), -1))
+        F.matmul(rows, weight.reshape(-1, self.filters), columns.reshape(len(rows), -1), transpose_b=True)
         return F.col2im(columns, x.shape, self.size, self.stride, self.padding, out=dx), grads
 
     def _depthwise_forward(self, x: Array, epilogue: _Epilogue, counter: int, memory: Memory) -> tuple[Array, Any]:
@@ -635,18 +646,22 @@ class Conv2D(_Affine):
             return self._direct_backward(dy.reshape(images), shape, epilogue, grads, memory, input_grad)
         if columns is None:
             return self._depthwise_backward(dy.reshape(images), shape, grads, memory, input_grad)
-        if groups == 1:
-            rows, weights = columns.reshape(len(y), -1), weight.reshape(-1, self.filters)
-            np.matmul(rows.T, dy, out=dweight.reshape(weights.shape))
-        else:
-            dy = self._by_group(dy.reshape(images), "dproduct by group", memory).reshape(groups, len(y), -1)
-            rows, weights = columns.reshape(groups, len(y), -1), self._group_weights(weight)
-            dweights = memory.array("dweights", weights.shape, weight.dtype)
-            self._group_weights(dweight)[...] = np.matmul(rows.swapaxes(1, 2), dy, out=dweights)
+        if groups > 1:
+            dy = self._by_group(dy.reshape(images), "dproduct by group", memory)
+        dy, rows = dy.reshape(groups, len(y), -1), columns.reshape(groups, len(y), -1)
+        dweights = self._group_weights(dweight)
+        if groups > 1:
+            dweights = memory.array("dweights", dweights.shape, weight.dtype)
+        for group in range(groups):
+            F.matmul(rows[group], dy[group], dweights[group], transpose_a=True)
+        if groups > 1:
+            self._group_weights(dweight)[...] = dweights
         if not input_grad:
             return None, grads
         dcolumns = memory.array("dcolumns", columns.shape, columns.dtype)
-        np.matmul(dy, weights.swapaxes(-1, -2), out=dcolumns.reshape(rows.shape))
+        weights = self._by_group_of_filters(weight, memory)
+        for group, out in enumerate(dcolumns.reshape(rows.shape)):
+            F.matmul(dy[group], weights[group], out, transpose_b=True)
         dx = memory.array("dx", shape, dy.dtype)
         F.col2im(dcolumns, shape, self.size, self.stride, self.padding, dilation=self.dilation, out=dx)
         if groups > 1:
