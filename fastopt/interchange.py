@@ -43,6 +43,7 @@ def save(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     ImportError
         Where the format is that of safetensors, and the package is missing: it is the extra ``safetensors``.
     """
+    _check_resumable(optimizer)
     entries = files.pack("optimizer", optimizer.state_dict())
     if Path(path).suffix == ".safetensors":
         text = {"optimizer": entries.pop("optimizer")}
@@ -64,6 +65,7 @@ def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     KeyError, TypeError, ValueError
         Where something does not fit; then nothing has been changed.
     """
+    _check_resumable(optimizer)
     safetensors = _safetensors() if Path(path).suffix == ".safetensors" else None
     errors = (KeyError, ValueError, zipfile.BadZipFile, *([safetensors.SafetensorError] if safetensors else []))
     try:
@@ -77,6 +79,11 @@ def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     except errors as error:
         raise ValueError(f"path must name a file that fastopt.save wrote, got {os.fspath(path)!r}: {error}") from error
     optimizer.load_state_dict(state_dict)
+
+
+def _check_resumable(optimizer: Any) -> None:
+    if not (hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")):
+        raise TypeError(f"optimizer must have a state_dict, got {type(optimizer).__name__}")
 
 
 def _safetensors() -> Any:
@@ -278,7 +285,8 @@ def load_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], *, t: int | 
             raise TypeError(f"t must not be given where the state has it, got {t!r}")
         checks.integer("t", t, 0, 2**53)
     own = optimizer.state_dict()
-    sets, given = _sets(optimizer), list(state_dict["param_groups"])
+    sets, given = _sets(optimizer), list(checks.mapping("state_dict", state_dict)["param_groups"])
+    their_state = checks.mapping("state", state_dict["state"])
     sizes, given_sizes = [len(names) for _, names in sets], [len(group["params"]) for group in given]
     if sizes != given_sizes:
         raise ValueError(f"param_groups must hold {sizes} parameters, got {given_sizes}")
@@ -289,7 +297,8 @@ def load_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], *, t: int | 
     params = checks.named("param", optimizer.params)
     steps: dict[str, int] = {}
     for name, i, group in order:
-        theirs = {key: value for key, value in state_dict["state"].get(i, {}).items() if value is not None}
+        given_state = checks.mapping(f"state[{i}]", their_state.get(i, {}))
+        theirs = {key: value for key, value in given_state.items() if value is not None}
         own["scalars"][name] = dict(optimizer.scalars)
         steps[name] = 0
         if theirs:

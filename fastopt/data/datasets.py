@@ -95,7 +95,7 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArr
     ValueError
         Where the file is not a whole number of records of 3073 bytes, or a label is above 9.
     """
-    raw = np.fromfile(path, np.uint8)
+    raw = np.fromfile(os.fspath(path), np.uint8)
     if raw.size == 0 or raw.size % 3073:
         raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {raw.size} bytes")
     records = raw.reshape(-1, 3073)
@@ -195,6 +195,9 @@ def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, 
     [0, 0, 1]
     """
     fraction = checks.number("fraction", fraction, "[0, 1]")
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"y must have one dimension, got shape {y.shape}")
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     second = np.zeros(len(y), bool)
     for label in np.unique(y):

@@ -39,7 +39,7 @@ def embedding_backward(dy: Array, entries: NDArray[np.integer[Any]], count: int,
     dtable : ndarray (count, d)
     """
     leading = checks.shape("dy", dy)[:-1]
-    count = checks.integer("count", count, 1)
+    count = checks.integer("count", count, 1, 2**63 - 1)
     if not isinstance(entries, np.ndarray) or entries.shape != leading:
         got = entries.shape if isinstance(entries, np.ndarray) else type(entries).__name__
         raise ValueError(f"entries must be an array of shape {leading}, got {got}")

@@ -148,6 +148,8 @@ def average_pool_backward(
 
 def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
     """The type of the places that `max_pool_forward` returns beside reals of a type: integers as wide."""
+    if real not in (np.float32, np.float64):
+        raise TypeError(f"real must be float32 or float64, got {real!r}")
     return np.dtype(np.int32 if real == np.float32 else np.int64)
 
 
@@ -328,16 +330,16 @@ def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair =
     """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of rows, with all the
     padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy."""
     _, _, w, c, kh, kw, _, sw, *_ = sizes = _geometry(shape, size, stride, padding, 1)
-    ow = _places(sizes)[1]
+    ow, filters = _places(sizes)[1], checks.integer("filters", filters, 0)
     return kh <= _MAX_KERNEL_ROWS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
 
 
 def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
     """Whether weights of a shape (kh, kw, c, k) can be had with ``winograd=True``: 3 × 3 at a stride of 1, c and k
     multiples of 16 up to 128."""
-    kh, kw, *deep = weight
+    kh, kw, *deep = _weight(weight)
     fit = (n % _WINOGRAD_GRAIN == 0 and 0 < n <= _WINOGRAD_CHANNELS for n in deep)
-    return (kh, kw) == (3, 3) and stride in (1, (1, 1)) and all(fit)
+    return (kh, kw) == (3, 3) and checks.pair("stride", stride, 1) == (1, 1) and all(fit)
 
 
 def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
@@ -350,10 +352,18 @@ def packed_shape(
     weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False
 ) -> tuple[int, int, int, int]:
     """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k)."""
-    kh, kw, c, filters = weight
-    rows, columns = (filters, c) if reverse else (c, filters)
+    kh, kw, c, filters = _weight(weight)
+    rows, columns = (filters, c) if checks.flag("reverse", reverse) else (c, filters)
     parts = -(-columns // _LANES)
-    return (16, parts, rows, _LANES) if winograd else (parts, kh * kw, rows, _LANES)
+    return (16, parts, rows, _LANES) if checks.flag("winograd", winograd) else (parts, kh * kw, rows, _LANES)
+
+
+def _weight(shape: Any) -> tuple[int, int, int, int]:
+    """A checked shape of weights."""
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"weight must be a shape (kh, kw, c, k), got {shape!r}")
+    kh, kw, c, filters = checks.lengths("weight", shape)
+    return kh, kw, c, filters
 
 
 def _convolve(
@@ -452,7 +462,7 @@ def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pai
     """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
     if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
         raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
-    n, h, w, c = (checks.integer("shape", length, 0, 2**63 - 1) for length in shape)
+    n, h, w, c = checks.lengths("shape", shape)
     (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
     (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
     if dh * (kh - 1) >= h + 2 * ph or dw * (kw - 1) >= w + 2 * pw:
@@ -466,8 +476,8 @@ def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
     """How many places a window has in an image, down and across."""
     _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
     down, across = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
-    assert down is not None
-    assert across is not None  # as _geometry saw
+    assert down is not None  # as _geometry saw
+    assert across is not None
     return down, across
 
 

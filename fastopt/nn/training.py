@@ -432,6 +432,8 @@ def bound(model: Stack, optimizer: Optimizer | str) -> Optimizer:
     """The optimizer, which must be bound to the model's parameters; or a new one of that name, with its defaults."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
+    if not hasattr(optimizer, "params"):
+        raise TypeError(f"optimizer must be an Optimizer or the name of one, got {type(optimizer).__name__}")
     if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
         raise ValueError("optimizer must be bound to model.params")
     return optimizer
@@ -457,6 +459,9 @@ def fit(
     x, y = samples(model, x, y, loss)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks must be a sequence of Callback, got {type(callback).__name__} in it")
     run = Run(
         model,
         (x, y, weights(sample_weight, class_weight, y, model.dtype)),
