@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz kill check alone format vec neon sanitize tsan wheel clean
+.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -59,7 +59,10 @@ neon:  ## compile the kernels for aarch64 (needs a cross compiler: NEON_CC)
 	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c; do \
 	  $(NEON_CC) $(call flags,baseline) -Werror -Icsrc -c -o /dev/null $$file || exit 1; done
 
-sanitize:  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
+	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)
+
+sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/sanitize && python3 -m venv build/sanitize
 	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" LDFLAGS="-fsanitize=address,undefined" \
 	  build/sanitize/bin/pip install -q '.[test]'

@@ -10,6 +10,7 @@ LAYERS: dict[str, str]
 LIMITS: dict[str, int]
 CHOICES: dict[str, tuple[str, ...]]
 DIMENSIONS: dict[str, tuple[tuple[str, ...], str]]
+TYPES: tuple[str, ...]
 
 class Misfit(TypeError): ...
 

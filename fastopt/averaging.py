@@ -52,7 +52,7 @@ class _Average:
 
     def check(self, label: str, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         own = checks.named("param", self.averages)
-        if set(own) != set(arrays):
+        if set(own) != set(checks.mapping(label, arrays)):
             raise ValueError(f"{label} must have the keys {sorted(own)}, got {sorted(arrays)}")
         for name, a in own.items():
             checks.array(f"{label}[{name!r}]", arrays[name], dtype=a.dtype, shape=a.shape)
@@ -122,7 +122,8 @@ class _WeightAverage(Applied):
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        count, trained = checks.integer("count", state_dict["count"], 0), self._checked_state(state_dict)
+        count = checks.integer("count", checks.mapping("state_dict", state_dict)["count"], 0)
+        trained = self._checked_state(state_dict)
         self._average.load("averages", state_dict["averages"])
         self._count, self._trained = count, trained
 
@@ -212,6 +213,8 @@ class LookAhead:
 
     def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
         self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
+        if not hasattr(optimizer, "params"):
+            raise TypeError(f"optimizer must be an Optimizer, got {type(optimizer).__name__}")
         self._average = _Average(optimizer.params)
         self.optimizer = optimizer
 
@@ -245,7 +248,7 @@ class LookAhead:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
+        checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], (type(self).__name__,))
         k, alpha = checks.integer("k", state_dict["k"], 1), checks.number("alpha", state_dict["alpha"], "(0, 1]")
         slow = self._average.check("slow", state_dict["slow"])
         self.optimizer.load_state_dict(state_dict["inner"])

@@ -20,9 +20,6 @@ import numpy as np
 from fastopt import _kernels, checks
 from fastopt.checks import Array
 
-#: What arrays are made of, as C calls it, in the order of `_kernels.pyx`.
-TYPES = ("real", "uint8_t", "uint32_t", "int64_t", "double", "signed_word")
-
 _OPERATIONS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
@@ -140,7 +137,7 @@ class Signature:
         for argument in self.arrays:
             if argument.written and given[argument.name] is not None:
                 self._explain_overlap(argument, given)
-        raise _kernels.Misfit(self.name)
+        raise TypeError(f"{self.name} must get arrays that are what their attributes say, of sizes below 2**63")
 
     def _explain_shape(
         self, argument: Argument, value: Array, numbers: dict[str, int], given: dict[str, Array]
@@ -232,7 +229,7 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
         other = signature.alike(argument)
         rules.append(
             (
-                TYPES.index(argument.type),
+                _kernels.TYPES.index(argument.type),
                 argument.optional,
                 argument.written,
                 names.index(argument.in_place) if argument.in_place else -1,

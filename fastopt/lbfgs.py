@@ -129,11 +129,12 @@ class LBFGS:
             nonlocal calls
             self._place(x)
             loss, grads = closure()
+            loss = checks.real("loss", loss)
             calls += 1
             checks.gradients(self.params, grads, {}, self.frozen)
             if calls == 1 and not math.isfinite(loss):
                 raise ValueError(f"the loss must be finite at the beginning of a step, got {loss}")
-            return float(loss), self._vector(checks.named("param", grads))
+            return loss, self._vector(checks.named("param", grads))
 
         options = {"maxiter": self.max_iter, "maxcor": self.history_size, "gtol": self.tolerance_grad,
                    "ftol": self.tolerance_change, "maxfun": 20 * self.max_iter}  # fmt: skip

@@ -161,17 +161,21 @@ def adafactor(
         The gradient is multiplied by this first.
     """
     one = Adafactor(param, lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay)
-    _take_up(one, state, t)
+    _take_up(one, state, t, {"param": param, "grad": grad})
     one.step(grad, grad_scale=grad_scale)
 
 
-def _take_up(optimizer: Optimizer, state: Mapping[str, Array], t: int) -> None:
+def _take_up(optimizer: Optimizer, state: Mapping[str, Array], t: int, beside: Mapping[str, Array]) -> None:
     """Have an optimizer of one array use the caller's state, as before step t."""
     own = optimizer.state["param"]
-    if set(own) != set(state):
+    if set(own) != set(checks.mapping("state", state)):
         raise ValueError(f"state must have the keys {sorted(own)}, got {sorted(state)}")
     for key, array in own.items():
         checks.array(f"state[{key}]", state[key], dtype=array.dtype, shape=array.shape, writable=True)
+        for name, other in beside.items():
+            if isinstance(other, np.ndarray) and np.may_share_memory(other, state[key]):
+                checks.apart({name: checks.array(name, other), f"state[{key}]": state[key]})
+    checks.apart({f"state[{key}]": array for key, array in state.items()})
     optimizer._slots["param"].state = state
     optimizer._plan.set_hyper(0, checks.integer("t", t, 1, 2**53) - 1)
 
@@ -287,7 +291,7 @@ def muon(
     one = MuonMatrices(
         param, lr, momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay
     )
-    _take_up(one, {"momentum": momentum_avg}, 1)
+    _take_up(one, {"momentum": momentum_avg}, 1, {"param": param, "grad": grad})
     one.step(grad, grad_scale=grad_scale)
 
 
@@ -397,7 +401,7 @@ class Muon:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        checks.choice("optimizer", state_dict["optimizer"], ("Muon",))
+        checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], ("Muon",))
         before = self.matrices.state_dict()
         self.matrices.load_state_dict(state_dict["matrices"])
         try:

@@ -343,7 +343,7 @@ class Optimizer(Declared):
         return by_name
 
     def _group(self, given: Mapping[str, Any], by_name: Mapping[str, Array]) -> Group:
-        settings = {name: value for name, value in given.items() if name != "params"}
+        settings = {name: value for name, value in checks.mapping("a group", given).items() if name != "params"}
         if "params" not in given:
             raise ValueError(f"a group must say which parameters it holds, under 'params'; got {dict(given)}")
         allowed = [*self.hyper_names(), *OF_GROUPS]
@@ -676,12 +676,12 @@ class Optimizer(Declared):
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
+        checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], (type(self).__name__,))
         t = checks.integer("t", state_dict["t"], 0, 2**53)
         skipped = checks.integer("skipped", state_dict["skipped"], 0, 2**53)
         _same_keys("hyper", self._setting_names(), state_dict["hyper"])
         settings: list[tuple[Group | None, Mapping[str, Any]]] = [(None, state_dict["hyper"])]
-        given = [list(group["params"]) for group in state_dict["groups"]]
+        given = [list(checks.mapping("a group", group)["params"]) for group in state_dict["groups"]]
         if given != [list(group.names) for group in self._groups]:
             raise ValueError(f"groups must hold {[list(group.names) for group in self._groups]}, got {given}")
         for group, saved in zip(self._groups, state_dict["groups"], strict=True):
@@ -705,7 +705,7 @@ class Optimizer(Declared):
                 held = (self if owner is None else owner)._settings
                 for name, value in values.items():
                     held[name] = self._encoded(name, value, owner, t)
-                for name, plain in scheduled.items():
+                for name, plain in checks.mapping("schedules", scheduled).items():
                     self._encoded(name, Schedule.from_dict(plain), owner, t)
             self._bind(self._params, slots, t, with_state=arrays_of)
             _same_keys("state", [name for name, slot in slots.items() if slot.bucket or name in arrays_of], arrays_of)
@@ -745,7 +745,7 @@ def vectors(name: str, param: Array) -> bool:
     >>> fastopt.AdamW(params, groups=[{"params": fastopt.vectors, "weight_decay": 0.0}]).groups
     (Group(b, weight_decay=0.0),)
     """
-    return param.ndim < 2
+    return len(checks.shape("param", param)) < 2
 
 
 def frozen_groups(params: Arrays, among: Collection[str]) -> list[dict[str, Any]]:
@@ -775,7 +775,7 @@ def _explain(
     if scale is not grad_scale:
         return plan.step(grads, grad_scale=scale)
     checks.gradients(params, grads, bound, frozen)
-    raise AssertionError("a step was refused for no reason known")
+    raise TypeError("grads must be arrays that are what their attributes say")
 
 
 def _roots(squares: Sequence[float], params: Arrays, grads: Arrays) -> Iterator[float]:
@@ -796,5 +796,5 @@ def _ordered(params: Arrays, grads: Arrays) -> Arrays:
 
 
 def _same_keys(name: str, wanted: Iterable[Any], given: Iterable[Any]) -> None:
-    if set(wanted) != set(given):
-        raise ValueError(f"{name} must have the keys {sorted(wanted)}, got {sorted(given)}")
+    if set(wanted) != set(checks.mapping(name, given)):
+        raise ValueError(f"{name} must have the keys {sorted(wanted)}, got {sorted(map(str, given))}")

@@ -179,7 +179,7 @@ class LookAheadNesterov(_Velocity):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See `Optimizer.load_state_dict`."""
-        ahead = checks.flag("ahead", state_dict["ahead"])
+        ahead = checks.flag("ahead", checks.mapping("state_dict", state_dict)["ahead"])
         super().load_state_dict(state_dict)
         self._ahead = ahead
 

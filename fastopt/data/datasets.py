@@ -120,7 +120,7 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArr
     ValueError
         Where the file is not a whole number of records of 3073 bytes, or a label is above 9.
     """
-    size = os.path.getsize(path)
+    size = os.path.getsize(os.fspath(path))
     if size == 0 or size % 3073:
         raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {size} bytes")
     records = np.fromfile(path, np.uint8).reshape(-1, 3073)
@@ -253,6 +253,9 @@ def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, 
     [0, 0, 1]
     """
     fraction = checks.number("fraction", fraction, "[0, 1]")
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"y must have one dimension, got shape {y.shape}")
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     y = np.asarray(y)
     if y.size and y.dtype.kind not in "iubUS":

@@ -298,6 +298,7 @@ def _mask_bits(mask: Any, name: str, x: Array) -> NDArray[np.uint8]:
     if type(mask) is np.ndarray and mask.dtype is _BYTE and mask.shape == (size,) != x.shape and mask.strides == (1,):
         return mask  # the usual case quickly
     if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
+        checks.plain("mask", mask)
         if mask.shape == x.shape and (mask.dtype != np.uint8 or x.shape != (size,)):
             return np.packbits(mask.ravel() != 0, bitorder="little")
         if mask.shape == (size,) and mask.dtype == np.uint8:

@@ -218,6 +218,8 @@ def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
     >>> winner_type(np.dtype(np.float32))
     dtype('int32')
     """
+    if real not in (np.float32, np.float64):
+        raise TypeError(f"real must be float32 or float64, got {real!r}")
     return np.dtype(np.int32 if real == np.float32 else np.int64)
 
 
@@ -464,7 +466,7 @@ def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair =
     (True, False)
     """
     _, _, w, c, kh, kw, _, sw, *_ = sizes = _geometry(shape, size, stride, padding, 1)
-    ow = _places(sizes)[1]
+    ow, filters = _places(sizes)[1], checks.integer("filters", filters, 0)
     return kh <= _MAX_KERNEL_ROWS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
 
 
@@ -487,9 +489,9 @@ def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
     >>> winograd_fits((3, 3, 16, 32)), winograd_fits((3, 3, 1, 16)), winograd_fits((3, 3, 16, 32), stride=2)
     (True, False, False)
     """
-    kh, kw, *deep = weight
+    kh, kw, *deep = _weight(weight)
     fit = (n % _WINOGRAD_GRAIN == 0 and 0 < n <= _WINOGRAD_CHANNELS for n in deep)
-    return (kh, kw) == (3, 3) and stride in (1, (1, 1)) and all(fit)
+    return (kh, kw) == (3, 3) and checks.pair("stride", stride, 1) == (1, 1) and all(fit)
 
 
 def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
@@ -519,10 +521,19 @@ def packed_shape(weight: tuple[int, ...], *, reverse: bool = False, winograd: bo
     >>> packed_shape((3, 3, 16, 48)), packed_shape((3, 3, 16, 48), winograd=True)
     ((2, 9, 16, 32), (16, 2, 16, 32))
     """
-    kh, kw, c, filters = weight
-    if winograd:
+    kh, kw, c, filters = _weight(weight)
+    reverse = checks.flag("reverse", reverse)
+    if checks.flag("winograd", winograd):
         return shape_of("winograd_pack", "packed", c=c, filters=filters, reverse=reverse)
     return shape_of("conv_pack", "packed", taps=kh * kw, c=c, filters=filters, reverse=reverse)
+
+
+def _weight(shape: Any) -> tuple[int, int, int, int]:
+    """A checked shape of weights."""
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"weight must be a shape (kh, kw, c, k), got {shape!r}")
+    kh, kw, c, filters = checks.lengths("weight", shape)
+    return kh, kw, c, filters
 
 
 def _convolve(
@@ -671,7 +682,7 @@ def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pai
     """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
     if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
         raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
-    n, h, w, c = (checks.integer("shape", length, 0, 2**63 - 1) for length in shape)
+    n, h, w, c = checks.lengths("shape", shape)
     (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
     (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
     if dh * (kh - 1) >= h + 2 * ph or dw * (kw - 1) >= w + 2 * pw:
@@ -685,8 +696,8 @@ def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
     """How many places a window has in an image, down and across."""
     _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
     down, across = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
-    assert down is not None
-    assert across is not None  # as _geometry saw
+    assert down is not None  # as _geometry saw
+    assert across is not None
     return down, across
 
 

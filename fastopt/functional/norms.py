@@ -163,12 +163,9 @@ def batch_norm_forward(
     training, eps, new_weight, unbiased, epilogue, cut, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
     )
-    if cut:
-        if pool is not None:
-            raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
-        seed, counter = key(seed, counter)
-    else:
-        seed = counter = 0
+    seed, counter = key(seed, counter)
+    if cut and pool is not None:
+        raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given both or not at all")
     if running_mean is None and not training:
@@ -177,6 +174,9 @@ def batch_norm_forward(
     if training and running_mean is not None and unbiased and count == 1:
         raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
     if not training:
+        for name, array in (("mean", mean), ("inv_std", inv_std)):
+            if array is not None:
+                checks.array(name, array, dtype=np.float64, shape=(channels,), writable=True)
         if pool is None:
             out = _batch_norm_inference(x, scale, shift, running_mean, running_var, out, *sizes, epilogue, eps)
         else:
@@ -185,6 +185,8 @@ def batch_norm_forward(
             )
         return out, None
 
+    if sums is not None:
+        _check_sums(sums, sizes, {"x": x, "scale": scale, "shift": shift, "out": out, "mean": mean, "inv_std": inv_std})
     sums, blocks, lanes = _row_sums(sums, sizes)
     correction = count / (count - 1) if unbiased and count > 1 else 1.0
     options = (*sizes, blocks, lanes, epilogue, seed, counter, cut, eps, new_weight, correction, factor)
@@ -292,6 +294,8 @@ def batch_norm_backward(
         return _batch_norm_max_pool_gradients(dy, cache, out, dscale, dshift, sums)
     dx = np.empty(shape, cache.x.dtype) if out is None else out
     epilogue = _EPILOGUES.index("no_epilogue" if not relu else "relu" if cache.y is None else "relu_dropout")
+    if sums is not None:
+        _check_sums(sums, sizes, {"dy": dy, "out": out, "dscale": dscale, "dshift": dshift}, cache)
     sums, blocks, lanes = _row_sums(sums, sizes)
     inputs = dy, cache.x, cache.scale, cache.shift, cache.mean, cache.inv_std, cache.y, sums
     options = (*sizes, blocks, lanes, epilogue, factor)
@@ -318,6 +322,8 @@ def _batch_norm_max_pool_gradients(
     pool = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, 1 if max_pool is None else max_pool)
     pooled = x.shape[0], x.shape[1] // pool[0], x.shape[2] // pool[1], x.shape[3]
     sizes = math.prod(pooled[:3]), pooled[3], 1
+    if sums is not None:
+        _check_sums(sums, sizes, {"dy": dy, "out": out, "dscale": dscale, "dshift": dshift}, cache)
     sums, blocks, lanes = _row_sums(sums, sizes)
     of_chosen = dy, chosen, scale, shift, mean, inv_std, None, sums
     options = (*sizes, blocks, lanes, int(relu), 1.0)
@@ -364,8 +370,8 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
     >>> batch_norm_sums_shape((64, 512)) is None
     True
     """
-    threads = _kernels.get_num_threads()
-    return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
+    sizes, threads = _channels("x", shape, axis), _kernels.get_num_threads()
+    return None if threads == 1 else _norm_sums_shape(sizes, threads)
 
 
 _LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
@@ -394,10 +400,24 @@ def _row_sums(
     return np.empty(wanted) if sums is None else sums, wanted[0], wanted[2]
 
 
+def _check_sums(
+    sums: Any, sizes: tuple[int, int, int], beside: dict[str, Array | None], cache: BatchNormCache | None = None
+) -> None:
+    """Refuse a work array for sums that would not fit if they were taken, on however many threads."""
+    wanted = _norm_sums_shape(sizes, _kernels.MAX_THREADS)
+    if wanted is None:
+        raise ValueError(f"sums must be None where batch_norm_sums_shape is, got {type(sums).__name__}")
+    checks.array("sums", sums, dtype=np.float64, shape=wanted, writable=True)
+    of_cache = {} if cache is None else {f"cache.{name}": value for name, value in cache._asdict().items()}
+    for name, array in (beside | of_cache).items():
+        if isinstance(array, np.ndarray) and np.may_share_memory(array, sums):
+            checks.apart({"sums": sums, name: checks.array(name, array)})
+
+
 @_kernels.Remembered
 def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
     """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
-    if len(shape) < 2:
+    if len(checks.lengths(f"the shape of {name}", shape)) < 2:
         raise ValueError(f"{name} must have shape (n, c), (n, c, …) or (n, …, c), got {shape}")
     axis = checks.second_or_last(axis_name, axis, len(shape))
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])

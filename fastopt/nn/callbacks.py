@@ -42,6 +42,8 @@ class _Watcher(Callback):
     """The base of callbacks that watch one metric of each epoch."""
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a metric, got {monitor!r}")
         self.monitor = monitor
         checks.choice("mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else "min" if monitor.endswith("loss") else "max"
