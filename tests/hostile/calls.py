@@ -119,7 +119,6 @@ _IMAGES, _WEIGHT = (2, 6, 7, 16), (3, 3, 16, 32)
 plain("functional.batch_norm_sums_shape", F.batch_norm_sums_shape, lambda x, rng: {"shape": (9001, 3), "axis": 1})
 plain("functional.conv2d_fits", F.conv2d_fits,
       lambda x, rng: {"shape": _IMAGES, "filters": 16, "size": 3, "stride": 1, "padding": (1, 0)})  # fmt: skip
-plain("functional.dense_pays", F.dense_pays, lambda x, rng: {})
 plain("functional.kept_share", F.kept_share, lambda x, rng: {"p": 0.3, "p_is": "drop"})
 plain("functional.packed_shape", F.packed_shape,
       lambda x, rng: {"weight": _WEIGHT, "reverse": True, "winograd": False})  # fmt: skip
