@@ -41,50 +41,89 @@ INLINE vector vector_fma(vector a, vector b, vector c)
 #endif
 }
 #else
-/* A double for each element of a vector. */
-typedef double doubles __attribute__((vector_size(PER_VECTOR * sizeof(double))));
-typedef int64_t double_bits __attribute__((vector_size(PER_VECTOR * sizeof(double))));
+/* Two doubles: a vector of SSE2, whose comparisons are not taken apart. */
+typedef double pair __attribute__((vector_size(16)));
+typedef int64_t pair_bits __attribute__((vector_size(16)));
 
 /* The rounding error of sum = x + y. */
-INLINE doubles sum_error(doubles x, doubles y, doubles sum)
+INLINE pair sum_error(pair x, pair y, pair sum)
 {
-    const doubles y_part = sum - x;
+    const pair y_part = sum - x;
     return (x - (sum - y_part)) + (y - y_part);
 }
 
 /* x + y, rounded to odd. */
-INLINE doubles odd_sum(doubles x, doubles y)
+INLINE pair odd_sum(pair x, pair y)
 {
-    const doubles sum = x + y, error = sum_error(x, y, sum);
-    const double_bits bits = (double_bits)sum, even = (bits & 1) - 1;
-    const double_bits inexact = (error < 0) | (error > 0);                 /* not NaN, where the sum is infinite */
-    const double_bits to_neighbour = (double_bits)(error > 0) ^ (sum > 0); /* towards zero: -1; else 0 */
-    return (doubles)(bits + ((to_neighbour | 1) & inexact & even));
+    const pair sum = x + y, error = sum_error(x, y, sum);
+    const pair_bits bits = (pair_bits)sum, even = (bits & 1) - 1, above = error > 0;
+    const pair_bits inexact = above | (error < 0);          /* not NaN, where the sum is infinite */
+    const pair_bits to_neighbour = (above ^ (sum > 0)) | 1; /* towards zero: -1; else 1 */
+    return (pair)(bits + (to_neighbour & inexact & even));
 }
 
 #if REAL_BITS == 32
-/* The product of two floats is a double, as it is. The odd sum has more than two digits more than a float. */
-static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
+enum { PAIRS = PER_VECTOR / 2 };
+union wide_vector {
+    double all __attribute__((vector_size(PER_VECTOR * sizeof(double))));
+    pair each[PAIRS];
+};
+
+INLINE union wide_vector widened(vector a)
 {
-    const doubles product = __builtin_convertvector(a, doubles) * __builtin_convertvector(b, doubles);
-    return __builtin_convertvector(odd_sum(product, __builtin_convertvector(c, doubles)), vector);
+    union wide_vector wide;
+    wide.all = __builtin_convertvector(a, __typeof__(wide.all));
+    return wide;
+}
+
+INLINE vector narrowed(union wide_vector wide)
+{
+    return __builtin_convertvector(wide.all, vector);
+}
+
+static __attribute__((noinline)) vector fma_by_odd_sums(vector a, vector b, vector c)
+{
+    union wide_vector product = widened(a), factor = widened(b), sum = widened(c);
+#pragma GCC unroll 2
+    for (int i = 0; i < PAIRS; ++i)
+        sum.each[i] = odd_sum(product.each[i] * factor.each[i], sum.each[i]);
+    return narrowed(sum);
+}
+
+/* The product of two floats is a double, as it is, and the odd sum has more than two digits more than a float. Where
+ * the sum in double, rounded to nearest, is not in the middle between two floats, it lies on the same side of the
+ * middle as the exact one, and will do. */
+INLINE vector vector_fma(vector a, vector b, vector c)
+{
+    /* The digits behind those of a float: of each double, the lower word; in the upper one, what is never found. */
+    const pair_bits digits = {0x1fffffff, 0x1fffffff};
+    const word_vector middle = {0x10000000, 1, 0x10000000, 1};
+    union wide_vector product = widened(a), factor = widened(b), sum = widened(c);
+    word_vector in_the_middle = {0};
+#pragma GCC unroll 2
+    for (int i = 0; i < PAIRS; ++i) {
+        sum.each[i] += product.each[i] * factor.each[i];
+        in_the_middle |= (word_vector)((word_vector)((pair_bits)sum.each[i] & digits) == middle);
+    }
+    const pair_bits any = (pair_bits)in_the_middle;
+    return __builtin_expect(any[0] | any[1], 0) ? fma_by_odd_sums(a, b, c) : narrowed(sum);
 }
 #else
 /* The upper half of the digits (Dekker 1971, "A floating-point technique for extending the available precision", by a
  * factor of Veltkamp's). */
-INLINE doubles upper_half(doubles x)
+INLINE pair upper_half(pair x)
 {
-    const doubles large = x * 0x1p27 + x;
+    const pair large = x * 0x1p27 + x;
     return large - (large - x);
 }
 
-/* Of numbers whose products and errors are normal (Boldo & Melquiond, sec. 5): product and error of a b (Dekker), the
+/* Of numbers whose products and errors are normal (Boldo & Melquiond): product and error of a b (Dekker), the
  * error added to c, the product to that, and the two errors of these sums to each other, rounded to odd. */
-INLINE doubles fma_of_moderate(doubles a, doubles b, doubles c)
+INLINE pair fma_of_moderate(pair a, pair b, pair c)
 {
-    const doubles a1 = upper_half(a), a2 = a - a1, b1 = upper_half(b), b2 = b - b1, product = a * b;
-    const doubles error = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
-    const doubles low = c + error, high = product + low;
+    const pair a1 = upper_half(a), a2 = a - a1, b1 = upper_half(b), b2 = b - b1, product = a * b;
+    const pair error = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
+    const pair low = c + error, high = product + low;
     return high + odd_sum(sum_error(c, error, low), sum_error(product, low, high));
 }
 
@@ -119,30 +158,30 @@ static double fma_of_any(double a, double b, double c)
     if (!(fabs(c) <= most))
         return c + c;
     int64_t exponent = exponent_of(a) + exponent_of(b);
-    doubles addend = {0};
+    pair addend = {0};
     if (fabs(c) >= least) {
         const int64_t distance = exponent_of(c) - exponent, near = maximum(minimum(distance, FAR), -FAR);
         exponent += maximum(distance - FAR, 0);
         addend += with_exponent(c, near);
     }
-    const doubles zero = {0}, scaled = fma_of_moderate(zero + with_exponent(a, 0), zero + with_exponent(b, 0), addend);
+    const pair zero = {0}, scaled = fma_of_moderate(zero + with_exponent(a, 0), zero + with_exponent(b, 0), addend);
     const int64_t half = exponent / 2;
     return scaled[0] * with_exponent(1, half) * with_exponent(1, exponent - half);
 }
 
 /* Whether the numbers and all that fma_of_moderate computes of them are normal. */
-INLINE double_bits are_moderate(doubles x)
+INLINE pair_bits are_moderate(pair x)
 {
-    const doubles size = (doubles)((double_bits)x & INT64_MAX);
+    const pair size = (pair)((pair_bits)x & INT64_MAX);
     return (size >= 0x1p-300) & (size <= 0x1p300);
 }
 
 static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
 {
-    const double_bits exact = (a == 0) | (b == 0),
-                      moderate = are_moderate(a) & are_moderate(b) & (are_moderate(c) | (c == 0));
+    const pair_bits exact = (a == 0) | (b == 0),
+                    moderate = are_moderate(a) & are_moderate(b) & (are_moderate(c) | (c == 0));
     const vector sum = a * b + c, fused = fma_of_moderate(a, b, c);
-    vector y = (vector)((exact & (double_bits)sum) | (~exact & (double_bits)fused));
+    vector y = (vector)((exact & (pair_bits)sum) | (~exact & (pair_bits)fused));
     for (int i = 0; i < PER_VECTOR; ++i)
         if (!(exact[i] | moderate[i]))
             y[i] = fma_of_any(a[i], b[i], c[i]);
