@@ -487,7 +487,9 @@ _add("rms_norm_forward", lambda x, *shape: {"x": x(*shape), "scale": x(shape[-1]
      outputs=("out", "inv_rms"), options=[{}, {"scale": None}, {"eps": 1e-3}], **_of_rows)
 _add("rms_norm_backward",
      lambda x, *shape: {"dy": x(*shape), "cache": F.rms_norm_forward(x(*shape), x(shape[-1]))[1]},
-     lambda dy, cache: reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]),
+     lambda dy, cache: (
+         reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]) if dy.size else None
+     ),
      outputs=("out", "dscale"), magnitudes=_norm_magnitudes, **_of_rows)
 
 

@@ -285,7 +285,8 @@ def load_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], *, t: int | 
             raise TypeError(f"t must not be given where the state has it, got {t!r}")
         checks.integer("t", t, 0, 2**53)
     own = optimizer.state_dict()
-    sets, given = _sets(optimizer), list(checks.mapping("state_dict", state_dict)["param_groups"])
+    given = [checks.mapping("a group", group) for group in checks.mapping("state_dict", state_dict)["param_groups"]]
+    sets = _sets(optimizer)
     their_state = checks.mapping("state", state_dict["state"])
     sizes, given_sizes = [len(names) for _, names in sets], [len(group["params"]) for group in given]
     if sizes != given_sizes:

@@ -173,6 +173,16 @@ def test_places_beyond_a_plan_are_refused():
             step(lr=1.0)
 
 
+@pytest.mark.parametrize(
+    "wrong", [np.arange(4, dtype=np.int32), np.arange(4.0), unaligned(np.arange(4)), np.arange(8)[::2]]
+)
+def test_labels_are_int64(wrong):
+    assert _kernels.all_below(ordered(np.arange(4)), 4)
+    assert not _kernels.all_below(np.arange(4), 3)
+    with pytest.raises(_kernels.Misfit):
+        _kernels.all_below(wrong, 4)
+
+
 # ---- Little memory ------------------------------------------------------------------------------------------
 
 
