@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench check alone format vec neon hostile sanitize tsan wheel clean
+.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -20,6 +20,12 @@ fast: build  ## rebuild, and a cross-section of all tests
 
 bench:  ## every kernel beside NumPy and every peer that is installed
 	$(PYTHON) benchmarks/compare.py
+
+fuzz:  ## files that are damaged at random, by the thousand
+	FASTOPT_FUZZ=500 $(PYTHON) -m pytest -q tests/test_files.py -k damage
+
+kill:  ## two hundred runs that are killed at random moments, and resumed to the same bits
+	FASTOPT_KILLS=200 $(PYTHON) -m pytest -q tests/test_files.py -k killed
 
 check: alone  ## style, types, stubs
 	.venv/bin/ruff check .
@@ -64,7 +70,7 @@ sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and Unde
 	cd build/sanitize && export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTOPT_HOSTILE_CALLS=1500 && \
 	  pytest="bin/python -m pytest -q -x -c source/pyproject.toml --rootdir source" && \
-	  $$pytest $(addprefix source/tests/,hostile functional test_cases.py test_checks.py test_bridge.py) && \
+	  $$pytest $(addprefix source/tests/,hostile functional test_cases.py test_checks.py test_bridge.py test_kernel.py) && \
 	  $$pytest --quick $(addprefix source/tests/,test_random.py test_plan.py test_arena.py test_threads.py)
 
 tsan:  ## the thread pool under ThreadSanitizer, and with forks

@@ -15,7 +15,7 @@ const struct fastopt_step_row fastopt_step_rows[] = {
 #define TEXT_OF(list) TEXT(list)
 const char fastopt_every_step[] = TEXT_OF((FASTOPT_EVERY_STEP));
 
-/* One more than the sums of a step's own name, which it needs before it begins; else 0. */
+/* For a step that needs sums first, those of its name, plus 1; else 0. */
 #define STEP(name, states, hypers) STEP_##name,
 enum {
 #include "kernels.def"
@@ -95,11 +95,12 @@ static unsigned saved_registers(void)
     return low;
 }
 
+/* Whether the operating system saves these registers, and the CPU has FMA and these features of leaf 7. */
 static int has(unsigned registers, unsigned features)
 {
     unsigned a, b, c, d;
-    return (saved_registers() & registers) == registers && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
-           (b & features) == features;
+    return (saved_registers() & registers) == registers && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_FMA) &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & features) == features;
 }
 
 static int has_avx2(void)
@@ -131,20 +132,7 @@ const struct fastopt_variant fastopt_variants[] = {
 };
 #endif
 
-/* The family of an AMD CPU (Zen and Zen 2: 0x17; Zen 3 and 4: 0x19; Zen 5: 0x1a), else 0. */
-static unsigned amd_family(void)
-{
-#if defined(__x86_64__)
-    unsigned a, b, c, d;
-    if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d))
-        return (a >> 8 & 15) + (a >> 20 & 255);
-#endif
-    return 0;
-}
-
 static const struct fastopt_variant *active;
-int fastopt_product_vectors;
-int fastopt_products_pay;
 
 const char *fastopt_use(const char *name)
 {
@@ -152,10 +140,7 @@ const char *fastopt_use(const char *name)
         /* "baseline" means the last variant, whatever that is called here. */
         const int named = !name || !strcmp(name, variant->name) || (!strcmp(name, "baseline") && !variant[1].name);
         if (named && variant->supported()) {
-            const unsigned family = amd_family();
             active = variant;
-            fastopt_product_vectors = family == 0x19 ? 1 : 2;
-            fastopt_products_pay = family >= 0x17;
             return variant->name;
         }
     }
@@ -215,9 +200,8 @@ static void restore(float_mode old)
 static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
 
 enum {
-    WORTH_A_THREAD = 1 << 18, /* bytes for which a thread that is awake saves more time than sharing them out takes */
-    WORTH_WAKING = 1 << 24,   /* … and a thread that sleeps */
-    PRODUCTS_PER_BYTE = 4,    /* multiplications in the time that moving a byte takes */
+    WORTH_WAKING = 1 << 24, /* bytes for which a thread that has to be woken saves more time than that takes */
+    PRODUCTS_PER_BYTE = 4,  /* multiplications in the time that moving a byte takes */
 };
 
 /* Runs a kernel that moves so many bytes, on as many threads as pay. */
@@ -241,14 +225,14 @@ static struct fastopt_tensor piece(const struct fastopt_tensor *tensor, size_t s
     return part;
 }
 
-/* The elements of a long tensor before the first cache line. */
+/* The number of elements of a long tensor before its first whole cache line. */
 static size_t before_line(const struct fastopt_tensor *tensor, size_t real_size)
 {
     const size_t beyond = (uintptr_t)tensor->param % FASTOPT_LINE;
     return beyond && tensor->n * real_size >= FASTOPT_LONG ? (FASTOPT_LINE - beyond) / real_size : 0;
 }
 
-/* The element of a tensor at which a cut at its element k is made: where a line of the parameter begins. */
+/* Where to divide a tensor near its element k: at the element with which a cache line of the parameter begins. */
 static size_t cut(const struct fastopt_tensor *tensor, int64_t k, size_t real_size)
 {
     if (k <= 0)
@@ -261,10 +245,10 @@ static size_t cut(const struct fastopt_tensor *tensor, int64_t k, size_t real_si
 
 /* ---- Steps --------------------------------------------------------------------------------------------------------
  *
- * A formula sees nothing of what all steps share. Its gradient comes with one scale; where there is more to it, the
- * gradient that it is to see is made block by block, in a buffer that stays in the first cache. */
+ * Formulas contain nothing of what all steps share. They multiply the gradient by one scale; where preprocessing is
+ * more than that, the preprocessed gradient is written block by block to a buffer that stays in the L1 cache. */
 
-enum { BLOCK = 1 << 12 }; /* elements of a buffer, and of what is summed up at a time */
+enum { BLOCK = 1 << 12 }; /* elements of the buffer, and of a partial sum */
 
 struct step_work {
     const struct fastopt_kernels *kernels;
@@ -275,7 +259,7 @@ struct step_work {
     double *scratch;
 };
 
-/* A piece with all by which its gradient is multiplied. */
+/* A piece with the product of all factors of its gradient. */
 static struct fastopt_tensor scaled(const struct step_work *w, struct fastopt_tensor part)
 {
     const struct fastopt_every_step *h = (const void *)w->hyper;
@@ -283,10 +267,10 @@ static struct fastopt_tensor scaled(const struct step_work *w, struct fastopt_te
     return part;
 }
 
-/* A scaled piece with the gradient that a formula is to see, in a buffer. */
-static struct fastopt_tensor seen(const struct step_work *w, struct fastopt_tensor part, void *buffer)
+/* A scaled piece with its gradient preprocessed, in a buffer. */
+static struct fastopt_tensor preprocessed(const struct step_work *w, struct fastopt_tensor part, void *buffer)
 {
-    w->kernels->see(&part, w->hyper, buffer);
+    w->kernels->preprocess(&part, w->hyper, buffer);
     part.grad = buffer;
     part.grad_scale = 1;
     return part;
@@ -303,7 +287,7 @@ static void step_plain(const struct step_work *w, const struct fastopt_tensor *p
     w->kernels->steps[w->row](pieces, count, w->hyper);
 }
 
-/* Steps pieces whose gradients need a buffer. */
+/* Steps pieces by preprocessed gradients. */
 static void step_buffered(const struct step_work *w, const struct fastopt_tensor *pieces, size_t count)
 {
     _Alignas(FASTOPT_LINE) double buffer[BLOCK];
@@ -311,7 +295,7 @@ static void step_buffered(const struct step_work *w, const struct fastopt_tensor
         for (size_t start = 0; start < pieces[i].n; start += BLOCK) {
             const size_t rest = pieces[i].n - start;
             const struct fastopt_tensor part =
-                seen(w, piece(&pieces[i], start, rest < BLOCK ? rest : BLOCK, w->real_size), buffer);
+                preprocessed(w, piece(&pieces[i], start, rest < BLOCK ? rest : BLOCK, w->real_size), buffer);
             w->kernels->steps[w->row](&part, 1, w->hyper);
         }
 }
@@ -319,11 +303,11 @@ static void step_buffered(const struct step_work *w, const struct fastopt_tensor
 static void sum_block(const struct step_work *w, struct fastopt_tensor block, int buffered, double *sums)
 {
     _Alignas(FASTOPT_LINE) double buffer[BLOCK];
-    const struct fastopt_tensor part = scaled(w, block), in = buffered ? seen(w, part, buffer) : part;
+    const struct fastopt_tensor part = scaled(w, block), in = buffered ? preprocessed(w, part, buffer) : part;
     w->kernels->sums[w->row](&in, w->hyper, sums);
 }
 
-/* Steps a share of all elements, as if the tensors were one. */
+/* Steps a thread's share of all elements, as if the tensors were one. */
 static void step_part(const void *work, struct fastopt_share share)
 {
     const struct step_work *w = work;
@@ -350,7 +334,7 @@ static void step_part(const void *work, struct fastopt_share share)
     restore(old);
 }
 
-/* The bytes of so many arrays of the size of all tensors. */
+/* The bytes of `arrays` arrays of each tensor's size. */
 static size_t bytes_of(const struct step_work *w, size_t arrays)
 {
     return w->elements * w->real_size * arrays;
@@ -365,7 +349,7 @@ static struct step_work work_of(size_t row, enum fastopt_real real, const struct
     return work;
 }
 
-/* How many arrays a step goes through: parameter, gradient, and state. */
+/* How many arrays a step streams: parameter, gradient, and state. */
 static size_t arrays_of(const struct fastopt_tensor *tensors, size_t count)
 {
     size_t arrays = 2;
@@ -379,7 +363,7 @@ size_t fastopt_blocks(size_t n)
     return (n + BLOCK - 1) / BLOCK;
 }
 
-/* Sums up a share of all blocks. */
+/* Sums over a thread's share of all blocks. */
 static void sums_part(const void *work, struct fastopt_share share)
 {
     const struct step_work *w = work;
@@ -424,7 +408,7 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
     restore(old);
 }
 
-/* Constrains a share of the columns of each matrix. */
+/* Constrains a thread's share of the columns of each matrix. */
 static void constrain_part(const void *work, struct fastopt_share share)
 {
     const struct step_work *w = work;

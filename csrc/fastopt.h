@@ -31,8 +31,8 @@ struct fastopt_tensor {
     const void *grad;
     void *state[FASTOPT_MAX_STATES];
     size_t columns;    /* the length of the last of two or more axes, else 0 */
-    double grad_scale; /* what this gradient is multiplied by, beside the step's grad_scale; for a kernel, in all */
-    double sums[FASTOPT_SUMS]; /* over the whole tensor: what fastopt_run_sums found */
+    double grad_scale; /* the factor of this gradient, beside the step's grad_scale; in a kernel, the product of both */
+    double sums[FASTOPT_SUMS]; /* over the whole tensor, by fastopt_run_sums */
 };
 
 /* The hyperparameters that every step has: the first members of each `struct <name>_hyper`, doubles all. */
@@ -41,9 +41,6 @@ struct fastopt_every_step {
     double FASTOPT_EVERY_STEP, lr;
 };
 
-/* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
-enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
-
 /* A thread's share of a kernel's work: part number `index` of `count` parts. */
 struct fastopt_share {
     unsigned index, count;
@@ -51,9 +48,9 @@ struct fastopt_share {
 
 typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count, const double *hyper);
 typedef void fastopt_sums_fn(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS]);
-/* Writes the gradient that a step is to see where there is more to it than a scale: clipping and penalties. */
-typedef void fastopt_see_fn(const struct fastopt_tensor *tensor, const double *hyper, void *seen);
-/* Scales those columns in [begin, end) of a matrix whose norm exceeds a limit down to it. */
+/* Writes the preprocessed gradient, where that is more than a scale: clipping by value and penalties. */
+typedef void fastopt_preprocess_fn(const struct fastopt_tensor *tensor, const double *hyper, void *preprocessed);
+/* Scales the columns in [begin, end) of a matrix down to a norm, where theirs exceeds it. */
 typedef void fastopt_constrain_fn(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit);
 
 /* A layer's arguments are a `struct <name>_args`, laid out as the row says: pointers to arrays, then integers, then
@@ -85,7 +82,7 @@ extern const struct fastopt_limit fastopt_limits[];
 extern const struct fastopt_choice_row fastopt_choice_rows[];
 extern const struct fastopt_dimension_row fastopt_dimension_rows[];
 
-/* Sums over tensors: of squared gradients, and what the steps of these names must know before they begin. */
+/* Sums over tensors: of squared gradients, and those that the steps of the same names need before they begin. */
 enum fastopt_sums {
 #define SUMS(name) FASTOPT_SUMS_##name,
 #include "kernels.def"
@@ -97,7 +94,7 @@ enum fastopt_sums {
 struct fastopt_kernels {
     fastopt_step_fn *const *steps;
     fastopt_sums_fn *const *sums;
-    fastopt_see_fn *see;
+    fastopt_preprocess_fn *preprocess;
     fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;
 };
@@ -128,12 +125,6 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
                       const double *hyper, double *scratch);
 size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
-
-/* What fastopt_use finds out about the CPU: how many vectors of 512 bits wide the tiles of gemm.h are, 2 or 1 with the
- * same bits: 1 where a broadcast occupies a port of the multipliers, as on Zen 4, whose registers are twice as wide as
- * its arithmetic. And whether multiplication and addition have ports of their own, so that both take no longer than an
- * FMA, which kernels do not use: then matrix products are as fast as those of a BLAS. */
-extern int fastopt_product_vectors, fastopt_products_pay;
 
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */
 unsigned fastopt_get_num_threads(void);

@@ -3,8 +3,9 @@
  * Such a file says REAL_BITS (32 or 64) and VARIANT, the one name that it exports; its compiler flags say
  * the instruction set. Everything else here is static, so kernel files need no name mangling.
  *
- * Bits must not depend on the instruction set. Elementwise code gets that for free (no contraction to FMA, no
- * fast-math, correctly rounded operations); sums get it from the fixed number of lanes in lanes.h.
+ * Bits must not depend on the instruction set. Elementwise code gets that for free (no contraction by the compiler, no
+ * fast-math, correctly rounded operations); sums get it from the fixed number of lanes in lanes.h, and sums of products
+ * from the fused multiply-add of fma.h.
  */
 #include "kernel.h"
 
@@ -31,4 +32,4 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, sums, see, constrain, layers};
+const struct fastopt_kernels VARIANT = {steps, sums, preprocess, constrain, layers};

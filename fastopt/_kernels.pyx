@@ -5,7 +5,8 @@
 No arithmetic and no policy, but for a few loops over small arrays, in the place of which Python would take longer. Nor
 list comprehensions while calls are made: where there is no memory, Cython 3.3 releases what it cannot append twice. An
 array either fits exactly (its format, shape, order in memory, writable where it is written, apart from the others) or
-the call refuses with `Misfit`, nothing written; `checks.py` then says why.
+the call refuses with `Misfit`, nothing written; then `kernel.Signature.explain` says why of a layer kernel, and
+`checks.py` of an optimizer's step.
 """
 import os
 import re
@@ -14,10 +15,12 @@ from time import perf_counter
 import numpy
 
 cimport cython
+from cpython.dict cimport PyDict_GetItem, PyDict_Size
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 
@@ -89,7 +92,6 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
-    int fastopt_product_vectors, fastopt_products_pay
     void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
@@ -154,19 +156,6 @@ except ValueError as error:
     raise ImportError(f"FASTOPT_ISA: {error}") from None
 
 
-def products_pay():
-    """Whether products are as fast as those of a BLAS on this CPU."""
-    return fastopt_products_pay != 0
-
-
-def use_product_vectors(int count):
-    """Multiply this many vectors by a number at once, 1 or 2; for tests: `use_isa` chooses what is faster."""
-    global fastopt_product_vectors
-    if count not in (1, 2):
-        raise ValueError(f"count must be 1 or 2, got {count}")
-    fastopt_product_vectors = count
-
-
 # ---- Threads -------------------------------------------------------------------------------------------------------
 
 MAX_THREADS = <int>FASTOPT_MAX_THREADS
@@ -226,6 +215,38 @@ def all_below(array, int64_t limit):
     return below
 
 
+cdef bint finite(const buffer *view) noexcept nogil:
+    cdef Py_ssize_t i, count = view.len // view.itemsize
+    cdef const uint32_t *single = <const uint32_t *>view.buf
+    cdef const uint64_t *double_ = <const uint64_t *>view.buf
+    cdef uint32_t carry = 0
+    cdef uint64_t long_carry = 0
+    # An exponent of ones carries into the sign.
+    if view.itemsize == 4:
+        for i in range(count):
+            carry |= (single[i] & <uint32_t>0x7fffffff) + <uint32_t>0x00800000
+    else:
+        for i in range(count):
+            long_carry |= (double_[i] & <uint64_t>0x7fffffffffffffff) + <uint64_t>0x0010000000000000
+    return carry >> 31 == 0 and long_carry >> 63 == 0
+
+
+def all_finite(arrays, bint vectors=False):
+    """Whether no element of some real arrays is NaN or an infinity; with `vectors`, of those of fewer than two axes."""
+    cdef buffer view
+    cdef bint every
+    for array in arrays:
+        take(array, &view, False)
+        if real_of(&view) < 0:
+            PyBuffer_Release(&view)
+            raise Misfit("type")
+        every = (vectors and view.ndim > 1) or finite(&view)
+        PyBuffer_Release(&view)
+        if not every:
+            return False
+    return True
+
+
 ctypedef fused real_number:
     float
     double
@@ -272,8 +293,8 @@ def count_right(scores, labels):
 
 
 cdef inline char code_of(const buffer *view) noexcept:
-    """The letter of the type of a buffer's native, aligned numbers; 0 where they are none. A format without a byte order
-    says so itself; with one, as NumPy's `newbyteorder` leaves it, it says nothing of alignment."""
+    """The letter of the type of a buffer's native, aligned numbers; 0 where they are none. A format without a byte
+    order says so itself; with one, as NumPy's `newbyteorder` leaves it, it says nothing of alignment."""
     cdef const char *format = view.format
     if format[0] == c'<':  # that of the machines that kernels run on
         if <uintptr_t>view.buf % <uintptr_t>view.itemsize:
@@ -363,7 +384,9 @@ cdef read_choices():
     cdef const fastopt_choice_row *row = fastopt_choice_rows
     choices = {}
     while row.name != NULL:
-        choices[row.name.decode()] = words(row.words.decode().lower())
+        found = words(row.words.decode().lower())
+        start = os.path.commonprefix(found).rfind("_") + 1
+        choices[row.name.decode()] = tuple([word[start:] for word in found])
         row += 1
     return choices
 
@@ -384,7 +407,7 @@ STEPS = read_steps()
 LAYERS = read_layers()
 #: Constants of C by name.
 LIMITS = read_limits()
-#: The words that an option may be, in the order of their numbers.
+#: The words that an option may be, in the order of their numbers, without a prefix that all have in C.
 CHOICES = read_choices()
 #: How lengths follow from others: name -> (parameters, expression).
 DIMENSIONS = read_dimensions()
@@ -397,10 +420,9 @@ cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 cdef class Plan:
     """Parameters and state arrays of one optimizer, bound to a step kernel once and for all steps to come.
 
-    It holds the buffers of all arrays, so they can neither be freed nor resized meanwhile (but for
-    ``ndarray.resize(refcheck=False)``, which asks for trouble), and does not look at an array twice: one whose type or
-    flags are changed after it was bound is used as it was. Those of the gradients are kept until another
-    array takes their place.
+    It holds the buffers of all arrays, so that these can neither be freed nor resized meanwhile (but for
+    ``ndarray.resize(refcheck=False)``, which asks for trouble), and checks each array once: one whose type or flags are
+    changed after it was bound is used as it was. Buffers of gradients are held until another array takes their place.
 
     Parameters
     ----------
@@ -411,29 +433,30 @@ cdef class Plan:
     states : list of tuple of ndarray
         For each parameter, its state arrays in the order of the table.
     hypers : list of sequence of float
-        For each group of parameters its hyperparameters, in the order of the table.
-    group_of : sequence of int, optional
-        For each parameter the number of its group; -1 where it is frozen, and neither it nor its gradient is looked at.
+        For each bucket (parameters that share hyperparameters and step counter) its hyperparameters, in the order of
+        the table.
+    bucket_of : sequence of int, optional
+        For each parameter the number of its bucket; -1 where it is frozen: neither it nor its gradient is accessed.
     explain : callable, optional
         Called with the plan and the arguments of a `step` that do not fit.
     """
     cdef size_t row
     cdef int real
-    cdef Py_ssize_t total, count, groups, width, bytes
+    cdef Py_ssize_t total, count, buckets, width, bytes
     cdef object keys, explain
     cdef bint single, busy
-    cdef Py_ssize_t *place      # of a parameter among the tensors, which lie group by group; -1 where it is frozen
-    cdef Py_ssize_t *first      # tensor of each group, and behind the last one
+    cdef Py_ssize_t *place      # of a parameter among the tensors, which are sorted by bucket; -1 where it is frozen
+    cdef Py_ssize_t *first      # the first tensor of each bucket, and their number
     cdef fastopt_tensor *tensors
     cdef buffer *bound
     cdef buffer *grads
     cdef span *spans
-    cdef double *hypers         # FASTOPT_MAX_HYPERS for each group
-    cdef double *running        # the same, as a step in progress has them
+    cdef double *hypers         # FASTOPT_MAX_HYPERS for each bucket
+    cdef double *running        # the same, of a step in progress
     cdef double *scratch
 
-    def __cinit__(self, step, params, list states, list hypers, group_of=None, explain=None):
-        cdef Py_ssize_t i, k, group, blocks = 0
+    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None):
+        cdef Py_ssize_t i, k, bucket, blocks = 0
         cdef buffer *param
         cdef buffer *view
         self.row = STEP_NUMBER[step]
@@ -441,36 +464,36 @@ cdef class Plan:
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
-        cdef list group_numbers = [0] * len(arrays) if group_of is None else list(group_of)
-        self.total, self.groups = len(arrays), len(hypers)
+        cdef list numbers = [0] * len(arrays) if bucket_of is None else list(bucket_of)
+        self.total, self.buckets = len(arrays), len(hypers)
         self.width = 1 + len(STEPS[step][0])
-        if (len(states) != self.total or len(group_numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
+        if (len(states) != self.total or len(numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
                 or any(len(hyper) != len(STEPS[step][1]) for hyper in hypers)):
             raise Misfit("a plan must have the state arrays, groups and hyperparameters of its step")
         self.real = -1
         self.place = <Py_ssize_t *>PyMem_Calloc(self.total + 1, sizeof(Py_ssize_t))
-        self.first = <Py_ssize_t *>PyMem_Calloc(self.groups + 1, sizeof(Py_ssize_t))
+        self.first = <Py_ssize_t *>PyMem_Calloc(self.buckets + 1, sizeof(Py_ssize_t))
         self.tensors = <fastopt_tensor *>PyMem_Calloc(self.total + 1, sizeof(fastopt_tensor))
         self.bound = <buffer *>PyMem_Calloc(self.total * self.width + 1, sizeof(buffer))
         self.grads = <buffer *>PyMem_Calloc(self.total + 1, sizeof(buffer))
         self.spans = <span *>PyMem_Calloc(self.total * self.width + 1, sizeof(span))
-        self.hypers = <double *>PyMem_Calloc(self.groups + 1, FASTOPT_MAX_HYPERS * sizeof(double))
-        self.running = <double *>PyMem_Calloc(self.groups + 1, FASTOPT_MAX_HYPERS * sizeof(double))
+        self.hypers = <double *>PyMem_Calloc(self.buckets + 1, FASTOPT_MAX_HYPERS * sizeof(double))
+        self.running = <double *>PyMem_Calloc(self.buckets + 1, FASTOPT_MAX_HYPERS * sizeof(double))
         if not (self.place and self.first and self.tensors and self.bound and self.grads and self.spans
                 and self.hypers and self.running):
             raise MemoryError
-        for group in range(self.groups):
-            for k, value in enumerate(hypers[group]):
-                self.hypers[group * FASTOPT_MAX_HYPERS + k] = value
+        for bucket in range(self.buckets):
+            for k, value in enumerate(hypers[bucket]):
+                self.hypers[bucket * FASTOPT_MAX_HYPERS + k] = value
         for i in range(self.total):
             self.place[i] = -1
-        for group in range(self.groups):
-            self.first[group] = self.count
+        for bucket in range(self.buckets):
+            self.first[bucket] = self.count
             for i in range(self.total):
-                if group_numbers[i] == group:
+                if numbers[i] == bucket:
                     self.place[i] = self.count
                     self.count += 1
-        self.first[self.groups] = self.count
+        self.first[self.buckets] = self.count
         for i in range(self.total):
             if self.place[i] < 0:
                 continue
@@ -590,15 +613,15 @@ cdef class Plan:
 
     def step(self, grads, *, grad_scale=1.0):
         """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed."""
-        cdef Py_ssize_t group
+        cdef Py_ssize_t bucket
         self.claim()
         if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
                 raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
             return self.explain(self, grads, grad_scale)
-        for group in range(self.groups):
-            self.hypers[group * FASTOPT_MAX_HYPERS] += 1
-            self.hypers[group * FASTOPT_MAX_HYPERS + 1] = <double>grad_scale
+        for bucket in range(self.buckets):
+            self.hypers[bucket * FASTOPT_MAX_HYPERS] += 1
+            self.hypers[bucket * FASTOPT_MAX_HYPERS + 1] = <double>grad_scale
         self.run()
 
     def check(self, grads):
@@ -637,36 +660,37 @@ cdef class Plan:
                 self.tensors[self.place[i]].grad_scale = factors[i]
 
     cdef int run(self) except -1:
-        cdef Py_ssize_t group
+        cdef Py_ssize_t bucket
         if self.count == 0:
             return 0
         if self.bytes < KEEP_GIL_BELOW:
-            for group in range(self.groups):
-                self.run_group(group, self.hypers)
+            for bucket in range(self.buckets):
+                self.run_bucket(bucket, self.hypers)
         else:
             self.busy = True
             # which another thread may change meanwhile
-            memcpy(self.running, self.hypers, self.groups * FASTOPT_MAX_HYPERS * sizeof(double))
+            memcpy(self.running, self.hypers, self.buckets * FASTOPT_MAX_HYPERS * sizeof(double))
             with nogil:
-                for group in range(self.groups):
-                    self.run_group(group, self.running)
+                for bucket in range(self.buckets):
+                    self.run_bucket(bucket, self.running)
             self.busy = False
         return 0
 
-    cdef inline void run_group(self, Py_ssize_t group, const double *hypers) noexcept nogil:
-        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[group],
-                         self.first[group + 1] - self.first[group], hypers + group * FASTOPT_MAX_HYPERS, self.scratch)
+    cdef inline void run_bucket(self, Py_ssize_t bucket, const double *hypers) noexcept nogil:
+        cdef size_t count = self.first[bucket + 1] - self.first[bucket]
+        fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[bucket], count,
+                         hypers + bucket * FASTOPT_MAX_HYPERS, self.scratch)
 
-    cdef double *hyper(self, Py_ssize_t i, Py_ssize_t group) except NULL:
-        if not (0 <= i < FASTOPT_MAX_HYPERS and 0 <= group < self.groups):
-            raise ValueError(f"hyperparameter {i} of group {group} must be one of {self.groups} groups")
-        return &self.hypers[group * FASTOPT_MAX_HYPERS + i]
+    cdef double *hyper(self, Py_ssize_t i, Py_ssize_t bucket) except NULL:
+        if not (0 <= i < FASTOPT_MAX_HYPERS and 0 <= bucket < self.buckets):
+            raise ValueError(f"hyperparameter {i} of bucket {bucket} must be one of {self.buckets} buckets")
+        return &self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
 
-    def get_hyper(self, Py_ssize_t i, Py_ssize_t group=0):
-        return self.hyper(i, group)[0]
+    def get_hyper(self, Py_ssize_t i, Py_ssize_t bucket=0):
+        return self.hyper(i, bucket)[0]
 
-    def set_hyper(self, Py_ssize_t i, double value, Py_ssize_t group=0):
-        self.hyper(i, group)[0] = value
+    def set_hyper(self, Py_ssize_t i, double value, Py_ssize_t bucket=0):
+        self.hyper(i, bucket)[0] = value
 
 
 @cython.auto_pickle(False)
@@ -870,12 +894,13 @@ cdef class Snapshot:
 
     def holds(self):
         """Whether each still holds the same objects."""
-        cdef dict now, then
+        cdef dict then
+        cdef object now  # a dict, or of a class that is made of it
         for now, then in zip(self.dicts, self.copies):
-            if len(now) != len(then):
+            if PyDict_Size(now) != len(then):
                 return False
             for key, value in then.items():
-                if now.get(key, self) is not value:
+                if PyDict_GetItem(now, key) != <PyObject *>value:
                     return False
         return True
 
@@ -1147,7 +1172,7 @@ cdef class Layer:
 
     cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real, size_t *written) except -1:
         """Get the buffers of all arrays that are given; return whether they are what the table says."""
-        cdef int i, ndim
+        cdef int i
         cdef int64_t *numbers = call.arguments + self.numbers_at
         cdef array_rule *rule
         cdef buffer *view
@@ -1195,7 +1220,9 @@ cdef class Layer:
                 if length < 0:
                     return None
                 shape.append(length)
-        return new_array(shape, DTYPES[real][rule.type])
+        if len(shape) == 1:
+            return new_array(shape[0], DTYPES[real][rule.type])
+        return new_array(tuple(shape), DTYPES[real][rule.type])
 
     cdef object use(self, tuple arguments, bint run):
         cdef buffer views[FASTOPT_MAX_ARRAYS]

@@ -1,4 +1,4 @@
-"""Averages of the weights that a run goes through: LookAhead and Ranger, exponential and plain (EMA, SWA).
+"""Weight averaging: LookAhead and Ranger, exponential and plain averages (EMA, SWA).
 
 An average moves by ``a ← a + w·(p − a)``: that is the step of `fastopt.SGD` with p for the gradient and a decay of w,
 one call for a whole model.
@@ -6,11 +6,11 @@ one call for a whole model.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastopt import checks
+from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import structured
 from fastopt.optimizer import Optimizer
@@ -30,7 +30,7 @@ class _Average:
         self._sgd = SGD(self.averages, lr=1.0)
 
     def move(self, weight: float) -> None:
-        """By a share of the way to the parameters: 1 makes them equal."""
+        """Move the averages by a fraction `weight` of the way to the parameters."""
         if weight == 1.0:
             self._copy(checks.named("param", self.params), checks.named("param", self.averages))
         else:
@@ -59,10 +59,10 @@ class _Average:
         return arrays
 
 
-# ---- Averages beside a run ----------------------------------------------------------------------------------
+# ---- Averages to evaluate ------------------------------------------------------------------------------------
 
 
-class _WeightAverage:
+class _WeightAverage(Applied):
     """What EMA and SWA share."""
 
     def __init__(self, params: Arrays) -> None:
@@ -83,23 +83,36 @@ class _WeightAverage:
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
+        self._refuse_if_applied()
         self._average.move(self._weight())
         self._count += 1
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
-        params, averages = (checks.named("param", a) for a in (self._average.params, self.averages))
-        kept = {name: param.copy() for name, param in params.items()}
-        try:
-            self._average._copy(averages, params)
-            yield
-        finally:
-            self._average._copy(kept, params)
+    def reset(self) -> None:
+        """Begin anew, from the parameters as they are now."""
+        self._refuse_if_applied()
+        self._average.move(1.0)
+        self._count = 0
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The parameters by name."""
+        return self._live()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `update` was called."""
+        return self._count > 0
+
+    def _live(self) -> dict[str, Array]:
+        return checks.named("param", self._average.params)
+
+    def averaged(self) -> dict[str, Array]:
+        return self._average.arrays()
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of ``count`` and ``averages``, a dict of arrays."""
-        return {"count": self._count, "averages": self._average.arrays()}
+        """A copy of ``count`` and ``averages``, a dict of arrays; while the parameters hold averages, ``trained`` has
+        the values that are trained."""
+        return {"count": self._count, "averages": self._average.arrays(), **self._applied_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned.
@@ -110,8 +123,9 @@ class _WeightAverage:
             Where something is missing or does not fit; then nothing has been changed.
         """
         count = checks.integer("count", checks.mapping("state_dict", state_dict)["count"], 0)
+        trained = self._checked_state(state_dict)
         self._average.load("averages", state_dict["averages"])
-        self._count = count
+        self._count, self._trained = count, trained
 
 
 class EMA(_WeightAverage):
@@ -160,7 +174,7 @@ class SWA(_WeightAverage):
         return 1 / (self._count + 1)
 
 
-# ---- Averages within a run ----------------------------------------------------------------------------------
+# ---- Averages to train from ---------------------------------------------------------------------------------
 
 
 class LookAhead:

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from fastopt import functional as F  # noqa: N812
-from fastopt import gradients, reference
+from fastopt import gradients, nn, reference
+from fastopt._kernels import LIMITS
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.kernel import kernel
+from fastopt.nn.layers import Layer
 from fastopt.optimizer import REQUIRED, Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -32,7 +34,7 @@ Draw = Callable[..., Array]
 Arguments = dict[str, Any]
 Size = tuple[Any, ...]
 
-PER_THREAD = 1 << 18  #: bytes of all arrays for which dispatch.c gives a kernel one more thread
+PER_THREAD = LIMITS["WORTH_A_THREAD"]  #: bytes of all arrays for which a kernel gets one more thread
 LARGE = 8 * PER_THREAD  #: work for eight threads
 
 
@@ -93,9 +95,8 @@ def _widen(array: Array) -> Array:
 
 def _flat(value: Any) -> Iterator[Array]:
     """The results in what a function returns: of caches what the function computed."""
-    if isinstance(value, (F.BatchNormCache, F.GroupNormCache, F.RMSNormCache)):
-        computed = (getattr(value, name, None) for name in ("mean", "inv_std", "inv_rms", "chosen"))
-        yield from (array for array in computed if array is not None)
+    if hasattr(value, "computed"):
+        yield from value.computed
     elif isinstance(value, tuple):
         for item in value:
             yield from _flat(item)
@@ -310,6 +311,15 @@ _add("dense_forward", lambda x, n, d, k: {"x": x(n, d), "weight": x(d, k), "bias
      options=[{}, {"relu": True}, {"bias": None}], free=("weight",), **_dense)
 _add("dense_input_grad", lambda x, n, d, k: {"dy": x(n, k), "weight": x(d, k)}, lambda dy, weight: dy @ weight.T,
      free=("weight",), **_dense)
+_add("matmul", lambda x, n, d, k: {"a": x(n, d), "b": x(d, k)}, lambda a, b: a @ b,
+     kernels=("dense_forward",), free=("b",), **_dense | {"bench": ()})
+_add("matmul transpose_a", lambda x, n, d, k: {"a": x(d, n), "b": x(d, k), "transpose_a": True},
+     lambda a, b, transpose_a: a.T @ b, kernels=("dense_weight_grad",), free=("b",), **_dense | {"bench": ()})
+_add("matmul transpose_b", lambda x, n, d, k: {"a": x(n, d), "b": x(k, d), "transpose_b": True},
+     lambda a, b, transpose_b: a @ b.T, kernels=("dense_input_grad",), free=("b",), **_dense | {"bench": ()})
+_add("matmul of both transposed",
+     lambda x, n, d, k: {"a": x(d, n), "b": x(k, d), "transpose_a": True, "transpose_b": True},
+     lambda a, b, **_: a.T @ b.T, kernels=("transposed_matmul",), free=("b",), **_dense | {"bench": ()})
 _add("dense_weight_grad", lambda x, n, d, k: {"x": x(n, d), "dy": x(n, k), "dbias": x(k)},
      lambda x, dy, dbias: (x.T @ dy, None if dbias is None else dy.sum(axis=0)),
      updates=("dbias",), options=[{}, {"dbias": None}], free=("dy",), **_dense)
@@ -333,7 +343,7 @@ _BATCHES_BENCH = [
         (64, 512), (256, 1024), (4096, 1024), (128, 16, 32, 32), (64, 64, 28, 28), (32, 256, 14, 14))),
     *((shape, -1) for shape in ((128, 32, 32, 16), (64, 28, 28, 64), (32, 14, 14, 256))),
 ]
-_BEHIND: list[Arguments] = [{}, {"relu": True}, {"relu": True, "dropout": 0.4, "seed": 7, "counter": 9}]
+_EPILOGUES: list[Arguments] = [{}, {"relu": True}, {"relu": True, "dropout": 0.4, "seed": 7, "counter": 9}]
 
 
 def _batch(x: Draw, shape: tuple[int, ...], axis: int) -> Arguments:
@@ -369,18 +379,17 @@ def _batch_backward(x: Draw, shape: tuple[int, ...], axis: int, **how: Any) -> A
 
 
 def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | None:
-    """Of what comes before a ReLU: behind it, y may be 0 here and next to 0 there."""
+    """Without an epilogue: rounding decides where a ReLU lets gradients pass."""
     if cache.relu or not dy.size:
         return None
     by_reference = reference.batch_norm_forward(cache.x, cache.scale, cache.shift, axis=cache.axis)[1]
     return reference.batch_norm_backward(dy, by_reference)
 
 
-def _norm_magnitudes(dy: Any, cache: Any) -> tuple[float, float, float]:
+def _norm_magnitudes(dy: Any, cache: Any, inverse: str = "inv_std", **_: Any) -> tuple[float, float, float]:
     """dx = a (dy − …) may cancel to next to nothing."""
     scale = np.ones(1) if cache.scale is None else cache.scale
-    inverse = cache.inv_rms if isinstance(cache, F.RMSNormCache) else cache.inv_std
-    a = abs(scale).max(initial=0) * abs(inverse).max(initial=0)
+    a = abs(scale).max(initial=0) * abs(getattr(cache, inverse)).max(initial=0)
     return a * abs(dy).max(initial=0), math.sqrt(dy.size), math.sqrt(dy.size)
 
 
@@ -388,10 +397,10 @@ _batch_sizes = {"edges": _BATCHES, "threads": _BATCHES_THREADS}
 _learnt_grads = {"outputs": ("out", "dscale", "dshift"), "magnitudes": _norm_magnitudes}
 _add("batch_norm_forward", _batch, _batch_norm, kernels=("batch_norm_forward", "batch_norm_sums"),
      outputs=("out", "mean", "inv_std"), updates=("running_mean", "running_var"),
-     options=[*_BEHIND, {"scale": None, "shift": None}], bench=_BATCHES_BENCH, **_batch_sizes)
+     options=[*_EPILOGUES, {"scale": None, "shift": None}], bench=_BATCHES_BENCH, **_batch_sizes)
 _add("batch_norm_forward inference", lambda x, *size: _batch(x, *size) | {"training": False}, _batch_norm,
-     kernels=("batch_norm_inference",), options=[*_BEHIND, {"scale": None}], **_batch_sizes)
-for _word, _options in zip(("", " relu", " dropout"), _BEHIND, strict=True):
+     kernels=("batch_norm_inference",), options=[*_EPILOGUES, {"scale": None}], **_batch_sizes)
+for _word, _options in zip(("", " relu", " dropout"), _EPILOGUES, strict=True):
     _add(f"batch_norm_backward{_word}", functools.partial(_batch_backward, **_options), _batch_norm_backward,
          kernels=("batch_norm_backward", "batch_norm_grad_sums"), **_learnt_grads, **_batch_sizes,
          bench=() if _word else _BATCHES_BENCH)
@@ -472,7 +481,8 @@ def _group_norm_backward(dy: Any, cache: Any, parts: Any) -> Any:
 
 
 _add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out", "dscale", "dshift"),
-     magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
+     kernels=("group_norm_backward", "group_norm_learnt_grads"),
+     magnitudes=_norm_magnitudes, updates=("parts",), options=[{}, {"parts": None}],
      any_shape=("dscale", "dshift"),
      edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
 
@@ -490,7 +500,7 @@ _add("rms_norm_backward",
      lambda dy, cache: (
          reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]) if dy.size else None
      ),
-     outputs=("out", "dscale"), magnitudes=_norm_magnitudes, **_of_rows)
+     outputs=("out", "dscale"), magnitudes=functools.partial(_norm_magnitudes, inverse="inv_rms"), **_of_rows)
 
 
 # ---- Images -------------------------------------------------------------------------------------------------
@@ -664,17 +674,27 @@ _add("depthwise_backward", _depth_backward, reference.depthwise_backward, output
 # ---- Kernels without a public function ----------------------------------------------------------------------
 
 
+_random_bits_kernel, _stream_kernel = kernel("random_bits"), kernel("stream")
+_fused_multiply_add_kernel = kernel("fused_multiply_add", y="out")
+_factored_root_kernel = kernel("factored_root", y="out")
+
+
 def _random_bits(bits: Array, seed: int, counter: int, first_block: int) -> Array:
-    return kernel("random_bits")(bits, len(bits), seed, counter, first_block)
+    return _random_bits_kernel(bits, len(bits), seed, counter, first_block)
 
 
 def _factored_root(x: Array, of_rows: Array, of_columns: Array, out: Array | None = None) -> Array:
-    return kernel("factored_root", y="out")(x, of_rows, of_columns, out, 1e-6)
+    return _factored_root_kernel(x, of_rows, of_columns, out, 1e-6)
+
+
+def fused_multiply_add(a: Array, b: Array, c: Array, out: Array | None = None) -> Array:
+    """a b + c, rounded once: what sums of products are made of."""
+    return _fused_multiply_add_kernel(a, b, c, out)
 
 
 def stream(x: Array, *arrays: Array) -> None:
     """Each array (up to four of them) is half of itself and x: the yardstick of the benchmarks."""
-    kernel("stream")(x, *arrays, *[None] * (4 - len(arrays)), 0.5)
+    _stream_kernel(x, *arrays, *[None] * (4 - len(arrays)), 0.5)
 
 
 def _stream(x: Array, **arrays: Array) -> None:
@@ -695,6 +715,8 @@ _add("random_bits",
 _add("factored_root", lambda x, n, d: {"x": x(n, d), "of_rows": abs(x(n)), "of_columns": abs(x(d))},
      lambda x, of_rows, of_columns: x / np.sqrt(np.maximum(np.outer(of_rows, of_columns), 1e-6)),
      function=_factored_root, in_place="x", edges=_ROWS, threads=_ROWS_THREADS)
+_add("fused_multiply_add", lambda x, n: {"a": x(n), "b": x(n), "c": x(n)}, lambda a, b, c: a * b + c,
+     function=fused_multiply_add, edges=_FLAT, threads=_FLAT_THREADS)
 _add("stream", lambda x, n: {name: x(n) for name in "xabcd"}, lambda x, *_, **arrays: tuple(
          a.dtype.type(0.5) * a + x for a in arrays.values()),
      function=_stream, outputs=(), updates=("a", "b", "c", "d"), exact=True,
@@ -819,3 +841,175 @@ for _name in OPTIMIZERS:
     )
 
 CASES = LAYERS | STEPS
+
+# ---- Layers of fastopt.nn -----------------------------------------------------------------------------------
+
+
+def _channels_second(x: Any) -> Any:
+    return x.permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Any) -> Any:
+    return x.permute(0, 2, 3, 1)
+
+
+def _torch_conv(torch: Any, x: Any, weight: Any, bias: Any, **options: Any) -> Any:
+    """A convolution of arrays laid out as ours."""
+    y = torch.nn.functional.conv2d(_channels_second(x), weight.permute(3, 2, 0, 1), bias, **options)
+    return _channels_last(y)
+
+
+def _torch_group_norm(torch: Any, x: Any, groups: Any, p: Any, **options: Any) -> Any:
+    """Of (n, …, c)."""
+    y = torch.nn.functional.group_norm(x.movedim(-1, 1), groups, p["scale"], p["shift"], **options)
+    return y.movedim(1, -1)
+
+
+def _weight_of(torch: Any, p: Any) -> Any:
+    """The weight that weight normalisation makes, outputs on the last axis."""
+    direction = p["direction"].movedim(-1, 0)
+    gain = p["gain"].reshape(-1, *(1,) * (direction.ndim - 1))
+    return torch._weight_norm(direction, gain, 0).movedim(0, -1)
+
+
+def _whitened(torch: Any, x: Any, size: Any, eps: Any, p: Any) -> Any:
+    rows = x.reshape(-1, x.shape[-1])
+    centred = (rows - rows.mean(dim=0)).reshape(len(rows), -1, size).movedim(0, 1)
+    covariance = centred.transpose(1, 2) @ centred / len(rows) + eps * torch.eye(size, dtype=x.dtype)
+    values, vectors = torch.linalg.eigh(covariance)
+    white = centred @ (vectors / values.sqrt()[:, None]) @ vectors.transpose(1, 2)
+    return p["scale"] * white.movedim(0, 1).reshape(x.shape) + p["shift"]
+
+
+#: Layers and the shape of an input to each; and where PyTorch has the same, that, of an input and parameters by name.
+NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] = [
+    (nn.Dense(5, activation="relu"), (7,), lambda t, x, p: t.relu(x @ p["weight"] + p["bias"])),
+    *(
+        (nn.Conv2D(**ours), shape, lambda t, x, p, o=options: _torch_conv(t, x, p["weight"], p["bias"], **o))
+        for ours, shape, options in (
+            ({"filters": 4}, (6, 7, 3), {"padding": 1}),
+            ({"filters": 4, "size": (2, 3), "stride": (2, 1), "padding": (1, 0)}, (6, 7, 3),
+             {"stride": (2, 1), "padding": (1, 0)}),
+            ({"filters": 4, "dilation": 2}, (6, 7, 3), {"dilation": 2, "padding": 2}),
+            ({"filters": 4, "dilation": (1, 3), "stride": 2, "padding": 3}, (6, 7, 3),
+             {"dilation": (1, 3), "stride": 2, "padding": 3}),
+            ({"filters": 6, "groups": 3}, (6, 7, 9), {"groups": 3, "padding": 1}),
+            ({"filters": 8, "groups": 4, "stride": 2}, (6, 7, 4), {"groups": 4, "padding": 1, "stride": 2}),
+            ({"filters": 6, "groups": 6, "dilation": 2, "padding": "valid"}, (6, 7, 6), {"groups": 6, "dilation": 2}),
+        )
+    ),
+    (nn.MaxPool2D((3, 2), (2, 1)), (6, 7, 3),
+     lambda t, x, p: _channels_last(t.nn.functional.max_pool2d(_channels_second(x), (3, 2), (2, 1)))),
+    (nn.AveragePool2D((3, 2), (2, 1)), (6, 7, 3),
+     lambda t, x, p: _channels_last(t.nn.functional.avg_pool2d(_channels_second(x), (3, 2), (2, 1)))),
+    (nn.GlobalAveragePool2D(), (6, 7, 3), lambda t, x, p: x.mean(dim=(1, 2))),
+    (nn.Embedding(9, 4), (5,), lambda t, x, p: t.nn.functional.embedding(x.long(), p["weight"])),
+    (nn.ReLU(), (6, 7, 3), lambda t, x, p: t.relu(x)),
+    (nn.LeakyReLU(0.2), (9,), lambda t, x, p: t.nn.functional.leaky_relu(x, 0.2)),
+    (nn.ELU(0.7), (9,), lambda t, x, p: t.nn.functional.elu(x, 0.7)),
+    (nn.GELU(), (9,), lambda t, x, p: t.nn.functional.gelu(x)),
+    (nn.GELU("tanh"), (9,), lambda t, x, p: t.nn.functional.gelu(x, approximate="tanh")),
+    (nn.SiLU(), (9,), lambda t, x, p: t.nn.functional.silu(x)),
+    (nn.Tanh(), (9,), lambda t, x, p: t.tanh(x)),
+    (nn.Sigmoid(), (9,), lambda t, x, p: t.sigmoid(x)),
+    (nn.Softplus(), (9,), lambda t, x, p: t.nn.functional.softplus(x, threshold=1000)),
+    (nn.Softmax(), (9,), lambda t, x, p: t.softmax(x, -1)),
+    (nn.BatchNorm(), (6, 7, 3),
+     lambda t, x, p: _channels_last(
+         t.nn.functional.batch_norm(_channels_second(x), None, None, p["scale"], p["shift"], training=True))),
+    (nn.LayerNorm(), (9,), lambda t, x, p: t.nn.functional.layer_norm(x, (9,), p["scale"], p["shift"])),
+    (nn.LayerNorm(axes=3, eps=0.1), (6, 7, 3),
+     lambda t, x, p: t.nn.functional.layer_norm(x, (6, 7, 3), p["scale"], p["shift"], eps=0.1)),
+    (nn.RMSNorm(), (6, 7, 8), lambda t, x, p: t.nn.functional.rms_norm(x, (8,), p["scale"], 1e-5)),
+    (nn.RMSNorm(eps=0.01), (9,), lambda t, x, p: t.nn.functional.rms_norm(x, (9,), p["scale"], 0.01)),
+    (nn.GroupNorm(4), (6, 7, 8), lambda t, x, p: _torch_group_norm(t, x, 4, p)),
+    (nn.GroupNorm(2, eps=0.1), (8,), lambda t, x, p: _torch_group_norm(t, x, 2, p, eps=0.1)),
+    (nn.InstanceNorm(), (6, 7, 8),
+     lambda t, x, p: _channels_last(
+         t.nn.functional.instance_norm(_channels_second(x), weight=p["scale"], bias=p["shift"]))),
+    (nn.WeightNorm(nn.Dense(5)), (7,), lambda t, x, p: x @ _weight_of(t, p) + p["layer.bias"]),
+    (nn.WeightNorm(nn.Conv2D(4)), (6, 7, 3),
+     lambda t, x, p: _torch_conv(t, x, _weight_of(t, p), p["layer.bias"], padding=1)),
+    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (8,), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
+    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (3, 2, 4), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
+    (nn.Residual(nn.Conv2D(3), nn.Conv2D(3, 1)), (6, 7, 3),
+     lambda t, x, p: t.relu(_torch_conv(t, x, p["body.weight"], p["body.bias"], padding=1)
+                            + _torch_conv(t, x, p["shortcut.weight"], p["shortcut.bias"]))),
+    *((layer, shape, None) for layer, shape in (
+        (nn.Dense(5), (7,)),
+        (nn.Dense(5, activation="relu", init="xavier"), (7,)),
+        (nn.Conv2D(4), (5, 6, 3)),
+        (nn.Conv2D(3, size=(2, 3), stride=(2, 1), padding=(1, 0), activation="relu"), (5, 4, 2)),
+        (nn.Conv2D(2, size=1, stride=3, padding="valid", init="xavier"), (4, 7, 2)),
+        (nn.Conv2D(2, size=(4, 2), activation="relu"), (3, 5, 1)),
+        (nn.Conv2D(2, dilation=2, activation="relu"), (5, 6, 2)),
+        (nn.Conv2D(2, size=(2, 3), stride=2, padding=2, dilation=(1, 3)), (4, 5, 1)),
+        (nn.Conv2D(6, groups=3, size=(3, 2), activation="relu"), (4, 4, 6)),
+        (nn.Conv2D(4, groups=4, stride=2), (5, 4, 4)),
+        (nn.Conv2D(4, groups=2, padding=1, dilation=(2, 1)), (5, 4, 2)),
+        (nn.Conv2D(4, groups=2, size=(1, 2)), (2, 3, 2)),
+        (nn.Conv2D(3, groups=3, size=(2, 3), padding=1, dilation=(2, 1), activation="relu"), (5, 4, 3)),
+        (nn.Conv2D(16), (3, 4, 2)),
+        (nn.Conv2D(16, size=2, stride=2, activation="relu"), (3, 5, 2)),
+        (nn.Conv2D(32, size=(1, 2), padding=(0, 2)), (2, 3, 1)),
+        (nn.MaxPool2D(), (5, 4, 3)),
+        (nn.MaxPool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
+        (nn.MaxPool2D(2, stride=3), (6, 7, 2)),
+        (nn.Flatten(), (3, 4, 2)),
+        (nn.Flatten(), (6,)),
+        (nn.ReLU(), (9,)),
+        (nn.ReLU(), (3, 2, 4)),
+        (nn.Dropout(0.4), (70,)),
+        (nn.Dropout(0.4, p_is="keep"), (3, 5, 5)),
+        (nn.BatchNorm(), (6,)),
+        (nn.BatchNorm(eps=0.01, momentum=0.9, momentum_of="old", unbiased=False), (3, 4, 2)),
+        *(
+            (layer, shape)
+            for shape in ((9,), (3, 2, 4))
+            for layer in (
+                nn.LeakyReLU(),
+                nn.LeakyReLU(slope=0.3),
+                nn.ELU(),
+                nn.ELU(alpha=0.7),
+                nn.GELU(),
+                nn.GELU("tanh"),
+                nn.SiLU(),
+                nn.Tanh(),
+                nn.Sigmoid(),
+                nn.Softplus(),
+                nn.Softmax(),
+            )
+        ),
+        (nn.AveragePool2D(), (5, 4, 3)),
+        (nn.AveragePool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
+        (nn.GlobalAveragePool2D(), (3, 4, 5)),
+        (nn.VanillaDropout(0.4), (70,)),
+        (nn.VanillaDropout(0.4, p_is="keep"), (3, 5, 5)),
+        (nn.SpatialDropout(0.4), (3, 4, 20)),
+        (nn.Embedding(7, 3), (5,)),
+        (nn.Embedding(5, 2, init="he"), (2, 3)),
+        (nn.LayerNorm(), (6,)),
+        (nn.LayerNorm(eps=0.01), (3, 2, 4)),
+        (nn.LayerNorm(axes=3), (3, 2, 4)),
+        (nn.LayerNorm(axes=2), (3, 2, 4)),
+        (nn.GroupNorm(3), (6,)),
+        (nn.GroupNorm(2, eps=0.01), (3, 2, 4)),
+        (nn.InstanceNorm(), (3, 2, 4)),
+        (nn.WeightNorm(nn.Dense(3, activation="relu")), (5,)),
+        (nn.WeightNorm(nn.Conv2D(4, size=(3, 2), stride=2, groups=2)), (4, 5, 2)),
+        (nn.DecorrelatedBatchNorm(), (3,)),
+        (nn.DecorrelatedBatchNorm(2, eps=0.01, momentum=0.3), (4,)),
+        (nn.DecorrelatedBatchNorm(size=2), (3, 2, 4)),
+        (nn.Residual(nn.Dense(4, init=nn.Orthogonal(2.0))), (4,)),
+        (
+            nn.Residual(
+                nn.Sequential([nn.Conv2D(3), nn.ReLU(), nn.Dropout(0.2)]), nn.Conv2D(3, size=1, bias_init=0.5), None
+            ),
+            (3, 2, 2),
+        ),
+        (nn.Residual(nn.Dropout(0.3), nn.Dropout(0.3)), (30,)),
+        (nn.Dense(3, init=nn.Xavier("in", "uniform"), bias_init=[0.1, 0.2, 0.3]), (4,)),
+        (nn.Sequential([nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(3)]), (5,)),
+        (nn.Sequential([nn.Conv2D(2), nn.Sequential([nn.ReLU(), nn.MaxPool2D()]), nn.Flatten()]), (4, 5, 2)),
+    )),
+]  # fmt: skip

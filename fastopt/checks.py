@@ -194,30 +194,6 @@ def shape(name: str, value: Any, ndim: int | None = None) -> tuple[int, ...]:
     return array(name, value, ndim=ndim).shape
 
 
-def output(
-    name: str,
-    out: Any,
-    like: Array,
-    *,
-    apart_from: Mapping[str, Array],
-    in_place: str = "",
-    shape: tuple[int, ...] | None = None,
-) -> Array:
-    """The array to write to: a new one like `like` (or of `shape`) for None; else one that fits and overlaps no input.
-
-    Elementwise functions name the one input that may itself be the output: `in_place`.
-    """
-    if out is None:
-        return np.empty_like(like, shape=shape, subok=False)
-    array(name, out, dtype=like.dtype, shape=like.shape if shape is None else shape, writable=True)
-    for other, value in apart_from.items():
-        if np.may_share_memory(out, value):  # exact for contiguous arrays
-            same = other == in_place and address(value) == address(out) and value.nbytes == out.nbytes
-            if not same:
-                apart({name: out, other: value})
-    return out
-
-
 def apart(arrays: Mapping[str, Array]) -> None:
     """No two of these C-contiguous arrays share memory."""
     spans = sorted((address(a), a.nbytes, name) for name, a in arrays.items() if a.size)

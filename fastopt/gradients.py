@@ -70,7 +70,7 @@ def square_sum(x: Array) -> float:
 
 
 def _sum(values: Iterable[float]) -> float:
-    """Rounded once; infinities of both signs, and overflow, do not raise."""
+    """The sum, rounded once; infinities of both signs, and overflow, do not raise."""
     values = list(values)
     try:
         return math.fsum(values)
@@ -270,7 +270,7 @@ class Accumulator:
         self.count += 1
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set the sums and the count to zero."""
         for total in checks.named("grad", self.grads).values():
             total.fill(0)
         self.count = 0

@@ -12,7 +12,7 @@ import ast
 import functools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never
 
 import numpy as np
@@ -137,7 +137,7 @@ class Signature:
         for argument in self.arrays:
             if argument.written and given[argument.name] is not None:
                 self._explain_overlap(argument, given)
-        raise TypeError(f"{self.name} must get arrays that are what their attributes say, of sizes below 2**63")
+        raise _kernels.Misfit(f"{self.name} must get lengths that fit together, and arrays that are what they say")
 
     def _explain_shape(
         self, argument: Argument, value: Array, numbers: dict[str, int], given: dict[str, Array]
@@ -163,9 +163,11 @@ class Signature:
             least = len(wanted) - 1
             raise ValueError(f"{label} must have at least {_dimensions(least)}, got shape {value.shape}")
         elif lengths is not None and any(n not in (None, own) for n, own in zip(wanted, lengths, strict=True)):
+            if len(wanted) == 1:
+                raise ValueError(f"{label} must have {wanted[0]} elements, got shape {value.shape}")
             shown = ", ".join("…" if a.fold else str(n) for a, n in zip(argument.axes, wanted, strict=True))
             raise ValueError(f"{label} must have shape ({shown}), got {value.shape}")
-        elif lengths is None and value.size != math.prod(n or 0 for n in wanted):
+        elif lengths is None and None not in wanted and value.size != math.prod(n or 0 for n in wanted):
             raise ValueError(f"{label} must have {math.prod(n or 0 for n in wanted)} elements, got shape {value.shape}")
 
     def _explain_overlap(self, argument: Argument, given: dict[str, Array]) -> None:
@@ -183,6 +185,25 @@ def _dimensions(count: int) -> str:
     return "one dimension" if count == 1 else f"{count} dimensions"
 
 
+@functools.cache
+def _signature(name: str) -> Signature:
+    return Signature(name, *read(_kernels.LAYERS[name]))
+
+
+@functools.lru_cache(maxsize=256)
+def shape_of(name: str, array: str, **numbers: int) -> tuple[int, ...]:
+    """The shape that an array of a kernel has, given the numbers that it follows from.
+
+    >>> shape_of("dropout_forward", "mask", n=20)
+    (3,)
+    """
+    (argument,) = (argument for argument in _signature(name).arrays if argument.name == array)
+    lengths = [axis.length(numbers) for axis in argument.axes]
+    if None in lengths:
+        raise ValueError(f"{array} of {name} has no shape for {numbers}")
+    return tuple(length for length in lengths if length is not None)
+
+
 def kernel(name: str, **public: str) -> _kernels.Layer:
     """A kernel as a function: see `_kernels.Layer` for how it is called.
 
@@ -192,12 +213,19 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
         Of a row of the table.
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
+
+    Returns
+    -------
+    Layer
+        Which returns what it has written: one array, or a tuple of them.
     """
-    signature = Signature(name, *_read(_kernels.LAYERS[name]), public)
+    signature = replace(_signature(name), public=public)
     names = [argument.name for argument in signature.arrays]
     numbers = list(signature.numbers)
     rules = []
     for argument in signature.arrays:
+        if any(axis.fold for axis in argument.axes) and not {axis.name for axis in argument.axes} <= {*numbers}:
+            raise ValueError(f"{name}: the axes of {argument.name} must be numbers of the call, since one is a fold")
         other = signature.alike(argument)
         rules.append(
             (
@@ -213,27 +241,40 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
     return _kernels.Layer(name, rules, list(signature.numbers.values()), counter, signature.explain)
 
 
-def _read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
+def read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
     """The members of a struct of arguments: arrays, and numbers."""
     arrays: list[Argument] = []
     numbers: dict[str, str] = {}
     for declaration in text.split(";"):
-        const, type_, declarators = re.fullmatch(r"\s*(const )?(\w+) (.*)", declaration, re.DOTALL).groups()  # type: ignore[union-attr]
+        qualifier, type_, declarators = _matched(r"(const )?(\w+) (.*)", declaration.strip())
         for each in _split(declarators):
-            match = re.fullmatch(r"\*(\w+)( OPTIONAL)?(?: IN_PLACE\((\w+)\))? SHAPE\((.*)\)", each, re.DOTALL)
-            if match is None:
+            if each.isidentifier():
                 numbers[each] = type_
                 continue
-            name, optional, in_place, axes = match.groups()
-            arrays.append(
-                Argument(name, type_, bool(optional), not const, in_place or "", tuple(map(Axis, _split(axes))))
-            )
+            pattern = r"\*(\w+)( OPTIONAL)?(?: IN_PLACE\((\w+)\))? SHAPE\((.*)\)"
+            name, optional, in_place, axes = _matched(pattern, each)
+            shape = tuple(map(Axis, _split(axes)))
+            arrays.append(Argument(name, type_, bool(optional), not qualifier, in_place or "", shape))
     return tuple(arrays), numbers
+
+
+def _matched(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.fullmatch(pattern, text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"kernels.def: {text!r} is no array and no number")
+    return match.groups()
 
 
 def _split(text: str) -> list[str]:
     """What stands between the commas that are in no brackets."""
-    return [each.strip() for each in re.findall(r"(?:[^,()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))+", text)]
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def _evaluate(tree: ast.expr, numbers: dict[str, int]) -> int | None:

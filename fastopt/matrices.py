@@ -1,4 +1,4 @@
-"""Optimizers that look at a parameter as a matrix: Adafactor, Muon.
+"""Optimizers that treat a parameter as a matrix: Adafactor, Muon.
 
 Their directions come from sums over rows and columns, or from matrix products; then they are steps like others, by the
 kernel of gradient descent. An array of more than two axes is a matrix of its last axis (the units) by all others.
@@ -18,7 +18,7 @@ from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
-from fastopt.optimizer import Optimizer, chosen_names
+from fastopt.optimizer import Optimizer, chosen_names, frozen_groups
 from fastopt.optimizers import AdamW
 from fastopt.schedules import Schedule
 
@@ -33,11 +33,11 @@ def _matrix(array: Array) -> Array:
 
 
 class _Parameter(NamedTuple):
-    """A parameter with all that its direction is made of, and where that goes."""
+    """What a direction is computed from, and the array that it is written to."""
 
     param: Array
     grad: Array
-    #: What the gradient is multiplied by.
+    #: The factor of the gradient.
     scale: float
     state: Mapping[str, Array]
     hyper: Mapping[str, float]
@@ -49,7 +49,7 @@ class _Directed(Optimizer, abstract=True):
     """Steps along directions that take the place of gradients: ``p ← p − lr·(f·d + weight_decay·p)``."""
 
     kernel = "sgd"
-    # Penalties and clipping by value would be of the direction.
+    # The kernel would apply penalties and clipping by value to the direction.
     decoupled: Flag = Flag(default=True, init=False)
     l1: Number = Number("[0, inf)", default=0.0, init=False)
     clip_value: Limit = Limit("(0, inf)", default=None, init=False)
@@ -57,7 +57,7 @@ class _Directed(Optimizer, abstract=True):
 
     def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
         given = checks.named("param", grads)
-        directions, lengths = [], []
+        names, directions, lengths = self._setting_names(), [], []
         for (name, slot), factor in zip(self._slots.items(), factors, strict=True):
             if slot.frozen:
                 directions.append(slot.param)
@@ -65,7 +65,7 @@ class _Directed(Optimizer, abstract=True):
                 continue
             if slot.direction is None:
                 slot.direction = np.empty_like(slot.param)
-            hyper = {key: self._value(key, slot.groups) for key in self._setting_names()}
+            hyper = {key: self._value(key, slot.groups) for key in names}
             scale, t = grad_scale * factor, self._taken(slot) + 1
             of = _Parameter(slot.param, given[name], scale, slot.state, hyper, t, slot.direction)
             lengths.append(self._direct(of))
@@ -344,14 +344,16 @@ class Muon:
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         chosen = chosen_names(matrices, by_name)
         self.params = params
+        rest = {name: param for name, param in by_name.items() if name not in chosen}
         self.matrices = MuonMatrices(
-            {name: by_name[name] for name in chosen}, lr,
+            {name: by_name[name] for name in chosen}, lr, groups=frozen_groups(params, chosen),
             momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay,
         )  # fmt: skip
         self.rest = AdamW(
-            {name: param for name, param in by_name.items() if name not in chosen}, rest_lr,
+            rest, rest_lr, groups=frozen_groups(params, rest),
             beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
+        self._frozen_by_params = self.frozen
 
     @property
     def lr(self) -> float:
@@ -371,6 +373,10 @@ class Muon:
         return self.rest.t
 
     @property
+    def frozen(self) -> frozenset[str]:
+        return self.matrices.frozen | self.rest.frozen
+
+    @property
     def state(self) -> Mapping[str, Mapping[str, Array]]:
         return {**self.matrices.state, **self.rest.state}
 
@@ -378,7 +384,7 @@ class Muon:
         """See `Optimizer.step`."""
         scale = checks.number("grad_scale", grad_scale)
         params = checks.named("param", self.params)
-        checks.gradients(self.params, grads, checks.labelled(params, self.state))
+        checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
         given = checks.named("param", grads)
         for part in (self.matrices, self.rest):
             part.step({name: given[name] for name in part.state}, grad_scale=scale)

@@ -1,17 +1,16 @@
 """What all optimizers share: binding arrays, stepping, groups of parameters, schedules, and keeping state.
 
-An optimizer has a `Slot` for each parameter: its array, its state, and how many steps it has taken. Parameters with the
-same settings that have taken the same number of steps form a `Bucket`, and are stepped together: they share the
-hyperparameters and the step counter of the plan (`fastopt._kernels.Plan`), which holds all arrays. Most optimizers have
-one bucket. What the kernel cannot know beforehand (schedules, norms of gradients) is worked out around the plan's step,
-by `Optimizer.step`; where there is no such thing, an optimizer's `step` is the plan's own.
+An optimizer has a `Slot` for each parameter: its array, its state, and how many steps it has taken. Parameters of the
+same groups that have taken the same number of steps form a `Bucket`: they are stepped together, with hyperparameters
+and a step counter in common. A plan (`fastopt._kernels.Plan`) holds all arrays, bucket by bucket; most optimizers have
+one bucket. Schedules, norms of gradients and the like are computed by `Optimizer.step` before the plan's step; where an
+optimizer needs none of that, its `step` is the plan's own method.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import inspect
 import math
@@ -74,28 +73,29 @@ NO_STATE: Mapping[str, Array] = MappingProxyType({})
 
 @dataclass
 class Bucket:
-    """Parameters that are stepped together; the plan knows it by its number."""
+    """Parameters that are stepped together: of the same groups, after the same number of steps."""
 
+    #: Its number in the plan, which counts its steps.
     number: int
     groups: tuple[Group, ...]
-    #: What the class keeps from step to step beside state arrays.
+    #: State that is not in arrays: what `Optimizer._compute` passes on from step to step.
     scalars: Mapping[str, float]
 
 
 @dataclass
 class Slot:
-    """One parameter."""
+    """One parameter with its state."""
 
     param: Array
-    #: Its state arrays; NO_STATE where it has been frozen from the beginning.
+    #: State arrays; NO_STATE of a parameter that has never been stepped, being frozen.
     state: Mapping[str, Array] = field(default_factory=lambda: NO_STATE)
     groups: tuple[Group, ...] = ()
-    #: None where it is frozen.
+    #: None of a frozen parameter.
     bucket: Bucket | None = None
-    #: Steps taken, and scalars as those of a bucket, when it was put into its bucket, or frozen.
+    #: The steps that it has taken, and its scalars; of a parameter in a bucket, those of before, as its bucket goes on.
     taken: int = 0
     scalars: Mapping[str, float] = field(default_factory=dict)
-    #: Where a direction goes that takes the place of the gradient, if one does.
+    #: The buffer of a direction that takes the place of the gradient: see `fastopt.matrices`.
     direction: Array | None = None
 
     @property
@@ -119,6 +119,10 @@ class Optimizer(Declared):
     t : int
         The number of steps taken.
     groups : tuple of Group
+        Where ``params`` is that of a model with frozen parameters (`fastopt.nn.Sequential.freeze`), the first one is
+        theirs.
+    frozen : frozenset of str
+        The names of the parameters that are not stepped.
     schedules : mapping of str to Schedule
         What follows `t`, groups aside.
     grad_norm : float or None
@@ -138,14 +142,15 @@ class Optimizer(Declared):
     Bengio, "On the difficulty of training recurrent neural networks", 2013.
     """
 
+    _common = "What every optimizer takes"
     kernel: ClassVar[str]
     #: The name of the functional form.
     name: ClassVar[str]
     #: Whether a step depends on its number t, which the functional form then asks for.
     counts_steps: ClassVar[bool] = False
-    #: What `_compute` begins with.
+    #: The scalars before the first step: see `_compute`.
     scalars: ClassVar[dict[str, float]] = {}
-    #: With what state arrays begin, in words (see `_initial`).
+    #: How state arrays are initialised, for the docstring of the functional form (see `_initial`).
     begins: ClassVar[str] = "of zeros at first"
 
     params: Argument[Arrays, Arrays] = Argument(
@@ -208,19 +213,21 @@ class Optimizer(Declared):
         default=(),
         doc='Settings of some parameters: ``{"params": which, …}`` with hyperparameters of their own, ``lr_factor`` '
         "(of the learning rate, default 1) and ``frozen`` (True: they are not stepped, their steps not counted, and "
-        'their gradients not looked at). `which` is a name, a pattern such as ``"*bias"``, a list of these, or a '
+        'their gradients ignored). `which` is a name, a pattern such as ``"*bias"``, a list of these, or a '
         "function ``(name, array) -> bool`` such as `fastopt.vectors`. Where a parameter is in several groups, the "
         "later ones have the last word.",
     )
 
-    # ---- What follows from a class --------------------------------------------------------------------------
+    # ---- What a class says ----------------------------------------------------------------------------------
 
-    #: Where the kernel's hyperparameters stand in its row of the table.
+    #: The kernel's hyperparameters, and their places in its row of the table.
     _place: ClassVar[dict[str, int]] = {}
     #: Hyperparameters of the kernel that the class decides, …
     fixed: ClassVar[dict[str, float]] = {}
     #: … and those that it works out before each step (see `_compute`); the functional form asks for them.
     computed: ClassVar[tuple[str, ...]] = ()
+    _hyper_names: ClassVar[tuple[str, ...]] = ()
+    _whole_names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         if hasattr(cls, "kernel"):
@@ -229,12 +236,16 @@ class Optimizer(Declared):
         decided = {name: each for name, each in cls.declared.items() if isinstance(each, Hyper) and not each.init}
         cls.computed = tuple(name for name, each in decided.items() if each.default is REQUIRED)
         cls.fixed = {n: each.encode(each.default) for n, each in decided.items() if n not in cls.computed}
+        settings = {name: each for name, each in cls.declared.items() if isinstance(each, Hyper) and each.init}
+        cls._hyper_names = tuple(name for name, each in settings.items() if each.per_group)
+        whole = (name for name, each in settings.items() if not each.per_group)
+        cls._whole_names = tuple(sorted(whole, key=lambda name: name in vars(Optimizer)))
         if not abstract and "name" not in vars(cls):
             cls.name = cls.__name__.lower()
 
     @classmethod
     def _in_order(cls, names: Iterable[str]) -> list[str]:
-        """Parameters and learning rate, what only this kernel has as in its row, and then all else."""
+        """First ``params`` and ``lr``, then the kernel's own in the order of its row, then all others."""
         order = ("params", "lr", *(name for name in cls._place if name not in vars(Optimizer)))
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
@@ -246,13 +257,12 @@ class Optimizer(Declared):
     @classmethod
     def hyper_names(cls) -> list[str]:
         """The names of the hyperparameters: the kernel's own, those that every step has, and further ones."""
-        return [name for name, each in cls.declared.items() if isinstance(each, Hyper) and each.init and each.per_group]
+        return list(cls._hyper_names)
 
     @classmethod
     def _setting_names(cls) -> list[str]:
-        """Those, and those that groups do not have: its own, and then those of every optimizer."""
-        whole = [n for n, each in cls.declared.items() if isinstance(each, Hyper) and each.init and not each.per_group]
-        return [*cls.hyper_names(), *sorted(whole, key=lambda name: name in vars(Optimizer))]
+        """Those, then what groups have no value of: the class's own, and that of every optimizer."""
+        return [*cls._hyper_names, *cls._whole_names]
 
     @classmethod
     def keywords(cls) -> dict[str, Any]:
@@ -283,7 +293,7 @@ class Optimizer(Declared):
         return {}
 
     def _check_param(self, label: str, param: Array) -> None:
-        """Raise where this optimizer cannot have a parameter."""
+        """Raise where an array cannot be a parameter of this optimizer."""
         checks.array(label, param, writable=True)
 
     def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
@@ -320,7 +330,9 @@ class Optimizer(Declared):
         self._skipped = 0
         self._grad_norm: float | None = None
         by_name = self._checked(params)
-        self._groups = tuple(self._group(each, by_name) for each in groups)
+        own = frozen_groups(params, by_name)
+        self._groups = tuple(self._group(each, by_name) for each in (*own, *groups))
+        self._frozen_by_params = frozenset(name for group in own for name in group["params"])
         self._bind(params, {name: Slot(param, scalars=self.scalars) for name, param in by_name.items()}, 0)
 
     def _checked(self, params: Arrays) -> dict[str, Array]:
@@ -344,14 +356,16 @@ class Optimizer(Declared):
         return group
 
     def _bind(self, params: Arrays, slots: dict[str, Slot], t: int, with_state: Collection[str] = ()) -> None:
-        """Take slots, which are in no bucket yet, and the optimizer's number of steps: make buckets, a plan, and state
-        arrays where those that are stepped, or among `with_state`, have none."""
+        """Sort slots, which are in no bucket yet, into buckets, and make a plan for them after t steps.
+
+        Parameters that are stepped, or among `with_state`, get state arrays if they have none.
+        """
         kinds: dict[str, tuple[Any, ...]] = {}
         for name, slot in slots.items():
             slot.groups = tuple(group for group in self._groups if name in group.names)
             if not slot.frozen:
                 kinds[name] = slot.groups, slot.taken, tuple(sorted(slot.scalars.items()))
-        # The first bucket, which may be empty, counts the optimizer's steps.
+        # The first bucket, which may be empty, counts the steps of the optimizer.
         first = next((kind for kind in kinds.values() if kind[:2] == ((), t)), ((), t, tuple(self.scalars.items())))
         buckets = {
             kind: Bucket(number, kind[0], dict(kind[2]))
@@ -385,24 +399,24 @@ class Optimizer(Declared):
             functools.partial(_explain, bound, checks.labelled(in_plan, state), frozen),
         )
         self._params, self._bound, self._slots, self._buckets = params, bound, slots, [*buckets.values()]
+        self._frozen = frozen
         self._route()
 
     def _unbound(self) -> dict[str, Slot]:
-        """Copies of the slots that are in no bucket, and know themselves what their bucket has counted."""
-        return {
-            name: dataclasses.replace(
-                slot, bucket=None, taken=self._taken(slot), scalars=slot.bucket.scalars if slot.bucket else slot.scalars
-            )
-            for name, slot in self._slots.items()
-        }
+        """Copies of the slots in no bucket, with the steps and scalars of the bucket that they were in."""
+        unbound = {}
+        for name, slot in self._slots.items():
+            scalars = slot.bucket.scalars if slot.bucket else slot.scalars
+            unbound[name] = Slot(slot.param, slot.state, taken=self._taken(slot), scalars=scalars)
+        return unbound
 
     def _taken(self, slot: Slot) -> int:
         """The number of steps that a parameter has taken."""
         return int(self._plan.get_hyper(0, slot.bucket.number)) if slot.bucket else slot.taken
 
     def _route(self) -> None:
-        """Where nothing is to be done around a step, the plan's own method goes before the class's: the call of that
-        would be a quarter of a small step."""
+        """Where a step is that of the plan alone, let the plan's method, in the instance, hide that of the class: a
+        call of the latter would be a quarter of a small step."""
         own = type(self).step is Optimizer.step and type(self)._advance is Optimizer._advance
         if own and not (self.computed or self._scheduled or self._needs_norms()):
             self._plan.scale_each([1.0] * len(self._slots))
@@ -417,7 +431,7 @@ class Optimizer(Declared):
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Where the block raises, all is as before."""
+        """Restore all attributes, and the settings of groups, if the block raises."""
         before, of_groups = dict(vars(self)), [(group, dict(group._settings)) for group in self._groups]
         self._settings, self._scheduled = dict(self._settings), dict(self._scheduled)
         try:
@@ -468,7 +482,7 @@ class Optimizer(Declared):
     # ---- Settings -------------------------------------------------------------------------------------------
 
     def _encoded(self, name: str, value: Any, group: Group | None, t: int) -> Any:
-        """A checked setting as it is held; where it is a schedule, that is noted, and its present value held."""
+        """A checked setting as the kernel takes it. A schedule is recorded, and its value at t taken."""
         if name in OF_GROUPS:
             return OF_GROUPS[name](name, value)
         declared = getattr(type(self), name)
@@ -492,7 +506,7 @@ class Optimizer(Declared):
             self._bind(self._params, self._unbound(), self.t)
 
     def _hold(self, name: str, held: Any, group: Group | None) -> None:
-        """Put a checked value in its place, and in the plan's."""
+        """Store a checked setting, and update the plan."""
         (self if group is None else group)._settings[name] = held
         name = "lr" if name == "lr_factor" else name
         if name in self._place:
@@ -530,8 +544,8 @@ class Optimizer(Declared):
         Parameters
         ----------
         grads : ndarray, list or dict of ndarray
-            The gradients: the structure, type and shapes of the parameters. Those of frozen parameters are not looked
-            at: they may be None, or absent from a dict.
+            The gradients: the structure, type and shapes of the parameters. Those of frozen parameters are ignored:
+            they may be None, or absent from a dict.
         grad_scale : float, default 1.0
             The gradients are multiplied by this first, on the fly: to unscale a scaled loss, or to average a sum.
 
@@ -569,8 +583,8 @@ class Optimizer(Declared):
             self._hold(name, held, group)
         after: list[tuple[Bucket, dict[str, float]]] = []
         for bucket in self._buckets if self.computed else ():
-            groups, taken = bucket.groups, int(self._plan.get_hyper(0, bucket.number))
-            own = {name: self._value(name, groups) for name in self.hyper_names()} if groups else self._settings
+            groups, taken = bucket.groups, int(self._plan.get_hyper(0, bucket.number)) if bucket.number else t
+            own = {name: self._value(name, groups) for name in self._hyper_names} if groups else self._settings
             values, scalars = self._compute(own, bucket.scalars, taken + 1)
             for name in self.computed:
                 self._plan.set_hyper(self._place[name], values[name], bucket.number)
@@ -579,7 +593,7 @@ class Optimizer(Declared):
         for bucket, scalars in after:
             bucket.scalars = scalars
 
-    # ---- Looking at it --------------------------------------------------------------------------------------
+    # ---- Inspection -----------------------------------------------------------------------------------------
 
     @property
     def state(self) -> Mapping[str, Mapping[str, Array]]:
@@ -588,6 +602,10 @@ class Optimizer(Declared):
     @property
     def t(self) -> int:
         return int(self._plan.get_hyper(0))
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        return self._frozen
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -603,7 +621,7 @@ class Optimizer(Declared):
 
     def __repr__(self) -> str:
         own = {name: self.declared[name].default for name in self._setting_names()}
-        always = {"lr", *self.hyper_names()} - {*Optimizer.hyper_names()} | {"lr"}
+        always = [name for name in self._hyper_names if name == "lr" or name not in Optimizer.declared]
         usual = {name: value for name, value in own.items() if name not in always}
         shown = {name: self.schedules.get(name, getattr(self, name)) for name in own}
         parts = [f"{name}={value!r}" for name, value in shown.items() if name not in usual or value != usual[name]]
@@ -620,10 +638,9 @@ class Optimizer(Declared):
         -------
         dict
             ``optimizer``, the name of the class; ``t`` and ``skipped``; ``hyper``, a dict of hyperparameters and
-            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps before
-            each parameter's first one (as if it had rested until then, where it has rested since); ``scalars``, a dict
-            of dicts; ``state``, a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into
-            JSON.
+            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps of
+            ``t`` that each parameter has not taken (kept for files of 0.1); ``scalars``, a dict of dicts; ``state``,
+            a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into JSON.
         """
         t, slots = self.t, self._unbound()
         return {
@@ -712,7 +729,10 @@ class Optimizer(Declared):
 def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -> Optimizer:
     """An optimizer like the one that had this state: how a copy, or one that was pickled, is made."""
     groups = [{key: value for key, value in group.items() if key != "schedules"} for group in state_dict["groups"]]
-    optimizer = cls(params, groups=groups, **state_dict["hyper"])
+    # A plain copy, which knows nothing of frozen parameters: `groups` has them already.
+    plain = params if isinstance(params, np.ndarray) else copy.copy(params)
+    optimizer = cls(plain, groups=groups, **state_dict["hyper"])
+    optimizer._params = params
     optimizer.load_state_dict(state_dict)
     return optimizer
 
@@ -728,14 +748,22 @@ def vectors(name: str, param: Array) -> bool:
     return len(checks.shape("param", param)) < 2
 
 
-def chosen_names(which: Any, by_name: Mapping[str, Array]) -> tuple[str, ...]:
-    """The names of the parameters that a group is to hold."""
+def frozen_groups(params: Arrays, among: Collection[str]) -> list[dict[str, Any]]:
+    """The group of what is frozen in a model whose parameters these are (`fastopt.nn.Sequential.freeze`), if anything
+    of these names is."""
+    frozen: Collection[str] = getattr(params, "frozen", ())
+    chosen = [name for name in among if name in frozen]
+    return [{"params": chosen, "frozen": True}] if chosen else []
+
+
+def chosen_names(which: Any, by_name: Mapping[str, Array], what: str = "a group") -> tuple[str, ...]:
+    """The names of the parameters that a group, or what else it is, is to hold."""
     if callable(which):
         return tuple(name for name, param in by_name.items() if which(name, param))
     patterns = [which] if isinstance(which, str) else list(which)
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in by_name):
-            raise ValueError(f"a group must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
+            raise ValueError(f"{what} must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
     return tuple(name for name in by_name if any(name == p or fnmatchcase(name, p) for p in patterns))
 
 

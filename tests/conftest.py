@@ -51,10 +51,10 @@ def pytest_collection_modifyitems(config, items) -> None:
     variants: dict[Any, list[Any]] = {}
     for item in items:
         if not is_quick(item) or in_cross_section(item):
-            kernel = str(params_of(item).get("case"))
+            kernel = next((value.name for value in params_of(item).values() if isinstance(value, Case)), "")
             variants.setdefault((item.nodeid.partition("[")[0], kernel), []).append(item)
     for (_, kernel), some in variants.items():
-        most = len(some) if not is_quick(some[0]) else MOST_VARIANTS if kernel == "None" else 1
+        most = len(some) if not is_quick(some[0]) else 1 if kernel else MOST_VARIANTS
         kept += [some[len(some) * i // most] for i in range(most)] if len(some) > most else some
     if missing := files - {item.path for item in kept}:
         raise pytest.UsageError(f"--quick leaves no test of {', '.join(sorted(path.name for path in missing))}")
@@ -131,10 +131,12 @@ def on_each_isa() -> Callable[[Callable[[], Any]], list[Any]]:
     def run(function) -> list[Any]:
         before = _kernels.isa()
         results = []
-        for name in _kernels.isas():
-            _kernels.use_isa(name)
-            results.append(function())
-        _kernels.use_isa(before)
+        try:
+            for name in _kernels.isas():
+                _kernels.use_isa(name)
+                results.append(function())
+        finally:
+            _kernels.use_isa(before)
         return results
 
     return run

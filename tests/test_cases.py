@@ -17,7 +17,6 @@ from fastopt.optimizers import OPTIMIZERS
 BESIDE = {
     "batch_norm_sums_shape",
     "conv2d_fits",
-    "dense_pays",
     "kept_share",
     "packed_shape",
     "patches_shape",

@@ -210,6 +210,27 @@ def test_parameters_come_late(make, rng, same_bits):
     optimizer.step(all_grads[0])
 
 
+def test_scalars_are_of_each_parameter(rng, same_bits):
+    """Parameters of one group, after the same number of steps, may come from different histories."""
+    params, grads = draw(rng), draw(rng)
+    apart, optimizer = copied(params), fastopt.NAdam(params)
+    optimizer.step(grads)
+    run(fastopt.NAdam(apart), [grads])
+    state = optimizer.state_dict()
+    for name, product in (("layer.bias", 0.25), ("head.bias", 0.5)):
+        state["scalars"][name]["mu_product"] = product
+    optimizer.load_state_dict(state)
+    np.testing.assert_equal(optimizer.state_dict(), state)
+    optimizer.step(grads)
+    for name in NAMES:
+        alone = fastopt.NAdam({name: apart[name]})
+        one = {key: {name: state[key][name]} for key in ("born", "scalars", "state")}
+        alone.load_state_dict({**state, **one})
+        alone.step({name: grads[name]})
+        same_bits(params[name], apart[name])
+    assert optimizer.t == 2
+
+
 # ---- Schedules --------------------------------------------------------------------------------------
 
 

@@ -80,7 +80,6 @@ static void conv_forward(const void *arguments, struct fastopt_share share)
     const struct padded padded =
         padded_rows(a->w, a->c, a->pad_w, (out_w - 1) * a->stride_w + a->size_w, a->pad_w ? a->size_h : 0, scratch);
     int64_t next = 0; /* row of the image to be copied: each stays in its place until the row size_h after it comes */
-    const int64_t most = tile_columns();
     struct gemm g;
     g.k = kernel_row;
     g.a_row = a->stride_w * a->c;
@@ -109,7 +108,7 @@ static void conv_forward(const void *arguments, struct fastopt_share share)
             for (int64_t block = 0; block < g.blocks; ++block)
                 g.block[block] =
                     (struct gemm_block){in[block], weights[block] + j / LANES * kernel * LANES + j % LANES};
-            g.n = minimum(a->filters - j, most);
+            g.n = minimum(a->filters - j, NR);
             g.c0 = bias ? bias + j : NULL;
             g.c = y + row * out_w * a->filters + j;
             gemm(&g, out_w);
@@ -138,7 +137,7 @@ static void conv_weight_grad(const void *arguments, struct fastopt_share share)
     int64_t together = minimum((PIXELS + out_w - 1) / out_w, MAX_KERNEL_ROWS);
     while (together > 1 && ((together - 1) * a->stride_h + a->size_h) * width > SCRATCH)
         --together;
-    const int64_t most = nine ? PER_VECTOR : tile_columns();
+    const int64_t most = nine ? PER_VECTOR : NR;
     struct gemm g;
     g.k = out_w;
     g.a_row = 1;

@@ -1,5 +1,5 @@
 /* The three products of a dense layer, x (rows, inputs) times weight (inputs, columns): y = x weight + bias, and for
- * the gradients dx = dy weight' and dweight = x' dy. In the letters of gemm.h:
+ * the gradients dx = dy weight' and dweight = x' dy; and the fourth, of two transposed matrices. In gemm.h's letters:
  *
  *                          panel: LANES columns
  *                         +--------+--------+---      B (k x n) is taken panel by panel, and a panel by blocks of KC
@@ -86,7 +86,6 @@ static void multiply(const struct product *f, int64_t m, struct fastopt_share sh
     const int by_rows = panels(f->n) < share.count;
     const struct range rows = own_range(m, LINE_OF_REALS, by_rows ? share : whole);
     const struct range columns = own_range(f->n, LANES, by_rows ? whole : share);
-    const int64_t most = tile_columns();
     real scratch[SCRATCH];
     struct gemm g = {.blocks = 1, .a_row = f->a_row, .a_column = f->a_column, .c_row = f->n};
     g.prefetch = f->prefetch;
@@ -107,7 +106,7 @@ static void multiply(const struct product *f, int64_t m, struct fastopt_share sh
                 g.block[0] = (struct gemm_block){a, (in_place ? b : scratch) + j};
                 g.c = f->c + rows.begin * f->n + first + j;
                 g.c0 = p ? g.c : f->bias ? f->bias + first + j : NULL;
-                g.n = minimum(width - j, most);
+                g.n = minimum(width - j, NR);
                 gemm(&g, rows.end - rows.begin);
             }
             p += g.k;
@@ -166,4 +165,20 @@ static void dense_weight_grad(const void *arguments, struct fastopt_share share)
     multiply(&f, a->inputs, share);
     if (a->dbias)
         sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
+}
+
+/* y = a' b'. */
+static void transposed_matmul(const void *arguments, struct fastopt_share share)
+{
+    const struct transposed_matmul_args *a = arguments;
+    const struct product f = {.a = a->a,
+                              .b = a->b,
+                              .c = a->y,
+                              .a_row = 1,
+                              .a_column = a->rows,
+                              .b_row = 1,
+                              .b_column = a->inputs,
+                              .k = a->inputs,
+                              .n = a->columns};
+    multiply(&f, a->rows, share);
 }

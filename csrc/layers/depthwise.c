@@ -1,6 +1,7 @@
 /* Depthwise convolution of images (n, h, w, c), padded with zeros, with a weight (size_h, size_w, c): each channel by
  * itself. Channels are neighbours in memory, so a pixel is computed for LANES of them at once. */
 #include "../kernel.h"
+#include "fma.h"
 #include "lanes.h"
 #include "patches.h"
 #include "share.h"
@@ -11,6 +12,19 @@ static struct range inside(int64_t start, int64_t size, int64_t dilation, int64_
     const int64_t begin = start < 0 ? (-start + dilation - 1) / dilation : 0;
     const int64_t end = start < length ? (length - start + dilation - 1) / dilation : 0;
     return (struct range){minimum(begin, size), minimum(end, size)};
+}
+
+/* sum += a b, element by element. */
+INLINE void add_products(real *sum, const real *a, const real *b, int64_t n)
+{
+    int64_t at = 0;
+    for (; at + PER_VECTOR <= n; at += PER_VECTOR)
+        vector_store(sum + at, vector_fma(vector_load(a + at), vector_load(b + at), vector_load(sum + at)));
+    const int64_t rest = n - at;
+    if (rest) {
+        const vector x = vector_load_some(a + at, rest), y = vector_load_some(b + at, rest);
+        vector_store_some(sum + at, vector_fma(x, y, vector_load_some(sum + at, rest)), rest);
+    }
 }
 
 /* One output pixel: the sum of window elements times weights, for LANES channels, or for the last few. */
@@ -24,11 +38,9 @@ INLINE void depthwise_pixel(const struct patches *p, const real *image, const re
             const real *x = image + ((top + ky * p->dilation_h) * p->w + left + kx * p->dilation_w) * p->c;
             const real *factor = weight + (ky * p->size_w + kx) * p->c;
             if (channels == LANES)
-                sum = lanes_add(sum, lanes_multiply(lanes_load(x), lanes_load(factor)));
+                sum = lanes_fma(lanes_load(x), lanes_load(factor), sum);
             else
-#pragma omp simd
-                for (int64_t j = 0; j < channels; ++j)
-                    few[j] += x[j] * factor[j];
+                add_products(few, x, factor, channels);
         }
     if (channels == LANES)
         lanes_store(y, sum);
@@ -86,10 +98,7 @@ static void depthwise_backward(const void *arguments, struct fastopt_share share
                 for (int64_t ky = rows.begin; ky < rows.end; ++ky)
                     for (int64_t kx = columns.begin; kx < columns.end; ++kx) {
                         real *dx = image + ((top + ky * p->dilation_h) * p->w + left + kx * p->dilation_w) * p->c;
-                        const real *factor = weight + (ky * p->size_w + kx) * p->c;
-#pragma omp simd
-                        for (int64_t c = 0; c < p->c; ++c)
-                            dx[c] += dy[c] * factor[c];
+                        add_products(dx, dy, weight + (ky * p->size_w + kx) * p->c, p->c);
                     }
             }
         }
@@ -124,11 +133,9 @@ INLINE void depthwise_weight(const struct patches *p, const real *x, const real 
                 const real *a = x + (row * p->w + left + ox * p->stride_w) * p->c;
                 const real *b = dy + ((n * out_h + oy) * out_w + ox) * p->c;
                 if (channels == LANES)
-                    sum = lanes_add(sum, lanes_multiply(lanes_load(a), lanes_load(b)));
+                    sum = lanes_fma(lanes_load(a), lanes_load(b), sum);
                 else
-#pragma omp simd
-                    for (int64_t j = 0; j < channels; ++j)
-                        few[j] += a[j] * b[j];
+                    add_products(few, a, b, channels);
             }
             added += columns.end - columns.begin;
             if (added >= 128 || (n == p->n - 1 && oy == rows.end - 1)) {

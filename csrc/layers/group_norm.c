@@ -357,14 +357,15 @@ static void group_norm_backward(const void *arguments, struct fastopt_share shar
 {
     const struct group_norm_backward_args *a = arguments;
     const real *scale = a->scale;
-    real *parts = a->parts;
+    if (a->pixels == 0 && share.index == 0)
+        memset(a->parts, 0, (a->rows + a->block - 1) / a->block * 2 * a->channels * sizeof(real));
     if (a->pixels * a->channels == 0)
         return;
     const int64_t width = a->channels / a->groups;
     const struct range own = own_range(a->rows, a->block, share);
     for (int64_t row = own.begin; row < own.end; ++row) {
-        real *part = parts ? parts + row / a->block * 2 * a->channels : NULL;
-        if (part && row % a->block == 0)
+        real *part = a->parts + row / a->block * 2 * a->channels;
+        if (row % a->block == 0)
             memset(part, 0, 2 * a->channels * sizeof(real));
         for (int64_t first = 0, count; first < a->groups; first += count) {
             count = groups_at(a->groups, width, first);
@@ -375,8 +376,8 @@ static void group_norm_backward(const void *arguments, struct fastopt_share shar
                                      .x = a->x + at,
                                      .y = a->dx + at,
                                      .scale = scale ? scale + first * width : NULL,
-                                     .dscale = part ? part + first * width : NULL,
-                                     .dshift = part ? part + a->channels + first * width : NULL,
+                                     .dscale = part + first * width,
+                                     .dshift = part + a->channels + first * width,
                                      .pixels = a->pixels,
                                      .stride = a->channels,
                                      .count = count,
@@ -391,5 +392,21 @@ static void group_norm_backward(const void *arguments, struct fastopt_share shar
             backward_sums(&t, &m);
             (is_line(&t) ? write_line_back : write_dx)(&t, &m);
         }
+    }
+}
+
+/* dscale and dshift: the sums over all blocks of rows, in order. */
+static void group_norm_learnt_grads(const void *arguments, struct fastopt_share share)
+{
+    const struct group_norm_learnt_grads_args *a = arguments;
+    const struct range own = own_range(a->channels, LINE_OF_REALS, share);
+    for (int64_t j = own.begin; j < own.end; ++j) {
+        double dscale = 0, dshift = 0;
+        for (int64_t block = 0; block < a->blocks; ++block) {
+            dscale += a->parts[2 * block * a->channels + j];
+            dshift += a->parts[(2 * block + 1) * a->channels + j];
+        }
+        a->dscale[j] = dscale;
+        a->dshift[j] = dshift;
     }
 }

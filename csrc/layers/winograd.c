@@ -187,10 +187,10 @@ static void winograd_forward(const void *arguments, struct fastopt_share share)
     real *y = a->y;
     _Alignas(FASTOPT_LINE) real inputs[TRANSFORMED], sums[PLANES * (TILES * NR + SKEW)];
     const struct tiles all = all_tiles(a->n, windows(a->h, 3, 1, a->pad_h, 1), windows(a->w, 3, 1, a->pad_w, 1));
-    const int64_t most = tile_columns(), plane_size = TILES * a->c + SKEW, sum_size = TILES * most + SKEW;
+    const int64_t plane_size = TILES * a->c + SKEW, sum_size = TILES * NR + SKEW;
     const int64_t all_panels = panels(a->filters);
     const struct range own = own_range(all.count, TILES, share);
-    struct gemm g = {.blocks = 1, .k = a->c, .a_row = a->c, .a_column = 1, .b_row = LANES, .c_row = most};
+    struct gemm g = {.blocks = 1, .k = a->c, .a_row = a->c, .a_column = 1, .b_row = LANES, .c_row = NR};
 
     for (int64_t first = own.begin, n; first < own.end; first += n) {
         real *pixel[TILES][4];
@@ -210,7 +210,7 @@ static void winograd_forward(const void *arguments, struct fastopt_share share)
             }
         }
         for (int64_t j = 0; j < a->filters; j += g.n) {
-            g.n = minimum(a->filters - j, most);
+            g.n = minimum(a->filters - j, NR);
             for (int64_t plane = 0; plane < PLANES; ++plane) {
                 const real *b = packed + (plane * all_panels + j / LANES) * a->c * LANES + j % LANES;
                 g.block[0] = (struct gemm_block){inputs + plane * plane_size, b};
@@ -245,7 +245,7 @@ static void winograd_weight_grad(const void *arguments, struct fastopt_share sha
         return;
     const int64_t together = TILES * WINOGRAD_CHANNELS / (by_filters ? a->filters : a->c);
     const int64_t in_size = together * m + SKEW, out_size = together * n + SKEW; /* of planes */
-    const int64_t most = tile_columns(), row_size = a->filters, first_sum = channels.begin * row_size + filters.begin;
+    const int64_t row_size = a->filters, first_sum = channels.begin * row_size + filters.begin;
     struct gemm g = {.blocks = 1, .a_row = 1, .a_column = m, .b_row = n, .c0_row = row_size, .c_row = row_size};
 
     if (channels.begin > 0)
@@ -270,7 +270,7 @@ static void winograd_weight_grad(const void *arguments, struct fastopt_share sha
             add_rows(outputs + 5 * out_size, g.k, n, n, dbias + filters.begin);
         for (int64_t plane = 0; plane < PLANES; ++plane)
             for (int64_t j = 0; j < n; j += g.n) {
-                g.n = minimum(n - j, most);
+                g.n = minimum(n - j, NR);
                 g.block[0] = (struct gemm_block){inputs + plane * in_size, outputs + plane * out_size + j};
                 g.c0 = g.c = sums + first_sum + plane * a->c * row_size + j;
                 gemm(&g, m);

@@ -1,4 +1,5 @@
-/* AdaBelief (Zhuang et al. 2020, algorithm 2): Adam by the square of g's deviation from its mean, the belief in g:
+/* AdaBelief (Zhuang et al. 2020, algorithm 2): Adam with the variance of g about its moving average in place of the
+ * second moment:
  *
  *   m <- beta1 m + (1 - beta1) g;  s <- beta2 s + (1 - beta2) (g - m)^2 + eps_root
  *   p <- p - lr (m / c1) / (sqrt(s / c2) + eps)
@@ -8,7 +9,7 @@
 static void adabelief(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adabelief_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c = corrections(h->beta1, h->beta2, h->t);
     const struct average first = average(h->beta1), second = average(h->beta2);
     const real step = h->lr * sqrt(c.second) / c.first, eps_root = h->eps_root;
@@ -24,7 +25,7 @@ static void adabelief(const struct fastopt_tensor *tensors, size_t count, const 
             const real s_new = averaged(second, s[i], (g - m_new) * (g - m_new)) + eps_root;
             m[i] = m_new;
             s[i] = s_new;
-            param[i] = keep * param[i] - step * m_new / root(s_new, eps);
+            param[i] = shrink * param[i] - step * m_new / root(s_new, eps);
         }
     }
 }

@@ -9,7 +9,7 @@
 static void adabound(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adabound_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c =
         h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
     const struct average first = average(h->beta1), second = average(h->beta2);
@@ -26,7 +26,7 @@ static void adabound(const struct fastopt_tensor *tensors, size_t count, const d
             const real m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
             m[i] = m_new;
             v[i] = v_new;
-            param[i] = keep * param[i] - bounded(step / root(v_new, eps), bounds) * m_new;
+            param[i] = shrink * param[i] - bounded(step / root(v_new, eps), bounds) * m_new;
         }
     }
 }

@@ -7,10 +7,11 @@
 static void adadelta(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adadelta_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const real lr = h->lr, eps = h->eps;
     const struct average mean = average(h->decay);
-    /* One root of a quotient is faster than a quotient of two; scaled, it does not vanish where gradients are huge. */
+    /* One root of a quotient is faster than a quotient of two roots; scaled, it does not underflow for huge gradients.
+     */
     const real up = 0x1p40, down = 0x1p-20;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
@@ -24,7 +25,7 @@ static void adadelta(const struct fastopt_tensor *tensors, size_t count, const d
             const real d = down * sqrt(up * (square_step[i] + eps) / (s + eps)) * g;
             square_avg[i] = s;
             square_step[i] = averaged(mean, square_step[i], d * d);
-            param[i] = keep * param[i] - lr * d;
+            param[i] = shrink * param[i] - lr * d;
         }
     }
 }

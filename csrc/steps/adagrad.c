@@ -4,7 +4,7 @@
 static void adagrad(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adagrad_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const real lr = h->lr;
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
 
@@ -16,7 +16,7 @@ static void adagrad(const struct fastopt_tensor *tensors, size_t count, const do
             const real g = scale * grad[i];
             const real s = square_sum[i] + g * g;
             square_sum[i] = s;
-            param[i] = keep * param[i] - lr * g / root(s, eps);
+            param[i] = shrink * param[i] - lr * g / root(s, eps);
         }
     }
 }

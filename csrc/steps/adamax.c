@@ -10,7 +10,7 @@
 static void adamax(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct adamax_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c = corrections(h->beta1, h->beta2, h->t);
     const struct average first = average(h->beta1);
     const real beta2 = h->beta2, step = h->lr / c.first;
@@ -25,7 +25,7 @@ static void adamax(const struct fastopt_tensor *tensors, size_t count, const dou
             const real m_new = averaged(first, m[i], g), u_new = larger(beta2 * u[i], fabs(g) + eps_in_max);
             m[i] = m_new;
             u[i] = u_new;
-            param[i] = keep * param[i] - step * m_new / (u_new + eps);
+            param[i] = shrink * param[i] - step * m_new / (u_new + eps);
         }
     }
 }

@@ -9,7 +9,7 @@
 static void amsgrad(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct amsgrad_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c =
         h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
     const struct average first = average(h->beta1), second = average(h->beta2);
@@ -29,7 +29,7 @@ static void amsgrad(const struct fastopt_tensor *tensors, size_t count, const do
             m[i] = m_new;
             v[i] = v_new;
             v_max[i] = w;
-            param[i] = keep * param[i] - step * m_new / root(w, eps);
+            param[i] = shrink * param[i] - step * m_new / root(w, eps);
         }
     }
 }

@@ -1,5 +1,5 @@
-/* What is done around the formula of a step: to a gradient before it, and to a parameter after it. Sums are taken in
- * double, element i in lane i % SUM_LANES of its block, so that they have the same bits on every instruction set.
+/* What every step does beside its formula: it preprocesses the gradient, sums squares for norms, and constrains the
+ * parameter. Sums are in double, element i in lane i % SUM_LANES of its block: the same bits on every instruction set.
  */
 #ifndef AROUND_H
 #define AROUND_H
@@ -8,7 +8,7 @@
 
 enum { SUM_LANES = 32 };
 
-/* By halves. */
+/* The sum of all lanes, by halving. */
 static inline double sum_of_lanes(double lane[SUM_LANES])
 {
     for (int half = SUM_LANES / 2; half > 0; half /= 2)
@@ -17,14 +17,14 @@ static inline double sum_of_lanes(double lane[SUM_LANES])
     return lane[0];
 }
 
-/* The gradient that a step sees: scaled (unscaling a loss, clipping by norm), clipped by value, then with the gradient
- * of the penalty l1 |param| + l2/2 |param|^2 added. Without a penalty the parameter does not enter, be it infinite. */
-static void see(const struct fastopt_tensor *tensor, const double *hyper, void *seen)
+/* Preprocesses a gradient: scales it (loss scale, clipping by norm), clips it by value, and adds the gradient of the
+ * penalty l1 |param| + l2/2 |param|^2. Without a penalty the parameter is not read into it: 0 * inf would be NaN. */
+static void preprocess(const struct fastopt_tensor *tensor, const double *hyper, void *preprocessed)
 {
     const struct fastopt_every_step *h = (const void *)hyper;
     const real limit = h->clip_value, l1 = h->l1, l2 = h->decoupled ? 0 : h->weight_decay, scale = tensor->grad_scale;
     const real *restrict param = tensor->param, *restrict grad = tensor->grad;
-    real *restrict out = seen;
+    real *restrict out = preprocessed;
 #pragma omp simd
     for (size_t i = 0; i < tensor->n; ++i) {
         const real g = scale * grad[i], clipped = g > limit ? limit : g < -limit ? -limit : g;
@@ -33,7 +33,7 @@ static void see(const struct fastopt_tensor *tensor, const double *hyper, void *
     }
 }
 
-/* The sum of n squares. */
+/* The sum of the squares of n numbers. */
 static double square_sum(const real *restrict x, size_t n)
 {
     double lane[SUM_LANES] = {0};
@@ -48,7 +48,7 @@ static double square_sum(const real *restrict x, size_t n)
     return sum_of_lanes(lane);
 }
 
-/* Of the gradient: the first sum; the second is not used. */
+/* The squares of the gradient: the first sum. The second is not used. */
 static void squares_sums(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS])
 {
     (void)hyper;
@@ -56,7 +56,7 @@ static void squares_sums(const struct fastopt_tensor *tensor, const double *hype
     sums[1] = 0;
 }
 
-/* Max-norm (Srebro & Shraibman 2005): of the incoming weights of each unit, a column. */
+/* Max-norm constraint (Srebro & Shraibman 2005) on the incoming weights of each unit, a column of the parameter. */
 static void constrain(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit)
 {
     real *param = tensor->param, factor[FASTOPT_STRIP];

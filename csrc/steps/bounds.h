@@ -1,4 +1,4 @@
-/* The bounds of AdaBound and AMSBound (Luo et al. 2019, section 4), which close in on a final rate. */
+/* The bounds of the rates of AdaBound and AMSBound (Luo et al. 2019, section 4): both tend to final_lr. */
 #ifndef BOUNDS_H
 #define BOUNDS_H
 

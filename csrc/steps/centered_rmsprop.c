@@ -10,7 +10,7 @@
 static void centered_rmsprop(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct centered_rmsprop_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const real rho = h->momentum, in_v = h->lr_in_velocity ? h->lr : 1, of_v = h->lr_in_velocity ? 1 : h->lr;
     const struct average mean = average(h->decay);
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
@@ -28,7 +28,7 @@ static void centered_rmsprop(const struct fastopt_tensor *tensors, size_t count,
             square_avg[i] = s;
             grad_avg[i] = m;
             velocity[i] = v;
-            param[i] = keep * param[i] - of_v * v;
+            param[i] = shrink * param[i] - of_v * v;
         }
     }
 }

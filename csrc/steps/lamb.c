@@ -3,7 +3,7 @@
  *   m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
  *   u = (m / c1) / (sqrt(v / c2) + eps) + decay p;  p <- p - lr |p| / |u| u
  *
- * where a norm is 0, |p| / |u| counts as 1. The moments move while the norms are summed up; then the step is taken.
+ * where a norm is 0, |p| / |u| counts as 1. The moments are updated with the sums of squares; then the step is taken.
  */
 #include "around.h"
 

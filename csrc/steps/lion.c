@@ -4,7 +4,7 @@
 static void lion(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct lion_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const real lr = h->lr;
     const struct average now = average(h->beta1), kept = average(h->beta2);
 
@@ -16,7 +16,7 @@ static void lion(const struct fastopt_tensor *tensors, size_t count, const doubl
             const real g = scale * grad[i];
             const real direction = averaged(now, m[i], g);
             m[i] = averaged(kept, m[i], g);
-            param[i] = keep * param[i] - lr * sign_of(direction);
+            param[i] = shrink * param[i] - lr * sign_of(direction);
         }
     }
 }

@@ -14,9 +14,9 @@
 static void momentum(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct momentum_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const double step_of_v = h->lr_in_velocity ? -1 : h->lr;
-    const double tau = h->t == 1 ? 0 : h->dampening; /* as in PyTorch, the first gradient enters whole */
+    const double tau = h->t == 1 ? 0 : h->dampening; /* as in PyTorch, the first gradient is not dampened */
     const real rho = h->momentum, in_v = (h->lr_in_velocity ? -h->lr : 1) * (1 - tau);
     const real b = h->at_look_ahead ? 0 : h->nesterov ? step_of_v * h->momentum : step_of_v;
     const real c = h->at_look_ahead || h->nesterov ? h->lr : 0;
@@ -29,7 +29,7 @@ static void momentum(const struct fastopt_tensor *tensors, size_t count, const d
             const real g = scale * grad[i];
             const real v = rho * velocity[i] + in_v * g;
             velocity[i] = v;
-            param[i] = keep * param[i] - (b != 0 ? b * v : 0) - (c != 0 ? c * g : 0); /* 0 * inf would be NaN */
+            param[i] = shrink * param[i] - (b != 0 ? b * v : 0) - (c != 0 ? c * g : 0); /* 0 * inf would be NaN */
         }
     }
 }

@@ -3,17 +3,16 @@
  *   m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  mu_t = beta1 (1 - 0.96^(t psi) / 2)
  *   p <- p - lr (mu_{t+1} m / (1 - mu_1 ... mu_{t+1}) + (1 - mu_t) g / (1 - mu_1 ... mu_t)) / (sqrt(v / c2) + eps)
  *
- * psi being the momentum decay, and mu_product what is given of the products: mu_1 ... mu_{t-1}.
+ * where psi is the momentum decay; the caller gives mu_product = mu_1 ... mu_{t-1}.
  */
 #include "step.h"
 
-/* exp(-x) for x >= 0: by squaring that of a small part of x, alike on every machine. */
+/* exp(-x) for x >= 0: the series at x / 2^24, squared 24 times; the same bits on every machine. */
 static inline double exp_minus(double x)
 {
     enum { SQUARINGS = 24 };
     const double small = x / (1 << SQUARINGS);
-    double minus_1 =
-        -small * (1 - small / 2 * (1 - small / 3)); /* of the small part: exp - 1, which keeps its digits */
+    double minus_1 = -small * (1 - small / 2 * (1 - small / 3)); /* exp(-small) - 1, which does not cancel */
     for (int i = 0; i < SQUARINGS; ++i)
         minus_1 = minus_1 * (2 + minus_1);
     return 1 + minus_1;
@@ -29,7 +28,7 @@ static inline double nadam_momentum(double beta1, double decay, double t)
 static void nadam(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct nadam_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c = corrections(h->beta1, h->beta2, h->t);
     const struct average first = average(h->beta1), second = average(h->beta2);
     const double mu = nadam_momentum(h->beta1, h->momentum_decay, h->t);
@@ -48,7 +47,7 @@ static void nadam(const struct fastopt_tensor *tensors, size_t count, const doub
             const real m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
             m[i] = m_new;
             v[i] = v_new;
-            param[i] = keep * param[i] - (step_m * m_new + step_g * g) / root(v_new, eps);
+            param[i] = shrink * param[i] - (step_m * m_new + step_g * g) / root(v_new, eps);
         }
     }
 }

@@ -9,7 +9,7 @@
 static void radam(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct radam_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c = corrections(h->beta1, h->beta2, h->t);
     const struct average first = average(h->beta1), second = average(h->beta2);
     const double limit = 2 / (1 - h->beta2) - 1, rho = limit - 2 * h->t * (1 - c.second) / c.second;
@@ -27,7 +27,7 @@ static void radam(const struct fastopt_tensor *tensors, size_t count, const doub
             const real m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
             m[i] = m_new;
             v[i] = v_new;
-            param[i] = keep * param[i] - step * m_new / (rectified ? root(v_new, eps) : 1);
+            param[i] = shrink * param[i] - step * m_new / (rectified ? root(v_new, eps) : 1);
         }
     }
 }

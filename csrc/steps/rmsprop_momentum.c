@@ -8,7 +8,7 @@
 static void rmsprop_momentum(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct rmsprop_momentum_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const real rho = h->momentum, in_v = h->lr_in_velocity ? h->lr : 1, of_v = h->lr_in_velocity ? 1 : h->lr;
     const struct average mean = average(h->decay);
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
@@ -24,7 +24,7 @@ static void rmsprop_momentum(const struct fastopt_tensor *tensors, size_t count,
             const real v = rho * velocity[i] + in_v * g / root(s, eps);
             square_avg[i] = s;
             velocity[i] = v;
-            param[i] = keep * param[i] - of_v * v;
+            param[i] = shrink * param[i] - of_v * v;
         }
     }
 }

@@ -3,7 +3,7 @@
  */
 #include "step.h"
 
-/* sign_of by fewer comparisons, which are what takes the time here. */
+/* sign_of with fewer comparisons: their throughput bounds this step. */
 INLINE real direction_of(real x)
 {
     return fabs(x) > 0 ? copysign((real)1, x) : 0;
@@ -12,9 +12,9 @@ INLINE real direction_of(real x)
 static void rprop(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct rprop_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
-    const real grow = h->eta_plus, shrink = h->eta_minus, low = h->min_step, high = h->max_step;
-    const real stay = h->eta_plus > 0; /* 1; if the compiler knew, it would make branches of the choice of a factor */
+    const real shrink = shrinkage(h);
+    const real up = h->eta_plus, down = h->eta_minus, low = h->min_step, high = h->max_step;
+    const real stay = h->eta_plus > 0; /* 1, which the compiler must not know: it would branch on the sign */
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param;
@@ -24,12 +24,12 @@ static void rprop(const struct fastopt_tensor *tensors, size_t count, const doub
         for (size_t i = 0; i < tensor->n; ++i) {
             const real g = scale * grad[i], sign = direction_of(g), old = step_size[i];
             const real agreement = sign * direction_of(prev_grad[i]);
-            const real size = old * (agreement > 0 ? grow : agreement < 0 ? shrink : stay);
+            const real size = old * (agreement > 0 ? up : agreement < 0 ? down : stay);
             const real above = size < low ? low : size, s = size > high ? high : above;
-            const real kept = agreement < 0 ? 0 : 1;
+            const real taken = agreement < 0 ? 0 : 1;
             step_size[i] = s;
             prev_grad[i] = agreement < 0 ? 0 : g;
-            param[i] = keep * param[i] - s * (kept * sign);
+            param[i] = shrink * param[i] - s * (taken * sign);
         }
     }
 }

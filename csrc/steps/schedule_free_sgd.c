@@ -1,5 +1,5 @@
 /* Schedule-free SGD (Defazio et al. 2024, eq. 7-9): gradients are taken at y = (1 - beta) z + beta x, x being the
- * average of z. The parameter is y; x is not kept, since it follows from y and z. With c, the weight of the new z in x:
+ * average of z. The parameter is y; x is not stored: it follows from y and z. With c, the weight of the new z in x:
  *
  *   y <- (1 - c) y + c z - lr (1 - beta (1 - c)) g;  z <- z - lr g
  */

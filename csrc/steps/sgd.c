@@ -4,7 +4,7 @@
 static void sgd(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct sgd_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const real lr = h->lr;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
@@ -13,7 +13,7 @@ static void sgd(const struct fastopt_tensor *tensors, size_t count, const double
 #pragma omp simd
         for (size_t i = 0; i < tensor->n; ++i) {
             const real g = scale * grad[i];
-            param[i] = keep * param[i] - lr * g;
+            param[i] = shrink * param[i] - lr * g;
         }
     }
 }

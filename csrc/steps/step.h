@@ -1,11 +1,11 @@
-/* What the optimizer steps share: what is done to a gradient before a formula sees it, and the pieces of formulas. */
+/* What the formulas of optimizer steps have in common: decay, moving averages, bias corrections, stabilisers. */
 #ifndef STEP_H
 #define STEP_H
 
 #include "../kernel.h"
 
-/* What decoupled decay (Loshchilov & Hutter 2019) leaves of a parameter: 1 - lr decay. */
-static inline double kept_share(const void *hyper)
+/* The factor of a parameter under decoupled decay (Loshchilov & Hutter 2019): 1 - lr decay. */
+static inline double shrinkage(const void *hyper)
 {
     const struct fastopt_every_step *h = hyper;
     return h->decoupled ? 1 - h->lr * h->weight_decay : 1;
@@ -16,24 +16,25 @@ INLINE real sign_of(real x)
     return (real)(x > 0) - (real)(x < 0);
 }
 
-/* Where a step's length depends on the direction as a whole, decoupled decay is a part of the direction. */
+/* A direction with decoupled decay as a part of it: for steps that scale or average the whole direction. */
 INLINE real decayed_direction(real decay, real direction, real param)
 {
     return decay != 0 ? direction + decay * param : direction;
 }
 
-/* The larger one; NaN where either is. */
+/* The maximum; NaN where either operand is NaN. */
 INLINE real larger(real x, real y)
 {
     return x > y || x != x ? x : y;
 }
 
-/* The stabiliser of a root, at its place: sqrt(x + in_root) + outside. */
+/* The stabiliser eps of a root, where eps_mode puts it: sqrt(x + in_root) + outside. */
 struct stabiliser {
     real outside, in_root;
 };
 
-/* For the root of x / correction, when it is the root of x that is taken and the correction's goes into the step. */
+/* For sqrt(x / correction) + eps, which is computed as (sqrt(x + in_root) + outside) / sqrt(correction): steps divide
+ * the learning rate by the latter. */
 static inline struct stabiliser stabiliser(double eps, double eps_mode, double correction)
 {
     return (struct stabiliser){
@@ -49,7 +50,7 @@ INLINE real root(real x, struct stabiliser eps)
     return sqrt(x + eps.in_root) + eps.outside;
 }
 
-/* A moving average that forgets: its weights are worked out in double, 1 - 0.999f being wrong in the fifth digit. */
+/* An exponential moving average. The weights are computed in double: 1 - 0.999f is wrong in the fifth digit. */
 struct average {
     real old_weight, new_weight;
 };
@@ -64,9 +65,8 @@ INLINE real averaged(struct average a, real old, real value)
     return a.old_weight * old + a.new_weight * value;
 }
 
-/* a <- a^t and b <- b^t for the number t of a step, by squaring: alike on every machine, as the pow of a C library is
- * not. The two go together, and without a branch on the bits of t, because in a small step this is what takes the time.
- */
+/* a <- a^t and b <- b^t for the step number t, by repeated squaring: the same bits on every machine, unlike the pow of
+ * C libraries. Both at once, and without a branch on the bits of t, since small steps spend most of their time here. */
 static inline void powers(double *a, double *b, double t)
 {
     double a_square = *a, b_square = *b;
@@ -79,7 +79,7 @@ static inline void powers(double *a, double *b, double t)
     }
 }
 
-/* What makes up for moments that begin at zero: 1 - beta^t. */
+/* Bias corrections of moments that begin at zero: 1 - beta^t. */
 struct corrections {
     double first, second;
 };

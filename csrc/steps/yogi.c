@@ -7,7 +7,7 @@
 static void yogi(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct yogi_hyper *h = (const void *)hyper;
-    const real keep = kept_share(h);
+    const real shrink = shrinkage(h);
     const struct corrections c =
         h->bias_correction ? corrections(h->beta1, h->beta2, h->t) : (struct corrections){1, 1};
     const struct average first = average(h->beta1);
@@ -24,7 +24,7 @@ static void yogi(const struct fastopt_tensor *tensors, size_t count, const doubl
             const real v_new = v[i] - new_weight * sign_of(v[i] - square) * square;
             m[i] = m_new;
             v[i] = v_new;
-            param[i] = keep * param[i] - step * m_new / root(v_new, eps);
+            param[i] = shrink * param[i] - step * m_new / root(v_new, eps);
         }
     }
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
 from fastopt.functional.dropouts import key, threshold
-from fastopt.kernel import kernel
+from fastopt.kernel import kernel, shape_of
 
 __all__ = [
     "BatchNormCache",
@@ -60,6 +60,11 @@ class BatchNormCache(NamedTuple):
     factor: float = 1.0
     max_pool: tuple[int, int] | None = None
     chosen: Array | None = None
+
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed, y aside."""
+        return self.mean, self.inv_std, *(() if self.chosen is None else (self.chosen,))
 
 
 def batch_norm_forward(
@@ -124,7 +129,7 @@ def batch_norm_forward(
     mean, inv_std : float64 ndarray (c,), optional
         Where to write the cache's; not used in inference.
     sums : float64 ndarray of ``batch_norm_sums_shape(x.shape, axis)``, optional
-        What the threads are to work in; results do not depend on it.
+        Work array for partial sums; results do not depend on it.
     chosen : ndarray like y, optional
         Where to write the cache's, with `max_pool` in training.
 
@@ -134,9 +139,21 @@ def batch_norm_forward(
     cache : BatchNormCache
         For `batch_norm_backward`; None in inference.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = batch_norm_forward(np.array([[1.0], [3.0]]), eps=0)
+    >>> y.ravel(), cache.mean
+    (array([-1.,  1.]), array([2.]))
     """
     shape = checks.shape("x", x)
     pool = None if max_pool is None else _norm_windows(("x", "axis", "max_pool"), x, axis, max_pool)
@@ -254,6 +271,19 @@ def batch_norm_backward(
     -------
     dx : ndarray like x
     dscale, dshift : ndarray (c,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = batch_norm_forward(np.array([[1.0], [3.0]]), eps=0)
+    >>> dx, dscale, dshift = batch_norm_backward(np.array([[1.0], [3.0]]), cache)
+    >>> dscale, dshift
+    (array([2.]), array([4.]))
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
@@ -318,18 +348,42 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
 
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
     the order that one thread would add them up in.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of x.
+    axis : int, default 1
+        The axis of the channels, as in `batch_norm_forward`.
+
+    Returns
+    -------
+    tuple of int or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> batch_norm_sums_shape((64, 512)) is None
+    True
     """
     sizes, threads = _channels("x", shape, axis), _kernels.get_num_threads()
     return None if threads == 1 else _norm_sums_shape(sizes, threads)
 
 
 _LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
+#: Rows are shared out among threads where there are fewer channels than this, and at least so many elements.
+_FEW_CHANNELS, _MANY_ELEMENTS = 128, 1 << 17
 
 
 @_kernels.Remembered
 def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
     outer, channels, inner = sizes
-    if inner != 1 or not 0 < channels < 128 or threads <= max(1, channels // _LANES) or outer * channels < 1 << 17:
+    few = inner == 1 and 0 < channels < _FEW_CHANNELS and max(1, channels // _LANES) < threads
+    if not few or outer * channels < _MANY_ELEMENTS:
         return None
     lanes = math.lcm(channels, _LANES) if channels < _LANES else -(-channels // _LANES) * _LANES
     return outer // (lanes // channels if channels < _LANES else 1) // _BLOCK + 1, 2, lanes
@@ -375,6 +429,7 @@ _group_norm_forward = kernel("group_norm_forward", y="out")
 _group_norm_backward = kernel(
     "group_norm_backward", **{name: _OF_CACHE[name] for name in ("x", "scale", "mean", "inv_std")}, dx="out"
 )
+_group_norm_learnt_grads = kernel("group_norm_learnt_grads")
 
 
 class GroupNormCache(NamedTuple):
@@ -388,10 +443,16 @@ class GroupNormCache(NamedTuple):
     groups: int
 
     @property
-    def parts_shape(self) -> tuple[int, int, int]:
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return self.mean, self.inv_std
+
+    @property
+    def parts_shape(self) -> tuple[int, ...]:
         """The shape of the `parts` of `group_norm_backward`."""
         rows, _, channels = self.x.shape
-        return -(-rows // _block(self.x.shape)), 2, channels
+        block = _block(self.x.shape)
+        return shape_of("group_norm_backward", "parts", rows=rows, channels=channels, block=block)
 
 
 def layer_norm_forward(
@@ -427,9 +488,21 @@ def layer_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] J. L. Ba et al., "Layer normalization", 2016, eq. 3 and 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer_norm_forward(np.array([[1.0, 3.0], [4.0, 0.0]]), eps=0)[0]
+    array([[-1.,  1.],
+           [ 1., -1.]])
     """
     shape = checks.shape("x", x)
     if not shape:
@@ -471,9 +544,20 @@ def group_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] Y. Wu and K. He, "Group normalization", 2018, eq. 1 to 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> group_norm_forward(np.array([[1.0, 3.0, 4.0, 0.0]]), 2, eps=0)[0]
+    array([[-1.,  1.,  1., -1.]])
     """
     shape = _pixels(x)
     groups = checks.integer("groups", groups, 1)
@@ -506,9 +590,20 @@ def instance_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] D. Ulyanov et al., "Instance normalization", 2016, eq. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> instance_norm_forward(np.array([[[1.0], [3.0]]]), eps=0)[0].ravel()
+    array([-1.,  1.])
     """
     shape = _pixels(x)
     return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
@@ -541,6 +636,19 @@ def group_norm_backward(
     -------
     dx : ndarray like `dy`
     dscale, dshift : ndarray (channels,), or as given
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = layer_norm_forward(np.array([[1.0, 3.0]]), eps=0)
+    >>> dx, dscale, dshift = group_norm_backward(np.array([[1.0, 3.0]]), cache)
+    >>> dscale, dshift
+    (array([-1.,  3.]), array([1., 3.]))
     """
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
@@ -548,32 +656,16 @@ def group_norm_backward(
     channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):
         raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
-    given = {name: array for name, array in (("dscale", dscale), ("dshift", dshift)) if array is not None}
-    for name, array in given.items():
-        if checks.array(name, array, dtype=x.dtype, writable=True).size != channels:
-            raise ValueError(f"{name} must have {channels} elements, got shape {array.shape}")
-    shape = checks.shape("dy", dy)
-    if dy.size != x.size or not dy.flags.c_contiguous:  # or it would be copied when it is reshaped
-        checks.array("dy", dy, dtype=x.dtype)
-        checks.array("dy", dy, shape=x.shape)
-    if out is not None:
-        checks.array("out", out, dtype=x.dtype, shape=shape, writable=True)
-    dx = np.empty(shape, x.dtype) if out is None else out
     options = groups, _block(x.shape)
-    inputs = dy.reshape(x.shape), x, scale, mean, inv_std
-    if given:  # which are written here
-        _, parts = _group_norm_backward.check(*inputs, dx.reshape(x.shape), parts, *options)
-        checks.apart(given)
-        for name, array in given.items():
-            for other, value in {"dy": dy, "cache.x": x, "out": dx, "parts": parts}.items():
-                checks.apart({name: array, other: value})
-    _, parts = _group_norm_backward(*inputs, dx.reshape(x.shape), parts, *options)
-    learnt = [np.empty(channels, x.dtype) if array is None else array for array in (dscale, dshift)]
-    with np.errstate(all="ignore"):  # as in a kernel
-        sums = np.add.reduce(parts, axis=0, dtype=np.float64) if x.size else np.zeros((2, channels))
-        for result, total in zip(learnt, sums, strict=True):
-            result.reshape(-1)[...] = total
-    return dx, learnt[0], learnt[1]
+    dx, parts = _group_norm_backward.check(dy, x, scale, mean, inv_std, out, parts, *options)
+    dlearnt = [np.empty(channels, x.dtype) if given is None else given for given in (dscale, dshift)]
+    _group_norm_learnt_grads.check(parts, *dlearnt)
+    for name, array in zip(("dscale", "dshift"), dlearnt, strict=True):
+        for other, value in (("dy", dy), ("cache.x", x), ("out", dx)):
+            checks.apart({name: array, other: value})
+    _group_norm_backward(dy, x, scale, mean, inv_std, dx, parts, *options)
+    _group_norm_learnt_grads(parts, *dlearnt)
+    return dx, dlearnt[0], dlearnt[1]
 
 
 def _normalise(
@@ -608,10 +700,16 @@ def _pixels(x: Array) -> tuple[int, int, int]:
     return shape[0], math.prod(shape[1:-1]), shape[-1]
 
 
+#: Of a block of rows whose gradients of scale and shift are summed up by themselves: elements and rows, at most, and
+#: pixels, at least. The bits of these sums depend on them.
+_BLOCK_ELEMENTS, _BLOCK_ROWS, _BLOCK_PIXELS = 1 << 16, 64, 16
+
+
 def _block(shape: tuple[int, ...]) -> int:
     """How many rows of (rows, pixels, channels) are added up before their sum goes to a part of its own."""
     _, pixels, channels = shape
-    return max(min(65536 // max(pixels * channels, 1), 64), -(-16 // max(pixels, 1)))
+    fit = min(_BLOCK_ELEMENTS // max(pixels * channels, 1), _BLOCK_ROWS)
+    return max(fit, -(-_BLOCK_PIXELS // max(pixels, 1)))
 
 
 # ---- RMS norm -----------------------------------------------------------------------------------------------
@@ -626,6 +724,11 @@ class RMSNormCache(NamedTuple):
     x: Array
     scale: Array | None
     inv_rms: NDArray[np.float64]
+
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return (self.inv_rms,)
 
 
 def rms_norm_forward(
@@ -700,6 +803,13 @@ def rms_norm_backward(
     ------
     TypeError, ValueError
         Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = rms_norm_forward(np.array([[3.0, 4.0, 0.0, 0.0]]), eps=0)
+    >>> rms_norm_backward(np.array([[2.5, 0.0, 0.0, 2.5]]), cache)
+    (array([[ 0.64, -0.48,  0.  ,  1.  ]]), array([3., 0., 0., 0.]))
     """
     if not isinstance(cache, RMSNormCache):
         raise TypeError(f"cache must come from rms_norm_forward, got {type(cache).__name__}")

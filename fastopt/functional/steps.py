@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,15 +67,6 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
 def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _kernels.PreparedStep:
     """Prepare a step of the functional form on arrays of your own: it then costs no more than that of a class.
 
-    >>> import numpy as np
-    >>> w, g, m, v = np.ones((4, 3))
-    >>> m[:] = v[:] = 0
-    >>> step = plan("adam", w, g, m, v, lr=0.1)
-    >>> for _ in range(10):
-    ...     g[:] = 2 * w                   # in place: the arrays are bound
-    ...     step()
-    >>> step(t=1, lr=0.01)
-
     Parameters
     ----------
     name : str
@@ -96,6 +86,17 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     ------
     TypeError, ValueError
         Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w, g, m, v = np.ones((4, 3))
+    >>> m[:] = v[:] = 0
+    >>> step = plan("adam", w, g, m, v, lr=0.1)
+    >>> for _ in range(10):
+    ...     g[:] = 2 * w                   # in place: the arrays are bound
+    ...     step()
+    >>> step(t=1, lr=0.01)
     """
     optimizer = OPTIMIZERS[checks.choice("name", name, tuple(OPTIMIZERS))]
     states = optimizer.state_names()
@@ -136,36 +137,40 @@ def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Ar
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
     """The docstring of a class, with the arrays of the functional form for the parameters of the class."""
-    head, body, references = _parts(optimizer)
-    entries = ["param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place."]
-    entries.append("grad : ndarray like `param`\n    The gradient.")
+    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
+    arrays = [
+        "param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place.",
+        "grad : ndarray like `param`\n    The gradient.",
+    ]
     if states:
-        entries.append(
+        arrays.append(
             f"{', '.join(states)} : ndarray like `param`\n    The state, {optimizer.begins}. Updated in place."
         )
     if optimizer.counts_steps:
-        entries.append("t : int\n    The number of this step, counted from 1.")
-    described: set[str] = set()
-    for entry in body + _parts(Optimizer)[1]:
-        names = set(re.split(", | : ", entry.split("\n")[0])) & {*optimizer.keywords(), *optimizer.computed}
-        if names - described:
-            entries.append(entry.removeprefix("params, "))
-            described |= names
-    entries.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
-    entries.append(
-        "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
-    )
-    if references:
-        entries.append(f"\nReferences\n{references}")
+        arrays.append("t : int\n    The number of this step, counted from 1.")
+    hyper = [getattr(optimizer, key).entry() for key in (*optimizer.computed, *optimizer.keywords())]
+    hyper.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
+    raises = "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
+    _, found, references = rest.partition("\n\nReferences\n")
+    sources = [f"\nReferences\n{references}"] if found else []
     first = f"One step of `fastopt.{optimizer.__name__}`, in place."
-    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *entries]) + "\n"
+    example = _step_example(optimizer, states)
+    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *arrays, *hyper, raises, *sources, example]) + "\n"
 
 
-def _parts(optimizer: type[Optimizer]) -> tuple[str, list[str], str]:
-    """What a docstring says of a class, of its parameters, one by one, and of its sources."""
-    head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
-    body, _, references = rest.partition("\n\nReferences\n")
-    return head, re.split(r"\n(?=\S)", body.partition("\n\nAttributes\n")[0]), references
+def _step_example(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
+    begin = {"z": "param.copy()", "step_size": "np.full(3, 0.1)"}
+    made = ", ".join(begin.get(state, "np.zeros(3)") for state in states)
+    keywords = ["t=1"] * optimizer.counts_steps + ["lr=0.1"] + [f"{name}=0.5" for name in optimizer.computed]
+    lines = [
+        ">>> import numpy as np",
+        ">>> param, grad = np.ones(3), np.full(3, 0.5)",
+        *[f">>> {', '.join(states)} = {made}"] * bool(states),
+        f">>> {optimizer.name}({', '.join(['param', 'grad', *states, *keywords])})",
+        ">>> bool((param < 1).all())",
+        "True",
+    ]
+    return "\n".join(["\nExamples\n--------", *lines])
 
 
 for _name, _optimizer in OPTIMIZERS.items():

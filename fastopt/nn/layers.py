@@ -10,6 +10,7 @@ Results are new arrays unless `memory` provides others: see `fastopt.nn.memory`.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -22,8 +23,15 @@ from fastopt.nn import init as initial
 from fastopt.nn import text
 from fastopt.nn.init import Bias, Init
 from fastopt.nn.memory import FRESH, Memory
+from fastopt.nn.params import Params
 
 __all__ = ["Composite", "Conv2D", "Dense", "Dropout", "Flatten", "Layer", "MaxPool2D", "ReLU"]
+
+#: Whose products dense layers are made of: fastopt's own, or those of NumPy's BLAS, whose bits are other ones.
+try:
+    PRODUCTS = checks.choice("it", os.environ.get("FASTOPT_PRODUCTS") or "own", ("own", "blas"))
+except ValueError as error:
+    raise ImportError(f"FASTOPT_PRODUCTS: {error}") from None
 
 Shape = tuple[int, ...]
 Grads = dict[str, Array]
@@ -35,9 +43,11 @@ class Layer:
     Attributes
     ----------
     params : dict of ndarray
-        The parameters; empty until the layer is built.
+        The parameters; empty until the layer is built. From then on ``params[name] = value`` copies a value of the same
+        shape and type into the array, and names stay as they are.
     state : dict of ndarray
-        Arrays that forward passes in training update, such as running means.
+        Arrays that forward passes in training update, such as running means; likewise. A layer whose parameters are all
+        frozen, ``params.rest``, should use them as in inference, and leave them as they are.
     parts : dict of Layer
         The layers that a `Composite` is made of.
     input_shape : tuple of int or None
@@ -49,7 +59,7 @@ class Layer:
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
 
-    #: Whether passes, in a workspace, are kernel calls alone, which can be recorded.
+    #: Whether passes in training, in a workspace, are kernel calls alone, which can be recorded.
     kernels_alone: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, loadable: bool = True, kernels_alone: bool = False) -> None:
@@ -58,10 +68,16 @@ class Layer:
             Layer.classes[cls.__name__] = cls
 
     def __init__(self) -> None:
-        self.params: dict[str, Array] = {}
-        self.state: dict[str, Array] = {}
+        self.params = Params()
+        self.state = Params(kind="state")
         self.parts: dict[str, Layer] = {}
         self.input_shape: Shape | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("params", "state") and name in vars(self):
+            vars(self)[name].replace(value)
+        else:
+            super().__setattr__(name, value)
 
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
         """Make the parameters, once.
@@ -88,6 +104,8 @@ class Layer:
         if self.input_shape is None:
             self._build(input_shape, rng, np.dtype(dtype))
             self.input_shape = input_shape
+            self.params.seal()
+            self.state.seal()
         elif self.params and self.input_shape != input_shape:
             raise ValueError(f"{self!r} was built for inputs of shape {self.input_shape}, got {input_shape}")
         for param in self.params.values():
@@ -165,7 +183,7 @@ class Layer:
 
     def adopt(self, params: Mapping[str, Array]) -> None:
         """Replace `params` by these arrays, which hold the same values."""
-        self.params.update(params)
+        self.params.take(params)
 
     def walk(self) -> Iterator[Layer]:
         """Iterate over the layer and all of its parts, at any depth."""
@@ -207,9 +225,9 @@ class Composite(Layer):
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
         shape = super().build(input_shape, rng, dtype)
         for attribute in ("params", "state"):
-            getattr(self, attribute).update(
-                {f"{key}.{name}": a for key, part in self.parts.items() for name, a in getattr(part, attribute).items()}
-            )
+            of_parts: dict[str, Params] = {key: getattr(part, attribute) for key, part in self.parts.items()}
+            arrays = {f"{key}.{name}": array for key, part in of_parts.items() for name, array in part.items()}
+            getattr(self, attribute).take(arrays, of_parts)
         return shape
 
     def adopt(self, params: Mapping[str, Array]) -> None:
@@ -290,13 +308,18 @@ class Dense(_Affine):
     Parameters
     ----------
     units : int
-        The number of outputs. `params`: ``weight`` (d, units), ``bias`` (units,).
+        The number of outputs.
     activation : "relu" or None, default None
         Fused with the bias.
     init : str or callable, default "he"
         The initialisation of the weight: a name or an object of `fastopt.nn.init`.
     bias_init : float or sequence of float, default 0.0
         The initial bias: one number for all units, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (d, units), ``bias`` (units,).
 
     Raises
     ------
@@ -343,8 +366,8 @@ class Dense(_Affine):
     ) -> tuple[Array, Any]:
         y = memory.array("y", (len(x), self.units), x.dtype)
         epilogue = self._epilogue(fused, training)
-        weight = self.params["weight"]
-        if not _own_products(x, weight):
+        x, weight = _contiguous(x), _contiguous(self.params["weight"])
+        if PRODUCTS == "blas":
             self._finish(np.matmul(x, weight, out=y), epilogue, counter + len(fused))
         elif epilogue.dropout is None:
             F.dense_forward(x, weight, self.params["bias"], relu=epilogue.relu, out=y)
@@ -356,24 +379,24 @@ class Dense(_Affine):
         self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         x, y, epilogue = cache
-        weight = self.params["weight"]
-        own = _own_products(x, weight, dy)
-        dy, dbias = self._begin(dy, y, epilogue, memory, leave_bias=own)
+        weight = _contiguous(self.params["weight"])
+        blas = PRODUCTS == "blas"
+        dy, dbias = self._begin(dy, y, epilogue, memory, leave_bias=not blas)
         dweight = memory.grad("weight", weight)
-        if own:
-            F.dense_weight_grad(x, dy, out=dweight, dbias=None if epilogue.relu else dbias)
-        else:
+        if blas:
             np.matmul(x.T, dy, out=dweight)
+        else:
+            F.dense_weight_grad(x, dy, out=dweight, dbias=None if epilogue.relu else dbias)
         grads = {"weight": dweight, "bias": dbias}
         if not input_grad:
             return None, grads
         dx = memory.array("dx", x.shape, x.dtype)
-        return F.dense_input_grad(dy, weight, out=dx) if own else np.matmul(dy, weight.T, out=dx), grads
+        return np.matmul(dy, weight.T, out=dx) if blas else F.dense_input_grad(dy, weight, out=dx), grads
 
 
-def _own_products(*arrays: Array) -> bool:
-    """Whether these are multiplied by fastopt's kernels, which take contiguous arrays alone; else by NumPy."""
-    return F.dense_pays() and all(isinstance(a, np.ndarray) and a.flags.c_contiguous for a in arrays)
+def _contiguous(array: Array) -> Array:
+    """An array as kernels take it: a copy, where that of a caller is transposed, say."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 class Conv2D(_Affine):
@@ -388,8 +411,7 @@ class Conv2D(_Affine):
     filters : int
         The number of output channels.
     size : int or (int, int), default 3
-        Height and width of the kernel. `params`: ``weight`` (height, width, channels / groups, filters), ``bias``
-        (filters,).
+        Height and width of the kernel.
     stride : int or (int, int), default 1
     padding : "same", "valid", int or (int, int), default "same"
         Zeros on each side; ``"same"`` is half of the window, which keeps the shape for odd sizes at stride 1.
@@ -404,6 +426,11 @@ class Conv2D(_Affine):
         many groups as channels make a depthwise convolution.
     bias_init : float or sequence of float, default 0.0
         The initial bias: one number for all filters, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (height, width, channels / groups, filters), ``bias`` (filters,).
 
     Raises
     ------
@@ -486,6 +513,15 @@ class Conv2D(_Affine):
         """The weight as a stack of matrices (groups, inputs, filters / groups), a view."""
         return np.moveaxis(weight.reshape(-1, self.groups, self.filters // self.groups), 1, 0)
 
+    def _by_group_of_filters(self, weight: Array, memory: Memory) -> Array:
+        """The same, each matrix by itself in memory."""
+        split = self._group_weights(weight)
+        if self.groups == 1:
+            return split
+        weights = memory.array("weights by group", split.shape, weight.dtype)
+        weights[...] = split
+        return weights
+
     def forward(
         self,
         x: Array,
@@ -509,10 +545,12 @@ class Conv2D(_Affine):
         y = memory.array("y", (n * out_h * out_w, self.filters), x.dtype)
         images, weight = y.reshape(n, out_h, out_w, -1), self.params["weight"]
         if groups == 1:
-            np.matmul(columns.reshape(len(y), -1), weight.reshape(-1, self.filters), out=y)
+            F.matmul(columns.reshape(len(y), -1), weight.reshape(-1, self.filters), y)
         else:
             product = memory.array("product", (groups, len(y), self.filters // groups), x.dtype)
-            np.matmul(columns.reshape(groups, len(y), -1), self._group_weights(weight), out=product)
+            weights = self._by_group_of_filters(weight, memory)
+            for rows, matrix, out in zip(columns.reshape(groups, len(y), -1), weights, product, strict=True):
+                F.matmul(rows, matrix, out)
             self._join(product, images)
         epilogue = self._epilogue(fused, training)
         self._finish(y, epilogue, counter + len(fused))
@@ -566,7 +604,7 @@ class Conv2D(_Affine):
             return dx, grads
         columns = memory.array("columns", F.patches_shape(x.shape, self.size, self.stride, self.padding), dy.dtype)
         rows = dy.reshape(-1, self.filters)
-        np.matmul(rows, weight.reshape(-1, self.filters).T, out=columns.reshape(len(rows), -1))
+        F.matmul(rows, weight.reshape(-1, self.filters), columns.reshape(len(rows), -1), transpose_b=True)
         return F.col2im(columns, x.shape, self.size, self.stride, self.padding, out=dx), grads
 
     def _depthwise_forward(self, x: Array, epilogue: _Epilogue, counter: int, memory: Memory) -> tuple[Array, Any]:
@@ -608,18 +646,22 @@ class Conv2D(_Affine):
             return self._direct_backward(dy.reshape(images), shape, epilogue, grads, memory, input_grad)
         if columns is None:
             return self._depthwise_backward(dy.reshape(images), shape, grads, memory, input_grad)
-        if groups == 1:
-            rows, weights = columns.reshape(len(y), -1), weight.reshape(-1, self.filters)
-            np.matmul(rows.T, dy, out=dweight.reshape(weights.shape))
-        else:
-            dy = self._by_group(dy.reshape(images), "dproduct by group", memory).reshape(groups, len(y), -1)
-            rows, weights = columns.reshape(groups, len(y), -1), self._group_weights(weight)
-            dweights = memory.array("dweights", weights.shape, weight.dtype)
-            self._group_weights(dweight)[...] = np.matmul(rows.swapaxes(1, 2), dy, out=dweights)
+        if groups > 1:
+            dy = self._by_group(dy.reshape(images), "dproduct by group", memory)
+        dy, rows = dy.reshape(groups, len(y), -1), columns.reshape(groups, len(y), -1)
+        dweights = self._group_weights(dweight)
+        if groups > 1:
+            dweights = memory.array("dweights", dweights.shape, weight.dtype)
+        for group in range(groups):
+            F.matmul(rows[group], dy[group], dweights[group], transpose_a=True)
+        if groups > 1:
+            self._group_weights(dweight)[...] = dweights
         if not input_grad:
             return None, grads
         dcolumns = memory.array("dcolumns", columns.shape, columns.dtype)
-        np.matmul(dy, weights.swapaxes(-1, -2), out=dcolumns.reshape(rows.shape))
+        weights = self._by_group_of_filters(weight, memory)
+        for group, out in enumerate(dcolumns.reshape(rows.shape)):
+            F.matmul(dy[group], weights[group], out, transpose_b=True)
         dx = memory.array("dx", shape, dy.dtype)
         F.col2im(dcolumns, shape, self.size, self.stride, self.padding, dilation=self.dilation, out=dx)
         if groups > 1:

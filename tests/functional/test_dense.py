@@ -39,9 +39,3 @@ def test_dense_refuses_what_does_not_fit(refuses):
     refuses(lambda: functional.dense_weight_grad(x, dy[1:]), r"dy must have shape \(5, 4\), got \(4, 4\)")
     refuses(lambda: functional.dense_weight_grad(x, dy, out=dy), r"out must have shape \(3, 4\), got \(5, 4\)")
     refuses(lambda: functional.dense_weight_grad([[1.0]], dy), "x must be a NumPy array, got list")
-
-
-@pytest.mark.parametrize(("products", "pays"), [("own", True), ("blas", False)])
-def test_products_can_be_chosen(products, pays, monkeypatch):
-    monkeypatch.setattr(functional.dense, "PRODUCTS", products)
-    assert functional.dense_pays() is pays

@@ -402,7 +402,7 @@ def test_norm_refusals(refuses, rng):
     refuses(lambda: functional.layer_norm_forward(x, np.ones(6), axes=2), r"scale must have shape \(5, 6\)")
     backward = functional.group_norm_backward
     refuses(lambda: backward(y, None), "cache must come from a forward pass of this family, got NoneType")
-    refuses(lambda: backward(y[:2].copy(), cache), "dy must have shape", y)
+    refuses(lambda: backward(y[:2].copy(), cache), "dy must have 120 elements", y)
     refuses(lambda: backward(y, cache._replace(groups=4)), "cache.groups must divide", y)
     refuses(lambda: backward(y, cache._replace(mean=np.ones(5))), r"cache.mean must have shape \(12,\)", y)
     refuses(lambda: backward(y, cache, out=x), "out and cache.x must not overlap|cache.x and out", x, y)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import functional, nn
+from fastopt import cases, functional, nn
 
 
 @pytest.fixture(autouse=True)
@@ -19,104 +19,17 @@ def torch():
     torch.set_num_threads(before)
 
 
-def channels_second(x):
-    return x.permute(0, 3, 1, 2)
-
-
-def channels_last(x):
-    return x.permute(0, 2, 3, 1)
-
-
-def conv(torch, x, weight, bias, **options):
-    """A convolution of arrays laid out as ours."""
-    y = torch.nn.functional.conv2d(channels_second(x), weight.permute(3, 2, 0, 1), bias, **options)
-    return channels_last(y)
-
-
-def group_norm(torch, x, groups, p, **options):
-    """Of (n, …, c)."""
-    y = torch.nn.functional.group_norm(x.movedim(-1, 1), groups, p["scale"], p["shift"], **options)
-    return y.movedim(1, -1)
-
-
-def weight_of(torch, p):
-    """The weight that weight normalisation makes, outputs on the last axis."""
-    direction = p["direction"].movedim(-1, 0)
-    gain = p["gain"].reshape(-1, *(1,) * (direction.ndim - 1))
-    return torch._weight_norm(direction, gain, 0).movedim(0, -1)
-
-
-def whitened(torch, x, size, eps, p):
-    rows = x.reshape(-1, x.shape[-1])
-    centred = (rows - rows.mean(dim=0)).reshape(len(rows), -1, size).movedim(0, 1)
-    covariance = centred.transpose(1, 2) @ centred / len(rows) + eps * torch.eye(size, dtype=x.dtype)
-    values, vectors = torch.linalg.eigh(covariance)
-    white = centred @ (vectors / values.sqrt()[:, None]) @ vectors.transpose(1, 2)
-    return p["scale"] * white.movedim(0, 1).reshape(x.shape) + p["shift"]
-
-
-#: Layers, the shape of an input, and the same in PyTorch: of an input and parameters by name.
-CASES = [
-    (nn.Dense(5, activation="relu"), (7,), lambda t, x, p: t.relu(x @ p["weight"] + p["bias"])),
-    *(
-        (nn.Conv2D(**ours), shape, lambda t, x, p, o=options: conv(t, x, p["weight"], p["bias"], **o))
-        for ours, shape, options in (
-            ({"filters": 4}, (6, 7, 3), {"padding": 1}),
-            ({"filters": 4, "size": (2, 3), "stride": (2, 1), "padding": (1, 0)}, (6, 7, 3),
-             {"stride": (2, 1), "padding": (1, 0)}),
-            ({"filters": 4, "dilation": 2}, (6, 7, 3), {"dilation": 2, "padding": 2}),
-            ({"filters": 4, "dilation": (1, 3), "stride": 2, "padding": 3}, (6, 7, 3),
-             {"dilation": (1, 3), "stride": 2, "padding": 3}),
-            ({"filters": 6, "groups": 3}, (6, 7, 9), {"groups": 3, "padding": 1}),
-            ({"filters": 8, "groups": 4, "stride": 2}, (6, 7, 4), {"groups": 4, "padding": 1, "stride": 2}),
-            ({"filters": 6, "groups": 6, "dilation": 2, "padding": "valid"}, (6, 7, 6), {"groups": 6, "dilation": 2}),
-        )
-    ),
-    (nn.MaxPool2D((3, 2), (2, 1)), (6, 7, 3),
-     lambda t, x, p: channels_last(t.nn.functional.max_pool2d(channels_second(x), (3, 2), (2, 1)))),
-    (nn.AveragePool2D((3, 2), (2, 1)), (6, 7, 3),
-     lambda t, x, p: channels_last(t.nn.functional.avg_pool2d(channels_second(x), (3, 2), (2, 1)))),
-    (nn.GlobalAveragePool2D(), (6, 7, 3), lambda t, x, p: x.mean(dim=(1, 2))),
-    (nn.Embedding(9, 4), (5,), lambda t, x, p: t.nn.functional.embedding(x.long(), p["weight"])),
-    (nn.ReLU(), (6, 7, 3), lambda t, x, p: t.relu(x)),
-    (nn.LeakyReLU(0.2), (9,), lambda t, x, p: t.nn.functional.leaky_relu(x, 0.2)),
-    (nn.ELU(0.7), (9,), lambda t, x, p: t.nn.functional.elu(x, 0.7)),
-    (nn.GELU(), (9,), lambda t, x, p: t.nn.functional.gelu(x)),
-    (nn.GELU("tanh"), (9,), lambda t, x, p: t.nn.functional.gelu(x, approximate="tanh")),
-    (nn.SiLU(), (9,), lambda t, x, p: t.nn.functional.silu(x)),
-    (nn.Tanh(), (9,), lambda t, x, p: t.tanh(x)),
-    (nn.Sigmoid(), (9,), lambda t, x, p: t.sigmoid(x)),
-    (nn.Softplus(), (9,), lambda t, x, p: t.nn.functional.softplus(x, threshold=1000)),
-    (nn.Softmax(), (9,), lambda t, x, p: t.softmax(x, -1)),
-    (nn.BatchNorm(), (6, 7, 3),
-     lambda t, x, p: channels_last(
-         t.nn.functional.batch_norm(channels_second(x), None, None, p["scale"], p["shift"], training=True))),
-    (nn.LayerNorm(), (9,), lambda t, x, p: t.nn.functional.layer_norm(x, (9,), p["scale"], p["shift"])),
-    (nn.LayerNorm(axes=3, eps=0.1), (6, 7, 3),
-     lambda t, x, p: t.nn.functional.layer_norm(x, (6, 7, 3), p["scale"], p["shift"], eps=0.1)),
-    (nn.GroupNorm(4), (6, 7, 8), lambda t, x, p: group_norm(t, x, 4, p)),
-    (nn.GroupNorm(2, eps=0.1), (8,), lambda t, x, p: group_norm(t, x, 2, p, eps=0.1)),
-    (nn.InstanceNorm(), (6, 7, 8),
-     lambda t, x, p: channels_last(
-         t.nn.functional.instance_norm(channels_second(x), weight=p["scale"], bias=p["shift"]))),
-    (nn.WeightNorm(nn.Dense(5)), (7,), lambda t, x, p: x @ weight_of(t, p) + p["layer.bias"]),
-    (nn.WeightNorm(nn.Conv2D(4)), (6, 7, 3), lambda t, x, p: conv(t, x, weight_of(t, p), p["layer.bias"], padding=1)),
-    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (8,), lambda t, x, p: whitened(t, x, 4, 1e-3, p)),
-    (nn.DecorrelatedBatchNorm(4, eps=1e-3), (3, 2, 4), lambda t, x, p: whitened(t, x, 4, 1e-3, p)),
-    (nn.Residual(nn.Conv2D(3), nn.Conv2D(3, 1)), (6, 7, 3),
-     lambda t, x, p: t.relu(conv(t, x, p["body.weight"], p["body.bias"], padding=1)
-                            + conv(t, x, p["shortcut.weight"], p["shortcut.bias"]))),
-]  # fmt: skip
+BESIDE = [case for case in cases.NN if case[2] is not None]
 #: Of these, PyTorch has no layer: dropout draws other numbers, and the others only call layers, or reshape.
 WITHOUT = {"Dropout", "VanillaDropout", "SpatialDropout", "Flatten", "Sequential", "Composite"}
 
 
 def test_every_layer_class_has_a_case():
     ours = {name for name, cls in nn.Layer.classes.items() if cls.__module__.startswith("fastopt.") and name[0] != "_"}
-    assert ours - WITHOUT == {type(layer).__name__ for layer, *_ in CASES}
+    assert ours - WITHOUT == {type(layer).__name__ for layer, *_ in BESIDE}
 
 
-@pytest.mark.parametrize(("layer", "shape", "theirs"), CASES, ids=[f"{case[0]!r}-{case[1]}" for case in CASES])
+@pytest.mark.parametrize(("layer", "shape", "theirs"), BESIDE, ids=[f"{case[0]!r}-{case[1]}" for case in BESIDE])
 def test_beside_torch(torch, layer, shape, theirs, rng):
     layer = copy.deepcopy(layer)
     layer.build(shape, rng, np.dtype(np.float64))

@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -10,88 +13,10 @@ import pytest
 from finite_differences import check_gradients
 
 import fastopt
-from fastopt import functional, nn, reference
+from fastopt import cases, functional, nn, reference
 from fastopt.nn.memory import Workspace
 from fastopt.nn.model import decode, encode
 
-#: Layers, and the shape of an input to each.
-CASES = [
-    (nn.Dense(5), (7,)),
-    (nn.Dense(5, activation="relu", init="xavier"), (7,)),
-    (nn.Conv2D(4), (5, 6, 3)),
-    (nn.Conv2D(3, size=(2, 3), stride=(2, 1), padding=(1, 0), activation="relu"), (5, 4, 2)),
-    (nn.Conv2D(2, size=1, stride=3, padding="valid", init="xavier"), (4, 7, 2)),
-    (nn.Conv2D(2, size=(4, 2), activation="relu"), (3, 5, 1)),
-    (nn.Conv2D(2, dilation=2, activation="relu"), (5, 6, 2)),
-    (nn.Conv2D(2, size=(2, 3), stride=2, padding=2, dilation=(1, 3)), (4, 5, 1)),
-    (nn.Conv2D(6, groups=3, size=(3, 2), activation="relu"), (4, 4, 6)),
-    (nn.Conv2D(4, groups=4, stride=2), (5, 4, 4)),
-    (nn.Conv2D(4, groups=2, padding=1, dilation=(2, 1)), (5, 4, 2)),
-    (nn.Conv2D(4, groups=2, size=(1, 2)), (2, 3, 2)),
-    (nn.Conv2D(3, groups=3, size=(2, 3), padding=1, dilation=(2, 1), activation="relu"), (5, 4, 3)),
-    (nn.Conv2D(16), (3, 4, 2)),
-    (nn.Conv2D(16, size=2, stride=2, activation="relu"), (3, 5, 2)),
-    (nn.Conv2D(32, size=(1, 2), padding=(0, 2)), (2, 3, 1)),
-    (nn.MaxPool2D(), (5, 4, 3)),
-    (nn.MaxPool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
-    (nn.MaxPool2D(2, stride=3), (6, 7, 2)),
-    (nn.Flatten(), (3, 4, 2)),
-    (nn.Flatten(), (6,)),
-    (nn.ReLU(), (9,)),
-    (nn.ReLU(), (3, 2, 4)),
-    (nn.Dropout(0.4), (70,)),
-    (nn.Dropout(0.4, p_is="keep"), (3, 5, 5)),
-    (nn.BatchNorm(), (6,)),
-    (nn.BatchNorm(eps=0.01, momentum=0.9, momentum_of="old", unbiased=False), (3, 4, 2)),
-    *(
-        (layer, shape)
-        for shape in ((9,), (3, 2, 4))
-        for layer in (
-            nn.LeakyReLU(),
-            nn.LeakyReLU(slope=0.3),
-            nn.ELU(),
-            nn.ELU(alpha=0.7),
-            nn.GELU(),
-            nn.GELU("tanh"),
-            nn.SiLU(),
-            nn.Tanh(),
-            nn.Sigmoid(),
-            nn.Softplus(),
-            nn.Softmax(),
-        )
-    ),
-    (nn.AveragePool2D(), (5, 4, 3)),
-    (nn.AveragePool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
-    (nn.GlobalAveragePool2D(), (3, 4, 5)),
-    (nn.VanillaDropout(0.4), (70,)),
-    (nn.VanillaDropout(0.4, p_is="keep"), (3, 5, 5)),
-    (nn.SpatialDropout(0.4), (3, 4, 20)),
-    (nn.Embedding(7, 3), (5,)),
-    (nn.Embedding(5, 2, init="he"), (2, 3)),
-    (nn.LayerNorm(), (6,)),
-    (nn.LayerNorm(eps=0.01), (3, 2, 4)),
-    (nn.LayerNorm(axes=3), (3, 2, 4)),
-    (nn.LayerNorm(axes=2), (3, 2, 4)),
-    (nn.GroupNorm(3), (6,)),
-    (nn.GroupNorm(2, eps=0.01), (3, 2, 4)),
-    (nn.InstanceNorm(), (3, 2, 4)),
-    (nn.WeightNorm(nn.Dense(3, activation="relu")), (5,)),
-    (nn.WeightNorm(nn.Conv2D(4, size=(3, 2), stride=2, groups=2)), (4, 5, 2)),
-    (nn.DecorrelatedBatchNorm(), (3,)),
-    (nn.DecorrelatedBatchNorm(2, eps=0.01, momentum=0.3), (4,)),
-    (nn.DecorrelatedBatchNorm(size=2), (3, 2, 4)),
-    (nn.Residual(nn.Dense(4, init=nn.Orthogonal(2.0))), (4,)),
-    (
-        nn.Residual(
-            nn.Sequential([nn.Conv2D(3), nn.ReLU(), nn.Dropout(0.2)]), nn.Conv2D(3, size=1, bias_init=0.5), None
-        ),
-        (3, 2, 2),
-    ),
-    (nn.Residual(nn.Dropout(0.3), nn.Dropout(0.3)), (30,)),
-    (nn.Dense(3, init=nn.Xavier("in", "uniform"), bias_init=[0.1, 0.2, 0.3]), (4,)),
-    (nn.Sequential([nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.3), nn.Dense(3)]), (5,)),
-    (nn.Sequential([nn.Conv2D(2), nn.Sequential([nn.ReLU(), nn.MaxPool2D()]), nn.Flatten()]), (4, 5, 2)),
-]
 N = 4
 
 
@@ -102,10 +27,10 @@ def inputs(layer, rng, *shape):
     return rng.normal(size=shape)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]!r}-{case[1]}")
+@pytest.fixture(params=cases.NN, ids=lambda case: f"{case[0]!r}-{case[1]}")
 def case(request, rng):
     """A layer, built in float64 with no parameter at a special value, and its input shape."""
-    layer, shape = copy.deepcopy(request.param)
+    layer, shape = copy.deepcopy(request.param[:2])
     layer.build(shape, rng, np.dtype(np.float64))
     for param in layer.params.values():
         param[...] = rng.normal(size=param.shape)
@@ -114,7 +39,7 @@ def case(request, rng):
 
 def test_every_layer_class_has_a_case():
     ours = {name for name, cls in nn.Layer.classes.items() if cls.__module__.startswith("fastopt.")}
-    assert {name for name in ours if name[0] != "_"} - {"Composite"} == {type(layer).__name__ for layer, _ in CASES}
+    assert {name for name in ours if name[0] != "_"} - {"Composite"} == {type(layer).__name__ for layer, *_ in cases.NN}
 
 
 def test_gradients(case, rng):
@@ -280,9 +205,9 @@ def test_without_the_gradient_of_the_input(case, rng, same_bits):
     if not layer.may_skip_input_grad:
         return
     x, dy = inputs(layer, rng, N, *shape), rng.normal(size=(N, *layer.output_shape(shape)))
-    _, cache = layer.forward(x, training=True)
+    _, cache = layer.forward(x, training=True, counter=0)
     wanted = layer.backward(dy, cache)[1]
-    dx, grads = layer.backward(dy, layer.forward(x, training=True)[1], input_grad=False)
+    dx, grads = layer.backward(dy, layer.forward(x, training=True, counter=0)[1], input_grad=False)
     assert dx is None
     assert set(grads) == set(wanted)
     for name, grad in grads.items():
@@ -409,7 +334,7 @@ def test_embedding_of_what_is_no_entry(x, rng):
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape"), [case for case in CASES if type(case[0]) is nn.Conv2D], ids=lambda value: repr(value)
+    ("layer", "shape"), [case[:2] for case in cases.NN if type(case[0]) is nn.Conv2D], ids=lambda value: repr(value)
 )
 def test_convolution_is_the_reference(layer, shape, rng, close):
     layer = copy.deepcopy(layer)
@@ -450,6 +375,53 @@ def test_decorrelated_batch_norm_is_the_reference(rng, close):
     close(layer.forward(x, training=True)[0], y)
     close(layer.state["running_mean"], mean)
     close(layer.state["running_whitening"], whitening)
+
+
+# ---- Products -------------------------------------------------------------------------------------------
+
+
+def dense_layer(rng, weight):
+    layer = nn.Dense(5, "relu")
+    layer.build((7,), rng, np.dtype(np.float64))
+    layer.params["weight"] = weight
+    return layer
+
+
+def passes(layer, x, dy):
+    y, cache = layer.forward(x, training=True)
+    dx, grads = layer.backward(dy, cache)
+    return y, dx, grads["weight"], grads["bias"]
+
+
+def test_dense_layers_take_transposed_arrays(rng, same_bits):
+    """Such as a weight that is another one's transpose."""
+    x, weight, dy = rng.normal(size=(7, 6)).T, rng.normal(size=(5, 7)).T, rng.normal(size=(6, 5))
+    ours = passes(dense_layer(rng, weight), x, dy)
+    plain = passes(dense_layer(rng, weight.copy()), x.copy(), dy)
+    for actual, expected in zip(ours, plain, strict=True):
+        same_bits(actual, expected)
+
+
+def test_products_of_a_blas(rng, monkeypatch, close):
+    x, weight, dy = rng.normal(size=(6, 7)), rng.normal(size=(7, 5)), rng.normal(size=(6, 5))
+    ours = passes(dense_layer(rng, weight), x, dy)
+    monkeypatch.setattr(nn.layers, "PRODUCTS", "blas")
+    monkeypatch.setattr(functional, "dense_forward", None)
+    for actual, expected in zip(passes(dense_layer(rng, weight), x, dy), ours, strict=True):
+        close(actual, expected, 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "error"), [("blas", ""), ("mine", "ImportError: FASTOPT_PRODUCTS: it must be one of")]
+)
+def test_the_environment_chooses_products(value, error):
+    command = [sys.executable, "-P", "-c", "import fastopt.nn; assert fastopt.nn.layers.PRODUCTS == 'blas'"]
+    done = subprocess.run(
+        command, env=os.environ | {"FASTOPT_PRODUCTS": value}, capture_output=True, text=True, check=False
+    )
+    assert error in done.stderr
+    assert (done.returncode == 0) is (not error)
 
 
 # ---- Dropouts -------------------------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+/* The fused multiply-add a b + c, rounded once: what sums of products are chains of. It is one instruction on AVX2 with
+ * FMA, AVX-512 and NEON, and is emulated elsewhere, exactly, and never by the C library, whose own may be inexact and
+ * is a call per element.
+ *
+ * Kernels count denormals as zero, so that is part of the meaning: denormal operands are zeros, and a result that, once
+ * rounded to the digits of a normal number, is below the smallest one is a zero of its sign. (NEON looks at the result
+ * before it is rounded: where that is below the smallest normal number by less than half a unit, it gives a zero, and
+ * the others that number.)
+ *
+ * The emulation rests on rounding to odd (Boldo & Melquiond 2008, "Emulation of a FMA and correctly rounded sums:
+ * proved algorithms using rounding to odd"): of the two neighbours of an inexact sum, take the one whose last bit is 1.
+ * Rounding that again, to fewer digits or after one more addition, has the result of rounding the exact sum. What is
+ * inexact, the error of a sum tells (TwoSum: Knuth, The Art of Computer Programming 2, sec. 4.2.2, theorem B). */
+#ifndef FMA_H
+#define FMA_H
+
+#include "../kernel.h"
+#include "lanes.h"
+
+#if defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__FMA__) || defined(__aarch64__)
+INLINE vector vector_fma(vector a, vector b, vector c)
+{
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX512F__)
+    return (vector)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__) && REAL_BITS == 32
+    return (vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FMA__)
+    return (vector)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif REAL_BITS == 32
+    return (vector)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return (vector)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#endif
+}
+#else
+/* A double for each element of a vector. */
+typedef double doubles __attribute__((vector_size(PER_VECTOR * sizeof(double))));
+typedef int64_t double_bits __attribute__((vector_size(PER_VECTOR * sizeof(double))));
+
+/* The rounding error of sum = x + y. */
+INLINE doubles sum_error(doubles x, doubles y, doubles sum)
+{
+    const doubles y_part = sum - x;
+    return (x - (sum - y_part)) + (y - y_part);
+}
+
+/* x + y, rounded to odd. */
+INLINE doubles odd_sum(doubles x, doubles y)
+{
+    const doubles sum = x + y, error = sum_error(x, y, sum);
+    const double_bits bits = (double_bits)sum, even = (bits & 1) - 1;
+    const double_bits inexact = (error < 0) | (error > 0);                 /* not NaN, where the sum is infinite */
+    const double_bits to_neighbour = (double_bits)(error > 0) ^ (sum > 0); /* towards zero: -1; else 0 */
+    return (doubles)(bits + ((to_neighbour | 1) & inexact & even));
+}
+
+#if REAL_BITS == 32
+/* The product of two floats is a double, as it is. The odd sum has more than two digits more than a float. */
+static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
+{
+    const doubles product = __builtin_convertvector(a, doubles) * __builtin_convertvector(b, doubles);
+    return __builtin_convertvector(odd_sum(product, __builtin_convertvector(c, doubles)), vector);
+}
+#else
+/* The upper half of the digits (Dekker 1971, "A floating-point technique for extending the available precision", by a
+ * factor of Veltkamp's). */
+INLINE doubles upper_half(doubles x)
+{
+    const doubles large = x * 0x1p27 + x;
+    return large - (large - x);
+}
+
+/* Of numbers whose products and errors are normal (Boldo & Melquiond, sec. 5): product and error of a b (Dekker), the
+ * error added to c, the product to that, and the two errors of these sums to each other, rounded to odd. */
+INLINE doubles fma_of_moderate(doubles a, doubles b, doubles c)
+{
+    const doubles a1 = upper_half(a), a2 = a - a1, b1 = upper_half(b), b2 = b - b1, product = a * b;
+    const doubles error = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
+    const doubles low = c + error, high = product + low;
+    return high + odd_sum(sum_error(c, error, low), sum_error(product, low, high));
+}
+
+enum { EXPONENT_MASK = 0x7ff };
+
+INLINE int64_t exponent_of(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (int64_t)(bits >> MANTISSA_BITS & EXPONENT_MASK) - EXPONENT_BIAS;
+}
+
+/* Of a normal number, with another exponent. */
+INLINE double with_exponent(double x, int64_t exponent)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= ~((uint64_t)EXPONENT_MASK << MANTISSA_BITS);
+    bits |= (uint64_t)(exponent + EXPONENT_BIAS) << MANTISSA_BITS;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Of any numbers, of which the finite ones are brought to exponents of about 0: those of a and b are 0, and that of c
+ * is as far from that of a b, but for a distance at which c, or a b, only decides which way the other is rounded. */
+static double fma_of_any(double a, double b, double c)
+{
+    enum { FAR = 120 };
+    const double least = 0x1p-1022, most = 0x1.fffffffffffffp1023;
+    if (!(fabs(a) <= most && fabs(b) <= most) || fabs(a) < least || fabs(b) < least)
+        return a * b + c; /* a product that is exact */
+    if (!(fabs(c) <= most))
+        return c + c;
+    int64_t exponent = exponent_of(a) + exponent_of(b);
+    doubles addend = {0};
+    if (fabs(c) >= least) {
+        const int64_t distance = exponent_of(c) - exponent, near = maximum(minimum(distance, FAR), -FAR);
+        exponent += maximum(distance - FAR, 0);
+        addend += with_exponent(c, near);
+    }
+    const doubles zero = {0}, scaled = fma_of_moderate(zero + with_exponent(a, 0), zero + with_exponent(b, 0), addend);
+    const int64_t half = exponent / 2;
+    return scaled[0] * with_exponent(1, half) * with_exponent(1, exponent - half);
+}
+
+/* Whether the numbers and all that fma_of_moderate computes of them are normal. */
+INLINE double_bits are_moderate(doubles x)
+{
+    const doubles size = (doubles)((double_bits)x & INT64_MAX);
+    return (size >= 0x1p-300) & (size <= 0x1p300);
+}
+
+static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
+{
+    const double_bits exact = (a == 0) | (b == 0),
+                      moderate = are_moderate(a) & are_moderate(b) & (are_moderate(c) | (c == 0));
+    const vector sum = a * b + c, fused = fma_of_moderate(a, b, c);
+    vector y = (vector)((exact & (double_bits)sum) | (~exact & (double_bits)fused));
+    for (int i = 0; i < PER_VECTOR; ++i)
+        if (!(exact[i] | moderate[i]))
+            y[i] = fma_of_any(a[i], b[i], c[i]);
+    return y;
+}
+#endif
+#endif
+
+INLINE lanes lanes_fma(lanes a, lanes b, lanes c)
+{
+    EACH_VECTOR (k)
+        c.v[k] = vector_fma(a.v[k], b.v[k], c.v[k]);
+    return c;
+}
+
+#endif
