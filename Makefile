@@ -63,13 +63,15 @@ hostile:  ## a hundred thousand calls of all that is public, with wrong argument
 	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)
 
 sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and UndefinedBehaviorSanitizer
-	rm -rf build/sanitize && python3 -m venv build/sanitize
-	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" LDFLAGS="-fsanitize=address,undefined" \
-	  build/sanitize/bin/pip install -q '.[test]'
-	cp -r tests build/sanitize/tests
-	cd build/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 bin/python -m pytest -q -x -c ../../pyproject.toml --rootdir . \
-	  tests/functional tests/test_cases.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py tests/test_kernel.py
+	rm -rf build/sanitize && python3 -m venv build/sanitize && mkdir build/sanitize/source
+	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/sanitize/source  # or its objects would lie among ours
+	cd build/sanitize/source && LDFLAGS="-fsanitize=address,undefined" \
+	  CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" ../bin/pip install -q '.[test]'
+	cd build/sanitize && export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTOPT_HOSTILE_CALLS=1500 && \
+	  pytest="bin/python -m pytest -q -x -c source/pyproject.toml --rootdir source" && \
+	  $$pytest $(addprefix source/tests/,hostile functional test_cases.py test_checks.py test_bridge.py test_kernel.py) && \
+	  $$pytest --quick $(addprefix source/tests/,test_random.py test_plan.py test_arena.py test_threads.py)
 
 tsan:  ## the thread pool under ThreadSanitizer, and with forks
 	mkdir -p build

@@ -206,6 +206,9 @@ def all_below(array, int64_t limit):
     cdef Py_ssize_t i
     cdef bint below = True
     take(array, &view, False)
+    if not has_type(&view, INT64, FASTOPT_FLOAT):
+        PyBuffer_Release(&view)
+        raise Misfit("labels must be int64")
     for i in range(view.len // <Py_ssize_t>sizeof(int64_t)):
         below &= 0 <= (<const int64_t *>view.buf)[i] < limit
     PyBuffer_Release(&view)

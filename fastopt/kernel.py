@@ -137,7 +137,7 @@ class Signature:
         for argument in self.arrays:
             if argument.written and given[argument.name] is not None:
                 self._explain_overlap(argument, given)
-        raise TypeError(f"{self.name} must get arrays that are what their attributes say, of sizes below 2**63")
+        raise _kernels.Misfit(f"{self.name} must get lengths that fit together, and arrays that are what they say")
 
     def _explain_shape(
         self, argument: Argument, value: Array, numbers: dict[str, int], given: dict[str, Array]

@@ -163,14 +163,24 @@ def test_places_beyond_a_plan_are_refused():
     lr = _kernels.STEPS["sgd"][1].index("lr")
     assert plan.get_hyper(lr) == 0.5
     for at in ((-1, 0), (10**6, 0), (2**40, 0), (lr, 1), (lr, -1), (lr, 2**40)):
-        with pytest.raises(ValueError, match="must be one of 1 groups"):
+        with pytest.raises(ValueError, match="must be one of 1 buckets"):
             plan.get_hyper(*at)
-        with pytest.raises(ValueError, match="must be one of 1 groups"):
+        with pytest.raises(ValueError, match="must be one of 1 buckets"):
             plan.set_hyper(at[0], 1.0, at[1])
     for place in (-1, 24, 2**40):
         step = _kernels.PreparedStep(plan, np.ones(3), {"lr": (place, float, float)})
         with pytest.raises(ValueError, match="lr must have a place in the table"):
             step(lr=1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.arange(4, dtype=np.int32), np.arange(4.0), unaligned(np.arange(4)), np.arange(8)[::2]]
+)
+def test_labels_are_int64(wrong):
+    assert _kernels.all_below(ordered(np.arange(4)), 4)
+    assert not _kernels.all_below(np.arange(4), 3)
+    with pytest.raises(_kernels.Misfit):
+        _kernels.all_below(wrong, 4)
 
 
 # ---- Little memory ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 from values import Memory
 
 import fastopt
-from fastopt import _kernels, arena, cases, data, gradients, landscape, matrices, nn, schedules, threads
+from fastopt import _kernels, cases, data, gradients, landscape, matrices, nn, schedules, threads
 from fastopt import functional as F  # noqa: N812
 from fastopt.cases import Case, map_arrays
 from fastopt.hyper import Choice, Flag, Hyper, Number
@@ -446,9 +446,9 @@ plain("data.read_idx", data.read_idx, lambda x, rng: {"path": rng.choice((".", "
 plain("data.read_cifar10", data.read_cifar10, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})
 plain("data.stratified_split", data.stratified_split,
       lambda x, rng: {"y": np.arange(60) % 3, "fraction": 0.2, "seed": 1})  # fmt: skip
+plain("data.split", data.split, lambda x, rng: {"n": 60, "fraction": 0.2, "seed": 1})
 _DESCENT = {"optimizer": "adam", "surface": next(iter(landscape.SURFACES)), "lr": 0.1, "steps": 3, "seed": 1}
 plain("landscape.descend", landscape.descend, lambda x, rng: dict(_DESCENT))
-plain("arena.empty", arena.empty, lambda x, rng: {"shape": (3, 4), "dtype": np.float32, "past_line": 16})
 
 
 # ---- The trainer --------------------------------------------------------------------------------------------
@@ -519,9 +519,11 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "LearningRateScheduler": {"schedule": lambda epoch, batch: 0.1},
     "ModelCheckpoint": {"path": "checkpoint.npz"},
     "TensorBoard": {"folder": "board"},
+    "WeightAverage": {"average": fastopt.EMA([np.ones(3)])},
 }
 _FEW = [nn.CSVLogger, nn.EarlyStopping, nn.LearningRateScheduler, nn.Lines, nn.ModelCheckpoint, nn.ReduceLROnPlateau]
 _FEW += [nn.TensorBoard, nn.Hinge, nn.Huber, nn.L1, nn.SigmoidCrossEntropy, nn.SoftmaxCrossEntropy, nn.SquaredError]
+_FEW += [nn.WeightAverage]
 _FEW += [cls for name, cls in Initializer.classes.items() if cls.__module__.startswith("fastopt.")]
 for _cls in _FEW:
     CALLS[f"nn.{_cls.__name__}"] = _constructor(_cls, **_NEEDED.get(_cls.__name__, {}))
