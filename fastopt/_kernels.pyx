@@ -1205,7 +1205,7 @@ cdef class Layer:
         """A new array that is to be written, or None where its shape does not follow."""
         cdef array_rule *rule = &self.arrays[i]
         cdef const buffer *other
-        cdef int64_t length
+        cdef int64_t length, product = 1
         cdef int axis
         cdef list shape = []
         if rule.alike >= 0:
@@ -1217,7 +1217,8 @@ cdef class Layer:
         else:
             for axis in range(rule.first, rule.end):
                 length = self.length(&self.axes[axis], numbers)
-                if length < 0:
+                product = checked(MULTIPLY, product, length)
+                if product < 0 or product >= 1 << 60:  # which no memory holds
                     return None
                 shape.append(length)
         if len(shape) == 1:

@@ -19,7 +19,7 @@ def empty(shape: tuple[int, ...], dtype: Any, past_line: int = 0) -> Array:
     """An uninitialised array that begins `past_line` bytes past the beginning of a cache line."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + LINE, np.uint8)
-    start = (past_line - address(memory)) % LINE
+    start = (checks.integer("past_line", past_line, 0) - address(memory)) % LINE
     return memory[start : start + size].view(dtype).reshape(shape)
 
 

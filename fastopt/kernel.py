@@ -137,6 +137,9 @@ class Signature:
         for argument in self.arrays:
             if argument.written and given[argument.name] is not None:
                 self._explain_overlap(argument, given)
+        for argument in self.arrays:
+            if argument.written and not argument.optional and given[argument.name] is None:
+                self._explain_size(argument, numbers)
         raise _kernels.Misfit(f"{self.name} must get lengths that fit together, and arrays that are what they say")
 
     def _explain_shape(
@@ -169,6 +172,15 @@ class Signature:
             raise ValueError(f"{label} must have shape ({shown}), got {value.shape}")
         elif lengths is None and None not in wanted and value.size != math.prod(n or 0 for n in wanted):
             raise ValueError(f"{label} must have {math.prod(n or 0 for n in wanted)} elements, got shape {value.shape}")
+
+    def _explain_size(self, argument: Argument, numbers: dict[str, int]) -> None:
+        """Raise where an array that is to be made cannot be: of a length below 0, or larger than any memory."""
+        lengths = [axis.length(numbers) for axis in argument.axes]
+        known = [length for length in lengths if length is not None]
+        if len(known) < len(lengths) and self.alike(argument) is None and not any(a.fold for a in argument.axes):
+            raise ValueError(f"{self.label(argument.name)} would have an axis of less than no length, by {numbers}")
+        if math.prod(known) >= 2**60:
+            raise ValueError(f"{self.label(argument.name)} would have shape {tuple(known)}, more than memory can hold")
 
     def _explain_overlap(self, argument: Argument, given: dict[str, Array]) -> None:
         """Raise where an array that is written shares memory with another one."""

@@ -93,13 +93,13 @@ def test_windows(sizes, expected):
 
 def test_c_computes_the_same_lengths():
     """Of the windows of pooling: whatever C makes, Python expects."""
-    pool = kernel("average_pool_forward")
+    pool = kernel("average_pool_forward", y="out")
     rng = np.random.default_rng(20)
     for h, w, kh, kw, sh, sw in rng.integers(1, 12, (300, 6)).tolist():
         wanted = dimension("windows", h, kh, sh, 0, 1), dimension("windows", w, kw, sw, 0, 1)
         x = np.zeros((2, h, w, 3), np.float32)
         if None in wanted:
-            with pytest.raises(_kernels.Misfit):
+            with pytest.raises(ValueError, match="out would have an axis of less than no length"):
                 pool(x, None, kh, kw, sh, sw)
         else:
             assert pool(x, None, kh, kw, sh, sw).shape == (2, *wanted, 3)
@@ -144,7 +144,7 @@ def test_vast_shapes_are_refused(value, refuses):
     )
     refuses(
         lambda: functional.embedding_backward(np.ones((2, 3)), np.zeros(2, int), value),
-        "count must|out must|Maximum|array is too",
+        "(?:count must be in |out would have shape )",
     )
 
 

@@ -253,9 +253,6 @@ def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, 
     [0, 0, 1]
     """
     fraction = checks.number("fraction", fraction, "[0, 1]")
-    y = np.asarray(y)
-    if y.ndim != 1:
-        raise ValueError(f"y must have one dimension, got shape {y.shape}")
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     y = np.asarray(y)
     if y.size and y.dtype.kind not in "iubUS":
