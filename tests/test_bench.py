@@ -36,9 +36,10 @@ def test_every_kernel_has_a_contest(quick):
     assert names >= set(OPTIMIZERS) - {"look_ahead_nesterov"}  # momentum's kernel
     assert {makers[name](np.zeros(1)).kernel for name in names & set(makers)} == set(_kernels.STEPS)
     covered = {kernel for name in names & set(bench.LAYERS) for kernel in cases.LAYERS[bench.LAYERS[name].case].kernels}
-    # What another kernel is the measure of, or is measured by.
+    # What another kernel is the measure of, or is measured by, or is made of.
     beside = {"stream", "random_bits", "batch_norm_inference", "factored_root", "conv_pack", "conv_forward"}
-    assert covered == set(_kernels.LAYERS) - beside - {"conv_weight_grad"}
+    beside |= {"conv_weight_grad", "transposed_matmul", "fused_multiply_add"}
+    assert covered == set(_kernels.LAYERS) - beside
 
 
 @pytest.mark.slow
