@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench check alone format vec neon sanitize tsan wheel clean
+.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -20,6 +20,12 @@ fast: build  ## rebuild, and a cross-section of all tests
 
 bench:  ## every kernel beside NumPy and every peer that is installed
 	$(PYTHON) benchmarks/compare.py
+
+fuzz:  ## files that are damaged at random, by the thousand
+	FASTOPT_FUZZ=500 $(PYTHON) -m pytest -q tests/test_files.py -k damage
+
+kill:  ## two hundred runs that are killed at random moments, and resumed to the same bits
+	FASTOPT_KILLS=200 $(PYTHON) -m pytest -q tests/test_files.py -k killed
 
 check: alone  ## style, types, stubs
 	.venv/bin/ruff check .
@@ -53,14 +59,17 @@ neon:  ## compile the kernels for aarch64 (needs a cross compiler: NEON_CC)
 	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c; do \
 	  $(NEON_CC) $(call flags,baseline) -Werror -Icsrc -c -o /dev/null $$file || exit 1; done
 
-sanitize:  ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
+	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)
+
+sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/sanitize && python3 -m venv build/sanitize
 	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" LDFLAGS="-fsanitize=address,undefined" \
 	  build/sanitize/bin/pip install -q '.[test]'
 	cp -r tests build/sanitize/tests
 	cd build/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 bin/python -m pytest -q -x -c ../../pyproject.toml --rootdir . \
-	  tests/functional tests/test_cases.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py
+	  tests/functional tests/test_cases.py tests/test_checks.py tests/test_random.py tests/test_plan.py tests/test_arena.py tests/test_kernel.py
 
 tsan:  ## the thread pool under ThreadSanitizer, and with forks
 	mkdir -p build

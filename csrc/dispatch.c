@@ -147,15 +147,16 @@ const char *fastopt_use(const char *name)
     return 0;
 }
 
-/* A denormal number costs a hundred cycles on many CPUs, and moments decay into that range: while a kernel
- * runs, denormals are read and written as zero. Each thread sets its own mode, and puts it back. */
+/* The floating-point mode of kernels, whatever the caller's is: rounding to nearest, no traps, and denormals that are
+ * read and written as zero (one costs a hundred cycles on many CPUs, and moments decay into that range). Each thread
+ * sets its own mode, and puts the old one back, with the flags of exceptions that were raised before. */
 #if defined(__x86_64__)
 typedef unsigned float_mode;
 
-static float_mode flush_denormals(void)
+static float_mode set_mode(void)
 {
     const float_mode old = _mm_getcsr();
-    _mm_setcsr(old | 0x8040); /* FTZ: results; DAZ: operands */
+    _mm_setcsr(0x9fc0); /* FTZ: results; all exceptions masked; DAZ: operands */
     return old;
 }
 
@@ -164,24 +165,28 @@ static void restore(float_mode old)
     _mm_setcsr(old);
 }
 #elif defined(__aarch64__)
-typedef uint64_t float_mode;
+typedef struct {
+    uint64_t control, status;
+} float_mode;
 
-static float_mode flush_denormals(void)
+static float_mode set_mode(void)
 {
     float_mode old;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"(old | 1u << 24));
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old.control));
+    __asm__ volatile("mrs %0, fpsr" : "=r"(old.status));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24)); /* FZ alone */
     return old;
 }
 
 static void restore(float_mode old)
 {
-    __asm__ volatile("msr fpcr, %0" : : "r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(old.control));
+    __asm__ volatile("msr fpsr, %0" : : "r"(old.status));
 }
 #else
 typedef int float_mode;
 
-static float_mode flush_denormals(void)
+static float_mode set_mode(void)
 {
     return 0;
 }
@@ -195,9 +200,8 @@ static void restore(float_mode old)
 static const size_t size_of[] = {[FASTOPT_FLOAT] = sizeof(float), [FASTOPT_DOUBLE] = sizeof(double)};
 
 enum {
-    WORTH_A_THREAD = 1 << 18, /* bytes for which a thread that spins saves more time than the handover costs, */
-    WORTH_WAKING = 1 << 24,   /* … and one that has to be woken */
-    PRODUCTS_PER_BYTE = 4,    /* multiplications in the time that moving a byte takes */
+    WORTH_WAKING = 1 << 24, /* bytes for which a thread that has to be woken saves more time than that takes */
+    PRODUCTS_PER_BYTE = 4,  /* multiplications in the time that moving a byte takes */
 };
 
 /* Runs a kernel that moves so many bytes, on as many threads as pay. */
@@ -310,7 +314,7 @@ static void step_part(const void *work, struct fastopt_share share)
     const int64_t begin = (int64_t)(w->elements * share.index / share.count);
     const int64_t end = (int64_t)(w->elements * (share.index + 1) / share.count);
     const int buffered = needs_buffer(w->hyper);
-    const float_mode old = flush_denormals();
+    const float_mode old = set_mode();
     int64_t before = 0; /* elements of earlier tensors */
     for (size_t i = 0; i < w->count && before < end;) {
         struct fastopt_tensor pieces[PIECES];
@@ -368,7 +372,7 @@ static void sums_part(const void *work, struct fastopt_share share)
         blocks += fastopt_blocks(w->tensors[i].n);
     const size_t begin = blocks * share.index / share.count, end = blocks * (share.index + 1) / share.count;
     const int buffered = w->row != FASTOPT_SUMS_squares && needs_buffer(w->hyper);
-    const float_mode old = flush_denormals();
+    const float_mode old = set_mode();
     for (size_t i = 0; i < w->count && before < end; before += fastopt_blocks(w->tensors[i++].n)) {
         const struct fastopt_tensor *tensor = &w->tensors[i];
         const size_t own = fastopt_blocks(tensor->n);
@@ -380,11 +384,9 @@ static void sums_part(const void *work, struct fastopt_share share)
     restore(old);
 }
 
-void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
-                      const double *hyper, double *scratch)
+/* Adds up the sums over blocks. Not inlined: the compiler does not know that arithmetic depends on the mode. */
+static __attribute__((noinline)) void add_blocks(struct fastopt_tensor *tensors, size_t count, const double *scratch)
 {
-    const struct step_work work = work_of(row, real, tensors, count, hyper, scratch);
-    run(sums_part, &work, bytes_of(&work, row == FASTOPT_SUMS_squares ? 1 : arrays_of(tensors, count)));
     for (size_t i = 0; i < count; ++i) {
         const size_t blocks = fastopt_blocks(tensors[i].n);
         for (int k = 0; k < FASTOPT_SUMS; ++k) {
@@ -396,12 +398,22 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
     }
 }
 
+void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
+                      const double *hyper, double *scratch)
+{
+    const struct step_work work = work_of(row, real, tensors, count, hyper, scratch);
+    run(sums_part, &work, bytes_of(&work, row == FASTOPT_SUMS_squares ? 1 : arrays_of(tensors, count)));
+    const float_mode old = set_mode();
+    add_blocks(tensors, count, scratch);
+    restore(old);
+}
+
 /* Constrains a thread's share of the columns of each matrix. */
 static void constrain_part(const void *work, struct fastopt_share share)
 {
     const struct step_work *w = work;
     const double limit = ((const struct fastopt_every_step *)w->hyper)->max_norm;
-    const float_mode old = flush_denormals();
+    const float_mode old = set_mode();
     for (size_t i = 0; i < w->count; ++i) {
         const size_t columns = w->tensors[i].columns, strips = (columns + FASTOPT_STRIP - 1) / FASTOPT_STRIP;
         const size_t end = strips * (share.index + 1) / share.count;
@@ -431,7 +443,7 @@ struct layer_work {
 static void layer_part(const void *work, struct fastopt_share share)
 {
     const struct layer_work *w = work;
-    const float_mode old = flush_denormals();
+    const float_mode old = set_mode();
     w->layer(w->arguments, share);
     restore(old);
 }

@@ -41,9 +41,6 @@ struct fastopt_every_step {
     double FASTOPT_EVERY_STEP, lr;
 };
 
-/* Where the stabiliser eps stands: the choices of `eps_mode`, in the order of optimizers.EPS_MODES. */
-enum { EPS_OUTSIDE, EPS_INSIDE, EPS_HAT };
-
 /* A thread's share of a kernel's work: part number `index` of `count` parts. */
 struct fastopt_share {
     unsigned index, count;
@@ -117,8 +114,8 @@ extern const struct fastopt_variant fastopt_variants[];
  * Returns its name, or null, with nothing changed, where it is unknown or unsupported. */
 const char *fastopt_use(const char *name);
 
-/* Run a row's kernel of the active variant, with denormals flushed to zero meanwhile: on several threads where there is
- * enough to do, which for a layer the number of bytes in its arrays says.
+/* Run a row's kernel of the active variant, in the floating-point mode of kernels (see dispatch.c): on several threads
+ * where there is enough to do, which for a layer the number of bytes in its arrays says.
  *
  * Sums are taken block by block, so that their bits do not depend on how blocks are shared out; `scratch` has room for
  * FASTOPT_SUMS doubles per block. A step that needs sums takes them first. */

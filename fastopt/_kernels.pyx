@@ -2,9 +2,11 @@
 # cython: binding=False
 """The only bridge to C: buffers become pointers, and kernels run without the GIL.
 
-No arithmetic and no policy, but for a few loops over small arrays, in the place of which Python would take longer. An
+No arithmetic and no policy, but for a few loops over small arrays, in the place of which Python would take longer. Nor
+list comprehensions while calls are made: where there is no memory, Cython 3.3 releases what it cannot append twice. An
 array either fits exactly (its format, shape, order in memory, writable where it is written, apart from the others) or
-the call refuses with `Misfit`, nothing written; `checks.py` then says why.
+the call refuses with `Misfit`, nothing written; then `kernel.Signature.explain` says why of a layer kernel, and
+`checks.py` of an optimizer's step.
 """
 import os
 import re
@@ -13,10 +15,12 @@ from time import perf_counter
 import numpy
 
 cimport cython
+from cpython.dict cimport PyDict_GetItem, PyDict_Size
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 
@@ -34,6 +38,7 @@ cdef extern from "Python.h":
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
     void PyErr_Clear()
+    int PyErr_ExceptionMatches(object type) noexcept
     long long PyLong_AsLongLong(object number) except? -1
     unsigned long PyThread_get_thread_ident()
     unsigned long long PyLong_AsUnsignedLongLongMask(object number) except? 0xFFFFFFFFFFFFFFFF
@@ -167,11 +172,13 @@ def set_num_threads(unsigned count):
 
 # ---- Buffers -------------------------------------------------------------------------------------------------------
 
-cdef inline bint get(object array, buffer *view, bint writable) noexcept:
+cdef inline bint get(object array, buffer *view, bint writable) except -1:
     """Get the buffer of an array; return False where it is none, not C-contiguous, or not writable where it must be."""
     if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):  # passed over
         return False
     if PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)) < 0:
+        if PyErr_ExceptionMatches(MemoryError):
+            return -1
         PyErr_Clear()
         return False
     return True
@@ -180,7 +187,7 @@ cdef inline bint get(object array, buffer *view, bint writable) noexcept:
 cdef int take(object array, buffer *view, bint writable) except -1:
     """Get the buffer of an array, or raise Misfit."""
     if not get(array, view, writable):
-        raise Misfit("buffer")
+        raise Misfit("an array must be plain and C-contiguous, and writable where it is written")
     return 0
 
 
@@ -203,6 +210,38 @@ def all_below(array, int64_t limit):
         below &= 0 <= (<const int64_t *>view.buf)[i] < limit
     PyBuffer_Release(&view)
     return below
+
+
+cdef bint finite(const buffer *view) noexcept nogil:
+    cdef Py_ssize_t i, count = view.len // view.itemsize
+    cdef const uint32_t *single = <const uint32_t *>view.buf
+    cdef const uint64_t *double_ = <const uint64_t *>view.buf
+    cdef uint32_t carry = 0
+    cdef uint64_t long_carry = 0
+    # An exponent of ones carries into the sign.
+    if view.itemsize == 4:
+        for i in range(count):
+            carry |= (single[i] & <uint32_t>0x7fffffff) + <uint32_t>0x00800000
+    else:
+        for i in range(count):
+            long_carry |= (double_[i] & <uint64_t>0x7fffffffffffffff) + <uint64_t>0x0010000000000000
+    return carry >> 31 == 0 and long_carry >> 63 == 0
+
+
+def all_finite(arrays, bint vectors=False):
+    """Whether no element of some real arrays is NaN or an infinity; with `vectors`, of those of fewer than two axes."""
+    cdef buffer view
+    cdef bint every
+    for array in arrays:
+        take(array, &view, False)
+        if real_of(&view) < 0:
+            PyBuffer_Release(&view)
+            raise Misfit("type")
+        every = (vectors and view.ndim > 1) or finite(&view)
+        PyBuffer_Release(&view)
+        if not every:
+            return False
+    return True
 
 
 ctypedef fused real_number:
@@ -237,7 +276,7 @@ def count_right(scores, labels):
     try:
         if (number.ndim != 2 or number.shape[1] < 1 or label.ndim != 1 or label.shape[0] != number.shape[0]
                 or real_of(&number) < 0 or not has_type(&label, INT64, FASTOPT_FLOAT)):
-            raise Misfit("scores")
+            raise Misfit("scores must be a real matrix, with an int64 label for each row")
         if real_of(&number) == FASTOPT_FLOAT:
             right = count_largest(<const float *>number.buf, <const int64_t *>label.buf, number.shape[0],
                                   number.shape[1])
@@ -250,13 +289,21 @@ def count_right(scores, labels):
     return right
 
 
+cdef inline char code_of(const buffer *view) noexcept:
+    """The letter of the type of a buffer's native, aligned numbers; 0 where they are none. A format without a byte
+    order says so itself; with one, as NumPy's `newbyteorder` leaves it, it says nothing of alignment."""
+    cdef const char *format = view.format
+    if format[0] == c'<':  # that of the machines that kernels run on
+        if <uintptr_t>view.buf % <uintptr_t>view.itemsize:
+            return 0
+        format += 1
+    return format[0] if format[0] and format[1] == 0 else 0
+
+
 cdef inline int real_of(const buffer *view) noexcept:
     """Which real type a buffer holds, or -1."""
-    if view.format[0] == c'f' and view.format[1] == 0:
-        return FASTOPT_FLOAT
-    if view.format[0] == c'd' and view.format[1] == 0:
-        return FASTOPT_DOUBLE
-    return -1
+    cdef char code = code_of(view)
+    return FASTOPT_FLOAT if code == c'f' else FASTOPT_DOUBLE if code == c'd' else -1
 
 
 cdef inline bint same_shape(const buffer *a, const buffer *b) noexcept:
@@ -273,15 +320,15 @@ cdef struct span:
     uintptr_t start, end
 
 
-# The types of a layer's arrays, in the order of kernel.TYPES.
+# The types of a layer's arrays.
 cdef enum:
     REAL, BYTE, UINT32, INT64, DOUBLE, SIGNED_WORD
+#: The same as C calls them.
+TYPES = ("real", "uint8_t", "uint32_t", "int64_t", "double", "signed_word")
 
 
 cdef inline bint has_type(const buffer *view, int type, int real) noexcept:
-    cdef char code = view.format[0]
-    if view.format[1] != 0:
-        return False
+    cdef char code = code_of(view)
     if type == REAL:
         return code == (c'f' if real == FASTOPT_FLOAT else c'd')
     if type == BYTE:
@@ -334,7 +381,9 @@ cdef read_choices():
     cdef const fastopt_choice_row *row = fastopt_choice_rows
     choices = {}
     while row.name != NULL:
-        choices[row.name.decode()] = words(row.words.decode().lower())
+        found = words(row.words.decode().lower())
+        start = os.path.commonprefix(found).rfind("_") + 1
+        choices[row.name.decode()] = tuple([word[start:] for word in found])
         row += 1
     return choices
 
@@ -355,7 +404,7 @@ STEPS = read_steps()
 LAYERS = read_layers()
 #: Constants of C by name.
 LIMITS = read_limits()
-#: The words that an option may be, in the order of their numbers.
+#: The words that an option may be, in the order of their numbers, without a prefix that all have in C.
 CHOICES = read_choices()
 #: How lengths follow from others: name -> (parameters, expression).
 DIMENSIONS = read_dimensions()
@@ -417,7 +466,7 @@ cdef class Plan:
         self.width = 1 + len(STEPS[step][0])
         if (len(states) != self.total or len(numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
                 or any(len(hyper) != len(STEPS[step][1]) for hyper in hypers)):
-            raise Misfit("structure")
+            raise Misfit("a plan must have the state arrays, groups and hyperparameters of its step")
         self.real = -1
         self.place = <Py_ssize_t *>PyMem_Calloc(self.total + 1, sizeof(Py_ssize_t))
         self.first = <Py_ssize_t *>PyMem_Calloc(self.buckets + 1, sizeof(Py_ssize_t))
@@ -450,7 +499,7 @@ cdef class Plan:
             if self.real < 0:
                 self.real = real_of(param)
             if self.real < 0 or real_of(param) != self.real:
-                raise Misfit("type")
+                raise Misfit("parameters must be float32 or float64, all alike, and what their attributes say")
             self.tensors[self.place[i]].n = param.len // param.itemsize
             self.tensors[self.place[i]].param = param.buf
             self.tensors[self.place[i]].columns = param.shape[param.ndim - 1] if param.ndim > 1 else 0
@@ -461,7 +510,7 @@ cdef class Plan:
                 view = param + 1 + k
                 take(states[i][k], view, True)
                 if real_of(view) != self.real or not same_shape(view, param):
-                    raise Misfit("state")
+                    raise Misfit("a state array must have the type and shape of its parameter")
                 self.tensors[self.place[i]].state[k] = view.buf
         self.scratch = <double *>PyMem_Calloc(blocks + 1, FASTOPT_SUMS * sizeof(double))
         if not self.scratch:
@@ -477,16 +526,21 @@ cdef class Plan:
         if self.grads:
             for i in range(self.total):
                 PyBuffer_Release(&self.grads[i])
-        for memory in (<uintptr_t>self.place, <uintptr_t>self.first, <uintptr_t>self.tensors, <uintptr_t>self.bound,
-                       <uintptr_t>self.grads, <uintptr_t>self.spans, <uintptr_t>self.hypers, <uintptr_t>self.running,
-                       <uintptr_t>self.scratch):
-            PyMem_Free(<void *><uintptr_t>memory)
+        PyMem_Free(self.place)
+        PyMem_Free(self.first)
+        PyMem_Free(self.tensors)
+        PyMem_Free(self.bound)
+        PyMem_Free(self.grads)
+        PyMem_Free(self.spans)
+        PyMem_Free(self.hypers)
+        PyMem_Free(self.running)
+        PyMem_Free(self.scratch)
 
     cdef int insert_span(self, Py_ssize_t filled, const buffer *view) except -1:
         """Put the memory of a bound array among the `filled` sorted spans."""
         cdef span new = span(<uintptr_t>view.buf, <uintptr_t>view.buf + view.len)
         if self.overlaps(filled, new):
-            raise Misfit("overlap")
+            raise Misfit("no two arrays of a plan may overlap")
         while filled > 0 and self.spans[filled - 1].start > new.start:
             self.spans[filled] = self.spans[filled - 1]
             filled -= 1
@@ -508,7 +562,7 @@ cdef class Plan:
             low -= 1
         return low > 0 and self.spans[low - 1].end > new.start
 
-    cdef bint bind(self, Py_ssize_t i, object grad) noexcept:
+    cdef bint bind(self, Py_ssize_t i, object grad) except -1:
         """Take the buffer of a gradient, unless it is held already; return whether it fits."""
         cdef buffer *held = &self.grads[i]
         cdef buffer view
@@ -526,7 +580,7 @@ cdef class Plan:
         self.tensors[i].grad = view.buf
         return True
 
-    cdef bint bind_all(self, object grads):
+    cdef bint bind_all(self, object grads) except -1:
         """Take the buffers of all gradients; return whether they fit."""
         cdef Py_ssize_t i, others = 0
         if self.single:
@@ -560,7 +614,7 @@ cdef class Plan:
         self.claim()
         if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
             if self.explain is None:
-                raise Misfit("step")
+                raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
             return self.explain(self, grads, grad_scale)
         for bucket in range(self.buckets):
             self.hypers[bucket * FASTOPT_MAX_HYPERS] += 1
@@ -572,11 +626,12 @@ cdef class Plan:
         self.claim()
         if not self.bind_all(grads):
             if self.explain is None:
-                raise Misfit("step")
+                raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
             self.explain(self, grads, 1.0)
 
     def squares(self, grads):
         """The sum of each gradient's squares, 0 for frozen parameters; or have `explain` raise."""
+        cdef Py_ssize_t i
         self.check(grads)
         if self.count:
             if self.bytes < KEEP_GIL_BELOW:
@@ -588,7 +643,11 @@ cdef class Plan:
                     fastopt_run_sums(FASTOPT_SUMS_squares, <fastopt_real>self.real, self.tensors, self.count,
                                      self.hypers, self.scratch)
                 self.busy = False
-        return [self.tensors[self.place[i]].sums[0] if self.place[i] >= 0 else 0.0 for i in range(self.total)]
+        cdef list sums = [0.0] * self.total
+        for i in range(self.total):
+            if self.place[i] >= 0:
+                sums[i] = self.tensors[self.place[i]].sums[0]
+        return sums
 
     def scale_each(self, factors):
         """Multiply each gradient by a factor of its own from now on."""
@@ -619,11 +678,16 @@ cdef class Plan:
         fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[bucket], count,
                          hypers + bucket * FASTOPT_MAX_HYPERS, self.scratch)
 
-    def get_hyper(self, int i, Py_ssize_t bucket=0):
-        return self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
+    cdef double *hyper(self, Py_ssize_t i, Py_ssize_t bucket) except NULL:
+        if not (0 <= i < FASTOPT_MAX_HYPERS and 0 <= bucket < self.buckets):
+            raise ValueError(f"hyperparameter {i} of bucket {bucket} must be one of {self.buckets} buckets")
+        return &self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
 
-    def set_hyper(self, int i, double value, Py_ssize_t bucket=0):
-        self.hypers[bucket * FASTOPT_MAX_HYPERS + i] = value
+    def get_hyper(self, Py_ssize_t i, Py_ssize_t bucket=0):
+        return self.hyper(i, bucket)[0]
+
+    def set_hyper(self, Py_ssize_t i, double value, Py_ssize_t bucket=0):
+        self.hyper(i, bucket)[0] = value
 
 
 @cython.auto_pickle(False)
@@ -645,7 +709,7 @@ cdef class PreparedStep:
 
     def __cinit__(self, Plan plan, grads, dict encoders):
         if not plan.bind_all(grads):
-            raise Misfit("step")
+            raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
         self.plan = plan
         self.encoders = encoders
 
@@ -658,6 +722,8 @@ cdef class PreparedStep:
             if name not in self.encoders:
                 raise TypeError(f"{name} is no keyword of this step; it takes {', '.join(self.encoders)}")
             place, kind, encode = <tuple>self.encoders[name]
+            if not 0 <= place < FASTOPT_MAX_HYPERS:
+                raise ValueError(f"{name} must have a place in the table, got {place}")
             if type(value) is kind and value == hyper[place]:
                 continue  # as it was, or for t as it would be: that has been checked
             hyper[place] = encode(value)
@@ -676,6 +742,13 @@ cdef bint is_plain(object value):
                 return False
         return True
     return type(value) in (bool, float, int, str, type(None))
+
+
+cdef bint are_plain(tuple values):
+    for value in values:
+        if not is_plain(value):
+            return False
+    return True
 
 
 @cython.auto_pickle(False)
@@ -703,8 +776,8 @@ cdef class Remembered:
                     return self.function(*values)
             return entry[1]
         result = self.function(*values)
-        kinds = tuple([type(value) for value in values])
-        if all([is_plain(value) for value in values]):
+        kinds = tuple(map(type, values))
+        if are_plain(values):
             if len(self.known) >= 64:
                 self.known.clear()
             self.known[values] = (kinds, result)
@@ -818,12 +891,13 @@ cdef class Snapshot:
 
     def holds(self):
         """Whether each still holds the same objects."""
-        cdef dict now, then
+        cdef dict then
+        cdef object now  # a dict, or of a class that is made of it
         for now, then in zip(self.dicts, self.copies):
-            if len(now) != len(then):
+            if PyDict_Size(now) != len(then):
                 return False
             for key, value in then.items():
-                if now.get(key, self) is not value:
+                if PyDict_GetItem(now, key) != <PyObject *>value:
                     return False
         return True
 
@@ -868,6 +942,18 @@ cdef inline int64_t checked(int code, int64_t a, int64_t b) noexcept nogil:
     return a // b if b > 0 else -1
 
 
+cdef list declared_arrays(str members):
+    """For each array of a layer its type's number, whether it is optional, and whether it is written."""
+    return [(TYPES.index(type_), "OPTIONAL" in array, not const)
+            for const, type_, rest in re.findall(r"(const )?(\w+) (\*[^;]*)", members)
+            for array in re.findall(r"\*\w+ (OPTIONAL )?", rest)]
+
+
+cdef list declared_numbers(str members):
+    """For each number of a layer its type."""
+    return [type_ for type_, rest in re.findall(r"(?:^|;)\s*(\w+) ([^*;]+)(?=;|$)", members) for _ in rest.split(",")]
+
+
 @cython.auto_pickle(False)
 @cython.final
 cdef class Layer:
@@ -883,19 +969,25 @@ cdef class Layer:
     name : str
         Of a row.
     arrays : list of tuple
-        For each array its type's place in `kernel.TYPES`, whether it is optional, whether it is written, the arrays
-        that it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call
-        is its length (or -1), and the expression of its length as (code, value) in postfix order.
+        For each array its type's place in `TYPES`, whether it is optional, whether it is written, the arrays that
+        it may be and whose shape it has (or -1), and its axes: whether that is a fold, which number of the call is its
+        length (or -1), and the expression of its length as (code, value) in postfix order.
     numbers : list of str
         The kind of each number: ``"extent"``, ``"int64_t"``, ``"uint64_t"``, ``"double"``.
     counter : int
         Which number counts the steps, or -1.
     explain : callable
+
+    Raises
+    ------
+    ValueError
+        Where the arguments are others than the table's, or refer to what is not there.
     """
     cdef readonly str name
     cdef object explain
     cdef size_t row
-    cdef int array_count, number_count, option_count, only, counter
+    cdef int array_count, number_count, option_count, counter
+    cdef int first, only    # array that is written; the only one, or -1
     cdef size_t numbers_at  # in arguments
     cdef array_rule arrays[FASTOPT_MAX_ARRAYS]
     cdef char kinds[FASTOPT_MAX_NUMBERS]
@@ -904,6 +996,8 @@ cdef class Layer:
 
     def __cinit__(self, str name, list arrays, list numbers, int counter, explain):
         cdef int axis = 0, place = 0, written = 0
+        if name not in LAYER_NUMBER:
+            raise ValueError(f"name must be that of a layer, got {name!r}")
         self.name, self.row, self.explain = name, LAYER_NUMBER[name], explain
         self.array_count, self.number_count = len(arrays), len(numbers)
         self.numbers_at = (self.array_count * sizeof(void *) + 7) // 8
@@ -912,6 +1006,10 @@ cdef class Layer:
         if (self.array_count > FASTOPT_MAX_ARRAYS or self.number_count > FASTOPT_MAX_NUMBERS
                 or sum([len(rule[5]) for rule in arrays]) > MAX_AXES or operations > MAX_OPERATIONS):
             raise ValueError(f"{name} has more arguments than the bridge has room for")
+        if (not -1 <= counter < self.number_count
+                or [(rule[0], rule[1], rule[2]) for rule in arrays] != declared_arrays(LAYERS[name])
+                or numbers != declared_numbers(LAYERS[name])):
+            raise ValueError(f"{name} must have the arguments that the table says")
         for i, kind in enumerate(numbers):
             self.kinds[i] = {"extent": b"e", "int64_t": b"i", "uint64_t": b"u", "double": b"d"}[kind][0]
             self.option_count += kind != "extent"
@@ -919,16 +1017,40 @@ cdef class Layer:
         for i, (type_, optional, is_written, in_place, alike, axes) in enumerate(arrays):
             self.arrays[i] = array_rule(optional, is_written, type_, in_place, alike, axis, axis + len(axes),
                                         sum([fold for fold, _, _ in axes]))
+            if not (-1 <= in_place < self.array_count and -1 <= alike < i):
+                raise ValueError(f"array {i} of {name} must be like one before it")
             if is_written:
                 self.only, written = i, written + 1
+            elif written:
+                raise ValueError(f"{name} must have the arrays that are written behind those that are read")
             for fold, number, expression in axes:
                 self.axes[axis] = axis_rule(fold, number, place, place + len(expression))
                 axis += 1
                 for code, value in expression:
                     self.operations[place] = operation("nN+-*/".index(code), value)
                     place += 1
+        for i in range(self.array_count):
+            self.check_rule(&self.arrays[i])
+        self.first = self.array_count - written
         if written != 1 or self.arrays[self.only].optional:
             self.only = -1
+
+    cdef int check_rule(self, const array_rule *rule) except -1:
+        """Raise where a rule names an array or a number that is none, or where an expression has no value."""
+        cdef int axis, place, depth, most
+        if rule.alike >= 0 and (self.arrays[rule.alike].optional or self.arrays[rule.alike].written):
+            raise ValueError(f"an array of {self.name} must be like one that is always given")
+        for axis in range(rule.first, rule.end):
+            depth = most = 0
+            for place in range(self.axes[axis].first, self.axes[axis].end):
+                if self.operations[place].code == NUMBER and not 0 <= self.operations[place].value < self.number_count:
+                    most = MAX_DEPTH + 1
+                depth += 1 if self.operations[place].code in (LITERAL, NUMBER) else -1
+                most = max(most, depth) if depth > 0 else MAX_DEPTH + 1
+            if not (0 <= self.axes[axis].number < self.number_count
+                    or (self.axes[axis].number == -1 and rule.folds != 1 and depth == 1 and most <= MAX_DEPTH)):
+                raise ValueError(f"an axis of {self.name} must be a number's, or have an expression of numbers")
+        return 0
 
     def __call__(self, *arguments):
         return self.use(arguments, True)
@@ -981,8 +1103,10 @@ cdef class Layer:
         for axis in range(rule.first, rule.end):
             product, end = 1, at + (more + 1 if self.axes[axis].fold else 1)
             while at < end:
-                product *= view.shape[at]
+                product = checked(MULTIPLY, product, view.shape[at])
                 at += 1
+            if product < 0:
+                return False
             length = numbers[self.axes[axis].number]
             if length != product:
                 if length >= 0:
@@ -1043,7 +1167,7 @@ cdef class Layer:
                     return False
         return True
 
-    cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real) noexcept:
+    cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real, size_t *written) except -1:
         """Get the buffers of all arrays that are given; return whether they are what the table says."""
         cdef int i
         cdef int64_t *numbers = call.arguments + self.numbers_at
@@ -1060,6 +1184,8 @@ cdef class Layer:
                 return False
             (<void **>call.arguments)[i] = view.buf
             call.bytes += view.len
+            if rule.written:
+                written[0] += view.len
             if real[0] < 0 and rule.type == REAL:
                 real[0] = real_of(view)
             if not has_type(view, rule.type, real[0]) or not self.bind(rule, view, numbers):
@@ -1099,6 +1225,7 @@ cdef class Layer:
         cdef buffer views[FASTOPT_MAX_ARRAYS]
         cdef recorded call
         cdef int i, real = -1
+        cdef size_t written = 0
         cdef int64_t *numbers = call.arguments + self.numbers_at
         cdef bint fit
         cdef list made = None
@@ -1110,7 +1237,7 @@ cdef class Layer:
             views[i].obj = NULL
             (<void **>call.arguments)[i] = NULL
         try:
-            fit = self.take_options(arguments, numbers) and self.take_arrays(arguments, views, &call, &real)
+            fit = self.take_options(arguments, numbers) and self.take_arrays(arguments, views, &call, &real, &written)
             if fit:
                 if real < 0:
                     real = FASTOPT_FLOAT
@@ -1127,7 +1254,8 @@ cdef class Layer:
                         take(array, &views[i], True)
                         (<void **>call.arguments)[i] = views[i].buf
                         call.bytes += views[i].len
-            if fit and run:
+                        written += views[i].len
+            if fit and run and written:  # or loops that do nothing could take forever: (2³¹, 2³¹, 0) is small
                 if _recording:
                     tape = _recording.get(PyThread_get_thread_ident())
                     if tape is not None:
@@ -1144,11 +1272,10 @@ cdef class Layer:
             return self.explain(*arguments)
         if self.only >= 0:
             return arguments[self.only] if made is None else made[self.only]
-        return tuple([arguments[i] if made is None else made[i]
-                      for i in range(self.array_count) if self.arrays[i].written])
+        return arguments[self.first:self.array_count] if made is None else tuple(made[self.first:])
 
 
 cdef object new_array = numpy.empty
-#: By real type, in the order of kernel.TYPES.
+#: By real type, in the order of TYPES.
 cdef tuple DTYPES = tuple([tuple([numpy.dtype(name) for name in (real, "uint8", "uint32", "int64", "float64", word)])
                            for real, word in (("float32", "int32"), ("float64", "int64"))])

@@ -6,11 +6,11 @@ one call for a whole model.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastopt import checks
+from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import structured
 from fastopt.optimizer import Optimizer
@@ -52,7 +52,7 @@ class _Average:
 
     def check(self, label: str, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         own = checks.named("param", self.averages)
-        if set(own) != set(arrays):
+        if set(own) != set(checks.mapping(label, arrays)):
             raise ValueError(f"{label} must have the keys {sorted(own)}, got {sorted(arrays)}")
         for name, a in own.items():
             checks.array(f"{label}[{name!r}]", arrays[name], dtype=a.dtype, shape=a.shape)
@@ -62,7 +62,7 @@ class _Average:
 # ---- Averages to evaluate ------------------------------------------------------------------------------------
 
 
-class _WeightAverage:
+class _WeightAverage(Applied):
     """What EMA and SWA share."""
 
     def __init__(self, params: Arrays) -> None:
@@ -83,23 +83,36 @@ class _WeightAverage:
 
     def update(self) -> None:
         """Take in the parameters as they are now."""
+        self._refuse_if_applied()
         self._average.move(self._weight())
         self._count += 1
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
-        params, averages = (checks.named("param", a) for a in (self._average.params, self.averages))
-        kept = {name: param.copy() for name, param in params.items()}
-        try:
-            self._average._copy(averages, params)
-            yield
-        finally:
-            self._average._copy(kept, params)
+    def reset(self) -> None:
+        """Begin anew, from the parameters as they are now."""
+        self._refuse_if_applied()
+        self._average.move(1.0)
+        self._count = 0
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The parameters by name."""
+        return self._live()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `update` was called."""
+        return self._count > 0
+
+    def _live(self) -> dict[str, Array]:
+        return checks.named("param", self._average.params)
+
+    def averaged(self) -> dict[str, Array]:
+        return self._average.arrays()
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of ``count`` and ``averages``, a dict of arrays."""
-        return {"count": self._count, "averages": self._average.arrays()}
+        """A copy of ``count`` and ``averages``, a dict of arrays; while the parameters hold averages, ``trained`` has
+        the values that are trained."""
+        return {"count": self._count, "averages": self._average.arrays(), **self._applied_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned.
@@ -109,9 +122,10 @@ class _WeightAverage:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        count = checks.integer("count", state_dict["count"], 0)
+        count = checks.integer("count", checks.mapping("state_dict", state_dict)["count"], 0)
+        trained = self._checked_state(state_dict)
         self._average.load("averages", state_dict["averages"])
-        self._count = count
+        self._count, self._trained = count, trained
 
 
 class EMA(_WeightAverage):
@@ -199,6 +213,8 @@ class LookAhead:
 
     def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
         self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
+        if not hasattr(optimizer, "params"):
+            raise TypeError(f"optimizer must be an Optimizer, got {type(optimizer).__name__}")
         self._average = _Average(optimizer.params)
         self.optimizer = optimizer
 
@@ -232,7 +248,7 @@ class LookAhead:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
+        checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], (type(self).__name__,))
         k, alpha = checks.integer("k", state_dict["k"], 1), checks.number("alpha", state_dict["alpha"], "(0, 1]")
         slow = self._average.check("slow", state_dict["slow"])
         self.optimizer.load_state_dict(state_dict["inner"])

@@ -21,6 +21,7 @@ import numpy as np
 
 from fastopt import functional as F  # noqa: N812
 from fastopt import gradients, nn, reference
+from fastopt._kernels import LIMITS
 from fastopt.checks import Array
 from fastopt.hyper import Choice, Flag, Limit, Number
 from fastopt.kernel import kernel
@@ -33,7 +34,7 @@ Draw = Callable[..., Array]
 Arguments = dict[str, Any]
 Size = tuple[Any, ...]
 
-PER_THREAD = 1 << 18  #: bytes of all arrays for which dispatch.c gives a kernel one more thread
+PER_THREAD = LIMITS["WORTH_A_THREAD"]  #: bytes of all arrays for which a kernel gets one more thread
 LARGE = 8 * PER_THREAD  #: work for eight threads
 
 
@@ -94,9 +95,8 @@ def _widen(array: Array) -> Array:
 
 def _flat(value: Any) -> Iterator[Array]:
     """The results in what a function returns: of caches what the function computed."""
-    if isinstance(value, (F.BatchNormCache, F.GroupNormCache, F.RMSNormCache)):
-        computed = (getattr(value, name, None) for name in ("mean", "inv_std", "inv_rms", "chosen"))
-        yield from (array for array in computed if array is not None)
+    if hasattr(value, "computed"):
+        yield from value.computed
     elif isinstance(value, tuple):
         for item in value:
             yield from _flat(item)
@@ -386,11 +386,10 @@ def _batch_norm_backward(dy: Any, cache: Any) -> tuple[Array, Array, Array] | No
     return reference.batch_norm_backward(dy, by_reference)
 
 
-def _norm_magnitudes(dy: Any, cache: Any) -> tuple[float, float, float]:
+def _norm_magnitudes(dy: Any, cache: Any, inverse: str = "inv_std", **_: Any) -> tuple[float, float, float]:
     """dx = a (dy − …) may cancel to next to nothing."""
     scale = np.ones(1) if cache.scale is None else cache.scale
-    inverse = cache.inv_rms if isinstance(cache, F.RMSNormCache) else cache.inv_std
-    a = abs(scale).max(initial=0) * abs(inverse).max(initial=0)
+    a = abs(scale).max(initial=0) * abs(getattr(cache, inverse)).max(initial=0)
     return a * abs(dy).max(initial=0), math.sqrt(dy.size), math.sqrt(dy.size)
 
 
@@ -483,7 +482,7 @@ def _group_norm_backward(dy: Any, cache: Any, parts: Any) -> Any:
 
 _add("group_norm_backward", _group_backward, _group_norm_backward, outputs=("out", "dscale", "dshift"),
      kernels=("group_norm_backward", "group_norm_learnt_grads"),
-     magnitudes=lambda dy, cache, parts: _norm_magnitudes(dy, cache), updates=("parts",), options=[{}, {"parts": None}],
+     magnitudes=_norm_magnitudes, updates=("parts",), options=[{}, {"parts": None}],
      any_shape=("dscale", "dshift"),
      edges=_GROUPS, threads=_GROUPS_THREADS, bench=_GROUPS_BENCH)
 
@@ -501,7 +500,7 @@ _add("rms_norm_backward",
      lambda dy, cache: (
          reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]) if dy.size else None
      ),
-     outputs=("out", "dscale"), magnitudes=_norm_magnitudes, **_of_rows)
+     outputs=("out", "dscale"), magnitudes=functools.partial(_norm_magnitudes, inverse="inv_rms"), **_of_rows)
 
 
 # ---- Images -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ Pair = int | tuple[int, int]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INT32_MAX = 2**31 - 1
 _REAL = (np.dtype(np.float32), np.dtype(np.float64))
+_NOT_REAL = tuple("cOSU")  # kinds of types: complex, objects, text
 
 
 # ---- Numbers ------------------------------------------------------------------------------------------------
@@ -34,17 +36,31 @@ _REAL = (np.dtype(np.float32), np.dtype(np.float64))
 def number(name: str, value: Any, bounds: str = "(-inf, inf)") -> float:
     """A real number within an interval, written as in mathematics: ``"[0, 1)"``. Infinity is never within."""
     low, high = _ends(bounds)
-    try:
-        x = value.__float__()  # which text does not have
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be a number in {bounds}, got {value!r}") from None
+    x = value if type(value) is float else real(name, value, f" in {bounds}")
     above = low <= x if bounds[0] == "[" else low < x
     below = x <= high if bounds[-1] == "]" else x < high
     if not (above and below and math.isfinite(x)):
         raise ValueError(f"{name} must be in {bounds}, got {value!r}")
     if abs(x) > _FLOAT32_MAX:  # kernels for float32 would make it infinite
         raise ValueError(f"{name} must be at most {_FLOAT32_MAX:.3g} in size, got {value!r}")
-    return float(x)
+    return x
+
+
+def real(name: str, value: Any, within: str = "") -> float:
+    """A real number, NaN and the infinities among them."""
+    try:
+        # Text has none; that of NumPy's text reads it, and that of complex numbers drops their imaginary part.
+        x = value.__float__() if _is_real(value) else None
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        x = None
+    if type(x) is not float:
+        raise TypeError(f"{name} must be a number{within}, got {value!r}")
+    return x
+
+
+def _is_real(value: Any) -> bool:
+    """Whether what has a type and axes, such as an array, is one number that is neither text nor complex."""
+    return getattr(getattr(value, "dtype", None), "kind", "f") not in _NOT_REAL and not getattr(value, "ndim", 0)
 
 
 @functools.cache
@@ -58,13 +74,20 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     if type(value) is int and low <= value and (high is None or value <= high):
         return value
     try:
-        x = value.__index__()
-    except (AttributeError, TypeError):
+        x = int(operator.index(value))
+    except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not (low <= x and (high is None or x <= high)):
         limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ValueError(f"{name} must be {limits}, got {value!r}")
-    return int(x)
+    return x
+
+
+def lengths(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of an array: integers of at least 0, so that sums of a few of them stay below 2⁶³."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple of integers, got {value!r}")
+    return tuple(integer(name, length, 0, 2**62) for length in value)
 
 
 def second_or_last(name: str, value: Any, ndim: int) -> int:
@@ -86,6 +109,13 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
     """One of some words."""
     if not (isinstance(value, str) and value in options):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+    return value
+
+
+def mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    """A dict, or what is like one."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, got {type(value).__name__}")
     return value
 
 
@@ -121,8 +151,10 @@ def array(
             return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-    if hasattr(value, "mask"):
-        raise TypeError(f"{name} must be a plain array, got a masked one; pass {name}.filled(0), say")
+    plain(name, value)
+    memory = np.ndarray.view(value, np.ndarray)
+    if (value.dtype, value.shape, value.strides) != (memory.dtype, memory.shape, memory.strides):
+        raise TypeError(f"{name} must be what its attributes say, got a {type(value).__name__} that is {memory.dtype}")
     if dtype is None:
         if value.dtype.newbyteorder("=") not in _REAL:
             raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
@@ -149,35 +181,17 @@ def array(
     return value
 
 
+def plain(name: str, value: Array) -> None:
+    """An array that is not masked: the mask would be passed over."""
+    if hasattr(value, "mask"):
+        raise TypeError(f"{name} must be a plain array, got a masked one; pass {name}.filled(0), say")
+
+
 def shape(name: str, value: Any, ndim: int | None = None) -> tuple[int, ...]:
     """The shape of an array, of so many dimensions; all else about it is for a kernel to check."""
     if isinstance(value, np.ndarray) and (ndim is None or value.ndim == ndim):
         return value.shape
     return array(name, value, ndim=ndim).shape
-
-
-def output(
-    name: str,
-    out: Any,
-    like: Array,
-    *,
-    apart_from: Mapping[str, Array],
-    in_place: str = "",
-    shape: tuple[int, ...] | None = None,
-) -> Array:
-    """The array to write to: a new one like `like` (or of `shape`) for None; else one that fits and overlaps no input.
-
-    Elementwise functions name the one input that may itself be the output: `in_place`.
-    """
-    if out is None:
-        return np.empty_like(like, shape=shape, subok=False)
-    array(name, out, dtype=like.dtype, shape=like.shape if shape is None else shape, writable=True)
-    for other, value in apart_from.items():
-        if np.may_share_memory(out, value):  # exact for contiguous arrays
-            same = other == in_place and address(value) == address(out) and value.nbytes == out.nbytes
-            if not same:
-                apart({name: out, other: value})
-    return out
 
 
 def apart(arrays: Mapping[str, Array]) -> None:
@@ -193,6 +207,7 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
         got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{name} must be an array of integers, got {got}")
+    plain(name, value)
     if value.shape != (rows,):
         raise ValueError(f"{name} must have shape {(rows,)}, got {value.shape}")
     result = np.array(value, np.int64, order="C")  # a copy, which nothing changes between this check and its use

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import errno
 import inspect
+import itertools
 import json
+import os
 import platform
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 2 where an argument is wrong, a file or an extra is missing.
+        The exit status: 2 where an argument is wrong, a file or an extra is missing, or training came to numbers that
+        are not finite.
     """
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
@@ -59,7 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--seed", type=int, default=0, help="decides weights, masks and the order of samples (default: 0)"
     )
-    command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: the first of out, out-2, … that is not there)"
+    )
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+    existing.add_argument(
+        "--resume", action="store_true", help="go on with the run in DIR, where it was interrupted or killed"
+    )
     command.add_argument("--monitor", action="store_true", help="also plot weights, activations and gradients")
 
     command = commands.add_parser(
@@ -169,19 +182,16 @@ def peak_rate(name: str) -> float:
 def _fit(
     model: nn.Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
 ) -> nn.History:
-    """Train with the optimizer's learning rate annealed by a cosine, and leave the weights that are to be evaluated."""
+    """Train with the optimizer's learning rate annealed by a cosine."""
     peak = optimizer.lr
     falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
-    history = model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
-    if hasattr(optimizer, "averaged"):  # which are the result of a schedule-free optimizer
-        for key, average in optimizer.averaged().items():
-            np.copyto(model.params[key], average)
-    return history
+    return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train, evaluate on held-out data, and write model, history and curves."""
+    """Train, evaluate on held-out data, and write model, history and curves; and while it trains, checkpoints."""
+    _check_folder(arguments)
     x, y, x_test, y_test = data.load(arguments.data)
     training, validation = data.stratified_split(y, 0.1, seed=0)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
@@ -193,27 +203,109 @@ def train(arguments: argparse.Namespace) -> None:
         f"seed {arguments.seed}, batches of {arguments.batch_size}, {bound!r}",
         flush=True,
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    history = _fit(
-        model,
-        bound,
-        x[training],
-        y[training],
-        arguments.epochs,
-        arguments.batch_size,
-        validation_data=(x[validation], y[validation]),
-        callbacks=[nn.Lines(), *([nn.monitor.Monitor()] if arguments.monitor else [])],
-    )
-    model.save(arguments.out / "model.npz")
-    history.save(arguments.out / "history.json")
+    with _folder(arguments.out) as out:
+        checkpoint = out / CHECKPOINT
+        if arguments.overwrite:
+            checkpoint.unlink(missing_ok=True)
+        try:
+            history = _fit(
+                model,
+                bound,
+                x[training],
+                y[training],
+                arguments.epochs,
+                arguments.batch_size,
+                validation_data=(x[validation], y[validation]),
+                callbacks=[
+                    _SameArguments(arguments, bound.lr),
+                    nn.Lines(),
+                    *([nn.monitor.Monitor()] if arguments.monitor else []),
+                    nn.ModelCheckpoint(checkpoint, resume=arguments.resume),
+                ],
+            )
+        except nn.NonFiniteError as error:
+            kept = f"{checkpoint} has the model of epoch {error.epochs}" if error.epochs else "no model was written"
+            raise ValueError(f"{error}; {kept}; try a lower --lr") from error
+        model.save(out / "model.npz")
+        history.save(out / "history.json")
     written = ["model.npz", "history.json"]
+    (out / "curves.png").unlink(missing_ok=True)
     try:
-        nn.monitor.plot(history, arguments.out / "curves.png")
+        nn.monitor.plot(history, out / "curves.png")
         written.append("curves.png")
     except ImportError:
         print("no picture of the curves: matplotlib is not installed")
-    print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
+    print(f"wrote {', '.join(str(out / name) for name in written)}")
+    if not history.stopped:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists():
+        print(f"--resume --out {out} goes on from {checkpoint}")
     print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
+
+
+#: What the folder of a run holds until the run is complete.
+CHECKPOINT = "checkpoint.npz"
+
+
+def _check_folder(arguments: argparse.Namespace) -> None:
+    """Refuse a folder whose run would be lost, or that has none to go on with, before anything is computed."""
+    out = arguments.out
+    if out is None:
+        for option in ("overwrite", "resume"):
+            if getattr(arguments, option):
+                raise ValueError(f"--{option} needs --out: the folder of the run")
+        return
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    held = [name for name in (CHECKPOINT, "model.npz", "history.json") if (out / name).exists()]
+    if arguments.resume and held and CHECKPOINT not in held:
+        raise ValueError(f"--resume needs a run that was interrupted; the one in {str(out)!r} is complete")
+    if held and not (arguments.overwrite or arguments.resume):
+        more = "--overwrite replaces it" + (", --resume goes on with it" if CHECKPOINT in held else "")
+        raise ValueError(
+            f"--out must be a folder without a run, got {str(out)!r}, which holds {', '.join(held)}; {more}"
+        )
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """The folder to write to: a new one where none is given. What was made and not filled is removed again."""
+    made: list[Path] = []
+    if out is None:
+        numbers = itertools.count(1)
+        while not made:
+            out = Path("out" if (number := next(numbers)) == 1 else f"out-{number}")
+            with contextlib.suppress(FileExistsError):
+                out.mkdir()
+                made.append(out)
+    else:
+        made += itertools.takewhile(lambda folder: not folder.exists(), [out, *out.parents])
+        out.mkdir(parents=True, exist_ok=True)
+    assert out is not None
+    try:
+        yield out
+    except BaseException:
+        with contextlib.suppress(OSError):  # it is not empty
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+class _SameArguments(nn.Callback):
+    """Sees to it that a run is resumed with the arguments that it was begun with."""
+
+    def __init__(self, arguments: argparse.Namespace, lr: float) -> None:
+        names = ("model", "data", "optimizer", "epochs", "batch_size", "seed")
+        self.own = {name: getattr(arguments, name) for name in names} | {"lr": lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in self.own.items():
+            if state[name] != value:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be {state[name]!r} as in the run that is resumed, got {value!r}")
 
 
 def ablations() -> dict[str, tuple[dict[str, Any], str]]:
@@ -249,7 +341,7 @@ def ablate(arguments: argparse.Namespace) -> None:
         def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> nn.Sequential:
             model = fresh(seed)
             optimizer = OPTIMIZERS[named](model.params, lr=rate)
-            _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size)
+            _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size, on_nonfinite="ignore")
             return model
 
         rates = [peak_rate(named)]

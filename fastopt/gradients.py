@@ -8,6 +8,7 @@ are an array, or a list or a dict of arrays, float32 or float64, C-contiguous.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -211,11 +212,12 @@ def add_noise(grads: Arrays, t: int, *, eta: float = 0.01, gamma: float = 0.55, 
     seed : int, default 0
         With `t`, it decides the noise.
     """
-    t, seed = checks.integer("t", t, 0), checks.integer("seed", seed, 0)
+    t, seed = checks.integer("t", t, 0, 2**53), checks.integer("seed", seed, 0)
     eta, gamma = checks.number("eta", eta, "[0, inf)"), checks.number("gamma", gamma, "[0, inf)")
     every = _writable(grads)
     rng = np.random.default_rng([seed, t])
-    deviation = math.sqrt(eta / (1 + t) ** gamma)
+    overflows = gamma * math.log1p(t) > math.log(sys.float_info.max)
+    deviation = 0.0 if overflows else math.sqrt(eta / (1 + t) ** gamma)
     for grad in every:
         grad += grad.dtype.type(deviation) * rng.standard_normal(grad.shape, grad.dtype)
 

@@ -65,11 +65,10 @@ class Argument(Generic[T, V]):
         What it is, in full sentences.
     kw_only : bool, default True
         Whether it is given by its name alone.
-    init : bool, default True
-        Whether constructors take it.
     """
 
     name: str
+    #: Whether constructors take it.
     init = True
     _declared = False
 
@@ -244,6 +243,15 @@ class Choice(Hyper[Word, Word]):
         return self.options[int(code)]
 
 
+#: Tuples and dicts of names that classes had in version 0.1, and what is declared in place of each name x.
+INSTEAD = {
+    "of_class": "each x with per_group=False",
+    "defaults": "x = {}.x.replace(default=…)",
+    "fixed": "x = {}.x.replace(default=…, init=False)",
+    "computed": "each x with init=False, and without a default",
+}
+
+
 # ---- What is made of declarations ---------------------------------------------------------------------------
 
 
@@ -258,6 +266,8 @@ class Declared:
     declare beside that. (One that has a constructor of its own keeps that, and its docstring.)
     """
 
+    #: What the head of a family says of the keywords that it declares.
+    _common: ClassVar[str]
     #: All that is declared, in the order of the signature.
     declared: ClassVar[dict[str, Argument[Any, Any]]] = {}
     __signature__: ClassVar[inspect.Signature]
@@ -267,6 +277,9 @@ class Declared:
         every = {name: value for name, value in every.items() if isinstance(value, Argument)}
         cls.declared = {name: every[name] for name in cls._in_order(every)}
         head = cls.__mro__[cls.__mro__.index(Declared) - 1]
+        for name in INSTEAD if cls is not head else ():
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__} must not have {name!r}: declare {INSTEAD[name].format(head.__name__)}")
         if cls is head:
             entries = [each.entry() for each in every.values() if each.doc]
         elif cls.__init__ is not vars(head)["__init__"]:
@@ -288,7 +301,7 @@ class Declared:
                 for each in own.values()
                 if each.doc
             ]
-            entries.append(f"**common\n    What every optimizer takes: see `{head.__name__}`.")
+            entries.append(f"**common\n    {cls._common}: see `{head.__name__}`.")
         if cls.__doc__ and "__doc__" in vars(cls):
             cls.__doc__ = with_parameters(cls.__doc__, entries)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,20 +34,22 @@ def save(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
         Such as `LookAhead`, `Muon` or `EMA`.
     path : str or path
         A file that is replaced at once or not at all: in the format of safetensors where its name ends in
-        ``.safetensors``, else npz.
+        ``.safetensors``, npz where it ends in ``.npz`` or has no ending. docs/files.md has what stands in it.
 
     Raises
     ------
     ImportError
         Where the format is that of safetensors, and the package is missing: it is the extra ``safetensors``.
+    TypeError
+        Where `optimizer` has no state to write.
+    ValueError
+        Where the name has another ending.
+    OSError
+        Where the file cannot be written.
     """
-    entries = files.pack("optimizer", optimizer.state_dict())
-    if Path(path).suffix == ".safetensors":
-        text = {"optimizer": entries.pop("optimizer")}
-        data = _safetensors().numpy.save(entries, metadata=text)
-        files.replace(path, lambda file: file.write(data))
-    else:
-        files.write_arrays(path, entries)
+    _check_resumable(optimizer)
+    files.ending(path, "optimizer")
+    files.write_arrays(path, files.pack("optimizer", optimizer.state_dict()), "optimizer")
 
 
 def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
@@ -59,32 +59,25 @@ def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     ------
     ImportError
         As in `save`.
-    ValueError
-        Where it is no such file.
-    KeyError, TypeError, ValueError
-        Where something does not fit; then nothing has been changed.
+    OSError
+        Where the file cannot be read.
+    TypeError, ValueError
+        Where it is no such file, it is damaged, or something does not fit; then nothing has been changed.
     """
-    safetensors = _safetensors() if Path(path).suffix == ".safetensors" else None
-    errors = (KeyError, ValueError, zipfile.BadZipFile, *([safetensors.SafetensorError] if safetensors else []))
+    _check_resumable(optimizer)
+    state_dict = files.read_arrays(path, "optimizer", take=lambda entries: files.unpack("optimizer", entries))
     try:
-        if safetensors:
-            with safetensors.safe_open(path, framework="np") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-                state_dict = files.unpack("optimizer", {**arrays, **(file.metadata() or {})})
-        else:
-            with open(path, "rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as entries:
-                state_dict = files.unpack("optimizer", entries)
-    except errors as error:
-        raise ValueError(f"path must name a file that fastopt.save wrote, got {os.fspath(path)!r}: {error}") from error
-    optimizer.load_state_dict(state_dict)
+        optimizer.load_state_dict(state_dict)
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"path must name the state of such an optimizer, got {os.fspath(path)!r}: {said}") from error
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("*.safetensors needs safetensors: pip install 'fastopt[safetensors]'") from error
-    return safetensors
+def _check_resumable(optimizer: Any) -> None:
+    if not (hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")):
+        hint = "; a model is written by its method save, and read by fastopt.nn.load"
+        is_model = hasattr(optimizer, "predict")
+        raise TypeError(f"optimizer must have a state_dict, got {type(optimizer).__name__}{hint if is_model else ''}")
 
 
 # ---- PyTorch ------------------------------------------------------------------------------------------------
@@ -268,7 +261,7 @@ def load_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], *, t: int | 
 
     Raises
     ------
-    KeyError, TypeError, ValueError
+    TypeError, ValueError
         Where something is missing or does not fit, or settings differ among parameters that have them in common here;
         then nothing has been changed.
     """
@@ -278,29 +271,36 @@ def load_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], *, t: int | 
             raise TypeError(f"t must not be given where the state has it, got {t!r}")
         checks.integer("t", t, 0, 2**53)
     own = optimizer.state_dict()
-    sets, given = _sets(optimizer), list(state_dict["param_groups"])
+    sets, given = _sets(optimizer), _groups_of(state_dict)
     sizes, given_sizes = [len(names) for _, names in sets], [len(group["params"]) for group in given]
     if sizes != given_sizes:
         raise ValueError(f"param_groups must hold {sizes} parameters, got {given_sizes}")
+    numbers = [i for group in given for i in group["params"]]
+    if len({*numbers}) < len(numbers):
+        raise ValueError(f"param_groups must hold each parameter once, got {numbers}")
     _take_settings(optimizer, form, given, own)
 
     order = [(name, i, group) for (_, names), group in zip(sets, given, strict=True)
              for name, i in zip(names, group["params"], strict=True)]  # fmt: skip
+    state = _mapping("state", _get(state_dict, "state", "state_dict"))
     params = checks.named("param", optimizer.params)
     steps: dict[str, int] = {}
     for name, i, group in order:
-        theirs = {key: value for key, value in state_dict["state"].get(i, {}).items() if value is not None}
+        label = f"state[{i}]"
+        theirs = {key: value for key, value in _mapping(label, state.get(i, {})).items() if value is not None}
         own["scalars"][name] = dict(optimizer.scalars)
         steps[name] = 0
         if theirs:
-            steps[name] = _whole(f"state[{i}]['step']", theirs["step"]) if form.counts else 1
-            own["scalars"][name] = {key: float(theirs[key]) for key in optimizer.scalars}
+            steps[name] = _whole(f"{label}['step']", _get(theirs, "step", label)) if form.counts else 1
+            own["scalars"][name] = {
+                key: checks.number(f"{label}[{key!r}]", _get(theirs, key, label)) for key in optimizer.scalars
+            }
         elif name not in own["state"]:
             continue
         own["state"][name] = arrays = {}
         for key, their_key in form.state.items():
             if theirs and not (their_key == "momentum_buffer" and not group["momentum"]):
-                arrays[key] = _array(theirs[their_key])
+                arrays[key] = _array(_get(theirs, their_key, label))
             else:
                 arrays[key] = np.full_like(params[name], optimizer._initial(key, params[name], group["lr"]))
     if form.counts:
@@ -359,21 +359,67 @@ def _value(optimizer: Optimizer, groups: tuple[Group, ...], name: str) -> Any:
     return value * _factor(groups, name) if name == "lr" else value
 
 
-def _take_settings(optimizer: Optimizer, form: _Form, given: list[Mapping[str, Any]], own: dict[str, Any]) -> None:
+def _mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, got {type(value).__name__}")
+    return value
+
+
+def _get(mapping: Any, key: Any, name: str) -> Any:
+    """What a mapping of that name holds under a key."""
+    if key not in _mapping(name, mapping):
+        raise ValueError(f"{key!r} must be a key of {name}, got {', '.join(map(repr, mapping)) or 'none'}")
+    return mapping[key]
+
+
+def _groups_of(state_dict: Any) -> list[dict[str, Any]]:
+    """PyTorch's groups, with numbers for tensors that hold one."""
+    groups = _get(state_dict, "param_groups", "state_dict")
+    if not isinstance(groups, (list, tuple)):
+        raise TypeError(f"param_groups must be a list of dicts, got {type(groups).__name__}")
+    for place, group in enumerate(groups):
+        label = f"param_groups[{place}]"
+        numbers = _get(group, "params", label)
+        if not isinstance(numbers, (list, tuple)):
+            raise TypeError(f"{label}['params'] must be a list of integers, got {type(numbers).__name__}")
+        for number in numbers:
+            checks.integer(f"{label}['params']", number, 0)
+    return [{key: _plain(value) for key, value in group.items()} for group in groups]
+
+
+def _plain(value: Any) -> Any:
+    """The number in a tensor or an array of one element; anything else as it is."""
+    if isinstance(value, np.generic) or (hasattr(value, "item") and getattr(value, "ndim", None) == 0):
+        return value.item()
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _is(given: Any, value: Any) -> bool:
+    """Whether a setting has a value; an array never has."""
+    return not hasattr(given, "shape") and bool(given == value)
+
+
+def _take_settings(optimizer: Optimizer, form: _Form, given: list[dict[str, Any]], own: dict[str, Any]) -> None:
     """Put PyTorch's settings into a state dict of ours: of the optimizer, or of the group whose setting applies."""
     taken: dict[tuple[Group | None, str], Any] = {}
-    for (groups, names), theirs in zip(_sets(optimizer), given, strict=True):
+    for i, ((groups, names), theirs) in enumerate(zip(_sets(optimizer), given, strict=True)):
+        label = f"param_groups[{i}]"
         for key, value in form.theirs.items():
-            if theirs.get(key, value) != value:
+            if not _is(theirs.get(key, value), value):
                 raise ValueError(f"{key} must be {value!r} for {type(optimizer).__name__}, got {theirs[key]!r}")
-        values = {ours: theirs[key] for ours, key in form.settings.items()}
-        values |= {ours: theirs[key][i] for key, pair in form.pairs.items() for i, ours in enumerate(pair)}
+        values = {ours: _get(theirs, key, label) for ours, key in form.settings.items()}
+        for key, pair in form.pairs.items():
+            both = _get(theirs, key, label)
+            if not (isinstance(both, tuple) and len(both) == 2):
+                raise ValueError(f"{label}[{key!r}] must be a pair, ({', '.join(pair)}), got {both!r}")
+            values |= zip(pair, both, strict=True)
         for name, value in values.items():
             place = owner, name = _owner(groups, name), name
             now, factor = _value(optimizer, groups, name), _factor(groups, name)
             if place in optimizer._scheduled:
                 continue
             whole = getattr(optimizer if owner is None else owner, name)
+            value = checks.flag(name, value) if isinstance(whole, bool) else checks.number(name, value)
             if value != now:
                 whole = value / factor if factor else math.nan
             if taken.setdefault(place, whole) != whole and not math.isclose(taken[place], whole, rel_tol=1e-12):
@@ -392,7 +438,10 @@ def _array(value: Any) -> Array:
 
 
 def _whole(name: str, value: Any) -> int:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # PyTorch's for a tensor of several
+        number = math.nan
     if not (number >= 0 and number.is_integer()):
         raise ValueError(f"{name} must be a number of steps, got {value!r}")
     return int(number)

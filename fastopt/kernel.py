@@ -12,16 +12,13 @@ import ast
 import functools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never
 
 import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
-
-#: What arrays are made of, as C calls it, in the order of `_kernels.pyx`.
-TYPES = ("real", "uint8_t", "uint32_t", "int64_t", "double", "signed_word")
 
 _OPERATIONS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
@@ -140,7 +137,7 @@ class Signature:
         for argument in self.arrays:
             if argument.written and given[argument.name] is not None:
                 self._explain_overlap(argument, given)
-        raise _kernels.Misfit(self.name)
+        raise TypeError(f"{self.name} must get arrays that are what their attributes say, of sizes below 2**63")
 
     def _explain_shape(
         self, argument: Argument, value: Array, numbers: dict[str, int], given: dict[str, Array]
@@ -188,6 +185,25 @@ def _dimensions(count: int) -> str:
     return "one dimension" if count == 1 else f"{count} dimensions"
 
 
+@functools.cache
+def _signature(name: str) -> Signature:
+    return Signature(name, *read(_kernels.LAYERS[name]))
+
+
+@functools.lru_cache(maxsize=256)
+def shape_of(name: str, array: str, **numbers: int) -> tuple[int, ...]:
+    """The shape that an array of a kernel has, given the numbers that it follows from.
+
+    >>> shape_of("dropout_forward", "mask", n=20)
+    (3,)
+    """
+    (argument,) = (argument for argument in _signature(name).arrays if argument.name == array)
+    lengths = [axis.length(numbers) for axis in argument.axes]
+    if None in lengths:
+        raise ValueError(f"{array} of {name} has no shape for {numbers}")
+    return tuple(length for length in lengths if length is not None)
+
+
 def kernel(name: str, **public: str) -> _kernels.Layer:
     """A kernel as a function: see `_kernels.Layer` for how it is called.
 
@@ -197,16 +213,23 @@ def kernel(name: str, **public: str) -> _kernels.Layer:
         Of a row of the table.
     **public
         How messages are to call an argument, where not by its name in the table: ``y="out"``.
+
+    Returns
+    -------
+    Layer
+        Which returns what it has written: one array, or a tuple of them.
     """
-    signature = Signature(name, *read(_kernels.LAYERS[name]), public)
+    signature = replace(_signature(name), public=public)
     names = [argument.name for argument in signature.arrays]
     numbers = list(signature.numbers)
     rules = []
     for argument in signature.arrays:
+        if any(axis.fold for axis in argument.axes) and not {axis.name for axis in argument.axes} <= {*numbers}:
+            raise ValueError(f"{name}: the axes of {argument.name} must be numbers of the call, since one is a fold")
         other = signature.alike(argument)
         rules.append(
             (
-                TYPES.index(argument.type),
+                _kernels.TYPES.index(argument.type),
                 argument.optional,
                 argument.written,
                 names.index(argument.in_place) if argument.in_place else -1,
@@ -223,22 +246,35 @@ def read(text: str) -> tuple[tuple[Argument, ...], dict[str, str]]:
     arrays: list[Argument] = []
     numbers: dict[str, str] = {}
     for declaration in text.split(";"):
-        const, type_, declarators = re.fullmatch(r"\s*(const )?(\w+) (.*)", declaration, re.DOTALL).groups()  # type: ignore[union-attr]
+        qualifier, type_, declarators = _matched(r"(const )?(\w+) (.*)", declaration.strip())
         for each in _split(declarators):
-            match = re.fullmatch(r"\*(\w+)( OPTIONAL)?(?: IN_PLACE\((\w+)\))? SHAPE\((.*)\)", each, re.DOTALL)
-            if match is None:
+            if each.isidentifier():
                 numbers[each] = type_
                 continue
-            name, optional, in_place, axes = match.groups()
-            arrays.append(
-                Argument(name, type_, bool(optional), not const, in_place or "", tuple(map(Axis, _split(axes))))
-            )
+            pattern = r"\*(\w+)( OPTIONAL)?(?: IN_PLACE\((\w+)\))? SHAPE\((.*)\)"
+            name, optional, in_place, axes = _matched(pattern, each)
+            shape = tuple(map(Axis, _split(axes)))
+            arrays.append(Argument(name, type_, bool(optional), not qualifier, in_place or "", shape))
     return tuple(arrays), numbers
+
+
+def _matched(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.fullmatch(pattern, text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"kernels.def: {text!r} is no array and no number")
+    return match.groups()
 
 
 def _split(text: str) -> list[str]:
     """What stands between the commas that are in no brackets."""
-    return [each.strip() for each in re.findall(r"(?:[^,()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))+", text)]
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def _evaluate(tree: ast.expr, numbers: dict[str, int]) -> int | None:

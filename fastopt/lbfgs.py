@@ -20,7 +20,8 @@ class LBFGS:
     """Limited-memory BFGS with a line search [1]_: SciPy's L-BFGS-B, without bounds, or with them.
 
     It is for losses without noise: of all data, or of one large batch that stays. A step is a run of several
-    iterations, each of which asks for the loss and the gradients one or more times.
+    iterations, each of which asks for the loss and the gradients one or more times. A model's `fit` gives it both:
+    ``model.fit(x, y, batch_size=len(x), optimizer=fastopt.LBFGS(model.params))``.
 
     >>> import numpy as np, fastopt
     >>> w = np.array([-1.2, 1.0])
@@ -68,6 +69,9 @@ class LBFGS:
     .. [1] C. Zhu, R. Byrd, P. Lu and J. Nocedal, "Algorithm 778: L-BFGS-B", 1997.
     """
 
+    #: For `fastopt.nn`: `step` takes a function.
+    needs_closure = True
+
     def __init__(
         self,
         params: Arrays,
@@ -83,7 +87,10 @@ class LBFGS:
         self.tolerance_grad = checks.number("tolerance_grad", tolerance_grad, "[0, inf)")
         self.tolerance_change = checks.number("tolerance_change", tolerance_change, "[0, inf)")
         self.bounds = bounds
-        self._named = checks.named("param", params)
+        named = checks.named("param", params)
+        #: Those that are frozen in a model whose parameters these are.
+        self.frozen = self._frozen_by_params = frozenset(getattr(params, "frozen", ()))
+        self._named = {name: param for name, param in named.items() if name not in self.frozen}
         dtype = None
         for name, param in self._named.items():
             dtype = checks.array(checks.param_label(name), param, dtype=dtype, writable=True).dtype
@@ -122,11 +129,12 @@ class LBFGS:
             nonlocal calls
             self._place(x)
             loss, grads = closure()
+            loss = checks.real("loss", loss)
             calls += 1
-            checks.gradients(self.params, grads, {})
+            checks.gradients(self.params, grads, {}, self.frozen)
             if calls == 1 and not math.isfinite(loss):
                 raise ValueError(f"the loss must be finite at the beginning of a step, got {loss}")
-            return float(loss), self._vector(checks.named("param", grads))
+            return loss, self._vector(checks.named("param", grads))
 
         options = {"maxiter": self.max_iter, "maxcor": self.history_size, "gtol": self.tolerance_grad,
                    "ftol": self.tolerance_change, "maxfun": 20 * self.max_iter}  # fmt: skip

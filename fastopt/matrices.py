@@ -18,7 +18,7 @@ from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
-from fastopt.optimizer import Optimizer, chosen_names
+from fastopt.optimizer import Optimizer, chosen_names, frozen_groups
 from fastopt.optimizers import AdamW
 from fastopt.schedules import Schedule
 
@@ -161,17 +161,21 @@ def adafactor(
         The gradient is multiplied by this first.
     """
     one = Adafactor(param, lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay)
-    _take_up(one, state, t)
+    _take_up(one, state, t, {"param": param, "grad": grad})
     one.step(grad, grad_scale=grad_scale)
 
 
-def _take_up(optimizer: Optimizer, state: Mapping[str, Array], t: int) -> None:
+def _take_up(optimizer: Optimizer, state: Mapping[str, Array], t: int, beside: Mapping[str, Array]) -> None:
     """Have an optimizer of one array use the caller's state, as before step t."""
     own = optimizer.state["param"]
-    if set(own) != set(state):
+    if set(own) != set(checks.mapping("state", state)):
         raise ValueError(f"state must have the keys {sorted(own)}, got {sorted(state)}")
     for key, array in own.items():
         checks.array(f"state[{key}]", state[key], dtype=array.dtype, shape=array.shape, writable=True)
+        for name, other in beside.items():
+            if isinstance(other, np.ndarray) and np.may_share_memory(other, state[key]):
+                checks.apart({name: checks.array(name, other), f"state[{key}]": state[key]})
+    checks.apart({f"state[{key}]": array for key, array in state.items()})
     optimizer._slots["param"].state = state
     optimizer._plan.set_hyper(0, checks.integer("t", t, 1, 2**53) - 1)
 
@@ -287,7 +291,7 @@ def muon(
     one = MuonMatrices(
         param, lr, momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay
     )
-    _take_up(one, {"momentum": momentum_avg}, 1)
+    _take_up(one, {"momentum": momentum_avg}, 1, {"param": param, "grad": grad})
     one.step(grad, grad_scale=grad_scale)
 
 
@@ -340,14 +344,16 @@ class Muon:
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         chosen = chosen_names(matrices, by_name)
         self.params = params
+        rest = {name: param for name, param in by_name.items() if name not in chosen}
         self.matrices = MuonMatrices(
-            {name: by_name[name] for name in chosen}, lr,
+            {name: by_name[name] for name in chosen}, lr, groups=frozen_groups(params, chosen),
             momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay,
         )  # fmt: skip
         self.rest = AdamW(
-            {name: param for name, param in by_name.items() if name not in chosen}, rest_lr,
+            rest, rest_lr, groups=frozen_groups(params, rest),
             beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
         )  # fmt: skip
+        self._frozen_by_params = self.frozen
 
     @property
     def lr(self) -> float:
@@ -367,6 +373,10 @@ class Muon:
         return self.rest.t
 
     @property
+    def frozen(self) -> frozenset[str]:
+        return self.matrices.frozen | self.rest.frozen
+
+    @property
     def state(self) -> Mapping[str, Mapping[str, Array]]:
         return {**self.matrices.state, **self.rest.state}
 
@@ -374,7 +384,7 @@ class Muon:
         """See `Optimizer.step`."""
         scale = checks.number("grad_scale", grad_scale)
         params = checks.named("param", self.params)
-        checks.gradients(self.params, grads, checks.labelled(params, self.state))
+        checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
         given = checks.named("param", grads)
         for part in (self.matrices, self.rest):
             part.step({name: given[name] for name in part.state}, grad_scale=scale)
@@ -391,7 +401,7 @@ class Muon:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        checks.choice("optimizer", state_dict["optimizer"], ("Muon",))
+        checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], ("Muon",))
         before = self.matrices.state_dict()
         self.matrices.load_state_dict(state_dict["matrices"])
         try:

@@ -119,6 +119,10 @@ class Optimizer(Declared):
     t : int
         The number of steps taken.
     groups : tuple of Group
+        Where ``params`` is that of a model with frozen parameters (`fastopt.nn.Sequential.freeze`), the first one is
+        theirs.
+    frozen : frozenset of str
+        The names of the parameters that are not stepped.
     schedules : mapping of str to Schedule
         What follows `t`, groups aside.
     grad_norm : float or None
@@ -138,6 +142,7 @@ class Optimizer(Declared):
     Bengio, "On the difficulty of training recurrent neural networks", 2013.
     """
 
+    _common = "What every optimizer takes"
     kernel: ClassVar[str]
     #: The name of the functional form.
     name: ClassVar[str]
@@ -325,7 +330,9 @@ class Optimizer(Declared):
         self._skipped = 0
         self._grad_norm: float | None = None
         by_name = self._checked(params)
-        self._groups = tuple(self._group(each, by_name) for each in groups)
+        own = frozen_groups(params, by_name)
+        self._groups = tuple(self._group(each, by_name) for each in (*own, *groups))
+        self._frozen_by_params = frozenset(name for group in own for name in group["params"])
         self._bind(params, {name: Slot(param, scalars=self.scalars) for name, param in by_name.items()}, 0)
 
     def _checked(self, params: Arrays) -> dict[str, Array]:
@@ -336,7 +343,7 @@ class Optimizer(Declared):
         return by_name
 
     def _group(self, given: Mapping[str, Any], by_name: Mapping[str, Array]) -> Group:
-        settings = {name: value for name, value in given.items() if name != "params"}
+        settings = {name: value for name, value in checks.mapping("a group", given).items() if name != "params"}
         if "params" not in given:
             raise ValueError(f"a group must say which parameters it holds, under 'params'; got {dict(given)}")
         allowed = [*self.hyper_names(), *OF_GROUPS]
@@ -392,6 +399,7 @@ class Optimizer(Declared):
             functools.partial(_explain, bound, checks.labelled(in_plan, state), frozen),
         )
         self._params, self._bound, self._slots, self._buckets = params, bound, slots, [*buckets.values()]
+        self._frozen = frozen
         self._route()
 
     def _unbound(self) -> dict[str, Slot]:
@@ -596,6 +604,10 @@ class Optimizer(Declared):
         return int(self._plan.get_hyper(0))
 
     @property
+    def frozen(self) -> frozenset[str]:
+        return self._frozen
+
+    @property
     def schedules(self) -> Mapping[str, Schedule]:
         return MappingProxyType({name: s for (group, name), s in self._scheduled.items() if group is None})
 
@@ -626,10 +638,9 @@ class Optimizer(Declared):
         -------
         dict
             ``optimizer``, the name of the class; ``t`` and ``skipped``; ``hyper``, a dict of hyperparameters and
-            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of ``t``
-            less the steps that each parameter has taken; ``scalars``, a dict
-            of dicts; ``state``, a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into
-            JSON.
+            options; ``schedules``, a dict of dicts; ``groups``, a list of dicts; ``born``, a dict of the steps of
+            ``t`` that each parameter has not taken (kept for files of 0.1); ``scalars``, a dict of dicts; ``state``,
+            a dict of dicts of arrays as in the attribute. But for the arrays, all of it fits into JSON.
         """
         t, slots = self.t, self._unbound()
         return {
@@ -665,12 +676,12 @@ class Optimizer(Declared):
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        checks.choice("optimizer", state_dict["optimizer"], (type(self).__name__,))
+        checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], (type(self).__name__,))
         t = checks.integer("t", state_dict["t"], 0, 2**53)
         skipped = checks.integer("skipped", state_dict["skipped"], 0, 2**53)
         _same_keys("hyper", self._setting_names(), state_dict["hyper"])
         settings: list[tuple[Group | None, Mapping[str, Any]]] = [(None, state_dict["hyper"])]
-        given = [list(group["params"]) for group in state_dict["groups"]]
+        given = [list(checks.mapping("a group", group)["params"]) for group in state_dict["groups"]]
         if given != [list(group.names) for group in self._groups]:
             raise ValueError(f"groups must hold {[list(group.names) for group in self._groups]}, got {given}")
         for group, saved in zip(self._groups, state_dict["groups"], strict=True):
@@ -694,7 +705,7 @@ class Optimizer(Declared):
                 held = (self if owner is None else owner)._settings
                 for name, value in values.items():
                     held[name] = self._encoded(name, value, owner, t)
-                for name, plain in scheduled.items():
+                for name, plain in checks.mapping("schedules", scheduled).items():
                     self._encoded(name, Schedule.from_dict(plain), owner, t)
             self._bind(self._params, slots, t, with_state=arrays_of)
             _same_keys("state", [name for name, slot in slots.items() if slot.bucket or name in arrays_of], arrays_of)
@@ -718,7 +729,10 @@ class Optimizer(Declared):
 def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -> Optimizer:
     """An optimizer like the one that had this state: how a copy, or one that was pickled, is made."""
     groups = [{key: value for key, value in group.items() if key != "schedules"} for group in state_dict["groups"]]
-    optimizer = cls(params, groups=groups, **state_dict["hyper"])
+    # A plain copy, which knows nothing of frozen parameters: `groups` has them already.
+    plain = params if isinstance(params, np.ndarray) else copy.copy(params)
+    optimizer = cls(plain, groups=groups, **state_dict["hyper"])
+    optimizer._params = params
     optimizer.load_state_dict(state_dict)
     return optimizer
 
@@ -731,17 +745,25 @@ def vectors(name: str, param: Array) -> bool:
     >>> fastopt.AdamW(params, groups=[{"params": fastopt.vectors, "weight_decay": 0.0}]).groups
     (Group(b, weight_decay=0.0),)
     """
-    return param.ndim < 2
+    return len(checks.shape("param", param)) < 2
 
 
-def chosen_names(which: Any, by_name: Mapping[str, Array]) -> tuple[str, ...]:
-    """The names of the parameters that a group is to hold."""
+def frozen_groups(params: Arrays, among: Collection[str]) -> list[dict[str, Any]]:
+    """The group of what is frozen in a model whose parameters these are (`fastopt.nn.Sequential.freeze`), if anything
+    of these names is."""
+    frozen: Collection[str] = getattr(params, "frozen", ())
+    chosen = [name for name in among if name in frozen]
+    return [{"params": chosen, "frozen": True}] if chosen else []
+
+
+def chosen_names(which: Any, by_name: Mapping[str, Array], what: str = "a group") -> tuple[str, ...]:
+    """The names of the parameters that a group, or what else it is, is to hold."""
     if callable(which):
         return tuple(name for name, param in by_name.items() if which(name, param))
     patterns = [which] if isinstance(which, str) else list(which)
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in by_name):
-            raise ValueError(f"a group must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
+            raise ValueError(f"{what} must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
     return tuple(name for name in by_name if any(name == p or fnmatchcase(name, p) for p in patterns))
 
 
@@ -753,7 +775,7 @@ def _explain(
     if scale is not grad_scale:
         return plan.step(grads, grad_scale=scale)
     checks.gradients(params, grads, bound, frozen)
-    raise AssertionError("a step was refused for no reason known")
+    raise TypeError("grads must be arrays that are what their attributes say")
 
 
 def _roots(squares: Sequence[float], params: Arrays, grads: Arrays) -> Iterator[float]:
@@ -774,5 +796,5 @@ def _ordered(params: Arrays, grads: Arrays) -> Arrays:
 
 
 def _same_keys(name: str, wanted: Iterable[Any], given: Iterable[Any]) -> None:
-    if set(wanted) != set(given):
-        raise ValueError(f"{name} must have the keys {sorted(wanted)}, got {sorted(given)}")
+    if set(wanted) != set(checks.mapping(name, given)):
+        raise ValueError(f"{name} must have the keys {sorted(wanted)}, got {sorted(map(str, given))}")

@@ -15,11 +15,11 @@ True
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from fastopt import checks
+from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.hyper import Choice, Flag, Number
 from fastopt.optimizer import Optimizer
@@ -179,7 +179,7 @@ class LookAheadNesterov(_Velocity):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See `Optimizer.load_state_dict`."""
-        ahead = checks.flag("ahead", state_dict["ahead"])
+        ahead = checks.flag("ahead", checks.mapping("state_dict", state_dict)["ahead"])
         super().load_state_dict(state_dict)
         self._ahead = ahead
 
@@ -547,7 +547,7 @@ class LAMB(_Moments):
 # ---- Schedule-free ------------------------------------------------------------------------------------------
 
 
-class _ScheduleFree(Optimizer, abstract=True):
+class _ScheduleFree(Applied, Optimizer, abstract=True):
     """What both schedule-free optimizers share: the average x of their iterates z, which y lies between."""
 
     counts_steps = True
@@ -594,18 +594,23 @@ class _ScheduleFree(Optimizer, abstract=True):
                 averages[name] = z + (slot.param - z) / slot.param.dtype.type(beta)
         return averages
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
-        params = {name: slot.param for name, slot in self._slots.items()}
-        kept = {name: param.copy() for name, param in params.items()}
-        try:
-            for name, average in self.averaged().items():
-                params[name][...] = average
-            yield
-        finally:
-            for name, value in kept.items():
-                params[name][...] = value
+    def _live(self) -> dict[str, Array]:
+        return {name: slot.param for name, slot in self._slots.items()}
+
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+        """See `Optimizer.step`; the parameters must not hold averages."""
+        self._refuse_if_applied()
+        super().step(grads, grad_scale=grad_scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Optimizer.state_dict`; while the parameters hold averages, ``trained`` has the values to be trained."""
+        return super().state_dict() | self._applied_state()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """See `Optimizer.load_state_dict`."""
+        trained = self._checked_state(state_dict)
+        super().load_state_dict(state_dict)
+        self._trained = trained
 
 
 class ScheduleFreeSGD(_ScheduleFree):

@@ -84,10 +84,19 @@ def register(function: F) -> F:
     @functools.wraps(function)
     def checked(step: int, **keywords: Any) -> float:
         known = {key: rules[key](key, value) if key in rules else value for key, value in keywords.items()}
-        return function(checks.integer("step", step, 0), **known)
+        return _value(function, checks.integer("step", step, 0, 2**53), known)
 
     SCHEDULES[name] = checked
     return cast(F, checked)
+
+
+def _value(function: Callable[..., float], step: int, keywords: dict[str, Any]) -> float:
+    """The value of a schedule with checked options."""
+    try:
+        return function(step, **keywords)
+    except OverflowError:
+        given = "".join(f", {key}={value!r}" for key, value in keywords.items())
+        raise ValueError(f"{function.__name__} must stay within floats, but overflows at step {step}{given}") from None
 
 
 @functools.cache
@@ -163,10 +172,10 @@ class Schedule:
         checked = {key: rule(key, given[key]) for key, rule in _rules(raw).items()}
         object.__setattr__(self, "name", registered.__name__)
         object.__setattr__(self, "items", tuple(checked.items()))
-        object.__setattr__(self, "_call", functools.partial(raw, **checked))
+        object.__setattr__(self, "_call", functools.partial(_value, raw, keywords=checked))
 
     def __call__(self, step: int) -> float:
-        return self._call(checks.integer("step", step, 0))
+        return self._call(checks.integer("step", step, 0, 2**53))
 
     def as_dict(self) -> dict[str, Any]:
         """The schedule in plain values, as JSON has them.
@@ -187,7 +196,7 @@ class Schedule:
         KeyError, TypeError, ValueError
             Where it names no registered function, or an option breaks its rule.
         """
-        options = {key: _revived(value) for key, value in values.items()}
+        options = {key: _revived(value) for key, value in checks.mapping("values", values).items()}
         name = checks.choice("schedule", options.pop("schedule"), tuple(SCHEDULES))
         return cls(SCHEDULES[name], **options)
 
@@ -856,7 +865,7 @@ class ReduceOnPlateau:
         float
             The learning rate after the update.
         """
-        metric = float(metric)
+        metric = checks.real("metric", metric)
         margin = self._sign * self._threshold
         bound = self._best * (1 - margin) if self._relative else self._best - margin
         better = self._sign * metric < self._sign * bound
@@ -891,7 +900,7 @@ class ReduceOnPlateau:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
-        best = float(state_dict["best"])
+        best = checks.real("best", checks.mapping("state_dict", state_dict)["best"])
         bad, cooling = (checks.integer(key, state_dict[key], 0) for key in ("bad", "resting"))
         lr = checks.number("lr", state_dict["lr"], "[0, inf)")
         if self._optimizer is not None:

@@ -131,10 +131,12 @@ def on_each_isa() -> Callable[[Callable[[], Any]], list[Any]]:
     def run(function) -> list[Any]:
         before = _kernels.isa()
         results = []
-        for name in _kernels.isas():
-            _kernels.use_isa(name)
-            results.append(function())
-        _kernels.use_isa(before)
+        try:
+            for name in _kernels.isas():
+                _kernels.use_isa(name)
+                results.append(function())
+        finally:
+            _kernels.use_isa(before)
         return results
 
     return run

@@ -188,6 +188,8 @@ def test_schedule_free_steps_are_validated_at_their_average(rng, same_bits):
     model = nn.Sequential([nn.Dense(3)], (6,), dtype=np.float64)
     optimizer = fastopt.ScheduleFreeSGD(model.params, 0.5)
     history = model.fit(x, y, epochs=3, batch_size=8, optimizer=optimizer, validation_data=(x, y))
+    assert model.evaluate(x, y)["loss"] == history["val_loss"][-1]
+    optimizer.restore()
     held = {name: p.copy() for name, p in model.params.items()}
     with optimizer.applied():
         assert all(np.linalg.norm(held[name] - param) > 1e-6 for name, param in model.params.items())

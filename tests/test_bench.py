@@ -36,10 +36,30 @@ def test_every_kernel_has_a_contest(quick):
     assert names >= set(OPTIMIZERS) - {"look_ahead_nesterov"}  # momentum's kernel
     assert {makers[name](np.zeros(1)).kernel for name in names & set(makers)} == set(_kernels.STEPS)
     covered = {kernel for name in names & set(bench.LAYERS) for kernel in cases.LAYERS[bench.LAYERS[name].case].kernels}
-    # What another kernel is the measure of, or is measured by, or is made of.
-    beside = {"stream", "random_bits", "batch_norm_inference", "factored_root", "conv_pack", "conv_forward"}
-    beside |= {"conv_weight_grad", "transposed_matmul", "fused_multiply_add"}
-    assert covered == set(_kernels.LAYERS) - beside
+    # What another kernel is the measure of, or is measured by.
+    beside = {
+        "stream",
+        "random_bits",
+        "fused_multiply_add",
+        "transposed_matmul",
+        "batch_norm_inference",
+        "factored_root",
+        "conv_pack",
+        "conv_forward",
+    }
+    assert covered == set(_kernels.LAYERS) - beside - {"conv_weight_grad"}
+
+
+def test_no_rival_of_a_backward_pass_computes_the_forward_pass():
+    """What a case of one expects begins with that, where there is a cache: such a contest has rivals of its own."""
+    of_caches = set()
+    for name, layer in bench.LAYERS.items():
+        case = cases.LAYERS[layer.case]
+        if "cache" in case.arguments(cases.normal(), case.edges[1]):
+            contenders = bench.layer_contest(name, case.edges[1]).contenders.values()
+            assert case.expected is None or case.expected not in [getattr(each, "func", None) for each in contenders]
+            of_caches.add(name)
+    assert of_caches >= {"batch_norm_backward", "group_norm_backward", "rms_norm_backward"}
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What is refused: the message names the argument and the rule, and nothing at all has been changed."""
 
+import functools
+import inspect
 import itertools
 import re
 
@@ -43,6 +45,52 @@ def test_number(bounds, inside, outside):
     for value in ["0.5", b"0.5", None, [0.5], {}, 0.5j, np.array([0.25, 0.5]), 10**400]:
         with pytest.raises(TypeError, match=re.escape(f"beta must be a number in {bounds}, got {value!r}")):
             checks.number("beta", value, bounds)
+
+
+class Says:
+    """Converts itself to whatever it is told."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __float__(self):
+        return self.value
+
+    __index__ = __float__
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.str_("0.5"), np.array("0.5"), np.bytes_(b"1"), np.complex64(0.5 + 1j), np.array(0.5j), np.array("1", object),
+     np.array([0.5]), np.array([[0.5]]), Says("0.5"), Says(1), Says(None)],
+    ids=repr,
+)  # fmt: skip
+def test_what_only_looks_like_a_number(value):
+    """NumPy reads its text, and drops the imaginary part of its complex numbers."""
+    with pytest.raises(TypeError, match=r"^lr must be a number in \[0, 1\], got "):
+        checks.number("lr", value, "[0, 1]")
+    with pytest.raises(TypeError, match=r"^lr must be a number in "):
+        fastopt.SGD(np.ones(3), lr=value)
+    assert checks.number("lr", Says(0.5)) == checks.number("lr", np.array(0.5)) == 0.5
+
+
+@pytest.mark.parametrize("value", [1.5, "1", None, [1], np.nan])
+def test_what_only_looks_like_an_integer(value):
+    with pytest.raises(TypeError, match=r"^t must be an integer, got "):
+        checks.integer("t", Says(value), 0)
+    assert checks.integer("t", Says(3), 0) == 3
+
+
+def test_lengths():
+    assert checks.lengths("shape", [3, np.int8(0), 2**62]) == (3, 0, 2**62)
+    for value in (3, None, "ab", np.array([1, 2]), {1: 2}):
+        with pytest.raises(TypeError, match=r"^shape must be a tuple of integers, got "):
+            checks.lengths("shape", value)
+    for value in ((-1,), (2**62 + 1,), (2**64, 1)):
+        with pytest.raises(ValueError, match=r"^shape must be in "):
+            checks.lengths("shape", value)
+    with pytest.raises(TypeError, match=r"^shape must be an integer"):
+        checks.lengths("shape", (1, 2.0))
 
 
 def test_integer():
@@ -256,6 +304,11 @@ FUSED_BACKWARD = F.bias_relu_dropout_backward, {"dy": X, "y": X, "p": 0.5} | OUT
 DROPOUTS = DROPOUT, FUSED, FUSED_BACKWARD
 BACKWARD = F.dropout_backward, {"dy": X, "mask": X > 0, "p": 0.5} | OUT
 NORM = F.batch_norm_forward, {"x": X} | OUT
+INFERENCE = (
+    F.batch_norm_forward,
+    {"x": X, "running_mean": ramp(4), "running_var": ramp(4), "training": False} | OUT,
+)
+SCATTER = F.embedding_backward, {"dy": X, "entries": LABELS, "count": 4, "out": ramp(4, 4)}
 RUNNING = F.batch_norm_forward, {"x": X, "running_mean": ramp(4), "running_var": ramp(4)} | OUT
 NORM_POOL = (
     F.batch_norm_forward,
@@ -273,7 +326,7 @@ UNPOOL = (
 NO_NUMBER = [np.nan, np.inf, -np.inf, "0.5", None, [0.5]]
 NO_SIZE = [0, -1, (2, 0), (1, 2, 3), (), 1.5, None, "2"]
 NO_SHAPE = [None, 4, (), (1, 4, 3), (1, 4, 3, -2), (1, 4.0, 3, 2)]
-NO_INTEGER = [-1, 2**64, 1.0, None, "1"]
+NO_INTEGER = [-1, 2**64, 2**64 + 1, 1.0, np.float64(1), np.nan, None, "1"]
 NO_MASK = [None, X, X.T > 0, X[:5] > 0, (X > 0).tolist(), np.zeros(4, np.uint8), np.zeros(3, np.int8)]
 
 BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said of them
@@ -285,6 +338,9 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     *((call, "p", [1, 1.5, -0.1, *NO_NUMBER], "p must be ") for call in (*DROPOUTS, APPLY, BACKWARD)),
     *((call, "p", [0, 1.5, -0.1, *NO_NUMBER], "p must be ") for call in (KEEP, FUSED_KEEP)),
     *((call, "p_is", ["drops", None, 1], "p_is must be one of") for call in (*DROPOUTS, APPLY, BACKWARD)),
+    (DROPOUT, "mask", [3, [3], b"abc", memoryview(b"abc")], "mask must be a NumPy array, got "),
+    *((call, "mask", [np.ma.masked_array(X > 0)], "mask must be a plain array") for call in (APPLY, BACKWARD)),
+    (ENTROPY, "labels", [np.ma.masked_array(LABELS)], "labels must be a plain array"),
     *((call, "mask", NO_MASK, r"mask must be uint8 bits of shape \(3,\)") for call in (APPLY, BACKWARD)),
     (DROPOUT, "mask_format", ["bit", None, bool], "mask_format must be one of 'bits', 'bytes'"),
     *((call, "seed", NO_INTEGER, "seed must be ") for call in (DROPOUT, FUSED)),
@@ -293,6 +349,10 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     (FUSED, "bias", [ramp(5), ramp(1, 4)], r"bias must have shape \(4,\)"),
     (FUSED_BACKWARD, "dy", [np.array(1.0)], "dy must have at least one dimension"),
     (NORM, "x", [ramp(24), np.array(1.0)], "x must have shape"),
+    *((NORM, key, NO_INTEGER, f"{key} must be ") for key in ("seed", "counter")),
+    *((call, "sums", [3, np.ones(3)], "sums must be ") for call in (NORM, NORM_BACKWARD)),
+    *((INFERENCE, key, [3, ramp(4)], f"{key} must be ") for key in ("mean", "inv_std")),
+    (SCATTER, "count", [0, -1, 2**63, 2**64, 2**64 + 1, 1.5, None], "count must be "),
     (NORM, "eps", [-1e-5, *NO_NUMBER], "eps must be "),
     (NORM, "momentum", [-0.1, 1.1, *NO_NUMBER], "momentum must be "),
     (NORM, "momentum_of", ["mean", None], "momentum_of must be one of 'new', 'old'"),
@@ -343,6 +403,143 @@ def test_a_bad_argument(call, key, value, message, refuses):
     function, arguments = call
     arguments = arguments | {key: value}
     refuses(lambda: function(**arguments), message, arguments["out"])
+
+
+def test_a_seed_is_an_integer_of_any_kind(same_bits):
+    for seed, counter in ((True, False), (np.int64(1), np.uint8(0)), (np.array(1), 0)):
+        for one, other in zip(F.dropout(X, 0.5, seed=seed, counter=counter), F.dropout(X, 0.5, seed=1, counter=0),
+                              strict=True):  # fmt: skip
+            same_bits(one, other)
+
+
+# ---- Sizes beyond 64 bits ---------------------------------------------------------------------------
+
+#: Functions of windows, with arguments that fit: stride, padding and the like are then beyond all sizes.
+OF_WINDOWS = [
+    (F.im2col, {"x": IMAGE, "size": 2}),
+    (F.col2im, {"columns": COLUMNS, "shape": IMAGE.shape, "size": 2}),
+    (F.patches_shape, {"shape": IMAGE.shape, "size": 2}),
+    (F.max_pool_forward, {"x": IMAGE, "size": 2}),
+    (F.max_pool_backward, {"dy": POOLED, "winner": WINNER, "shape": IMAGE.shape, "size": 2}),
+    (F.average_pool_forward, {"x": IMAGE, "size": 2}),
+    (F.average_pool_backward, {"dy": POOLED, "shape": IMAGE.shape, "size": 2}),
+    (F.conv2d, {"x": IMAGE, "weight": ramp(2, 2, 2, 16)}),
+    (F.conv2d_input_grad, {"dy": ramp(1, 3, 2, 16), "weight": ramp(2, 2, 2, 16), "shape": IMAGE.shape}),
+    (F.conv2d_weight_grad, {"x": IMAGE, "dy": ramp(1, 3, 2, 16), "size": 2}),
+    (F.conv2d_fits, {"shape": IMAGE.shape, "filters": 16, "size": 2}),
+    (F.winograd_fits, {"weight": (3, 3, 16, 16)}),
+    (F.depthwise_forward, {"x": IMAGE, "weight": ramp(2, 2, 2)}),
+    (F.depthwise_backward, {"dy": ramp(1, 3, 2, 2), "x": IMAGE, "weight": ramp(2, 2, 2)}),
+    (F.batch_norm_forward, {"x": IMAGE, "axis": -1}),
+]
+SIZES_OF_WINDOWS = [
+    pytest.param(function, arguments, key, id=f"{function.__name__}-{key}")
+    for function, arguments in OF_WINDOWS
+    for key in ("size", "stride", "padding", "dilation", "max_pool")
+    if key in inspect.signature(function).parameters
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "key"), SIZES_OF_WINDOWS)
+def test_a_size_beyond_64_bits(function, arguments, key, refuses):
+    function(**arguments)
+    for value in (2**31, 2**62, 2**63, 2**64, 2**64 + 1, 2**65, 10**400):
+        for each in (value, (1, value), (value, 1), -value):
+            refuses(lambda each=each: function(**arguments | {key: each}), f"{key} must be ")
+
+
+VAST = [
+    (2**31, 2**31, 2**31, 2**31), (2**31, 2**31, 2**31, 0), (2**62, 1, 1, 1), (1, 2**62, 2**62, 1),
+    (0, 2**62, 2**62, 2), (1, 2**63 - 1, 3, 2), (1, 3, 2**63 - 1, 2), (2**63, 1, 1, 1), (2**64, 4, 3, 2),
+    (2**64 + 1, 4, 3, 2),
+]  # fmt: skip
+
+
+MISFITS = "(shape|size|dy|columns|weight|x and weight) must "
+
+
+@pytest.mark.parametrize("shape", VAST, ids=str)
+def test_a_vast_shape(shape, refuses):
+    """As that of an image whose gradient is wanted."""
+    for function, arguments in OF_WINDOWS:
+        if "shape" in arguments and function not in (F.patches_shape, F.conv2d_fits):
+            out = IMAGE * 1
+            refuses(lambda f=function, a=arguments, o=out: f(**a | {"shape": shape, "out": o}), MISFITS)
+    for function, more in ((F.patches_shape, {}), (F.conv2d_fits, {"filters": 16})):
+        for padding in (0, 2**31 - 1):
+            try:
+                function(shape=shape, size=1, padding=padding, **more)
+            except ValueError as error:
+                assert str(error).startswith("shape must be in [0, 4611686018427387904], got ")  # noqa: PT017
+
+
+def test_what_holds_no_element_takes_no_time():
+    """Though loops over its other axes would."""
+    none = functools.partial(np.empty, dtype=np.float32)
+    F.relu_forward(none((2**31, 2**20, 0)))
+    F.bias_backward(none((2**57, 0)))
+    F.dense_weight_grad(none((2**57, 0)), none((2**57, 0)))
+    F.im2col(none((2**20, 2**20, 1, 0)), 1)
+    F.max_pool_forward(none((2**20, 2**20, 1, 0)), 1)
+    F.depthwise_backward(none((2**29, 2**29, 1, 0)), none((2**29, 2**29, 1, 0)), none((1, 1, 0)))
+    for x in (none((2**57, 3, 0)), none((0, 3, 2**57))):
+        y, cache = F.batch_norm_forward(x)
+        F.batch_norm_backward(y, cache)
+    for x in (none((3, 2**57, 0)), none((0, 2**57, 3))):
+        y, cache = F.group_norm_forward(x, 1)
+        F.group_norm_backward(y, cache)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: F.packed_shape(3), "weight must be a shape"),
+        (lambda: F.packed_shape((3, 3, 16)), "weight must be a shape"),
+        (lambda: F.packed_shape((3, 3, "16", 16)), "weight must be an integer"),
+        (lambda: F.packed_shape((3, 3, 2**64, 16)), "weight must be in"),
+        (lambda: F.packed_shape((3, 3, 16, 16), reverse=1), "reverse must be True or False"),
+        (lambda: F.packed_shape((3, 3, 16, 16), winograd="no"), "winograd must be True or False"),
+        (lambda: F.winograd_fits((3, 3)), "weight must be a shape"),
+        (lambda: F.winograd_fits((3, 3, 16.0, 16)), "weight must be an integer"),
+        (lambda: F.winograd_fits((3, 3, 16, 16), "1"), "stride must be an integer"),
+        (lambda: F.conv2d_fits(IMAGE.shape, np.nan, 2), "filters must be an integer"),
+        (lambda: F.conv2d_fits(IMAGE.shape, -1, 2), "filters must be at least 0"),
+        (lambda: F.batch_norm_sums_shape(3), "the shape of x must be a tuple of integers"),
+        (lambda: F.batch_norm_sums_shape((-3, 3)), "the shape of x must be in"),
+        (lambda: F.batch_norm_sums_shape((3, 3.5)), "the shape of x must be an integer"),
+        (lambda: F.winner_type(np.float16), "real must be float32 or float64"),
+        (lambda: F.winner_type("x"), "real must be float32 or float64"),
+    ],
+)
+def test_what_shapes_follow_from(call, message, refuses):
+    refuses(call, message)
+
+
+def test_winograd_fits_a_stride_in_any_form():
+    assert all(F.winograd_fits([3, 3, 16, 16], stride) for stride in (1, (1, 1), [1, 1], np.int8(1)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sums_are_checked_for_any_number_of_threads(threads, refuses):
+    x, before = np.ones((70_000, 3), np.float32), fastopt.get_num_threads()
+    fastopt.set_num_threads(2)
+    shape = F.batch_norm_sums_shape(x.shape)
+    fastopt.set_num_threads(threads)
+    try:
+        _, cache = F.batch_norm_forward(x, sums=np.empty(shape))
+        F.batch_norm_backward(x, cache, sums=np.empty(shape))
+        out = np.empty(x.shape, np.float32)
+        inside = out.reshape(-1)[: 2 * np.prod(shape)].view(np.float64).reshape(shape)
+        for sums, message in (
+            (3, "sums must be a NumPy array"), (np.empty(shape, np.float32), "sums must be float64"),
+            (np.empty((1, 2, 3)), "sums must have shape"), (read_only(np.empty(shape)), "sums must be writable"),
+            (inside, "(sums and out|out and sums) must not overlap"),
+        ):  # fmt: skip
+            refuses(lambda sums=sums: F.batch_norm_forward(x, sums=sums, out=out), message, out)
+            refuses(lambda sums=sums: F.batch_norm_backward(x, cache, sums=sums, out=out), message, out)
+        refuses(lambda: F.batch_norm_forward(x[:5], sums=np.empty(shape)), "sums must be None where ")
+    finally:
+        fastopt.set_num_threads(before)
 
 
 def test_bias_relu_needs_columns(refuses):

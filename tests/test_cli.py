@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,12 +127,175 @@ def test_train_under_watch(run, tmp_path):
     assert history["monitor"]["step"] == [0, 20]
 
 
+def test_numbers_gone_bad_are_an_error(capsys, tmp_path):
+    """An earlier model stays as it is."""
+    (tmp_path / "model.npz").write_bytes(b"of an earlier run")
+    options = ["train", "--model", "mlp", "--lr", "1000", "--epochs", "2", "--overwrite", "--out", str(tmp_path)]
+    assert main(options) == 2
+    out, err = capsys.readouterr()
+    assert re.match(r"fastopt: epoch 1, batch \d+: the \w+ pass of layer \d \(\w+\): in .*; no model was written", err)
+    assert "test accuracy" not in out
+    assert (tmp_path / "model.npz").read_bytes() == b"of an earlier run"
+
+
+def test_numbers_gone_bad_leave_the_last_good_model(capsys, tmp_path, monkeypatch):
+    def late(step, *, steps, peak):
+        return peak if step < 38 else 1e30
+
+    monkeypatch.setattr("fastopt.cli.cosine", late)
+    assert main(["train", "--model", "mlp", "--optimizer", "sgd", "--epochs", "3", "--out", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("fastopt: epoch 2, batch ")
+    assert f"{tmp_path / 'checkpoint.npz'} has the model of epoch 1; try a lower --lr" in err
+    x, y, *_ = data.load("digits")
+    _, validation = data.stratified_split(y, 0.1, seed=0)
+    loss = nn.load(tmp_path / "checkpoint.npz").evaluate(x[validation], y[validation])["loss"]
+    assert f"val loss {loss:.4f}" in out
+
+
 def test_no_epochs(run, tmp_path):
     assert accuracy_of(run("train", "--model", "mlp", "--epochs", 0, "--out", tmp_path)) < 0.5
 
 
+# ---- The folder of a run --------------------------------------------------------------------------------
+
+FAST = ["train", "--model", "mlp", "--epochs"]
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Runs the command, which must refuse before it reads any data, and returns what it says."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "load", lambda source: pytest.fail("computed before the refusal"))
+            assert main([str(argument) for argument in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    return call
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_run_is_not_lost(run, refused, tmp_path, epochs):
+    run(*FAST, 1, "--out", tmp_path)
+    before = contents(tmp_path)
+    said = refused(*FAST, epochs, "--out", tmp_path, "--seed", 1)
+    assert said == (
+        f"fastopt: --out must be a folder without a run, got {str(tmp_path)!r}, which holds model.npz, history.json; "
+        "--overwrite replaces it\n"
+    )
+    assert contents(tmp_path) == before
+    run(*FAST, epochs, "--out", tmp_path, "--seed", 1, "--overwrite")
+    after = contents(tmp_path)
+    assert after.keys() == before.keys()
+    assert after["model.npz"] != before["model.npz"]
+
+
+def test_one_file_of_a_run_is_enough(refused, tmp_path):
+    for name in ("model.npz", "history.json", "checkpoint.npz"):
+        (tmp_path / name).touch()
+        assert f"holds {name}; --overwrite replaces it" in refused(*FAST, 1, "--out", tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_a_folder_with_other_things(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    run(*FAST, 0, "--out", tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_train_again_without_a_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("out", "out-2", "out-3"):
+        assert f"wrote {name}/model.npz" in run(*FAST, 0)[-2]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out-2", "out-3"}
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--resume"])
+def test_which_run_is_to_be_said(refused, option):
+    assert refused(*FAST, 1, option) == f"fastopt: {option} needs --out: the folder of the run\n"
+
+
+def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for out in ([], ["--out", "a/b"]):
+        assert main([*FAST, "-1", *out]) == 2
+        assert main([*FAST, "1", "--lr", "nan", *out]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+class Interrupt(nn.Callback):
+    """Ends a run at the beginning of an epoch: by an exception, or after a step, as Ctrl-C does."""
+
+    def __init__(self, epoch, raises=True):
+        self.epoch, self.raises = epoch, raises
+
+    def on_train_begin(self, run):
+        self.run = run
+
+    def on_epoch_begin(self, epoch):
+        if epoch == self.epoch and self.raises:
+            raise KeyboardInterrupt
+        if epoch == self.epoch:
+            self.run.stop("interrupted")
+
+
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free_adamw"])
+def test_resume(run, refused, tmp_path, monkeypatch, capsys, optimizer, raises):
+    lines = type("Lines", (Interrupt,), {})  # by whose name it is resumed
+    options = [*FAST, 3, "--optimizer", optimizer, "--out"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(*options, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn, "Lines", lambda: lines(2, raises))
+        if raises:
+            with pytest.raises(KeyboardInterrupt):
+                main([str(each) for each in (*options, parts)])
+            assert {path.name for path in parts.iterdir()} == {"checkpoint.npz"}
+        else:
+            assert f"--resume --out {parts} goes on from {parts / 'checkpoint.npz'}" in run(*options, parts)
+            assert (parts / "model.npz").exists()
+    assert "--overwrite replaces it, --resume goes on with it" in refused(*options, parts)
+    for option, value in (("--lr", 0.5), ("--epochs", 4), ("--seed", 1), ("--batch-size", 16)):
+        assert main([str(each) for each in (*options, parts, "--resume", option, value)]) == 2
+        name = option[2:].replace("-", ".")
+        assert re.search(f"{name} must be .*, got {value}", capsys.readouterr().err)
+    run(*options, parts, "--resume")
+    assert arrays_of(parts) == arrays_of(whole)
+    ours, theirs = (json.loads((folder / "history.json").read_text()) for folder in (parts, whole))
+    assert {**ours, "samples_per_second": 0} == {**theirs, "samples_per_second": 0}
+    assert {path.name for path in parts.iterdir()} == {path.name for path in whole.iterdir()}
+    assert f"--resume needs a run that was interrupted; the one in {str(parts)!r} is complete" in refused(
+        *options, parts, "--resume"
+    )
+
+
+def test_resume_where_nothing_is_yet(run, tmp_path):
+    run(*FAST, 1, "--out", tmp_path / "a", "--resume")
+    run(*FAST, 1, "--out", tmp_path / "b")
+    assert arrays_of(tmp_path / "a") == arrays_of(tmp_path / "b")
+
+
+def test_overwriting_forgets_the_checkpoint(tmp_path, monkeypatch):
+    """A run that is killed before its first checkpoint is not resumed as the one before it."""
+    shutil.copy(Path(__file__).parent / "fixtures" / "0.1" / "checkpoint.npz", tmp_path)
+    monkeypatch.setattr(nn, "Lines", lambda: Interrupt(0))
+    with pytest.raises(KeyboardInterrupt):
+        main([*FAST, "1", "--out", str(tmp_path), "--overwrite"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_matplotlib(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / "curves.png").write_bytes(b"of an earlier run")
     lines = run("train", "--model", "mlp", "--epochs", 1, "--out", tmp_path)
     assert "no picture of the curves: matplotlib is not installed" in lines
     assert {path.name for path in tmp_path.iterdir()} == {"model.npz", "history.json"}

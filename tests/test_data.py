@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ WRONG_IDX = {
     "short": (idx(range(5))[:-1], r"must hold 13 bytes for shape \(5,\), got 12"),
     "long": (idx(range(5)) + b"\0", r"must hold 13 bytes for shape \(5,\), got 14"),
     "huge": (idx([], shape=(2**31, 2**31, 4)), f"must hold {2**64 + 16} bytes"),
+    "huge, as far as it goes": (idx([], shape=(2**31,)) + bytes(100), f"must hold {2**31 + 8} bytes .*, got 108"),
+    "gzip, huge": (gzip.compress(idx([], shape=(2**31,))), rf"must hold {2**31 + 8} bytes .*, got at most \d+"),
+    "gzip, long": (gzip.compress(idx(range(5)) + bytes(10**6)), r"must hold 13 bytes .*, got 1000013"),
+    "none of much": (idx([], shape=(0, 2**32 - 1, 2**32 - 1, 2**32 - 1)), "."),
+    "too many lengths": (b"\0\0\10\xff" + bytes(4 * 255), "."),
     "gzip, short": (ZIPPED[:-9], "must name an IDX file"),
     "gzip, half a head": (ZIPPED[:5], "must name an IDX file"),
     "gzip, wrong checksum": (ZIPPED[:-8] + b"checksum", "must name an IDX file"),
@@ -77,8 +83,11 @@ WRONG_IDX = {
 @pytest.mark.parametrize(("content", "message"), WRONG_IDX.values(), ids=WRONG_IDX)
 def test_wrong_idx_files(content, message, tmp_path):
     (tmp_path / "file").write_bytes(content)
+    tracemalloc.start()
     with pytest.raises(ValueError, match=message) as caught:
         data.read_idx(tmp_path / "file")
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
     assert repr(str(tmp_path / "file")) in str(caught.value)
 
 
@@ -186,6 +195,11 @@ LABELS = arrays(np.int64, st.integers(0, 60), elements=st.integers(-2, 5))
 @settings(deadline=None)
 @given(y=LABELS, fraction=st.floats(0, 1), seed=st.integers(0, 2**70))
 def test_stratified_split(y, fraction, seed):
+    lone = [label for label in set(y) if np.count_nonzero(y == label) == 1]
+    if lone:
+        with pytest.raises(ValueError, match=r"^y must have two members of each class or more"):
+            data.stratified_split(y, fraction, seed=seed)
+        y = y[~np.isin(y, lone)]
     first, second = data.stratified_split(y, fraction, seed=seed)
     assert sorted([*first, *second]) == list(range(len(y)))  # every sample once
     for part in (first, second):
@@ -207,3 +221,27 @@ def test_another_seed_splits_otherwise():
 def test_wrong_splits(fraction, seed):
     with pytest.raises((TypeError, ValueError), match=r"^(fraction|seed) must be"):
         data.stratified_split(np.arange(4), fraction, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.linspace(0, 1, 100), r"y must be integer labels, got float64; for .* use data.split\(len\(y\), …\)"),
+        (np.zeros((4, 2), int), r"y must have shape \(n,\), got \(4, 2\)"),
+        (np.arange(4), "y must have two members of each class or more, but has one of 0 alone"),
+    ],
+)
+def test_what_has_no_classes_is_not_stratified(y, message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        data.stratified_split(y, 0.25, seed=0)
+
+
+@given(n=st.integers(0, 60), fraction=st.floats(0, 1), seed=st.integers(0, 2**70))
+def test_split(n, fraction, seed):
+    first, second = data.split(n, fraction, seed=seed)
+    assert len(second) == round(fraction * n)
+    assert sorted([*first, *second]) == list(range(n))
+    assert all(list(part) == sorted(part) for part in (first, second))
+    assert [part.tolist() for part in data.split(n, fraction, seed=seed)] == [first.tolist(), second.tolist()]
+    with pytest.raises(ValueError, match=r"^n must be at least 0"):
+        data.split(-1, fraction, seed=seed)

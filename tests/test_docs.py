@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import data, nn
+from fastopt import data, functional, nn
+from fastopt.optimizers import OPTIMIZERS
 
 # ---- Docstrings -------------------------------------------------------------------------------------------------
 
@@ -33,6 +35,34 @@ def examples():
         for test in doctest.DocTestFinder(exclude_empty=True).find(module):
             if test.examples:
                 yield pytest.param(test, id=test.name)
+
+
+def test_functions_are_documented_in_whole():
+    """Each public one: with its arguments, results, errors (where it checks anything), and an example."""
+    unchecked = {"dense_pays", "packed_shape", "winner_type", "winograd_fits"}
+    lacking = []
+    for name in functional.__all__:
+        function = getattr(functional, name)
+        if not inspect.isfunction(function):
+            continue
+        wanted = {"Parameters", "Returns", "Raises", "Examples"}
+        wanted -= {"Returns"} if name in OPTIMIZERS else {"Raises"} if name in unchecked else set()
+        wanted -= {"Parameters", "Examples"} if name == "dense_pays" else set()  # it has none, and depends on the CPU
+        found = re.findall(r"^(\w+)\n---+$", inspect.getdoc(function), re.MULTILINE)
+        lacking += [f"{name}: {section}" for section in sorted(wanted.difference(found))]
+        parameters = inspect.getdoc(function).partition("Parameters\n")[2].partition("\n\n")[0]
+        listed = {word for line in parameters.split("\n") if line[:1] != " " for word in re.findall(r"\w+", line)}
+        lacking += [f"{name}: {each}" for each in inspect.signature(function).parameters if each not in listed]
+    assert not lacking
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_example_of_a_step(name):
+    """Which doctest does not find by itself: the function is made of a text."""
+    function = getattr(functional, name)
+    (test,) = doctest.DocTestFinder().find(function, name, module=False, globs={name: function})
+    assert doctest.DocTestRunner().run(test).failed == 0
+    assert len(test.examples) >= 4
 
 
 def skip_without_extra(error):

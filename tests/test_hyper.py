@@ -143,6 +143,22 @@ def test_what_a_constructor_refuses(refuses):
     refuses(lambda: fastopt.Adam(w, 0.1, 0.9), r".*takes from 2 to 3 positional arguments but 4 were given", w)
 
 
+@pytest.mark.parametrize(
+    ("body", "instead"),
+    [
+        ({"of_class": ("initial_accumulator_value",)}, "each x with per_group=False"),
+        ({"defaults": {"weight_decay": 0.1}}, "x = Optimizer.x.replace(default=…)"),
+        ({"fixed": {"decoupled": 1.0}}, "x = Optimizer.x.replace(default=…, init=False)"),
+        ({"computed": ("mu_product",)}, "each x with init=False, and without a default"),
+    ],
+    ids=["of_class", "defaults", "fixed", "computed"],
+)
+def test_what_classes_had_in_tuples_is_refused(body, instead):
+    with pytest.raises(TypeError) as caught:
+        type("Old", (fastopt.Adagrad,), body)
+    assert str(caught.value) == f"Old must not have {next(iter(body))!r}: declare {instead}"
+
+
 def test_one_declaration_has_one_name():
     with pytest.raises((TypeError, RuntimeError)) as caught:  # which Python 3.11 wraps
 

@@ -5,9 +5,29 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 import fastopt
 
 ROOT = Path(fastopt.__file__).parent
+
+#: Who may know whom, the parts of fastopt from the top down: each imports only from what is further down.
+CHAIN = (
+    ("cli",),
+    ("bench",),
+    ("cases",),
+    ("landscape", "nn", "data", "reference", "inplace"),
+    ("fastopt",),
+    ("interchange", "functional", "averaging", "matrices", "lbfgs", "penalties"),
+    ("optimizers",),
+    ("optimizer",),
+    ("hyper", "gradients", "arena"),
+    ("schedules", "kernel", "applied", "files", "threads", "drawing"),
+    ("checks",),
+    ("_kernels",),
+)
+#: What is for tests and benchmarks: the parts of fastopt that may import it.
+FOR_TESTS = {"reference": {"bench", "cases"}, "inplace": {"bench"}, "cases": {"bench"}}
 
 #: Imports of fastopt's modules inside of functions that have a reason, as (module, imported module): the reason.
 ALLOWED: dict[tuple[str, str], str] = {}
@@ -105,6 +125,31 @@ def test_no_module_imports_itself_by_way_of_others():
         if target in circle
     ]
     assert not circles, "import circles:\n" + "\n".join(arrows)
+
+
+def part_of(module: str) -> str:
+    """The part of fastopt that a module belongs to: ``nn`` of ``fastopt.nn.layers``."""
+    return module.split(".")[min(1, module.count("."))]
+
+
+def test_imports_go_down_the_chain():
+    rank = {"__main__": -1} | {part: place for place, parts in enumerate(CHAIN) for part in parts}
+    arrows = {
+        (part_of(module), part_of(target)): f"{module}:{line} imports {target}"
+        for module in SOURCES
+        for target, line in imports(module)[0].items()
+        if part_of(target) != part_of(module)
+    }
+    assert {part_of(module) for module in MODULES} == {*rank}, "each part has its place in CHAIN"
+    assert not [text for (part, other), text in arrows.items() if rank[part] >= rank[other]]
+    assert not [text for (part, other), text in arrows.items() if part not in FOR_TESTS.get(other, {part})]
+
+
+def test_the_chain_is_that_of_the_page():
+    page = Path(__file__).parents[1] / "CONTRIBUTING.md"
+    if not page.exists():
+        pytest.skip("the page is not beside the tests")
+    assert " → ".join(", ".join(parts) for parts in CHAIN) in " ".join(page.read_text().split())
 
 
 def test_imports_of_fastopt_stand_at_the_beginning_of_a_module():

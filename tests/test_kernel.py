@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from fastopt import _kernels, functional
+from fastopt.hyper import Choice
 from fastopt.kernel import Argument, Axis, Signature, dimension, kernel, read
+from fastopt.optimizers import OPTIMIZERS
 
 SIGNATURES = {name: Signature(name, *read(text)) for name, text in _kernels.LAYERS.items()}
 
@@ -55,6 +57,20 @@ def test_the_order_of_a_struct_is_pointers_integers_doubles():
 
 def test_choices_are_those_of_the_functions():
     assert _kernels.CHOICES["activation"] == functional.ACTIVATIONS
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=lambda cls: cls.__name__)
+def test_choices_are_those_of_the_optimizers(cls):
+    """In the same order: the number of a word is its place. An optimizer may leave out the last ones."""
+    for name, declared in cls.declared.items():
+        if isinstance(declared, Choice):
+            words = _kernels.CHOICES[name]
+            assert declared.options == words[: len(declared.options)]
+
+
+def test_choices_of_optimizers_are_all_taken():
+    taken = {word for cls in OPTIMIZERS.values() if "eps_mode" in cls.declared for word in cls.eps_mode.options}
+    assert taken == {*_kernels.CHOICES["eps_mode"]}
 
 
 # ---- Expressions --------------------------------------------------------------------------------------------

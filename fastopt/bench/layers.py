@@ -285,6 +285,12 @@ def _group_norm_backward(dy: Array, cache: F.GroupNormCache) -> dict[str, Rival]
     return {TEXTBOOK: (lambda: reference.group_norm_backward(dy, textbook), None)}
 
 
+@_contest("rms_norm_backward", reads=lambda dy, cache: {"dy": dy, "x": cache.x, "scale": cache.scale})
+def _rms_norm_backward(dy: Array, cache: F.RMSNormCache) -> dict[str, Rival]:
+    _, textbook = reference.rms_norm_forward(cache.x, cache.scale)
+    return {TEXTBOOK: (lambda: reference.rms_norm_backward(dy, textbook), None)}
+
+
 @_contest("batch_norm_max_pool_forward", "batch_norm_forward max_pool", relu=True, reads=_affine)
 def _batch_norm_max_pool_forward(
     x: Array, scale: Array, shift: Array, max_pool: tuple[int, int], axis: int, relu: bool, **running: Array

@@ -6,6 +6,6 @@
 ((1797, 8, 8, 1), 'float32', [0, 1, 2, 3, 4])
 """
 
-from fastopt.data.datasets import digits, load, read_cifar10, read_idx, stratified_split
+from fastopt.data.datasets import digits, load, read_cifar10, read_idx, split, stratified_split
 
-__all__ = ["digits", "load", "read_cifar10", "read_idx", "stratified_split"]
+__all__ = ["digits", "load", "read_cifar10", "read_idx", "split", "stratified_split"]

@@ -60,21 +60,46 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     ValueError
         Where the file is not of that format, or is shorter or longer than it says.
     """
-    raw = Path(path).read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}: {error}") from error
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            return _read_idx(name, gzip.GzipFile(fileobj=file) if packed else file, size, packed)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"path must name an IDX file, got {name!r}: {error}") from error
+
+
+#: How many bytes may come of one that deflate has packed.
+_DEFLATED = 1032
+
+
+def _read_idx(name: Any, file: Any, size: int, packed: bool) -> NDArray[Any]:
+    """The array in a file of `size` bytes on the disk, which is being unpacked where it is packed. A shape that cannot
+    have come of these is refused before memory is taken for it."""
+    most, limit = (size * _DEFLATED, "at most ") if packed else (size, "")
     types = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in types or len(raw) < 4 + 4 * raw[3]:
-        raise ValueError(f"path must name an IDX file, got {os.fspath(path)!r}, which begins with {raw[:4]!r}")
-    dtype, begin = np.dtype(types[raw[2]]), 4 + 4 * raw[3]
-    shape = tuple(int(length) for length in np.frombuffer(raw[4:begin], ">u4"))
+    start = file.read(4)
+    ndim = start[3] if len(start) == 4 else 0
+    lengths = file.read(4 * ndim)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in types or len(lengths) < 4 * ndim:
+        raise ValueError(f"path must name an IDX file, got {name!r}, which begins with {start!r}")
+    dtype, begin = np.dtype(types[start[2]]), 4 + 4 * ndim
+    shape = tuple(int(length) for length in np.frombuffer(lengths, ">u4"))
     wanted = begin + math.prod(shape) * dtype.itemsize
-    if len(raw) != wanted:
-        raise ValueError(f"{os.fspath(path)!r} must hold {wanted} bytes for shape {shape}, got {len(raw)}")
-    return np.frombuffer(raw, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))
+    if wanted > most:
+        raise ValueError(f"{name!r} must hold {wanted} bytes for shape {shape}, got {limit}{most}")
+    raw = file.read(wanted - begin)
+    got = begin + len(raw)
+    while more := file.read(2**20):
+        got += len(more)
+    if got != wanted:
+        raise ValueError(f"{name!r} must hold {wanted} bytes for shape {shape}, got {got}")
+    try:
+        return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # a shape that no array can have
+        raise ValueError(f"path must name an IDX file, got {name!r}: {error}") from error
 
 
 def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -95,10 +120,10 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArr
     ValueError
         Where the file is not a whole number of records of 3073 bytes, or a label is above 9.
     """
-    raw = np.fromfile(path, np.uint8)
-    if raw.size == 0 or raw.size % 3073:
-        raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {raw.size} bytes")
-    records = raw.reshape(-1, 3073)
+    size = os.path.getsize(os.fspath(path))
+    if size == 0 or size % 3073:
+        raise ValueError(f"{os.fspath(path)!r} must hold records of 3073 bytes, got {size} bytes")
+    records = np.fromfile(path, np.uint8).reshape(-1, 3073)
     if records[:, 0].max() > 9:
         raise ValueError(f"{os.fspath(path)!r} must hold labels in [0, 10), got {records[:, 0].max()}")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), records[:, 0].copy()
@@ -164,13 +189,13 @@ def _idx_pair(folder: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     return images[..., None], labels
 
 
-def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, Labels]:
-    """Indices of two parts, the second with `fraction` of each class (rounded).
+def split(n: int, fraction: float, *, seed: int) -> tuple[Labels, Labels]:
+    """Indices of two parts of samples, the second with `fraction` of them (rounded), at random.
 
     Parameters
     ----------
-    y : integer ndarray (n,)
-        Labels.
+    n : int
+        The number of samples.
     fraction : float
         In [0, 1].
     seed : int
@@ -183,7 +208,40 @@ def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, 
     Raises
     ------
     TypeError, ValueError
-        Where `fraction` or `seed` breaks its rule.
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> from fastopt import data
+    >>> [len(part) for part in data.split(10, 0.3, seed=0)]
+    [7, 3]
+    """
+    n, fraction = checks.integer("n", n, 0), checks.number("fraction", fraction, "[0, 1]")
+    order = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(n)
+    second = round(fraction * n)
+    return np.sort(order[second:]), np.sort(order[:second])
+
+
+def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, Labels]:
+    """Indices of two parts, the second with `fraction` of each class (rounded).
+
+    Parameters
+    ----------
+    y : integer ndarray (n,)
+        Labels, at least two of each class. For targets that are real numbers, see `split`.
+    fraction : float
+        In [0, 1].
+    seed : int
+
+    Returns
+    -------
+    first, second : ndarray of int
+        Each sorted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
 
     Examples
     --------
@@ -195,9 +253,25 @@ def stratified_split(y: Labels, fraction: float, *, seed: int) -> tuple[Labels, 
     [0, 0, 1]
     """
     fraction = checks.number("fraction", fraction, "[0, 1]")
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"y must have one dimension, got shape {y.shape}")
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
+    y = np.asarray(y)
+    if y.size and y.dtype.kind not in "iubUS":
+        raise TypeError(
+            f"y must be integer labels, got {y.dtype}; for targets that are no classes, use data.split(len(y), …)"
+        )
+    if y.ndim != 1:
+        raise ValueError(f"y must have shape (n,), got {y.shape}")
     second = np.zeros(len(y), bool)
-    for label in np.unique(y):
+    labels, counts = np.unique(y, return_counts=True)
+    if len(y) and counts.min() < 2:
+        raise ValueError(
+            f"y must have two members of each class or more, but has one of {labels[counts.argmin()]} alone; for "
+            "targets that are no classes, use data.split(len(y), …)"
+        )
+    for label in labels:
         members = np.flatnonzero(y == label)
         second[rng.permutation(members)[: round(fraction * len(members))]] = True
     return np.flatnonzero(~second), np.flatnonzero(second)

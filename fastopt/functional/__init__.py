@@ -15,6 +15,8 @@ argument's name, the rule, and the value.
 type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only batch norm takes channels second, too.
 """
 
+from typing import TYPE_CHECKING
+
 from fastopt.checks import Pair as Pair
 from fastopt.functional import activations, dense, dropouts, embeddings, images, losses, norms, steps
 from fastopt.functional.activations import *
@@ -27,6 +29,12 @@ from fastopt.functional.images import *
 from fastopt.functional.losses import *
 from fastopt.functional.norms import *
 from fastopt.functional.steps import *
+
+if TYPE_CHECKING:
+    from fastopt.functional.steps import Step
+
+    def __getattr__(name: str) -> Step: ...
+
 
 __all__ = [
     *activations.__all__,

@@ -50,6 +50,20 @@ def relu_forward(x: Array, out: Array | None = None) -> Array:
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([-1.0, 0.0, 2.0])
+    >>> relu_forward(x, out=x) is x
+    True
+    >>> x
+    array([0., 0., 2.])
     """
     return _relu_forward(x, out)
 
@@ -69,6 +83,17 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     Returns
     -------
     dx : ndarray like `dy`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> relu_backward(np.ones(3), relu_forward(np.array([-1.0, 0.0, 2.0])))
+    array([0., 0., 1.])
     """
     return _relu_backward(dy, y, out)
 
@@ -86,6 +111,17 @@ def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_relu_forward(np.array([[-1.0, 2.0]]), np.array([0.5, 0.5]))
+    array([[0. , 2.5]])
     """
     return _bias_relu_forward(x, bias, out)
 
@@ -110,6 +146,21 @@ def bias_relu_backward(
     -------
     dx : ndarray like `dy`
     dbias : ndarray (d,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dx, dbias = bias_relu_backward(np.ones((2, 2)), np.array([[0.0, 2.0], [1.0, 1.0]]))
+    >>> dx
+    array([[0., 1.],
+           [1., 1.]])
+    >>> dbias
+    array([1., 2.])
     """
     return _bias_relu_backward(dy, y, out, dbias, 1.0)
 
@@ -134,10 +185,21 @@ def activation_forward(x: Array, kind: Activation, *, alpha: float | None = None
     -------
     y : ndarray like `x`
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] D.-A. Clevert et al., "Fast and accurate deep network learning by exponential linear units", 2016.
     .. [2] D. Hendrycks and K. Gimpel, "Gaussian error linear units", 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> activation_forward(np.array([-1.0, 2.0]), "leaky_relu", alpha=0.25)
+    array([-0.25,  2.  ])
     """
     return _activation_forward(x, out, *_activation(kind, alpha))
 
@@ -161,6 +223,18 @@ def activation_backward(
     Returns
     -------
     dx : ndarray like `dy`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = activation_forward(np.array([-1.0, 2.0]), "leaky_relu", alpha=0.25)
+    >>> activation_backward(np.ones(2), y, "leaky_relu", alpha=0.25)
+    array([0.25, 1.  ])
     """
     return _activation_backward(dy, seen, out, *_activation(kind, alpha))
 
@@ -188,6 +262,18 @@ def softmax_forward(x: Array, out: Array | None = None, log_sum: NDArray[np.floa
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax_forward(np.array([[0.0, 0.0], [1000.0, 0.0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
     """
     return _softmax_forward(x, out, log_sum)[0]
 
@@ -207,5 +293,16 @@ def softmax_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     Returns
     -------
     dx : ndarray like `dy`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax_backward(np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]))
+    array([[ 0.25, -0.25]])
     """
     return _softmax_backward(dy, y, out)

@@ -48,6 +48,18 @@ def dense_forward(
     Returns
     -------
     y : ndarray (n, k)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, weight, bias = np.array([[1.0, 2.0]]), np.array([[1.0, -3.0], [0.5, 1.0]]), np.array([0.5, 0.0])
+    >>> dense_forward(x, weight, bias, relu=True)
+    array([[2.5, 0. ]])
     """
     return _dense_forward(x, weight, bias, out, checks.flag("relu", relu))
 
@@ -65,6 +77,17 @@ def dense_input_grad(dy: Array, weight: Array, out: Array | None = None) -> Arra
     Returns
     -------
     dx : ndarray (n, d)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dense_input_grad(np.array([[1.0, 2.0]]), np.array([[1.0, -3.0], [0.5, 1.0]]))
+    array([[-5. ,  2.5]])
     """
     return _dense_input_grad(dy, weight, out)
 
@@ -84,6 +107,21 @@ def dense_weight_grad(x: Array, dy: Array, out: Array | None = None, dbias: Arra
     Returns
     -------
     dweight : ndarray (d, k)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dbias = np.empty(2)
+    >>> dense_weight_grad(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), dbias=dbias)
+    array([[3., 4.],
+           [6., 8.]])
+    >>> dbias
+    array([3., 4.])
     """
     return _dense_weight_grad(x, dy, out, dbias)[0]
 
@@ -108,6 +146,11 @@ def matmul(
     Returns
     -------
     out : ndarray (n, k)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
 
     Examples
     --------
@@ -140,6 +183,18 @@ def bias_forward(x: Array, bias: Array, out: Array | None = None) -> Array:
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_forward(np.zeros((2, 2)), np.array([1.0, 2.0]))
+    array([[1., 2.],
+           [1., 2.]])
     """
     return _bias_forward(x, bias, out)
 
@@ -156,5 +211,16 @@ def bias_backward(dy: Array, out: Array | None = None) -> Array:
     Returns
     -------
     dbias : ndarray (d,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_backward(np.ones((3, 2)))
+    array([3., 3.])
     """
     return _bias_backward(dy, out)

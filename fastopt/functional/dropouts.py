@@ -76,10 +76,24 @@ def dropout(
     mask : ndarray
         For `dropout_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014, sec. 10.
     .. [2] J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, mask = dropout(np.ones(1000), 0.5, seed=1, counter=0)
+    >>> sorted(set(y.tolist())), bool(0.45 < np.mean(y > 0) < 0.55)
+    ([0.0, 2.0], True)
+    >>> mask.dtype, mask.shape
+    (dtype('uint8'), (125,))
     """
     cut, factor = threshold(p, p_is)
     if not checks.flag("inverted", inverted):
@@ -108,6 +122,17 @@ def dropout_apply(
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dropout_apply(np.ones(3), np.array([True, False, True]), 0.5)
+    array([2., 0., 2.])
     """
     factor = threshold(p, p_is)[1] if checks.flag("inverted", inverted) else 1.0
     return _dropout_apply(x, _mask_bits(mask, "x", x), out, factor)
@@ -130,13 +155,47 @@ def dropout_backward(
     Returns
     -------
     dx : ndarray like `dy`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, mask = dropout(np.ones(1000), 0.5, seed=1, counter=0)
+    >>> dx = dropout_backward(np.ones(1000), mask, 0.5)
+    >>> bool((dx == y).all())
+    True
     """
     factor = threshold(p, p_is)[1] if checks.flag("inverted", inverted) else 1.0
     return _dropout_apply_backward(dy, _mask_bits(mask, "dy", dy), out, factor)
 
 
 def kept_share(p: float, p_is: PIs = "drop") -> float:
-    """The probability of keeping an element, with `p` rounded as in `dropout`."""
+    """The probability of keeping an element, with `p` rounded as in `dropout`.
+
+    Parameters
+    ----------
+    p, p_is
+        As in `dropout`.
+
+    Returns
+    -------
+    float
+        In (0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> kept_share(0.25), kept_share(0.25, "keep")
+    (0.75, 0.25)
+    """
     return 1 / threshold(p, p_is)[1]
 
 
@@ -157,6 +216,18 @@ def bias_relu_dropout_forward(
     Returns
     -------
     y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = bias_relu_dropout_forward(np.ones((100, 9)), np.ones(9), 0.5, seed=1, counter=0)
+    >>> sorted(set(y.ravel().tolist()))
+    [0.0, 4.0]
     """
     cut, factor = threshold(p, p_is)
     return _bias_relu_dropout_forward(x, bias, out, *key(seed, counter), cut, factor)
@@ -184,6 +255,21 @@ def bias_relu_dropout_backward(
     -------
     dx : ndarray like `dy`
     dbias : ndarray (d,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dx, dbias = bias_relu_dropout_backward(np.ones((2, 2)), np.array([[0.0, 4.0], [2.0, 2.0]]), 0.5)
+    >>> dx
+    array([[0., 2.],
+           [2., 2.]])
+    >>> dbias
+    array([2., 4.])
     """
     return _bias_relu_backward(dy, y, out, dbias, threshold(p, p_is)[1])
 
@@ -212,6 +298,7 @@ def _mask_bits(mask: Any, name: str, x: Array) -> NDArray[np.uint8]:
     if type(mask) is np.ndarray and mask.dtype is _BYTE and mask.shape == (size,) != x.shape and mask.strides == (1,):
         return mask  # the usual case quickly
     if isinstance(mask, np.ndarray) and mask.dtype.kind in "biu":
+        checks.plain("mask", mask)
         if mask.shape == x.shape and (mask.dtype != np.uint8 or x.shape != (size,)):
             return np.packbits(mask.ravel() != 0, bitorder="little")
         if mask.shape == (size,) and mask.dtype == np.uint8:

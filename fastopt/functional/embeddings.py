@@ -37,6 +37,19 @@ def embedding_backward(dy: Array, entries: NDArray[np.integer[Any]], count: int,
     Returns
     -------
     dtable : ndarray (count, d)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> embedding_backward(np.ones((3, 2)), np.array([1, 0, 1]), 3)
+    array([[1., 1.],
+           [2., 2.],
+           [0., 0.]])
     """
     leading = checks.shape("dy", dy)[:-1]
     count = checks.integer("count", count, 1, 2**63 - 1)

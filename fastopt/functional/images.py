@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
-from fastopt.kernel import dimension, kernel
+from fastopt.kernel import dimension, kernel, shape_of
 
 __all__ = [
     "average_pool_backward",
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-_LANES, _SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
-    _kernels.LIMITS[name] for name in ("LANES", "SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
+_SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
+    _kernels.LIMITS[name] for name in ("SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
 )
 
 # ---- Pooling ------------------------------------------------------------------------------------------------
@@ -66,6 +66,21 @@ def max_pool_forward(
         With ``oh = (h − size) // stride + 1``.
     winner : integer ndarray like y
         For `max_pool_backward`: which element of its window won, counted row by row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, winner = max_pool_forward(np.arange(16.0).reshape(1, 4, 4, 1), 2)
+    >>> y[0, :, :, 0]
+    array([[ 5.,  7.],
+           [13., 15.]])
+    >>> winner.ravel().tolist()
+    [3, 3, 3, 3]
     """
     return _max_pool_forward(x, out, winner, *_pooling(checks.shape("x", x, ndim=4), size, stride)[4:])
 
@@ -96,6 +111,20 @@ def max_pool_backward(
     Returns
     -------
     dx : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(8.0).reshape(1, 2, 4, 1)
+    >>> y, winner = max_pool_forward(x, 2)
+    >>> max_pool_backward(y, winner, x.shape, 2)[0, :, :, 0]
+    array([[0., 0., 0., 0.],
+           [0., 5., 0., 7.]])
     """
     return _max_pool_backward(dy, winner, out, *_pooling(shape, size, stride))
 
@@ -115,6 +144,18 @@ def average_pool_forward(x: Array, size: Pair, stride: Pair | None = None, out: 
     -------
     y : ndarray (n, oh, ow, c)
         With ``oh = (h − size) // stride + 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> average_pool_forward(np.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
     """
     return _average_pool_forward(x, out, *_pooling(checks.shape("x", x, ndim=4), size, stride)[4:])
 
@@ -142,12 +183,43 @@ def average_pool_backward(
     Returns
     -------
     dx : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> average_pool_backward(np.ones((1, 1, 2, 1)), (1, 2, 4, 1), 2)[0, :, :, 0]
+    array([[0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25]])
     """
     return _average_pool_backward(dy, out, *_pooling(shape, size, stride))
 
 
 def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
-    """The type of the places that `max_pool_forward` returns beside reals of a type: integers as wide."""
+    """The type of the places that `max_pool_forward` returns beside reals of a type: integers as wide.
+
+    Parameters
+    ----------
+    real : numpy.dtype
+        float32 or float64.
+
+    Returns
+    -------
+    numpy.dtype
+        int32 or int64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> winner_type(np.dtype(np.float32))
+    dtype('int32')
+    """
+    if real not in (np.float32, np.float64):
+        raise TypeError(f"real must be float32 or float64, got {real!r}")
     return np.dtype(np.int32 if real == np.float32 else np.int64)
 
 
@@ -189,7 +261,8 @@ def conv2d(
     x : ndarray (n, h, w, c)
     weight : ndarray (kh, kw, c, k)
     bias : ndarray (k,), optional
-    stride, padding : int or (int, int)
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
         As in `im2col`.
     relu : bool, default False
         Whether to apply `relu_forward` to y.
@@ -205,9 +278,22 @@ def conv2d(
     -------
     y : ndarray (n, oh, ow, k)
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", 2016, sec. 4.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d(np.ones((1, 3, 3, 1)), np.ones((3, 3, 1, 16)), padding=1)[0, :, :, 0]
+    array([[4., 6., 4.],
+           [6., 9., 6.],
+           [4., 6., 4.]])
     """
     kh, kw, c, filters = checks.shape("weight", weight, ndim=4)
     shape = checks.shape("x", x, ndim=4)
@@ -242,7 +328,7 @@ def conv2d_input_grad(
     weight : ndarray (kh, kw, c, k)
     shape : tuple of int
         The shape (n, h, w, c) of x.
-    padding : int or (int, int)
+    padding : int or (int, int), default 0
     winograd : bool, default False
         As in `conv2d`.
     out : ndarray (n, h, w, c), optional
@@ -253,6 +339,19 @@ def conv2d_input_grad(
     Returns
     -------
     dx : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d_input_grad(np.ones((1, 2, 2, 1)), np.ones((2, 2, 1, 1)), (1, 3, 3, 1))[0, :, :, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
     """
     checks.shape("dy", dy, ndim=4)
     kh, kw, c, _ = checks.shape("weight", weight, ndim=4)
@@ -295,7 +394,8 @@ def conv2d_weight_grad(
         The gradient with respect to y; k must be a multiple of 16.
     size : int or (int, int)
         Height kh and width kw of the weight.
-    stride, padding : int or (int, int)
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
     winograd : bool, default False
         As in `conv2d`.
     out : ndarray (kh, kw, c, k), optional
@@ -309,6 +409,18 @@ def conv2d_weight_grad(
     Returns
     -------
     dweight : ndarray (kh, kw, c, k)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d_weight_grad(np.ones((1, 4, 4, 1)), np.ones((1, 3, 3, 16)), 2)[:, :, 0, 0]
+    array([[9., 9.],
+           [9., 9.]])
     """
     shape = checks.shape("x", x, ndim=4)
     sizes = _geometry(shape, size, stride, padding, 1)
@@ -326,18 +438,60 @@ def conv2d_weight_grad(
 
 def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair = 1, padding: Pair = 0) -> bool:
     """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of rows, with all the
-    padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy."""
+    padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of x, (n, h, w, c).
+    filters : int
+        The number k of output channels.
+    size : int or (int, int)
+        Height kh and width kw of the weight.
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> conv2d_fits((64, 28, 28, 16), 16, 3), conv2d_fits((1, 28, 2000, 16), 16, 3)
+    (True, False)
+    """
     _, _, w, c, kh, kw, _, sw, *_ = sizes = _geometry(shape, size, stride, padding, 1)
-    ow = _places(sizes)[1]
+    ow, filters = _places(sizes)[1], checks.integer("filters", filters, 0)
     return kh <= _MAX_KERNEL_ROWS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
 
 
 def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
     """Whether weights of a shape (kh, kw, c, k) can be had with ``winograd=True``: 3 × 3 at a stride of 1, c and k
-    multiples of 16 up to 128."""
-    kh, kw, *deep = weight
+    multiples of 16 up to 128.
+
+    Parameters
+    ----------
+    weight : tuple of int
+        The shape of the weight.
+    stride : int or (int, int), default 1
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> winograd_fits((3, 3, 16, 32)), winograd_fits((3, 3, 1, 16)), winograd_fits((3, 3, 16, 32), stride=2)
+    (True, False, False)
+    """
+    kh, kw, *deep = _weight(weight)
     fit = (n % _WINOGRAD_GRAIN == 0 and 0 < n <= _WINOGRAD_CHANNELS for n in deep)
-    return (kh, kw) == (3, 3) and stride in (1, (1, 1)) and all(fit)
+    return (kh, kw) == (3, 3) and checks.pair("stride", stride, 1) == (1, 1) and all(fit)
 
 
 def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
@@ -346,14 +500,40 @@ def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
     return winograd
 
 
-def packed_shape(
-    weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False
-) -> tuple[int, int, int, int]:
-    """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k)."""
-    kh, kw, c, filters = weight
-    rows, columns = (filters, c) if reverse else (c, filters)
-    parts = -(-columns // _LANES)
-    return (16, parts, rows, _LANES) if winograd else (parts, kh * kw, rows, _LANES)
+def packed_shape(weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False) -> tuple[int, ...]:
+    """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k).
+
+    Parameters
+    ----------
+    weight : tuple of int
+        The shape of the weight.
+    reverse : bool, default False
+        For `conv2d_input_grad`.
+    winograd : bool, default False
+        Whether that is to compute by Winograd's algorithm.
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> packed_shape((3, 3, 16, 48)), packed_shape((3, 3, 16, 48), winograd=True)
+    ((2, 9, 16, 32), (16, 2, 16, 32))
+    """
+    kh, kw, c, filters = _weight(weight)
+    reverse = checks.flag("reverse", reverse)
+    if checks.flag("winograd", winograd):
+        return shape_of("winograd_pack", "packed", c=c, filters=filters, reverse=reverse)
+    return shape_of("conv_pack", "packed", taps=kh * kw, c=c, filters=filters, reverse=reverse)
+
+
+def _weight(shape: Any) -> tuple[int, int, int, int]:
+    """A checked shape of weights."""
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"weight must be a shape (kh, kw, c, k), got {shape!r}")
+    kh, kw, c, filters = checks.lengths("weight", shape)
+    return kh, kw, c, filters
 
 
 def _convolve(
@@ -406,6 +586,21 @@ def im2col(
     columns : ndarray (n, oh, ow, kh, kw, c)
         With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
         ``columns.reshape(-1, kh * kw * c)`` is free.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> columns = im2col(np.arange(9.0).reshape(1, 3, 3, 1), 2)
+    >>> columns.shape
+    (1, 2, 2, 2, 2, 1)
+    >>> columns[0, 0, 0, :, :, 0]
+    array([[0., 1.],
+           [3., 4.]])
     """
     return _im2col(x, out, *_geometry(checks.shape("x", x, ndim=4), size, stride, padding, dilation)[4:])
 
@@ -435,6 +630,19 @@ def col2im(
     Returns
     -------
     x : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> col2im(np.ones((1, 2, 2, 2, 2, 1)), (1, 3, 3, 1), 2)[0, :, :, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
     """
     return _col2im(columns, out, *_geometry(shape, size, stride, padding, dilation))
 
@@ -442,7 +650,29 @@ def col2im(
 def patches_shape(
     shape: tuple[int, ...], size: Pair, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1
 ) -> tuple[int, ...]:
-    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c)."""
+    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of the images.
+    size, stride, padding, dilation
+        As in `im2col`.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> patches_shape((1, 5, 5, 3), 3, stride=2)
+    (1, 2, 2, 3, 3, 3)
+    """
     sizes = _geometry(shape, size, stride, padding, dilation)
     return (sizes[0], *_places(sizes), *sizes[4:6], sizes[3])
 
@@ -452,7 +682,7 @@ def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pai
     """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
     if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
         raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
-    n, h, w, c = (checks.integer("shape", length, 0, 2**63 - 1) for length in shape)
+    n, h, w, c = checks.lengths("shape", shape)
     (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
     (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
     if dh * (kh - 1) >= h + 2 * ph or dw * (kw - 1) >= w + 2 * pw:
@@ -466,8 +696,8 @@ def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
     """How many places a window has in an image, down and across."""
     _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
     down, across = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
-    assert down is not None
-    assert across is not None  # as _geometry saw
+    assert down is not None  # as _geometry saw
+    assert across is not None
     return down, across
 
 
@@ -487,15 +717,29 @@ def depthwise_forward(
     ----------
     x : ndarray (n, h, w, c)
     weight : ndarray (kh, kw, c)
-    stride, padding, dilation : int or (int, int)
-        As in `im2col`.
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
     out : ndarray (n, oh, ow, c), optional
         Where to write y.
+    dilation : int or (int, int), default 1
+        As in `im2col`.
 
     Returns
     -------
     y : ndarray (n, oh, ow, c)
         With oh and ow as in `im2col`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weight = np.ones((2, 2, 2)) * [1.0, 2.0]
+    >>> depthwise_forward(np.ones((1, 2, 2, 2)), weight)
+    array([[[[4., 8.]]]])
     """
     sizes = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
     return _depthwise_forward(x, weight, out, *sizes[6:])
@@ -532,6 +776,19 @@ def depthwise_backward(
     -------
     dx : ndarray (n, h, w, c) or None
     dweight : ndarray (kh, kw, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, weight = np.ones((1, 2, 2, 2)), np.ones((2, 2, 2))
+    >>> dx, dweight = depthwise_backward(np.ones((1, 1, 1, 2)), x, weight)
+    >>> dx.shape, dweight[:, :, 0].tolist()
+    ((1, 2, 2, 2), [[1.0, 1.0], [1.0, 1.0]])
     """
     _, h, w, _, kh, kw, *window = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
     checks.array("weight", weight, dtype=checks.array("x", x).dtype)

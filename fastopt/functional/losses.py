@@ -43,6 +43,18 @@ def softmax_cross_entropy(
     loss : float
         The mean over the rows, in nats; 0.0 for no rows.
     dlogits : ndarray like `logits`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss, dlogits = softmax_cross_entropy(np.zeros((1, 2)), np.array([1]))
+    >>> round(loss, 4), dlogits.tolist()
+    (0.6931, [[0.5, -0.5]])
     """
     n, classes = checks.shape("logits", logits, ndim=2)
     own_labels = checks.labels("labels", labels, n, classes)  # a copy, so the kernel does not see where they are

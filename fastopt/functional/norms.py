@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
 from fastopt.functional.dropouts import key, threshold
-from fastopt.kernel import kernel
+from fastopt.kernel import kernel, shape_of
 
 __all__ = [
     "BatchNormCache",
@@ -60,6 +60,11 @@ class BatchNormCache(NamedTuple):
     factor: float = 1.0
     max_pool: tuple[int, int] | None = None
     chosen: Array | None = None
+
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed, y aside."""
+        return self.mean, self.inv_std, *(() if self.chosen is None else (self.chosen,))
 
 
 def batch_norm_forward(
@@ -124,7 +129,7 @@ def batch_norm_forward(
     mean, inv_std : float64 ndarray (c,), optional
         Where to write the cache's; not used in inference.
     sums : float64 ndarray of ``batch_norm_sums_shape(x.shape, axis)``, optional
-        What the threads are to work in; results do not depend on it.
+        Work array for partial sums; results do not depend on it.
     chosen : ndarray like y, optional
         Where to write the cache's, with `max_pool` in training.
 
@@ -134,9 +139,21 @@ def batch_norm_forward(
     cache : BatchNormCache
         For `batch_norm_backward`; None in inference.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch normalization", 2015, algorithms 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = batch_norm_forward(np.array([[1.0], [3.0]]), eps=0)
+    >>> y.ravel(), cache.mean
+    (array([-1.,  1.]), array([2.]))
     """
     shape = checks.shape("x", x)
     pool = None if max_pool is None else _norm_windows(("x", "axis", "max_pool"), x, axis, max_pool)
@@ -146,12 +163,9 @@ def batch_norm_forward(
     training, eps, new_weight, unbiased, epilogue, cut, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
     )
-    if cut:
-        if pool is not None:
-            raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
-        seed, counter = key(seed, counter)
-    else:
-        seed = counter = 0
+    seed, counter = key(seed, counter)
+    if cut and pool is not None:
+        raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var must be given both or not at all")
     if running_mean is None and not training:
@@ -160,6 +174,9 @@ def batch_norm_forward(
     if training and running_mean is not None and unbiased and count == 1:
         raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
     if not training:
+        for name, array in (("mean", mean), ("inv_std", inv_std)):
+            if array is not None:
+                checks.array(name, array, dtype=np.float64, shape=(channels,), writable=True)
         if pool is None:
             out = _batch_norm_inference(x, scale, shift, running_mean, running_var, out, *sizes, epilogue, eps)
         else:
@@ -168,6 +185,8 @@ def batch_norm_forward(
             )
         return out, None
 
+    if sums is not None:
+        _check_sums(sums, sizes, {"x": x, "scale": scale, "shift": shift, "out": out, "mean": mean, "inv_std": inv_std})
     sums, blocks, lanes = _row_sums(sums, sizes)
     correction = count / (count - 1) if unbiased and count > 1 else 1.0
     options = (*sizes, blocks, lanes, epilogue, seed, counter, cut, eps, new_weight, correction, factor)
@@ -252,6 +271,19 @@ def batch_norm_backward(
     -------
     dx : ndarray like x
     dscale, dshift : ndarray (c,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = batch_norm_forward(np.array([[1.0], [3.0]]), eps=0)
+    >>> dx, dscale, dshift = batch_norm_backward(np.array([[1.0], [3.0]]), cache)
+    >>> dscale, dshift
+    (array([2.]), array([4.]))
     """
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache must come from batch_norm_forward in training, got {type(cache).__name__}")
@@ -262,6 +294,8 @@ def batch_norm_backward(
         return _batch_norm_max_pool_gradients(dy, cache, out, dscale, dshift, sums)
     dx = np.empty(shape, cache.x.dtype) if out is None else out
     epilogue = _EPILOGUES.index("no_epilogue" if not relu else "relu" if cache.y is None else "relu_dropout")
+    if sums is not None:
+        _check_sums(sums, sizes, {"dy": dy, "out": out, "dscale": dscale, "dshift": dshift}, cache)
     sums, blocks, lanes = _row_sums(sums, sizes)
     inputs = dy, cache.x, cache.scale, cache.shift, cache.mean, cache.inv_std, cache.y, sums
     options = (*sizes, blocks, lanes, epilogue, factor)
@@ -288,6 +322,8 @@ def _batch_norm_max_pool_gradients(
     pool = _norm_windows(("cache.x", "cache.axis", "cache.max_pool"), x, axis, 1 if max_pool is None else max_pool)
     pooled = x.shape[0], x.shape[1] // pool[0], x.shape[2] // pool[1], x.shape[3]
     sizes = math.prod(pooled[:3]), pooled[3], 1
+    if sums is not None:
+        _check_sums(sums, sizes, {"dy": dy, "out": out, "dscale": dscale, "dshift": dshift}, cache)
     sums, blocks, lanes = _row_sums(sums, sizes)
     of_chosen = dy, chosen, scale, shift, mean, inv_std, None, sums
     options = (*sizes, blocks, lanes, int(relu), 1.0)
@@ -312,18 +348,42 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
 
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
     the order that one thread would add them up in.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of x.
+    axis : int, default 1
+        The axis of the channels, as in `batch_norm_forward`.
+
+    Returns
+    -------
+    tuple of int or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> batch_norm_sums_shape((64, 512)) is None
+    True
     """
-    threads = _kernels.get_num_threads()
-    return None if threads == 1 else _norm_sums_shape(_channels("x", shape, axis), threads)
+    sizes, threads = _channels("x", shape, axis), _kernels.get_num_threads()
+    return None if threads == 1 else _norm_sums_shape(sizes, threads)
 
 
 _LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
+#: Rows are shared out among threads where there are fewer channels than this, and at least so many elements.
+_FEW_CHANNELS, _MANY_ELEMENTS = 128, 1 << 17
 
 
 @_kernels.Remembered
 def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
     outer, channels, inner = sizes
-    if inner != 1 or not 0 < channels < 128 or threads <= max(1, channels // _LANES) or outer * channels < 1 << 17:
+    few = inner == 1 and 0 < channels < _FEW_CHANNELS and max(1, channels // _LANES) < threads
+    if not few or outer * channels < _MANY_ELEMENTS:
         return None
     lanes = math.lcm(channels, _LANES) if channels < _LANES else -(-channels // _LANES) * _LANES
     return outer // (lanes // channels if channels < _LANES else 1) // _BLOCK + 1, 2, lanes
@@ -340,10 +400,24 @@ def _row_sums(
     return np.empty(wanted) if sums is None else sums, wanted[0], wanted[2]
 
 
+def _check_sums(
+    sums: Any, sizes: tuple[int, int, int], beside: dict[str, Array | None], cache: BatchNormCache | None = None
+) -> None:
+    """Refuse a work array for sums that would not fit if they were taken, on however many threads."""
+    wanted = _norm_sums_shape(sizes, _kernels.MAX_THREADS)
+    if wanted is None:
+        raise ValueError(f"sums must be None where batch_norm_sums_shape is, got {type(sums).__name__}")
+    checks.array("sums", sums, dtype=np.float64, shape=wanted, writable=True)
+    of_cache = {} if cache is None else {f"cache.{name}": value for name, value in cache._asdict().items()}
+    for name, array in (beside | of_cache).items():
+        if isinstance(array, np.ndarray) and np.may_share_memory(array, sums):
+            checks.apart({"sums": sums, name: checks.array(name, array)})
+
+
 @_kernels.Remembered
 def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
     """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
-    if len(shape) < 2:
+    if len(checks.lengths(f"the shape of {name}", shape)) < 2:
         raise ValueError(f"{name} must have shape (n, c), (n, c, …) or (n, …, c), got {shape}")
     axis = checks.second_or_last(axis_name, axis, len(shape))
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
@@ -369,10 +443,16 @@ class GroupNormCache(NamedTuple):
     groups: int
 
     @property
-    def parts_shape(self) -> tuple[int, int, int]:
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return self.mean, self.inv_std
+
+    @property
+    def parts_shape(self) -> tuple[int, ...]:
         """The shape of the `parts` of `group_norm_backward`."""
         rows, _, channels = self.x.shape
-        return -(-rows // _block(self.x.shape)), 2, channels
+        block = _block(self.x.shape)
+        return shape_of("group_norm_backward", "parts", rows=rows, channels=channels, block=block)
 
 
 def layer_norm_forward(
@@ -408,9 +488,21 @@ def layer_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] J. L. Ba et al., "Layer normalization", 2016, eq. 3 and 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer_norm_forward(np.array([[1.0, 3.0], [4.0, 0.0]]), eps=0)[0]
+    array([[-1.,  1.],
+           [ 1., -1.]])
     """
     shape = checks.shape("x", x)
     if not shape:
@@ -452,9 +544,20 @@ def group_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] Y. Wu and K. He, "Group normalization", 2018, eq. 1 to 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> group_norm_forward(np.array([[1.0, 3.0, 4.0, 0.0]]), 2, eps=0)[0]
+    array([[-1.,  1.,  1., -1.]])
     """
     shape = _pixels(x)
     groups = checks.integer("groups", groups, 1)
@@ -487,9 +590,20 @@ def instance_norm_forward(
     cache : GroupNormCache
         For `group_norm_backward`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
     References
     ----------
     .. [1] D. Ulyanov et al., "Instance normalization", 2016, eq. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> instance_norm_forward(np.array([[[1.0], [3.0]]]), eps=0)[0].ravel()
+    array([-1.,  1.])
     """
     shape = _pixels(x)
     return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
@@ -522,6 +636,19 @@ def group_norm_backward(
     -------
     dx : ndarray like `dy`
     dscale, dshift : ndarray (channels,), or as given
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = layer_norm_forward(np.array([[1.0, 3.0]]), eps=0)
+    >>> dx, dscale, dshift = group_norm_backward(np.array([[1.0, 3.0]]), cache)
+    >>> dscale, dshift
+    (array([-1.,  3.]), array([1., 3.]))
     """
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
@@ -573,10 +700,16 @@ def _pixels(x: Array) -> tuple[int, int, int]:
     return shape[0], math.prod(shape[1:-1]), shape[-1]
 
 
+#: Of a block of rows whose gradients of scale and shift are summed up by themselves: elements and rows, at most, and
+#: pixels, at least. The bits of these sums depend on them.
+_BLOCK_ELEMENTS, _BLOCK_ROWS, _BLOCK_PIXELS = 1 << 16, 64, 16
+
+
 def _block(shape: tuple[int, ...]) -> int:
     """How many rows of (rows, pixels, channels) are added up before their sum goes to a part of its own."""
     _, pixels, channels = shape
-    return max(min(65536 // max(pixels * channels, 1), 64), -(-16 // max(pixels, 1)))
+    fit = min(_BLOCK_ELEMENTS // max(pixels * channels, 1), _BLOCK_ROWS)
+    return max(fit, -(-_BLOCK_PIXELS // max(pixels, 1)))
 
 
 # ---- RMS norm -----------------------------------------------------------------------------------------------
@@ -591,6 +724,11 @@ class RMSNormCache(NamedTuple):
     x: Array
     scale: Array | None
     inv_rms: NDArray[np.float64]
+
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return (self.inv_rms,)
 
 
 def rms_norm_forward(
@@ -665,6 +803,13 @@ def rms_norm_backward(
     ------
     TypeError, ValueError
         Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, cache = rms_norm_forward(np.array([[3.0, 4.0, 0.0, 0.0]]), eps=0)
+    >>> rms_norm_backward(np.array([[2.5, 0.0, 0.0, 2.5]]), cache)
+    (array([[ 0.64, -0.48,  0.  ,  1.  ]]), array([3., 0., 0., 0.]))
     """
     if not isinstance(cache, RMSNormCache):
         raise TypeError(f"cache must come from rms_norm_forward, got {type(cache).__name__}")

@@ -67,15 +67,6 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
 def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _kernels.PreparedStep:
     """Prepare a step of the functional form on arrays of your own: it then costs no more than that of a class.
 
-    >>> import numpy as np
-    >>> w, g, m, v = np.ones((4, 3))
-    >>> m[:] = v[:] = 0
-    >>> step = plan("adam", w, g, m, v, lr=0.1)
-    >>> for _ in range(10):
-    ...     g[:] = 2 * w                   # in place: the arrays are bound
-    ...     step()
-    >>> step(t=1, lr=0.01)
-
     Parameters
     ----------
     name : str
@@ -95,6 +86,17 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     ------
     TypeError, ValueError
         Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w, g, m, v = np.ones((4, 3))
+    >>> m[:] = v[:] = 0
+    >>> step = plan("adam", w, g, m, v, lr=0.1)
+    >>> for _ in range(10):
+    ...     g[:] = 2 * w                   # in place: the arrays are bound
+    ...     step()
+    >>> step(t=1, lr=0.01)
     """
     optimizer = OPTIMIZERS[checks.choice("name", name, tuple(OPTIMIZERS))]
     states = optimizer.state_names()
@@ -152,7 +154,23 @@ def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
     _, found, references = rest.partition("\n\nReferences\n")
     sources = [f"\nReferences\n{references}"] if found else []
     first = f"One step of `fastopt.{optimizer.__name__}`, in place."
-    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *arrays, *hyper, raises, *sources]) + "\n"
+    example = _step_example(optimizer, states)
+    return "\n".join([f"{first}\n\n{head}Parameters\n----------", *arrays, *hyper, raises, *sources, example]) + "\n"
+
+
+def _step_example(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
+    begin = {"z": "param.copy()", "step_size": "np.full(3, 0.1)"}
+    made = ", ".join(begin.get(state, "np.zeros(3)") for state in states)
+    keywords = ["t=1"] * optimizer.counts_steps + ["lr=0.1"] + [f"{name}=0.5" for name in optimizer.computed]
+    lines = [
+        ">>> import numpy as np",
+        ">>> param, grad = np.ones(3), np.full(3, 0.5)",
+        *[f">>> {', '.join(states)} = {made}"] * bool(states),
+        f">>> {optimizer.name}({', '.join(['param', 'grad', *states, *keywords])})",
+        ">>> bool((param < 1).all())",
+        "True",
+    ]
+    return "\n".join(["\nExamples\n--------", *lines])
 
 
 for _name, _optimizer in OPTIMIZERS.items():

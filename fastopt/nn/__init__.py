@@ -26,6 +26,7 @@ from fastopt.nn import (
     playback,
     pooling,
     residual,
+    trace,
     training,
 )
 from fastopt.nn.activations import *
@@ -43,6 +44,7 @@ from fastopt.nn.norms import *
 from fastopt.nn.playback import *
 from fastopt.nn.pooling import *
 from fastopt.nn.residual import *
+from fastopt.nn.trace import *
 from fastopt.nn.training import *
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     *playback.__all__,
     *pooling.__all__,
     *residual.__all__,
+    *trace.__all__,
     *training.__all__,
     "curvature",
     "debug",

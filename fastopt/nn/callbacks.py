@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import math
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -15,10 +15,11 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from fastopt import checks, files
+from fastopt.averaging import EMA, SWA
 from fastopt.checks import Array
 from fastopt.nn.training import Callback as Callback
 from fastopt.nn.training import Run
-from fastopt.schedules import ReduceOnPlateau
+from fastopt.schedules import ReduceOnPlateau, Schedule
 
 __all__ = [
     "CSVLogger",
@@ -28,6 +29,7 @@ __all__ = [
     "ModelCheckpoint",
     "ReduceLROnPlateau",
     "TensorBoard",
+    "WeightAverage",
 ]
 
 Mode = Literal["auto", "min", "max"]
@@ -40,6 +42,8 @@ class _Watcher(Callback):
     """The base of callbacks that watch one metric of each epoch."""
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a metric, got {monitor!r}")
         self.monitor = monitor
         checks.choice("mode", mode, ("auto", "min", "max"))
         self.mode = mode if mode != "auto" else "min" if monitor.endswith("loss") else "max"
@@ -162,7 +166,8 @@ class ModelCheckpoint(_Watcher):
     ----------
     path : path
         ``{epoch}`` and metrics in it are replaced by their values: ``"cnn-{epoch:02d}-{val_loss:.3f}.npz"``, epochs
-        counted from 1. No other run may write there.
+        counted from 1. The ending is ``.npz``, ``.safetensors`` or none, as in `Sequential.save`. No other run may
+        write there.
     monitor : str, default "val_loss"
         With `best_only`, the metric: a key of `History`.
     best_only : bool, default False
@@ -178,7 +183,10 @@ class ModelCheckpoint(_Watcher):
     Raises
     ------
     TypeError, ValueError
-        Where an argument breaks its rule, or, when the run begins, the file is no checkpoint of such a run.
+        Where an argument breaks its rule, or, when the run begins, the file is damaged or no checkpoint of such a run;
+        then model and optimizer are what they were.
+    OSError
+        Where, when the run begins, no file can be written there.
 
     Examples
     --------
@@ -215,11 +223,16 @@ class ModelCheckpoint(_Watcher):
         self.rank = 2 if resume else 1  # it resumes after all others have begun, and saves after they are done
         if self.resume and "{" in self.path:
             raise ValueError(f"path must name one file where resume is True, got {self.path!r}")
+        if "{" not in self.path:
+            files.ending(self.path)
 
     def on_train_begin(self, run: Run) -> None:
         if self.best_only:
             super().on_train_begin(run)
         self._run = run
+        path = self._path(0, dict.fromkeys(run.measures, 0.0))
+        files.ending(path)
+        files.check(path)
         if self.resume:
             files.discard_parts(self.path)
             if os.path.exists(self.path):
@@ -228,7 +241,15 @@ class ModelCheckpoint(_Watcher):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         due = (epoch + 1) % self.every == 0 or epoch + 1 == self._run.epochs or bool(self._run.stopped)
         if due and (not self.best_only or self._improved(epoch, logs)):
-            files.write_arrays(self.path.format(epoch=epoch + 1, **logs), self._entries(epoch + 1))
+            files.write_arrays(self._path(epoch + 1, logs), self._entries(epoch + 1), "checkpoint")
+
+    def _path(self, epoch: int, logs: dict[str, float]) -> str:
+        try:
+            return self.path.format(epoch=epoch, **logs)
+        except (AttributeError, LookupError, ValueError) as error:
+            known = ", ".join(["epoch", *logs])
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"path may have {known} in braces, with formats, got {self.path!r}: {said}") from error
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() if self.best_only else {}
@@ -260,29 +281,50 @@ class ModelCheckpoint(_Watcher):
         }
 
     def _restore(self) -> None:
+        """Take over all of the file, or nothing."""
         run = self._run
-        live = {f"params/{name}": array for name, array in run.model.params.items()}
-        live |= {f"state/{name}": array for name, array in run.model.state.items()}
-        try:
-            with open(self.path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
-                saved, config = files.unpack("run", entries), str(entries["config"])
-                arrays = {name: entries[name] for name in live if name in entries}
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"path must name a checkpoint of a run, got {self.path!r}: {error}") from error
+        saved, config, entries = files.read_arrays(self.path, "checkpoint", take=_saved_run)
         for name, value in self._setting().items():
-            if saved["setting"][name] != value:
-                raise ValueError(f"{name} must be {saved['setting'][name]!r} as in {self.path!r}, got {value!r}")
+            if saved["setting"].get(name) != value:
+                raise ValueError(f"{name} must be {saved['setting'].get(name)!r} as in {self.path!r}, got {value!r}")
+        if saved["epoch"] > run.epochs:
+            raise ValueError(f"epochs must be at least {saved['epoch']} as in {self.path!r}, got {run.epochs}")
         if config != run.model.entries()["config"]:
             raise ValueError(f"the model must be the one in {self.path!r}, got {run.model!r}")
-        run.optimizer.load_state_dict(saved["optimizer"])
-        for name, array in live.items():
-            np.copyto(array, arrays[name])
-        run.history.update(saved["history"])
-        run.history.monitor = saved["monitor"]
-        run.epoch, run.stopped = saved["epoch"], saved["stopped"]
-        for callback, state in zip(run.callbacks, saved["callbacks"], strict=True):
-            if state:
+        arrays = run.model.matched(entries)
+        states = [(each, state) for each, state in zip(run.callbacks, saved["callbacks"], strict=True) if state]
+        before = run.optimizer.state_dict(), [array.copy() for array, _ in arrays], run.history.monitor
+        others = [(callback, callback.state_dict()) for callback, _ in states]
+        try:
+            run.optimizer.load_state_dict(saved["optimizer"])
+            for array, value in arrays:
+                np.copyto(array, value)
+            run.history.monitor = saved["monitor"]
+            for callback, state in states:
                 callback.load_state_dict(state)
+        except BaseException as error:
+            run.history.monitor = before[2]
+            for (array, _), value in zip(arrays, before[1], strict=True):
+                np.copyto(array, value)
+            run.optimizer.load_state_dict(before[0])
+            for callback, state in others:
+                callback.load_state_dict(state)
+            if isinstance(error, (ArithmeticError, AttributeError, LookupError)):
+                said = f"{type(error).__name__}: {error}"
+                raise ValueError(f"path must name a checkpoint of such a run, got {self.path!r}: {said}") from error
+            raise
+        run.history.update(saved["history"])
+        run.epoch, run.stopped = saved["epoch"], saved["stopped"]
+
+
+def _saved_run(entries: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """The state of a run, checked as far as it can be without one, the configuration of its model, and all entries."""
+    saved = files.unpack("run", entries)
+    checks.integer("epoch", saved["epoch"], 0)
+    for key, kind in {"setting": dict, "history": dict, "monitor": dict, "callbacks": list, "stopped": str}.items():
+        if not isinstance(saved[key], kind):
+            raise TypeError(f"{key} must be a {kind.__name__}, got {saved[key]!r}")
+    return saved, str(entries["config"]), entries
 
 
 # ---- Learning rates ---------------------------------------------------------------------------------------------
@@ -293,8 +335,16 @@ class LearningRateScheduler(Callback):
 
     Parameters
     ----------
-    schedule : callable
-        ``schedule(step, steps) -> learning rate``, `step` counted from 0 and `steps` being those of the whole run.
+    schedule : Schedule or callable
+        What `fastopt.schedules.bind` returns; or ``schedule(step, steps) -> learning rate``, `step` counted from 0 and
+        `steps` being those of the whole run; or ``schedule(step)``.
+
+    Raises
+    ------
+    TypeError
+        Where `schedule` cannot be called so.
+    ValueError
+        When the run begins, where the optimizer has no learning rate.
 
     Examples
     --------
@@ -310,10 +360,12 @@ class LearningRateScheduler(Callback):
     0.025
     """
 
-    def __init__(self, schedule: Callable[[int, int], float]) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Callable[[int, int], float] | Callable[[int], float]) -> None:
+        self.schedule: Callable[..., float] = schedule
+        self._arguments = _arguments_of(schedule)
 
     def on_train_begin(self, run: Run) -> None:
+        _check_rate(run)
         self._run = run
 
     def on_epoch_begin(self, epoch: int) -> None:
@@ -325,7 +377,36 @@ class LearningRateScheduler(Callback):
 
     def _set(self, batch: int) -> None:
         run = self._run
-        run.optimizer.lr = self.schedule(run.epoch * run.batches + batch, run.epochs * run.batches)
+        steps = run.epoch * run.batches + batch, run.epochs * run.batches
+        run.optimizer.lr = self.schedule(*steps[: self._arguments])
+
+
+def _arguments_of(schedule: Any) -> int:
+    """How many of the step and the number of steps a schedule takes."""
+    wanted = "schedule must be called as schedule(step, steps) or schedule(step)"
+    if not callable(schedule) or isinstance(schedule, type):
+        raise TypeError(f"{wanted}, got {schedule!r}")
+    if isinstance(schedule, Schedule):
+        return 1
+    try:
+        signature = inspect.signature(schedule)
+    except ValueError:  # of a builtin
+        return 2
+    for count in (2, 1):
+        try:
+            signature.bind(*range(count))
+        except TypeError as error:
+            said = error
+        else:
+            return count
+    raise TypeError(
+        f"{wanted}, got {schedule!r}: {said}; fastopt.schedules.bind(cosine, steps=…, peak=…) binds options"
+    )
+
+
+def _check_rate(run: Run) -> None:
+    if not hasattr(run.optimizer, "lr"):
+        raise ValueError(f"optimizer must have a learning rate to be set, got {type(run.optimizer).__name__}")
 
 
 class ReduceLROnPlateau(_Watcher):
@@ -391,6 +472,7 @@ class ReduceLROnPlateau(_Watcher):
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
+        _check_rate(run)
         self._plateau = ReduceOnPlateau(run.optimizer, **self._options)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -401,6 +483,81 @@ class ReduceLROnPlateau(_Watcher):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._plateau.load_state_dict(state)
+
+
+# ---- Averages ---------------------------------------------------------------------------------------------------
+
+
+class WeightAverage(Callback):
+    """Averages the parameters beside the run: validation, the other callbacks' ``on_epoch_end``, checkpoints, and the
+    model that the run leaves have the averages; training goes on from the parameters themselves.
+
+    Schedule-free optimizers need no callback for that.
+
+    Parameters
+    ----------
+    average : EMA or SWA
+        Of ``model.params``.
+    every : {"step", "epoch"}, optional
+        When it takes the parameters in: after each step, or after each epoch. ``"epoch"`` for SWA where absent, else
+        ``"step"``.
+    begin : int, default 0
+        The first epoch, counted from 0, that it does so in; until then, there are no averages. If that is not the
+        first one, the average then begins with the parameters as they are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule, or, when the run begins, `average` is not of the model's parameters, or the
+        optimizer or another callback averages them, too.
+
+    Notes
+    -----
+    The running statistics of batch norm are those of the parameters themselves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> ema = fastopt.EMA(model.params, 0.9)
+    >>> history = model.fit(
+    ...     np.eye(2), np.arange(2), epochs=3, validation_data=(np.eye(2), np.arange(2)),
+    ...     callbacks=[nn.WeightAverage(ema)],
+    ... )
+    >>> model.evaluate(np.eye(2), np.arange(2))["loss"] == history["val_loss"][-1]
+    True
+    """
+
+    def __init__(self, average: EMA | SWA, *, every: Literal["step", "epoch"] | None = None, begin: int = 0) -> None:
+        if not isinstance(average, (EMA, SWA)):
+            raise TypeError(f"average must be an EMA or an SWA, got {type(average).__name__}")
+        usual = "epoch" if isinstance(average, SWA) else "step"
+        self.every = usual if every is None else checks.choice("every", every, ("step", "epoch"))
+        self.begin = checks.integer("begin", begin, 0)
+        self._own = self.average = average
+
+    def on_train_begin(self, run: Run) -> None:
+        live = self._own.params
+        if {name: id(array) for name, array in live.items()} != {n: id(a) for n, a in run.model.params.items()}:
+            raise ValueError("average must be of model.params")
+        self._run = run
+
+    def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        run = self._run
+        due = self.every == "step" or batch + 1 == run.batches
+        if run.epoch < self.begin or not due or math.isnan(logs["loss"]):
+            return
+        if self.begin and not self._own.is_ready:
+            self._own.reset()
+        self._own.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._own.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._own.load_state_dict(state)
 
 
 # ---- Loggers ------------------------------------------------------------------------------------------------------
@@ -498,6 +655,7 @@ class CSVLogger(Callback):
         self.path = Path(path)
 
     def on_train_begin(self, run: Run) -> None:
+        files.check(self.path)
         self._history = run.history
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -554,7 +712,8 @@ class TensorBoard(Callback):
             self._writer = self._make(self.folder, purge_step=epoch or None)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        for name, value in {**logs, "lr": self._run.optimizer.lr}.items():
+        optimizer = self._run.optimizer
+        for name, value in {**logs, **({"lr": optimizer.lr} if hasattr(optimizer, "lr") else {})}.items():
             self._writer.add_scalar(name, value, epoch)
         if self.histograms:
             for name, param in self._run.model.params.items():

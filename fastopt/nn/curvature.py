@@ -26,10 +26,10 @@ import numpy as np
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.nn.debug import without_dropout
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
-from fastopt.nn.training import loss_of
+from fastopt.nn.trace import NonFiniteError
 
 #: The step of central differences, relative to the norm of the parameters: about the cube root of the rounding error.
 STEP = 1e-5
@@ -62,7 +62,7 @@ class _Hessian:
     def _gradient(self, at: Array) -> Array:
         for name, value in self.named(at).items():
             np.copyto(self._params[name], value)
-        output, cache = self._model.forward(self._x, training=True)
+        output, cache = self._model.forward(self._x, training=True, counter=0)
         _, grads = self._model.backward(loss_of(self._loss, output, self._y)[1], cache, input_grad=False)
         return self.flat(grads)
 
@@ -153,7 +153,7 @@ def largest_eigenvalue(
 
     Raises
     ------
-    FloatingPointError
+    NonFiniteError
         Where the Hessian is not finite.
     """
     iterations = checks.integer("iterations", iterations, 1)
@@ -165,7 +165,7 @@ def largest_eigenvalue(
         product = hessian.times(v)
         value, length = float(v @ product), float(np.linalg.norm(product))
         if not math.isfinite(length):
-            raise FloatingPointError("the Hessian is not finite at the model's parameters")
+            raise NonFiniteError("the Hessian is not finite at the model's parameters")
         if np.linalg.norm(product - value * v) <= tolerance * abs(value) or not length:
             break
         if taken < iterations:
@@ -204,7 +204,7 @@ def condition_number(
 
     Raises
     ------
-    FloatingPointError
+    NonFiniteError
         Where the Hessian is not finite.
 
     References
@@ -223,7 +223,7 @@ def condition_number(
         basis.append(v / length)
         v = hessian.times(basis[-1])
         if not np.isfinite(v).all():
-            raise FloatingPointError("the Hessian is not finite at the model's parameters")
+            raise NonFiniteError("the Hessian is not finite at the model's parameters")
         diagonal.append(float(basis[-1] @ v))
         for _ in range(2):
             v = v - np.array(basis).T @ (np.array(basis) @ v)

@@ -27,11 +27,11 @@ from fastopt import checks
 from fastopt.checks import Array
 from fastopt.drawing import figure
 from fastopt.nn.layers import Dropout, Grads
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
+from fastopt.nn.memory import FRESH, Memory
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
 from fastopt.nn.targets import accuracy, are_labels
-from fastopt.nn.training import loss_of
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import SGD, Adam
 
@@ -74,11 +74,11 @@ def without_dropout(model: Sequential, dtype: Any = None) -> Sequential:
     return twin
 
 
-def _pass(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[float, Array, Any, Grads]:
+def _pass(model: Sequential, x: Array, y: Array, loss: Loss, memory: Memory = FRESH) -> tuple[float, Array, Any, Grads]:
     """Loss, output, and the gradients with respect to the input and the parameters, in training."""
-    output, cache = model.forward(x, training=True)
-    value, dy = loss_of(loss, output, y)
-    return value, output, *model.backward(dy, cache)
+    output, cache = model.forward(x, training=True, counter=0, memory=memory)
+    value, dy = loss_of(loss, output, y, None, memory)
+    return value, output, *model.backward(dy, cache, memory=memory)
 
 
 # ---- Gradients ----------------------------------------------------------------------------------------------------
@@ -97,6 +97,8 @@ def gradient_check(
     seed: int = 0,
 ) -> Finding:
     """Compare the gradients of a copy in float64 with central differences, ``(L(p + h) − L(p − h)) / 2h``.
+
+    The gradients are those of passes to new arrays, and of passes in a workspace, as `fit` makes them.
 
     Parameters
     ----------
@@ -136,18 +138,27 @@ def gradient_check(
     x, y = samples(twin, x, y, loss)
     x = x.copy()
     _, _, dx, grads = _pass(twin, x, y, loss)
+    # As in `fit`, in arrays that are reused: the second time, they hold what passes before have left in them.
+    memory = twin.workspace()
+    for _ in range(2):
+        _, _, dx_in_place, grads_in_place = _pass(twin, x, y, loss, memory)
     given = {"x": x} if checks.flag("inputs", inputs) else {}
-    arrays, exact = {**given, **twin.params}, {"x": dx, **grads}
+    arrays = {**given, **twin.params}
+    ways = [
+        {"x": dx, **grads},
+        {"x": dx_in_place.copy(), **{name: grad.copy() for name, grad in grads_in_place.items()}},
+    ]
 
     def value() -> float:
-        return loss_of(loss, twin.forward(x, training=True)[0], y)[0]
+        return loss_of(loss, twin.forward(x, training=True, counter=0)[0], y)[0]
 
     differences, largest = {}, {}
     for name, array in arrays.items():
         chosen = rng.permutation(array.size)[:places]
-        flat, gradient = array.reshape(-1), exact[name].reshape(-1)
-        differences[name] = max((_difference(flat, i, gradient[i], value, step) for i in chosen), default=0.0)
-        largest[name] = float(np.abs(gradient).max(initial=0.0))
+        flat, gradients = array.reshape(-1), [exact[name].reshape(-1) for exact in ways]
+        found = [_differences(flat, i, [gradient[i] for gradient in gradients], value, step) for i in chosen]
+        differences[name] = float(np.max(found, initial=0.0))
+        largest[name] = float(np.abs(gradients[0]).max(initial=0.0))
     floor = 1e-2 * max(largest.values()) or 1.0  # for gradients that are 0 up to rounding
     errors = {name: differences[name] / max(largest[name], floor) for name in arrays}
     worst = max(errors, key=errors.__getitem__)
@@ -155,17 +166,19 @@ def gradient_check(
     return Finding(passed, f"the largest relative error of a gradient is {errors[worst]:.1e}, in {worst}", errors)
 
 
-def _difference(flat: Array, place: int, gradient: float, value: Callable[[], float], step: float) -> float:
-    """The distance of a gradient from the closer of two central differences."""
+def _differences(
+    flat: Array, place: int, gradients: Sequence[float], value: Callable[[], float], step: float
+) -> list[float]:
+    """The distance of each gradient from the closer of two central differences."""
     kept, results = flat[place], []
     for h in (step, step / 10):
         ends = []
         for moved in (kept + h, kept - h):
             flat[place] = moved
             ends.append(value())
-        results.append(abs((ends[0] - ends[1]) / (2 * h) - gradient))
+        results.append((ends[0] - ends[1]) / (2 * h))
     flat[place] = kept
-    return float(np.min(results))
+    return [float(np.min([abs(result - gradient) for result in results])) for gradient in gradients]
 
 
 # ---- Losses -------------------------------------------------------------------------------------------------------
@@ -202,7 +215,7 @@ def check_initial_loss(
     tolerance = checks.number("tolerance", tolerance, "[0, inf)")
     twin = without_dropout(model)
     x, y = samples(twin, x, y, loss)
-    output, _ = twin.forward(x, training=True)
+    output, _ = twin.forward(x, training=True, counter=0)
     found, expected = loss_of(loss, output, y)[0], loss_of(loss, np.zeros_like(output), y)[0]
     passed = abs(found - expected) <= tolerance * expected
     message = f"the initial loss is {found:.4g}, that of guessing {expected:.4g}"

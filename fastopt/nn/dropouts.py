@@ -14,7 +14,7 @@ from fastopt.nn.memory import FRESH, Memory
 __all__ = ["SpatialDropout", "VanillaDropout"]
 
 
-class VanillaDropout(Dropout):
+class VanillaDropout(Dropout, kernels_alone=True):
     """Dropout in its original form (Srivastava et al. 2014, section 4): outputs are scaled by the probability of
     keeping in inference, and not scaled in training.
 

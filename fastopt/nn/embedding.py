@@ -24,9 +24,14 @@ class Embedding(Layer):
     entries : int
         The number of rows; inputs are in [0, entries).
     width : int
-        The length of a row. `params`: ``weight`` (entries, width).
+        The length of a row.
     init : str or callable, default "large"
         The initialisation of the weight: a name or an object of `fastopt.nn.init`.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (entries, width).
 
     Raises
     ------

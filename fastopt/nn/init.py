@@ -28,9 +28,11 @@ array([[0.5, 0.5, 0.5],
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -212,6 +214,20 @@ def check(init: Any) -> Init:
     return checks.choice("init", init, tuple(INITIALIZERS))
 
 
+#: How many elements a weight may have.
+_MOST: ContextVar[int | None] = ContextVar("most", default=None)
+
+
+@contextlib.contextmanager
+def at_most(elements: int) -> Iterator[None]:
+    """A context in which no weight is drawn that has more elements: those that are in a file, while it is loaded."""
+    token = _MOST.set(elements)
+    try:
+        yield
+    finally:
+        _MOST.reset(token)
+
+
 def weight(
     init: Init, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator, dtype: np.dtype
 ) -> Array:
@@ -237,6 +253,8 @@ def weight(
         Where `init` is no such name, or draws an array of another shape.
     """
     draw = INITIALIZERS[init] if isinstance(check(init), str) else init  # type: ignore[index]
+    if (most := _MOST.get()) is not None and math.prod(shape) > most:
+        raise ValueError(f"the weight must have at most {most} elements, got shape {shape}")
     drawn = np.asarray(draw(shape, fan_in, fan_out, rng))  # type: ignore[operator]
     if drawn.shape != shape:
         raise ValueError(f"init must draw an array of shape {shape}, got {drawn.shape}")

@@ -23,6 +23,7 @@ from fastopt.nn import init as initial
 from fastopt.nn import text
 from fastopt.nn.init import Bias, Init
 from fastopt.nn.memory import FRESH, Memory
+from fastopt.nn.params import Params
 
 __all__ = ["Composite", "Conv2D", "Dense", "Dropout", "Flatten", "Layer", "MaxPool2D", "ReLU"]
 
@@ -42,9 +43,11 @@ class Layer:
     Attributes
     ----------
     params : dict of ndarray
-        The parameters; empty until the layer is built.
+        The parameters; empty until the layer is built. From then on ``params[name] = value`` copies a value of the same
+        shape and type into the array, and names stay as they are.
     state : dict of ndarray
-        Arrays that forward passes in training update, such as running means.
+        Arrays that forward passes in training update, such as running means; likewise. A layer whose parameters are all
+        frozen, ``params.rest``, should use them as in inference, and leave them as they are.
     parts : dict of Layer
         The layers that a `Composite` is made of.
     input_shape : tuple of int or None
@@ -56,7 +59,7 @@ class Layer:
     #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
     may_skip_input_grad: ClassVar[bool] = False
 
-    #: Whether passes, in a workspace, are kernel calls alone, which can be recorded.
+    #: Whether passes in training, in a workspace, are kernel calls alone, which can be recorded.
     kernels_alone: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, loadable: bool = True, kernels_alone: bool = False) -> None:
@@ -65,10 +68,16 @@ class Layer:
             Layer.classes[cls.__name__] = cls
 
     def __init__(self) -> None:
-        self.params: dict[str, Array] = {}
-        self.state: dict[str, Array] = {}
+        self.params = Params()
+        self.state = Params(kind="state")
         self.parts: dict[str, Layer] = {}
         self.input_shape: Shape | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("params", "state") and name in vars(self):
+            vars(self)[name].replace(value)
+        else:
+            super().__setattr__(name, value)
 
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
         """Make the parameters, once.
@@ -95,6 +104,8 @@ class Layer:
         if self.input_shape is None:
             self._build(input_shape, rng, np.dtype(dtype))
             self.input_shape = input_shape
+            self.params.seal()
+            self.state.seal()
         elif self.params and self.input_shape != input_shape:
             raise ValueError(f"{self!r} was built for inputs of shape {self.input_shape}, got {input_shape}")
         for param in self.params.values():
@@ -172,7 +183,7 @@ class Layer:
 
     def adopt(self, params: Mapping[str, Array]) -> None:
         """Replace `params` by these arrays, which hold the same values."""
-        self.params.update(params)
+        self.params.take(params)
 
     def walk(self) -> Iterator[Layer]:
         """Iterate over the layer and all of its parts, at any depth."""
@@ -214,9 +225,9 @@ class Composite(Layer):
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
         shape = super().build(input_shape, rng, dtype)
         for attribute in ("params", "state"):
-            getattr(self, attribute).update(
-                {f"{key}.{name}": a for key, part in self.parts.items() for name, a in getattr(part, attribute).items()}
-            )
+            of_parts: dict[str, Params] = {key: getattr(part, attribute) for key, part in self.parts.items()}
+            arrays = {f"{key}.{name}": array for key, part in of_parts.items() for name, array in part.items()}
+            getattr(self, attribute).take(arrays, of_parts)
         return shape
 
     def adopt(self, params: Mapping[str, Array]) -> None:
@@ -297,13 +308,18 @@ class Dense(_Affine):
     Parameters
     ----------
     units : int
-        The number of outputs. `params`: ``weight`` (d, units), ``bias`` (units,).
+        The number of outputs.
     activation : "relu" or None, default None
         Fused with the bias.
     init : str or callable, default "he"
         The initialisation of the weight: a name or an object of `fastopt.nn.init`.
     bias_init : float or sequence of float, default 0.0
         The initial bias: one number for all units, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (d, units), ``bias`` (units,).
 
     Raises
     ------
@@ -395,8 +411,7 @@ class Conv2D(_Affine):
     filters : int
         The number of output channels.
     size : int or (int, int), default 3
-        Height and width of the kernel. `params`: ``weight`` (height, width, channels / groups, filters), ``bias``
-        (filters,).
+        Height and width of the kernel.
     stride : int or (int, int), default 1
     padding : "same", "valid", int or (int, int), default "same"
         Zeros on each side; ``"same"`` is half of the window, which keeps the shape for odd sizes at stride 1.
@@ -411,6 +426,11 @@ class Conv2D(_Affine):
         many groups as channels make a depthwise convolution.
     bias_init : float or sequence of float, default 0.0
         The initial bias: one number for all filters, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``weight`` (height, width, channels / groups, filters), ``bias`` (filters,).
 
     Raises
     ------

@@ -21,6 +21,7 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.functional import softmax_cross_entropy
 from fastopt.nn import text
+from fastopt.nn.memory import FRESH, Memory
 
 __all__ = [
     "L1",
@@ -334,3 +335,16 @@ def _mean_of_elements(losses: Array, gradient: Array) -> tuple[Array, Array]:
     n, per_sample = len(losses), losses[:1].size or 1
     gradient /= per_sample
     return losses.reshape(n, -1).mean(axis=1, dtype=np.float64) if losses.size else np.zeros(n), gradient
+
+
+def loss_of(
+    loss: Loss, output: Array, y: Array, sample_weight: Array | None = None, memory: Memory = FRESH
+) -> tuple[float, Array]:
+    """A loss and its gradient; softmax cross-entropy writes to arrays of `memory`."""
+    if sample_weight is not None:
+        loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
+        return loss(output, y, sample_weight=sample_weight)
+    if loss is not softmax_cross_entropy:
+        return loss(output, y)
+    losses = memory.array("losses", output.shape[:1], output.dtype)
+    return loss(output, y, out=memory.array("dy", output.shape, output.dtype), losses=losses)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fastopt import checks
+from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.drawing import figure
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
-from fastopt.nn.training import batches, bound, look_ahead, loss_of
+from fastopt.nn.training import batches, bound, holding, look_ahead
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
@@ -122,7 +123,7 @@ def lr_find(
     >>> 1e-4 < nn.lr_find(model, x, y).suggestion < 1e-1
     True
     """
-    x, y = samples(model, x, y, loss)
+    x, y = samples(model, x, y, loss, finite=True)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
     low, high = checks.number("low", low, "(0, inf)"), checks.number("high", high, "(0, inf)")
@@ -135,6 +136,8 @@ def lr_find(
         make = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))]
         optimizer = make(model.params, lr=low)
     optimizer = bound(model, optimizer)
+    if not hasattr(optimizer, "lr"):
+        raise ValueError(f"optimizer must have a learning rate, got {type(optimizer).__name__}")
 
     arrays = [*model.params.values(), *model.state.values()]
     before, state = [array.copy() for array in arrays], optimizer.state_dict()
@@ -144,7 +147,9 @@ def lr_find(
     mean, memory = 0.0, model.workspace()
     order = itertools.chain.from_iterable(batches(len(x), batch_size, rng) for _ in itertools.count())
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), holding(model, optimizer):
+            if isinstance(optimizer, Applied) and optimizer.is_applied:
+                optimizer.restore()  # to the parameters that are trained, for the time of the test
             for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):
                 look_ahead(optimizer)
                 output, cache = model.forward(x[chosen], training=True, counter=step, memory=memory)

@@ -90,7 +90,7 @@ def lsuv(
         layer.forward = scaled(layer)  # type: ignore[method-assign]
     state = {name: array.copy() for name, array in model.state.items()}
     try:
-        model.forward(x, training=True)
+        model.forward(x, training=True, counter=0)
     finally:
         for layer in layers:
             del layer.forward

@@ -6,9 +6,9 @@ Each pass of a layer gets every array that it writes from its argument `memory`:
     dweight = memory.grad("weight", weight)    # for the gradient of a parameter
     dx = memory.over("dx", x)                  # may be x itself, which nothing reads any more
 
-Names are unique within a layer, so arrays that backward needs of forward are not overwritten in between. Arrays that
-only the next layer reads have the names in `GRADIENTS` or `OUTPUTS`, and are double-buffered: two blocks serve all
-layers, which keeps the working set in the caches small.
+Names are unique within a layer, so arrays that backward needs of forward are not overwritten in between; the same name
+is the same array within a pass. Arrays that only the next layer reads have the names in `GRADIENTS` or `OUTPUTS`, and
+are double-buffered: two blocks serve all layers, which keeps the working set in the caches small.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Fresh:
 FRESH = Fresh()
 
 
-#: Arrays of backward passes that only the next call reads: the gradient of the input, and of a product.
+#: Arrays of backward passes that only the next call reads: the gradient of the input, and of a product. Of the two, the
+#: second that a pass asks for may be where its `dy` was.
 GRADIENTS = frozenset({"dx", "dproduct"})
 #: Arrays of forward passes that only the next layer reads, in inference, where no backward pass follows.
 OUTPUTS = frozenset({"y"})
@@ -79,6 +80,7 @@ class _DoubleBuffer:
         self._blocks: list[Array] = []
         self._views: tuple[dict[Any, Array], dict[Any, Array]] = ({}, {})
         self._size = self._turn = 0
+        self.owner: Workspace | None = None  # the stage whose turn it is
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> Array:
         self._turn = 1 - self._turn
@@ -128,12 +130,20 @@ class Workspace:
         self._arrays: dict[tuple[str, tuple[int, ...], Any], Array] = {}
         self._children: dict[str, Workspace] = {}
         self._buffer: _DoubleBuffer | None = None  # of a stage, for arrays that the next one reads
+        self._given: dict[str, Array] = {}  # from the buffer, in the present pass of a stage
         self._stages_buffer = _DoubleBuffer()
         self._stages: dict[str, Workspace] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if self._buffer is not None and name in self._handed_on:
-            return self._buffer.array(shape, dtype)
+            if self._buffer.owner is not self:  # another stage has had its turn since
+                self._buffer.owner = self
+                self._given.clear()
+            given = self._given.get(name)
+            if given is None:
+                given = self._given[name] = self._buffer.array(shape, dtype)
+            if given.shape == shape and given.dtype == dtype:
+                return given
         key = (name, shape, dtype)
         array = self._arrays.get(key)
         if array is None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import files
 from fastopt.checks import Array
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
+from fastopt.nn.init import at_most
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.stack import Stack
 from fastopt.nn.training import Callback
@@ -89,21 +89,22 @@ class Sequential(Stack):
         accumulate: int = 1,
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
+        on_nonfinite: Literal["stop", "skip", "ignore"] | None = None,
     ) -> loop.History:
         """Train by mini-batches.
 
         Parameters
         ----------
         x : ndarray (n, …)
-            Inputs; converted to the model's type.
+            Inputs, finite; converted to the model's type.
         y : ndarray (n,)
-            Targets, for softmax cross-entropy integer labels.
+            Targets, finite; for softmax cross-entropy integer labels.
         epochs : int, default 1
         batch_size : int, default 32
             Samples are shuffled in each epoch. A single last sample joins the batch before, since batch norm needs two.
         optimizer : Optimizer or str, default "adam"
             One that is bound to ``model.params``, with which a further `fit` continues; or the name of a new one, with
-            its defaults.
+            its defaults. With `fastopt.LBFGS`, a batch must hold all samples: ``batch_size=len(x)``.
         validation_data : (ndarray, ndarray), optional
             Inputs and targets to evaluate on after each epoch.
         loss : callable, default softmax_cross_entropy
@@ -121,6 +122,11 @@ class Sequential(Stack):
             Decides the order of samples; the model's own seed where absent.
         callbacks : sequence of Callback, optional
             See `fastopt.nn.callbacks`.
+        on_nonfinite : {"stop", "skip", "ignore"}, optional
+            What happens where a loss or a gradient is NaN or infinite: the run ends with `NonFiniteError`, and the
+            parameters are those before that step; or the step is skipped, and the metric ``skipped`` counts; or nothing
+            is looked at, neither in the data. ``"stop"`` where absent, ``"skip"`` if the optimizer has
+            ``skip_nonfinite``.
 
         Returns
         -------
@@ -131,13 +137,21 @@ class Sequential(Stack):
         ------
         TypeError, ValueError
             Where an argument breaks its rule, or samples, targets or weights do not fit each other, the model or the
-            loss.
+            loss, or hold NaN or infinity.
+        NonFiniteError
+            A ValueError that names the epoch, the batch, and the first layer and pass with a result that is not finite.
+            At the end of each epoch, parameters and running statistics are looked at, too.
 
         Notes
         -----
         Ctrl-C ends the run after the current step: `History` has the epochs so far, callbacks get their
         ``on_train_end`` (`EarlyStopping` restores the best weights), and ``history.stopped`` says what happened.
         A second Ctrl-C raises KeyboardInterrupt at once.
+
+        With a schedule-free optimizer, or a `fastopt.nn.WeightAverage` among the callbacks, the averages of the
+        parameters are in their place in validation, in ``on_epoch_end``, in checkpoints, and after the run, so that
+        `predict` agrees with the last validation. A further `fit` with the same optimizer, or a resumed one, goes on
+        from the parameters that were trained.
 
         Examples
         --------
@@ -166,6 +180,7 @@ class Sequential(Stack):
             class_weight=class_weight,
             seed=seed,
             callbacks=callbacks,
+            on_nonfinite=on_nonfinite,
         )
 
     def copy(self, *, dtype: Any = None) -> Sequential:
@@ -185,7 +200,9 @@ class Sequential(Stack):
         del entries["config"]
         config = json.dumps(encode(self.config() | {"dtype": dtype.name}, []))
         arrays = {name: a.astype(dtype) if a.dtype == self.dtype else a for name, a in entries.items()}
-        return _read({"config": np.array(config), **arrays})
+        twin = _read({"config": np.array(config), **arrays})
+        twin.params.mark("frozen", self.params.frozen)
+        return twin
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -203,10 +220,12 @@ def load(path: str | os.PathLike[str]) -> Sequential:
 
     Raises
     ------
-    FileNotFoundError
-        Where there is no file.
+    ImportError
+        Where it is a ``.safetensors`` file, and the package is missing: it is the extra ``safetensors``.
+    FileNotFoundError, OSError
+        Where there is no file, or it cannot be read.
     ValueError
-        Where it is no such file, or its arrays do not fit its layers.
+        Where it is no such file, it is damaged, or its arrays do not fit its layers.
 
     Examples
     --------
@@ -218,20 +237,13 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     ...     nn.load(Path(folder) / "model.npz").shapes
     [(2,), (3,)]
     """
-    try:
-        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as entries:
-            return _read(entries)
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"path must name a model that Sequential.save wrote, got {os.fspath(path)!r}: {error}"
-        ) from error
+    return files.read_arrays(path, "model", "checkpoint", take=_read)
 
 
-def _read(file: Mapping[str, Array]) -> Sequential:
+def _read(file: Mapping[str, Any]) -> Sequential:
     config = decode(json.loads(str(file["config"])), [])
-    model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})
-    for kind, own in (("params", model.params), ("state", model.state)):
-        for name, array in own.items():
-            given = file[f"{kind}/{name}"]
-            array[...] = checks.array(f"{kind}/{name}", given, dtype=array.dtype, shape=array.shape)
+    with at_most(sum(array.size for name, array in file.items() if name.startswith("params/"))):
+        model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})
+    for array, given in model.matched(file):
+        array[...] = given
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,12 @@ class BatchNorm(Layer, kernels_alone=True):
     unbiased : bool, default True
         Whether the running variance has the divisor n − 1.
 
-        `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0; `state`: ``running_mean`` (c,) from 0 and
-        ``running_var`` (c,) from 1.
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+    state : dict of ndarray
+        ``running_mean`` (c,) from 0 and ``running_var`` (c,) from 1.
 
     Raises
     ------
@@ -89,6 +93,8 @@ class BatchNorm(Layer, kernels_alone=True):
         memory: Memory = FRESH,
         fused: tuple[Layer, ...] = (),
     ) -> tuple[Array, Any]:
+        if training and self.params.rest:
+            return self._resting_forward(x, fused, counter, memory)
         relu, last = len(fused) > 0 and isinstance(fused[0], ReLU), fused[-1] if fused else None
         drop, seed = (last.drop, last.seed) if isinstance(last, Dropout) else (0.0, 0)
         pool = last if isinstance(last, MaxPool2D) else None
@@ -129,6 +135,8 @@ class BatchNorm(Layer, kernels_alone=True):
     ) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("BatchNorm.backward needs the cache of forward(…, training=True)")
+        if isinstance(cache, _Resting):
+            return self._resting_backward(dy, cache, memory)
         dx, dscale, dshift = F.batch_norm_backward(
             dy,
             cache,
@@ -138,6 +146,39 @@ class BatchNorm(Layer, kernels_alone=True):
             sums=self._sums(dy.shape, memory),
         )
         return dx, {"scale": dscale, "shift": dshift}
+
+    def _resting_forward(
+        self, x: Array, fused: tuple[Layer, ...], counter: int, memory: Memory
+    ) -> tuple[Array, _Resting]:
+        """A pass in training by running statistics, which stay as they are; layers that are fused follow one by one."""
+        y, _ = self.forward(x, memory=memory)
+        caches = []
+        for i, layer in enumerate(fused, start=1):
+            y, cache = layer.forward(y, training=True, counter=counter + i, memory=memory.child(f"fused {i}"))
+            caches.append(cache)
+        return y, _Resting(x, fused, caches)
+
+    def _resting_backward(self, dy: Array, cache: _Resting, memory: Memory) -> tuple[Array, Grads]:
+        for i, (layer, own) in reversed([*enumerate(zip(cache.fused, cache.caches, strict=True), start=1)]):
+            dy, _ = layer.backward(dy, own, memory=memory.child(f"fused {i}"))
+        scale, mean = self.params["scale"], self.state["running_mean"]
+        inv_std = (1 / np.sqrt(self.state["running_var"].astype(np.float64) + self.eps)).astype(dy.dtype)
+        shape = (-1, len(scale))
+        rows, dx = dy.reshape(shape), memory.array("dx", dy.shape, dy.dtype)
+        normalised = np.subtract(cache.x.reshape(shape), mean, out=memory.array("normalised", rows.shape, dy.dtype))
+        normalised *= inv_std
+        dscale = np.einsum("ij,ij->j", rows, normalised, out=memory.grad("scale", scale))
+        dshift = F.bias_backward(rows, out=memory.grad("shift", self.params["shift"]))
+        np.multiply(rows, scale * inv_std, out=dx.reshape(shape))
+        return dx, {"scale": dscale, "shift": dshift}
+
+
+class _Resting(NamedTuple):
+    """The cache of a batch norm whose parameters are frozen."""
+
+    x: Array
+    fused: tuple[Layer, ...]
+    caches: list[Any]
 
 
 # ---- Per sample -----------------------------------------------------------------------------------------------
@@ -191,16 +232,21 @@ class _SampleNorm(Layer):
         return dx, {"scale": dscale, "shift": dshift}
 
 
-class LayerNorm(_SampleNorm):
+class LayerNorm(_SampleNorm, kernels_alone=True):
     """Layer normalisation, as in `fastopt.functional.layer_norm_forward`.
 
     Parameters
     ----------
     axes : int, default 1
         The number of axes, the last ones, that means are over: 1 for each pixel of images by itself, 3 for whole
-        images. `params`: ``scale`` from 1 and ``shift`` from 0, of the shape of these axes.
+        images.
     eps : float, default 1e-5
         Added to the variance, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` from 1 and ``shift`` from 0, of the shape of these axes.
 
     Raises
     ------
@@ -238,7 +284,12 @@ class RMSNorm(Layer, kernels_alone=True):
     Parameters
     ----------
     eps : float, default 1e-5
-        Added to the mean square, in [0, inf). `params`: ``scale`` (d,) from 1.
+        Added to the mean square, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (d,) from 1.
 
     Raises
     ------
@@ -282,15 +333,20 @@ class RMSNorm(Layer, kernels_alone=True):
         return dx, {"scale": dscale}
 
 
-class GroupNorm(_SampleNorm):
+class GroupNorm(_SampleNorm, kernels_alone=True):
     """Group normalisation of (n, …, c), as in `fastopt.functional.group_norm_forward`.
 
     Parameters
     ----------
     groups : int
-        The number of channel groups, a divisor of c. `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+        The number of channel groups, a divisor of c.
     eps : float, default 1e-5
         Added to the variance, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
 
     Raises
     ------
@@ -322,13 +378,18 @@ class GroupNorm(_SampleNorm):
         return F.group_norm_forward(x, self.groups, **options)
 
 
-class InstanceNorm(_SampleNorm):
+class InstanceNorm(_SampleNorm, kernels_alone=True):
     """Instance normalisation of (n, …, c), as in `fastopt.functional.instance_norm_forward`.
 
     Parameters
     ----------
     eps : float, default 1e-5
-        Added to the variance, in [0, inf). `params`: ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+        Added to the variance, in [0, inf).
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
 
     Raises
     ------
@@ -363,8 +424,12 @@ class WeightNorm(Composite):
     Parameters
     ----------
     layer : Dense or Conv2D
-        Its weight and bias are initialised as without. `params`: ``gain`` (outputs,), ``direction`` of the weight's
-        shape, and ``layer.bias``.
+        Its weight and bias are initialised as without.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``gain`` (outputs,), ``direction`` of the weight's shape, and ``layer.bias``.
 
     Raises
     ------
@@ -393,7 +458,7 @@ class WeightNorm(Composite):
 
     def build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> Shape:
         shape = super().build(input_shape, rng, dtype)
-        del self.params["layer.weight"]  # which is computed from the others in each forward pass
+        self.params.leave("layer.weight")  # which is computed from the others in each forward pass
         return shape
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
@@ -457,9 +522,14 @@ class DecorrelatedBatchNorm(Layer):
     eps : float, default 1e-5
         Added to the diagonal of Σ, in (0, inf).
     momentum : float, default 0.1
-        The weight of the new batch in the running statistics, in [0, 1]. `params`: ``scale`` (c,) from 1 and ``shift``
-        (c,) from 0; `state`: ``running_mean`` (c,) from 0, ``running_whitening`` (groups, size, size) from
-        the identity.
+        The weight of the new batch in the running statistics, in [0, 1].
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``scale`` (c,) from 1 and ``shift`` (c,) from 0.
+    state : dict of ndarray
+        ``running_mean`` (c,) from 0, ``running_whitening`` (groups, size, size) from the identity.
 
     Raises
     ------
@@ -502,8 +572,9 @@ class DecorrelatedBatchNorm(Layer):
         self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
     ) -> tuple[Array, Any]:
         channels, whitening = x.shape[-1], self.state["running_whitening"]
-        mean, cache = self.state["running_mean"], None
+        mean, cache = self.state["running_mean"], None  # type: Array, Any
         rows = x.reshape(-1, channels)
+        resting, training = training and self.params.rest, training and not self.params.rest
         if training:
             mean = rows.mean(axis=0, dtype=np.float64).astype(x.dtype)
         centred = np.subtract(rows, mean, out=memory.array("centred", rows.shape, x.dtype))
@@ -519,6 +590,8 @@ class DecorrelatedBatchNorm(Layer):
         np.matmul(self._groups(centred), whitening, out=self._groups(white))
         if training:
             cache = centred, white, whitening, roots, vectors
+        elif resting:
+            cache = centred, white, whitening, None, None
         y = np.multiply(white, self.params["scale"], out=memory.array("y", rows.shape, x.dtype))
         y += self.params["shift"]
         return y.reshape(x.shape), cache
@@ -532,12 +605,14 @@ class DecorrelatedBatchNorm(Layer):
         dscale = np.einsum("ij,ij->j", rows, white, out=memory.grad("scale", scale))
         dshift = F.bias_backward(rows, out=memory.grad("shift", shift))
         dwhite = np.multiply(rows, scale, out=memory.array("dwhite", rows.shape, dy.dtype))
+        dx = memory.array("dx", rows.shape, dy.dtype)
+        np.matmul(self._groups(dwhite), whitening, out=self._groups(dx))
+        if roots is None:  # by running statistics, which do not depend on x
+            return dx.reshape(dy.shape), {"scale": dscale, "shift": dshift}
         dwhitening = np.matmul(self._groups(centred).swapaxes(1, 2), self._groups(dwhite)).astype(np.float64)
         turned = vectors.swapaxes(1, 2) @ (dwhitening + dwhitening.swapaxes(1, 2)) @ vectors / 2
         one, other = roots[:, :, None], roots[:, None, :]
         dcovariance = vectors @ (-turned / (one * other * (one + other))) @ vectors.swapaxes(1, 2)
-        dx = memory.array("dx", rows.shape, dy.dtype)
-        np.matmul(self._groups(dwhite), whitening, out=self._groups(dx))
         dx -= dx.mean(axis=0, dtype=np.float64).astype(dx.dtype)
         through_covariance = memory.array("dx of covariance", rows.shape, dy.dtype)
         factor = (2 / len(rows) * dcovariance).astype(dy.dtype)

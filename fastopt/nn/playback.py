@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import _kernels
+from fastopt import _kernels, checks
 from fastopt.checks import Array
 from fastopt.nn import layers as dense_layers
 from fastopt.nn.layers import Conv2D, Dense, Grads, Layer
@@ -29,24 +29,26 @@ def is_recordable(model: Stack) -> bool:
     patched = any({"forward", "backward"} & vars(part).keys() for part in (model, *layers))
     if patched or not vars(type(model)).get("calls_layers_alone"):
         return False
-    first = next((layer for layer in layers if layer.params), None)
-    return len({*map(id, layers)}) == len(layers) and all(_calls_kernels(layer, layer is first) for layer in layers)
+    lowest = model.lowest
+    return len({*map(id, layers)}) == len(layers) and all(
+        _calls_kernels(layer, i == lowest) for i, layer in enumerate(layers)
+    )
 
 
-def _calls_kernels(layer: Layer, first: bool) -> bool:
-    """Whether a layer's passes are kernel calls alone; the `first` with parameters takes no gradient of its input."""
+def _calls_kernels(layer: Layer, lowest: bool) -> bool:
+    """Whether a layer's passes are kernel calls alone; the `lowest` that learns takes no gradient of its input."""
     if type(layer) is Dense:
         return dense_layers.PRODUCTS == "own" and layer.params["weight"].flags.c_contiguous
     if type(layer) is Conv2D and layer.input_shape is not None:
         one_by_one = layer.stride == (1, 1) and all(np.less(layer.padding, layer.size))
-        return layer.is_direct((1, *layer.input_shape)) and (first or one_by_one)
-    return layer.kernels_alone
+        return layer.is_direct((1, *layer.input_shape)) and (lowest or one_by_one)
+    return layer.kernels_alone and not (layer.state and layer.params.rest)
 
 
-def _alike(dy: Any, usual: Array) -> bool:
-    """Whether an array has the shape, type and layout of the usual one."""
-    alike = isinstance(dy, np.ndarray) and (dy.shape, dy.dtype) == (usual.shape, usual.dtype)
-    return alike and dy.flags.c_contiguous
+def _check_like(dy: Any, output: Array) -> None:
+    """Refuse an array without the shape and type of the output; its layout is for layers to check."""
+    if not isinstance(dy, np.ndarray) or (dy.shape, dy.dtype) != (output.shape, output.dtype):
+        checks.array("dy", dy, dtype=output.dtype, shape=output.shape)
 
 
 class _Recorded:
@@ -55,7 +57,12 @@ class _Recorded:
     def __init__(self, model: Stack) -> None:
         self.tape = _kernels.Tape()
         self._layers, self._now = [*model.layers], model.layers
-        own = (each for layer in model.layers for each in (vars(layer), layer.params, layer.state) if each)
+        own = (
+            each
+            for layer in model.layers
+            for each in (vars(layer), layer.params, layer.state, layer.params.marks if layer.params else None)
+            if each
+        )
         self._found = _kernels.Snapshot([vars(model), *own])
 
     def holds(self) -> bool:
@@ -104,6 +111,7 @@ class Passes:
         self._forward: _Recorded | None = None
         self._backward: _Recorded | None = None
         self._counter = 0
+        self._open = False  # whether there is a forward pass that backward has not been called for
 
     def forward(self, x: Array, counter: int) -> Array:
         """The forward pass of a batch; `backward` then takes the gradient of its output.
@@ -119,6 +127,13 @@ class Passes:
         -------
         ndarray (n, …)
         """
+        self._model.count(counter)  # which refuses what cannot be one
+        self._open = False
+        self._output = self._pass(x, counter)
+        self._open = True
+        return self._output
+
+    def _pass(self, x: Array, counter: int) -> Array:
         options: dict[str, Any] = {"training": True, "counter": counter, "memory": self._memory}
         if not self._recordable or not isinstance(x, np.ndarray):
             return self._plain_forward(x, options)
@@ -134,9 +149,9 @@ class Passes:
         self._forward = self._backward = None
         recorded = _Recorded(self._model)
         with recorded.tape:
-            self._output, self._cache = self._model.forward(usual, **options)
+            output, self._cache = self._model.forward(usual, **options)
         self._forward, self._x, self._counter = recorded, usual, counter
-        return self._output
+        return output
 
     def backward(self, dy: Array) -> Grads:
         """The backward pass.
@@ -150,26 +165,36 @@ class Passes:
         -------
         dict of ndarray
             The gradients with respect to the model's parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where `dy` does not fit the output: then another one may be given. Where there is no forward pass, or
+            `backward` was called for it: the passes share their arrays, and each cache serves one backward pass.
         """
+        if not self._open:
+            raise ValueError("backward must follow a forward pass, once: call forward first")
+        output = self._output
         if self._forward is None:
+            _check_like(dy, output)
+            self._open = False
             cache, self._cache = self._cache, []
             return self._plain_backward(dy, cache)
-        usual = self._memory.array("dy", self._output.shape, self._output.dtype)  # which fastopt's loss writes to
+        usual = self._memory.array("dy", output.shape, output.dtype)  # which fastopt's loss writes to
         ours = dy is usual  # then no code of the user's has run since `forward`
         if not ours:
-            if not _alike(dy, usual):
-                return self._plain_backward(dy, [*self._cache])  # which says what is wrong
-            np.copyto(usual, dy)
+            np.copyto(usual, checks.array("dy", dy, dtype=output.dtype, shape=output.shape))
+        self._open = False
         if self._backward is not None and (ours or self._backward.holds()):
             self._backward.tape.play(0, SECONDS)
-            return self._grads
+            return dict(self._grads)
         if not ours and not is_recordable(self._model):
             return self._plain_backward(usual, [*self._cache])
         recorded = _Recorded(self._model)
         with recorded.tape:
             self._grads = self._plain_backward(usual, [*self._cache])
         self._backward = recorded
-        return self._grads
+        return dict(self._grads)
 
     def _plain_forward(self, x: Array, options: dict[str, Any]) -> Array:
         self._forward = self._backward = None

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastopt import arena, checks, files
 from fastopt.checks import Array
+from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.config import encode
 from fastopt.nn.layers import Composite, Conv2D, Grads, Layer, Shape
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, OUTPUTS, Memory, Workspace
-from fastopt.nn.targets import accuracy, are_labels
+from fastopt.nn.targets import accuracy, are_labels, check_finite
+from fastopt.optimizer import chosen_names
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
 
@@ -34,6 +36,9 @@ class Stack(Composite, loadable=False):
         self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
         super().__init__({str(i): self.layers[i] for i in sorted({*self._first})})
         self._stages = _stages(self.layers)
+        self._calls = [
+            0
+        ]  # in training that were given no counter; a list, as passes are replayed while options are alike
         self.seed = checks.integer("seed", seed, 0)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -54,14 +59,104 @@ class Stack(Composite, loadable=False):
         self.shapes = [input_shape]
         for layer in self.layers:
             self.shapes.append(layer.build(self.shapes[-1], rng, dtype))
-        self._lowest = next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         for layer in self.layers:
             input_shape = layer.output_shape(input_shape)
         return input_shape
 
+    # ---- Frozen parameters ----------------------------------------------------------------------------------
+
+    def freeze(self, which: Any) -> tuple[str, ...]:
+        """Take parameters out of training: optimizers that are made of `params` from now on leave them as they are.
+
+        Where all parameters of a batch norm are frozen, so are its running statistics, by which it then also normalises
+        in training. Backward passes end at the lowest layer that learns. An optimizer that was made before does not
+        know of it, and is refused by `fit`.
+
+        Parameters
+        ----------
+        which : str, int, function, or list of str and int
+            A name, a pattern such as ``"0.*"`` or ``"*bias"``, the index of a layer, or a function
+            ``(name, array) -> bool`` such as `fastopt.vectors`.
+
+        Returns
+        -------
+        tuple of str
+            The names that were meant.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where it means no parameter.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> from fastopt import nn
+        >>> model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), nn.ReLU(), nn.Dense(2)], (3,))
+        >>> model.freeze([0, 1])
+        ('0.weight', '0.bias', '1.scale', '1.shift')
+        >>> model.unfreeze("1.*")
+        ('1.scale', '1.shift')
+        >>> fastopt.Adam(model.params).groups
+        (Group(0.weight, 0.bias, frozen=True),)
+        """
+        chosen = self._chosen(which)
+        self.params.mark("frozen", self.params.frozen.union(chosen))
+        return chosen
+
+    def unfreeze(self, which: Any = "*") -> tuple[str, ...]:
+        """Take frozen parameters back into training: the inverse of `freeze`.
+
+        An optimizer that was made meanwhile still leaves them out: set ``optimizer.groups[0].frozen = False``, or make
+        a new one.
+
+        Parameters
+        ----------
+        which : str, int, function, or list of str and int, default "*"
+            As for `freeze`; all where absent.
+
+        Returns
+        -------
+        tuple of str
+            The names that were meant.
+        """
+        chosen = self._chosen(which)
+        self.params.mark("frozen", self.params.frozen.difference(chosen))
+        return chosen
+
+    def _chosen(self, which: Any) -> tuple[str, ...]:
+        if callable(which):
+            chosen = chosen_names(which, self.params)
+            if not chosen:
+                raise ValueError(f"which must choose parameters among {', '.join(self.params)}; it chose none")
+            return chosen
+        patterns = []
+        for each in which if isinstance(which, (list, tuple, set, frozenset)) else [which]:
+            if isinstance(each, str):
+                patterns.append(each)
+                continue
+            last = len(self.layers) - 1
+            place = checks.integer("which", each, -last - 1, last) % len(self.layers)
+            if not self.layers[place].params:
+                raise ValueError(f"which must be a layer with parameters, but layer {place} is {self.layers[place]!r}")
+            patterns.append(f"{self._first[place]}.*")
+        return chosen_names(patterns, self.params, "which")
+
     # ---- Passes ---------------------------------------------------------------------------------------------
+
+    def count(self, counter: Any) -> int:
+        """The counter of the first layer in the call of that number, checked; those of the others follow."""
+        layers = len(self.layers)
+        return checks.integer("counter", counter, 0, 2**64 // max(1, layers) - 1) * layers
+
+    @property
+    def lowest(self) -> int:
+        """The index of the first layer that learns, below which no gradient is needed."""
+        return next(
+            (i for i, layer in enumerate(self.layers) if layer.params and not layer.params.rest), len(self.layers)
+        )
 
     def workspace(self) -> Workspace:
         """Arrays for passes over this model, which each pass reuses, so that its results are overwritten by the next.
@@ -75,7 +170,7 @@ class Stack(Composite, loadable=False):
         return Workspace(arena.flatten(self.params).grads)
 
     def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
+        self, x: Array, *, training: bool = False, counter: int | None = None, memory: Memory = FRESH
     ) -> tuple[Array, list[Any]]:
         """The forward pass.
 
@@ -84,8 +179,9 @@ class Stack(Composite, loadable=False):
         x : ndarray (n, …)
             Inputs of the model's shape and type: see `inputs`.
         training : bool, default False
-        counter : int, default 0
-            The number of the call in training, of which dropout masks are a function.
+        counter : int, optional
+            The number of the call in training, of which dropout masks are a function. Where absent, the model counts
+            its calls in training itself, from 0, those with a counter aside.
         memory : Memory, default FRESH
             Provides the arrays that are written: see `workspace`.
 
@@ -96,7 +192,10 @@ class Stack(Composite, loadable=False):
             The caches of all layers, which `backward` takes.
         """
         caches: list[Any] = [None] * len(self.layers)
-        count = counter * len(self.layers)
+        if counter is None:
+            counter = self._calls[0] if training else 0
+            self._calls[0] += training
+        count = self.count(counter)
         for i, key, options, _ in self._stages:
             x, caches[i] = self.layers[i].forward(
                 x, training=training, counter=count + i, memory=memory.stage(key), **options
@@ -126,7 +225,7 @@ class Stack(Composite, loadable=False):
             The gradients with respect to each of `params`.
         """
         grads: Grads = {}
-        last = 0 if input_grad else self._lowest  # below which there is nothing to learn
+        last = 0 if input_grad else self.lowest
         for i, place, _, options in reversed(self._stages):
             if i < last:
                 break
@@ -233,20 +332,39 @@ class Stack(Composite, loadable=False):
     # ---- Files ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to an npz file, without pickle; `fastopt.nn.load` reads it.
+        """Write the model to a file, without pickle; `fastopt.nn.load` reads it.
 
         Parameters
         ----------
         path : path
-            An existing file is replaced at once or not at all.
+            A file that is replaced at once or not at all: in the format of safetensors where its name ends in
+            ``.safetensors`` (the extra ``safetensors``), npz where it ends in ``.npz`` or has no ending.
+
+        Raises
+        ------
+        ImportError
+            Where the format is that of safetensors, and the package is missing.
+        ValueError
+            Where the name has another ending.
+        OSError
+            Where the file cannot be written.
         """
-        files.write_arrays(path, self.entries())
+        files.write_arrays(path, self.entries(), "model")
 
     def entries(self) -> dict[str, Any]:
         """The entries of the model's file: its ``config`` as JSON, and its arrays."""
         arrays = {f"params/{name}": a for name, a in self.params.items()}
         arrays |= {f"state/{name}": a for name, a in self.state.items()}
         return {"config": json.dumps(encode(self.config(), [])), **arrays}
+
+    def matched(self, entries: Mapping[str, Any]) -> list[tuple[Array, Array]]:
+        """Each array of the model with the one in the entries of a file, once all are seen to fit."""
+        live = {f"params/{name}": a for name, a in self.params.items()}
+        live |= {f"state/{name}": a for name, a in self.state.items()}
+        given = {name: a for name, a in entries.items() if name.startswith(("params/", "state/"))}
+        if extra := given.keys() - live.keys():
+            raise ValueError(f"{min(extra)} must belong to the model, which has {', '.join(live) or 'no arrays'}")
+        return [(a, checks.array(name, given[name], dtype=a.dtype, shape=a.shape)) for name, a in live.items()]
 
     def config(self) -> dict[str, Any]:
         own = {"input_shape": self.input_shape, "seed": self.seed, "dtype": self.dtype.name} if self._whole else {}
@@ -275,13 +393,39 @@ def room_for_convolutions(model: Stack) -> contextlib.AbstractContextManager[Non
     return contextlib.nullcontext()
 
 
-def samples(model: Stack, x: Array, y: Array, loss: Loss) -> tuple[Array, Array]:
-    """Inputs and targets, checked against the model and the loss."""
-    x, y = model.inputs("x", x), np.asarray(y)
+def samples(
+    model: Stack, x: Array, y: Array, loss: Loss, whose: str = "", *, finite: bool = False
+) -> tuple[Array, Array]:
+    """Inputs and targets, checked against the model and the loss, and whether they are `finite`; `whose` is what their
+    names begin with."""
+    if not callable(loss):
+        raise TypeError(f"loss must be a function such as fastopt.nn.SquaredError(), got {loss!r}")
+    if isinstance(loss, type):
+        raise TypeError(f"loss must be a function, got the class {loss.__name__}: call it")
+    given, x, y = x, model.inputs(f"{whose}x", x), np.asarray(y)
+    if finite:
+        check_finite(f"{whose}x", x, given)
+        check_finite(f"{whose}y", y)
     if y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"y must have one target per input, {len(x)}, got shape {y.shape}")
+        raise ValueError(f"{whose}y must have one target per input, {len(x)}, got shape {y.shape}")
+    _check_last_layer(model, loss)
     if loss is softmax_cross_entropy:
-        checks.labels("y", y, len(x), model.shapes[-1][-1])
+        if len(model.shapes[-1]) != 1:
+            raise ValueError(f"outputs must have shape (n, c) for softmax cross-entropy, got (n, *{model.shapes[-1]})")
+        checks.labels(f"{whose}y", y, len(x), model.shapes[-1][-1])
     elif hasattr(loss, "check"):
         loss.check(y, (len(x), *model.shapes[-1]))
     return x, y
+
+
+def _check_last_layer(model: Stack, loss: Loss) -> None:
+    """Refuse a layer before a loss that does the same once more."""
+    last: Layer = model
+    while isinstance(last, Stack) and last.layers:
+        last = last.layers[-1]
+    for kind, of in ((Softmax, SoftmaxCrossEntropy), (Sigmoid, SigmoidCrossEntropy)):
+        if isinstance(last, kind) and (isinstance(loss, of) or (loss is softmax_cross_entropy and kind is Softmax)):
+            raise ValueError(
+                f"the model must end before its {kind.__name__}, which the loss has in it: leave the layer out, and "
+                f"apply it to predictions, as nn.{kind.__name__}().forward(model.predict(x))[0]"
+            )

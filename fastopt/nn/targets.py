@@ -25,6 +25,8 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
         if not are_labels(y):
             raise ValueError("class_weight must come with integer labels y (n,)")
         classes = int(y.max(initial=-1)) + 1
+        if np.ndim(class_weight) == 0 and not isinstance(class_weight, Mapping):
+            raise TypeError(f"class_weight must be a dict or a sequence, got {class_weight!r}")
         if isinstance(class_weight, Mapping):
             missing = sorted({*y.tolist()} - {*class_weight})
             if missing:
@@ -34,17 +36,54 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
         weight = by_class[y] if weight is None else weight * by_class[y]
     if weight is not None and not weight.any():
         raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
-    return None if weight is None else np.ascontiguousarray(weight, dtype)
+    if weight is None:
+        return None
+    with np.errstate(over="ignore"):
+        weight = np.ascontiguousarray(weight, dtype)
+    if not np.isfinite(weight).all():
+        raise ValueError(f"sample_weight and class_weight must have products that are finite as {dtype}")
+    return weight
 
 
 def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(value, np.float64)
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array of numbers, got {value!r}") from None
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     wrong = array[~((array >= 0) & (array < np.inf))]
     if wrong.size:
         raise ValueError(f"{name} must be in [0, inf), got {wrong[0]}")
     return array
+
+
+def check_finite(name: str, array: Array, given: Any = None) -> None:
+    """Refuse numbers that are not finite, and say where the first of them is.
+
+    A part at a time, so that an array that is mapped into memory need not fit there.
+
+    Parameters
+    ----------
+    name : str
+    array : ndarray
+    given : array_like, optional
+        What was converted to `array`.
+    """
+    if array.dtype.kind != "f" or array.ndim == 0:
+        return
+    rows = max(1, 2**18 // max(1, array[:1].size))
+    for begin in range(0, len(array), rows):
+        finite = np.isfinite(array[begin : begin + rows])
+        if finite.all():
+            continue
+        first, *rest = (int(i) for i in np.argwhere(~finite)[0])
+        place = (begin + first, *rest)
+        value = array[place] if given is None else np.asarray(given)[place]
+        where = f"{name}[{', '.join(map(str, place))}]"
+        if np.isfinite(value):
+            raise ValueError(f"{name} must be finite as {array.dtype}, got {value} at {where}")
+        raise ValueError(f"{name} must be finite, got {value} at {where}")
 
 
 def count_right(output: Array, y: Array) -> int:

@@ -6,25 +6,27 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import checks
+from fastopt import _kernels, checks, files
+from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads
-from fastopt.nn.losses import Loss, SoftmaxCrossEntropy, softmax_cross_entropy
-from fastopt.nn.memory import FRESH, Memory
-from fastopt.nn.playback import Passes
+from fastopt.nn.losses import Loss, loss_of
+from fastopt.nn.memory import Memory
+from fastopt.nn.playback import Passes, is_recordable
 from fastopt.nn.stack import Stack, room_for_convolutions, samples
 from fastopt.nn.targets import are_labels, count_right, weights
+from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
@@ -64,15 +66,17 @@ class History(dict[str, list[float]]):
         for key, value in logs.items():
             self.setdefault(key, []).append(value)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the history as JSON, with null for NaN and infinity, and ``stopped`` and ``monitor`` unless empty.
 
         Parameters
         ----------
         path : path
+            A file that is replaced at once or not at all.
         """
         more = {"stopped": self.stopped, "monitor": self.monitor}
-        Path(path).write_text(json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n")
+        text = json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n"
+        files.replace(path, lambda file: file.write(text.encode()))
 
 
 def _finite(value: Any) -> Any:
@@ -118,6 +122,8 @@ class Callback:
     """
 
     rank: int = 0
+    #: What averages the parameters of the run, if the callback does: see `fastopt.nn.WeightAverage`.
+    average: Applied | None = None
 
     def on_train_begin(self, run: Run) -> None:
         """Before the first epoch.
@@ -138,13 +144,17 @@ class Callback:
         """Between the backward pass and the step, with the gradients, which may be changed in place."""
 
     def on_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        """After a step, with the batch's ``loss``."""
+        """After a step, with the batch's ``loss``; NaN where the step was skipped."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """After an epoch, with its metrics, as they were added to the `History`."""
+        """After an epoch, with its metrics, as they were added to the `History`.
+
+        Where an optimizer or a callback averages the parameters, the model holds the averages here, as in validation;
+        what is written to them is undone.
+        """
 
     def on_train_end(self) -> None:
-        """After the last epoch, also where the run was stopped."""
+        """After the last epoch, also where the run was stopped; with the parameters that the model is left with."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold for a resumed run to continue to the same bits.
@@ -175,6 +185,10 @@ class Run:
         The number of epochs, and of steps in each.
     samples, batch_size, accumulate, seed : int
         As for `Sequential.fit`, and the number of samples.
+    on_nonfinite : str
+        As for `Sequential.fit`.
+    average : Applied or None
+        What averages the parameters: a schedule-free optimizer, or the `average` of a callback.
     measures : tuple of str
         The names of the metrics that an epoch's ``logs`` will have.
     epoch : int
@@ -198,6 +212,7 @@ class Run:
         seed: int,
         validation_data: tuple[Array, Array] | None,
         callbacks: Sequence[Callback],
+        on_nonfinite: str = "stop",
     ) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.callbacks = sorted(callbacks, key=lambda callback: callback.rank)
@@ -208,7 +223,9 @@ class Run:
         self._labelled = are_labels(self._y)
         own = ("loss", "accuracy") if self._labelled else ("loss",)
         validated = () if validation_data is None else ("loss", "accuracy")[: 1 + are_labels(validation_data[1])]
-        self.measures = (*own, "samples_per_second", *(f"val_{name}" for name in validated))
+        self.on_nonfinite = on_nonfinite
+        skipped = ("skipped",) if on_nonfinite == "skip" else ()
+        self.measures = (*own, *skipped, "samples_per_second", *(f"val_{name}" for name in validated))
         self.samples = len(self._x)
         self.batches = -(-count_batches(self.samples, batch_size) // accumulate)
         self.epoch = 0
@@ -219,6 +236,21 @@ class Run:
         self._sums: Grads = {}
         self._parts: list[Indices] = []
         self._counter = 0
+        self._held: frozenset[str] | None = None
+        self._kept: list[tuple[Array, Array]] = []
+        needs_closure = getattr(optimizer, "needs_closure", False)
+        if on_nonfinite != "ignore" or needs_closure:
+            self._kept = [(array, array.copy()) for array in model.state.values()]
+        self._kernels_alone = False
+        self.average = _average(optimizer, self.callbacks)
+        if needs_closure and self.batches > 1:
+            call = f"model.fit(x, y, batch_size={self.samples}, optimizer=optimizer)"
+            parts = count_batches(self.samples, batch_size)
+            less = f"model.fit(x, y, batch_size={batch_size}, accumulate={parts}, optimizer=optimizer)"
+            raise ValueError(
+                f"{type(optimizer).__name__} needs the gradient of all samples in each step: call {call}, or, for less "
+                f"memory, {less}; got {self.batches} steps for {self.samples} samples"
+            )
 
     def stop(self, reason: str) -> None:
         """End the run after the current step.
@@ -244,20 +276,35 @@ class Run:
 
     def go(self) -> History:
         """Run all epochs."""
-        with _interruptible(self), room_for_convolutions(self.model):
+        with _interruptible(self), room_for_convolutions(self.model), holding(self.model):
+            _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
+            _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
             while self.epoch < self.epochs and not self.stopped:
                 self._tell("on_epoch_begin", self.epoch)
                 logs = self._one_epoch()
                 if logs is None:
                     break
-                self.history.add(logs)
-                self._tell("on_epoch_end", self.epoch, logs)
+                with self._averaged():
+                    if self._validation_data is not None:
+                        measured = self.model.evaluate(*self._validation_data, loss=self.loss)
+                        logs |= {f"val_{key}": measured[key] for key in measured}
+                    self.history.add(logs)
+                    self._tell("on_epoch_end", self.epoch, logs)
                 self.epoch += 1
             if self.stopped:
                 self.history.stopped = f"{self.stopped}; stopped {self._where or f'after epoch {self.epoch}'}"
+            average = self.average
+            if average is not None and average.is_ready:
+                average.apply()
             self._tell("on_train_end")
+            if average is not None:
+                average.note()
         return self.history
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        average = self.average
+        return average.applied() if average is not None and average.is_ready else contextlib.nullcontext()
 
     def __getstate__(self) -> dict[str, Any]:
         """The run without recorded calls, which cannot be copied or pickled, as callbacks that hold it may be."""
@@ -273,34 +320,111 @@ class Run:
     def _one_epoch(self) -> dict[str, float] | None:
         """The epoch's metrics; None where it was stopped before its end."""
         started, total, right, total_weight = time.perf_counter(), 0.0, 0.0, 0.0
+        count = skipped = 0
+        self._kernels_alone = is_recordable(self.model)
         for step, parts in enumerate(self._steps()):
             self._parts, self._counter = parts, self.optimizer.t * self.accumulate
             self._tell("on_batch_begin", step)
-            value, correct, weight = self._step(step)
-            total, right, total_weight = total + value * weight, right + correct, total_weight + weight
+            taken = self._step(step)
+            if taken is None:
+                value, skipped = math.nan, skipped + 1
+                if skipped == self.batches:
+                    raise self._error(step, "all steps of the epoch were skipped; the last one for ")
+            else:
+                value, correct, weight = taken
+                total, right, total_weight = total + value * weight, right + correct, total_weight + weight
+                count += sum(map(len, parts))
             self._tell("on_batch_end", step, {"loss": value})
             if self.stopped and step + 1 < self.batches:
                 self._where = f"after {step + 1} of {self.batches} batches of epoch {self.epoch + 1}"
                 return None
         logs: dict[str, float] = {"loss": total / (total_weight or 1.0)}
         if self._labelled:
-            logs["accuracy"] = right / len(self._x)
+            logs["accuracy"] = right / count
+        if self.on_nonfinite == "skip":
+            logs["skipped"] = skipped
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
-        if self._validation_data is not None:
-            # Schedule-free optimizers take gradients at other parameters than those to be evaluated.
-            with getattr(self.optimizer, "applied", contextlib.nullcontext)():
-                measured = self.model.evaluate(*self._validation_data, loss=self.loss)
-            logs |= {f"val_{key}": measured[key] for key in measured}
+        self._check_arrays(step)
         return logs
 
-    def _step(self, step: int) -> tuple[float, float, float]:
+    def _step(self, step: int) -> tuple[float, float, float] | None:
         """Forward, backward and the optimizer's step; returns the mean loss, the number of right answers, and the total
-        sample weight."""
-        memory = self._memory
+        sample weight; or None where the step was skipped."""
+        if (frozen := getattr(self.optimizer, "frozen", None)) is not self._held:
+            self._held = frozen
+            self.model.params.mark("held", frozen or ())
+        for array, kept in self._kept:
+            kept[...] = array
+        look_ahead(self.optimizer)
+        try:
+            if getattr(self.optimizer, "needs_closure", False):
+                return self._step_by_closure(step)
+            taken, grads = self._gradients(step)
+            self.optimizer.step(grads)
+            return taken
+        except _NonFinite:
+            for array, kept in self._kept:
+                array[...] = kept
+            if self.on_nonfinite == "skip":
+                return None
+            raise self._error(step) from None
+
+    def _step_by_closure(self, step: int) -> tuple[float, float, float]:
+        """A step of an optimizer that asks for the loss and the gradients as often as it likes."""
+        first: list[tuple[float, float, float]] = []
+
+        def closure() -> tuple[float, Grads]:
+            for array, kept in self._kept:
+                array[...] = kept
+            taken, grads = self._gradients(step, check=not first)
+            first.append(taken)
+            return taken[0], grads
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        if self._kept:  # running statistics are to be those of the parameters that are left
+            closure()
+        return first[0]
+
+    def _error(self, step: int, said: str = "") -> NonFiniteError:
+        """What is wrong with the present step, whose loss or gradients are not finite."""
+        found = (
+            find_anomaly(self.model, part.x, part.y, self.loss, sample_weight=part.weight, counter=part.counter)
+            for part in self.parts()
+        )
+        cause = next((text for text in found if text), "gradients that were changed, or added up, since")
+        error = NonFiniteError(f"epoch {self.epoch + 1}, batch {step + 1}: {said}{cause}")
+        error.epochs = self.epoch
+        return error
+
+    def _check_arrays(self, step: int) -> None:
+        """Raise where parameters or running statistics are not finite."""
+        model, where = self.model, f"epoch {self.epoch + 1}, after batch {step + 1}"
+        for arrays, kind in ((model.params, "params"), (model.state, "state")):
+            if self.on_nonfinite != "ignore" and not _kernels.all_finite([*arrays.values()]):
+                name = next(name for name, array in arrays.items() if not np.isfinite(array).all())
+                error = NonFiniteError(f"{where}: {kind}[{name}] is not finite: that step was too long, or overflowed")
+                error.epochs = self.epoch
+                raise error
+
+    def _check_gradients(self, grads: Grads) -> None:
+        """Raise where gradients are not finite.
+
+        Where the layers call kernels alone, a look at the vectors will do: what is not finite in the gradient of a
+        layer's output is so in that of its bias.
+        """
+        try:
+            finite = _kernels.all_finite(grads.values(), self._kernels_alone)
+        except _kernels.Misfit:
+            return  # the optimizer says what is wrong
+        if not finite:
+            raise _NonFinite
+
+    def _gradients(self, step: int, *, check: bool = True) -> tuple[tuple[float, float, float], Grads]:
+        """The mean loss, the number of right answers, and the total sample weight of a step; and the gradients."""
+        memory, check = self._memory, check and self.on_nonfinite != "ignore"
         part_weights = [self._total_weight(chosen) for chosen in self._parts]
         total = sum(part_weights)
         value = right = 0.0
-        look_ahead(self.optimizer)
         for i, chosen in enumerate(self._parts):
             inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
             weight = None if self._weight is None else self._weight[chosen]
@@ -309,6 +433,8 @@ class Run:
                 passes = self._passes[len(chosen)] = Passes(self.model, memory)
             output = passes.forward(inputs, self._counter + i)
             part, dy = loss_of(self.loss, output, targets, weight, memory)
+            if check and not math.isfinite(part):
+                raise _NonFinite
             share = 1.0
             if len(part_weights) > 1:
                 share = part_weights[i] / (total or 1.0)
@@ -319,8 +445,9 @@ class Run:
             value += share * part
             right += count_right(output, targets) if self._labelled else 0
         self._tell("on_gradients", step, grads)
-        self.optimizer.step(grads)
-        return value, right, total
+        if check:
+            self._check_gradients(grads)
+        return (value, right, total), grads
 
     def _total_weight(self, chosen: Indices) -> float:
         """The total weight of samples, by which the mean of their losses divides."""
@@ -337,6 +464,45 @@ class Run:
             else:
                 self._sums[name] += grad
         return self._sums
+
+
+class _NonFinite(Exception):
+    """A loss or a gradient is not finite."""
+
+
+def _average(optimizer: Any, callbacks: Sequence[Callback]) -> Applied | None:
+    """What averages the parameters of a run."""
+    found = [callback.average for callback in callbacks if callback.average is not None]
+    inner = getattr(optimizer, "optimizer", optimizer)  # of LookAhead
+    if isinstance(inner, Applied):
+        found.append(inner)
+    if len(found) > 1:
+        names = " and ".join(type(each).__name__ for each in found)
+        raise ValueError(f"callbacks and optimizer must have one average of the parameters between them, got {names}")
+    return found[0] if found else None
+
+
+def _go_on(average: Applied | None, *, check: bool) -> None:
+    """Let the parameters be those that are trained, where a run before has left the averages in their place."""
+    if average is None or not average.is_applied:
+        return
+    if check and not average.is_noted():
+        raise ValueError(
+            f"the parameters were changed since {type(average).__name__} left its averages in them: call its restore() "
+            "to go on from the values that were trained, or make a new one to begin from those that are there"
+        )
+    average.restore()
+
+
+@contextlib.contextmanager
+def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
+    """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
+    if optimizer is not None:
+        model.params.mark("held", getattr(optimizer, "frozen", ()))
+    try:
+        yield
+    finally:
+        model.params.mark("held", ())
 
 
 @contextlib.contextmanager
@@ -405,19 +571,6 @@ def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
     return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes make a copy
 
 
-def loss_of(
-    loss: Loss, output: Array, y: Array, sample_weight: Array | None = None, memory: Memory = FRESH
-) -> tuple[float, Array]:
-    """A loss and its gradient; softmax cross-entropy writes to arrays of `memory`."""
-    if sample_weight is not None:
-        loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
-        return loss(output, y, sample_weight=sample_weight)
-    if loss is not softmax_cross_entropy:
-        return loss(output, y)
-    losses = memory.array("losses", output.shape[:1], output.dtype)
-    return loss(output, y, out=memory.array("dy", output.shape, output.dtype), losses=losses)
-
-
 def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
     return {name: id(array) for name, array in arrays.items()}
 
@@ -428,13 +581,51 @@ def look_ahead(optimizer: Optimizer) -> None:
         optimizer.look_ahead()
 
 
-def bound(model: Stack, optimizer: Optimizer | str) -> Optimizer:
+def bound(model: Stack, optimizer: Any) -> Optimizer:
     """The optimizer, which must be bound to the model's parameters; or a new one of that name, with its defaults."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
+    if isinstance(optimizer, type):
+        raise TypeError(f"optimizer must be a name or an object, such as {optimizer.__name__}(model.params)")
+    if not all(hasattr(optimizer, name) for name in ("params", "step", "t")):
+        raise TypeError(f"optimizer must be the name of one, or an optimizer, got {type(optimizer).__name__}")
     if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
         raise ValueError("optimizer must be bound to model.params")
+    frozen: frozenset[str] = model.params.frozen
+    left_out: frozenset[str] = getattr(optimizer, "frozen", frozenset())
+    at_first: frozenset[str] = getattr(optimizer, "_frozen_by_params", frozenset())
+    if stepped := frozen - left_out:
+        raise ValueError(
+            f"optimizer must leave out what the model has frozen, but steps {min(stepped)}: make it after model.freeze"
+        )
+    if stale := (at_first - frozen) & left_out:
+        raise ValueError(
+            f"optimizer still leaves out {min(stale)}, which model.unfreeze() took back into training: set "
+            "optimizer.groups[0].frozen = False, or make a new one"
+        )
     return optimizer
+
+
+def _callbacks(callbacks: Any) -> list[Callback]:
+    if isinstance(callbacks, (Callback, str, bytes)) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a sequence of Callback, got {type(callbacks).__name__}")
+    listed = list(callbacks)
+    for i, callback in enumerate(listed):
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks[{i}] must be a Callback, got the class {callback.__name__}: call it")
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{i}] must be a Callback, got {type(callback).__name__}")
+    return listed
+
+
+def _validation(model: Stack, given: Any, loss: Loss, finite: bool) -> tuple[Array, Array] | None:
+    if given is None:
+        return None
+    if not isinstance(given, (tuple, list)):
+        raise TypeError(f"validation_data must be a pair (x, y), got {type(given).__name__}")
+    if len(given) != 2:
+        raise ValueError(f"validation_data must be a pair (x, y), got {len(given)} values")
+    return samples(model, given[0], given[1], loss, "validation ", finite=finite)
 
 
 def fit(
@@ -452,22 +643,36 @@ def fit(
     class_weight: Any,
     seed: int | None,
     callbacks: Sequence[Callback],
+    on_nonfinite: str | None,
 ) -> History:
     """`Sequential.fit`."""
-    x, y = samples(model, x, y, loss)
+    if on_nonfinite is not None:
+        checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
+    finite = on_nonfinite != "ignore"
+    x, y = samples(model, x, y, loss, finite=finite)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
+    validation = _validation(model, validation_data, loss, finite)
+    weight = weights(sample_weight, class_weight, y, model.dtype)
+    chosen = _callbacks(callbacks)
+    settings = {
+        "epochs": checks.integer("epochs", epochs, 0),
+        "batch_size": checks.integer("batch_size", batch_size, 1),
+        "accumulate": checks.integer("accumulate", accumulate, 1),
+        "seed": model.seed if seed is None else checks.integer("seed", seed, 0),
+    }
+    made = bound(model, optimizer)
+    if on_nonfinite is None:
+        on_nonfinite = "skip" if getattr(made, "skip_nonfinite", False) else "stop"
     run = Run(
         model,
-        (x, y, weights(sample_weight, class_weight, y, model.dtype)),
-        loss=loss,
-        epochs=checks.integer("epochs", epochs, 0),
-        batch_size=checks.integer("batch_size", batch_size, 1),
-        accumulate=checks.integer("accumulate", accumulate, 1),
-        seed=model.seed if seed is None else checks.integer("seed", seed, 0),
-        validation_data=None if validation_data is None else samples(model, *validation_data, loss),
-        optimizer=bound(model, optimizer),
-        callbacks=callbacks,
+        (x, y, weight),
+        made,
+        loss,
+        validation_data=validation,
+        callbacks=chosen,
+        on_nonfinite=on_nonfinite,
+        **settings,
     )
     history = run.go()
     if run.interrupted:

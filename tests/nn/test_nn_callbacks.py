@@ -213,6 +213,7 @@ def resumable(path, samples, *, epochs=8, killer=None, optimizer=fastopt.Adam):
 
 def flat(optimizer):
     state = optimizer.state_dict()
+    state["state"] = state["state"] | {"trained": state.pop("trained", {})}
     arrays = {f"{name}/{key}": a.tobytes() for name, each in state.pop("state").items() for key, a in each.items()}
     return state | arrays
 
@@ -329,6 +330,48 @@ def test_other_files_are_no_checkpoint(samples, tmp_path, write):
     write(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="path must name a checkpoint of a run"):
         mlp().fit(*samples, callbacks=[nn.ModelCheckpoint(tmp_path / "a.npz", resume=True)])
+
+
+class Odd(nn.Callback):
+    """One whose state cannot be restored."""
+
+    def __init__(self, error=None):
+        self.error, self.restored = error, []
+
+    def state_dict(self):
+        return {"odd": 1}
+
+    def load_state_dict(self, state):
+        self.restored.append(state)
+        if self.error is not None and len(self.restored) == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), ValueError("odd"), KeyboardInterrupt()], ids=repr)
+def test_what_cannot_be_restored_leaves_all_as_it_was(samples, tmp_path, error):
+    def fit(model, bound, *callbacks, epochs=2):
+        resume = nn.ModelCheckpoint(tmp_path / "a.npz", resume=True)
+        model.fit(*samples, epochs=epochs, optimizer=bound, callbacks=[*callbacks, resume])
+
+    model = mlp()
+    fit(model, fastopt.Adam(model.params), Odd())
+    other = mlp()
+    bound = fastopt.Adam(other.params, lr=0.5)
+    before = bits(other), flat(bound)
+    with pytest.raises(ValueError if isinstance(error, KeyError) else type(error), match=r"odd|^$"):
+        fit(other, bound, Odd(error))
+    assert (bits(other), flat(bound)) == before
+    assert bits(other) != bits(model)
+
+
+def test_a_run_is_not_made_shorter(samples, tmp_path):
+    resume = nn.ModelCheckpoint(tmp_path / "a.npz", resume=True)
+    mlp().fit(*samples, epochs=3, callbacks=[resume])
+    model = mlp()
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"epochs must be at least 3 as in .*a\.npz', got 2"):
+        model.fit(*samples, epochs=2, callbacks=[resume])
+    assert bits(model) == before
 
 
 PROGRAM = """

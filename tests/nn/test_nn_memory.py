@@ -117,3 +117,45 @@ def test_steps_allocate_no_arrays(layers, shape, rng):
     first, *others = np.split(np.array(watch.peaks), 3)
     assert first.max() > 100_000
     assert max(other.max() for other in others) < 6_000
+
+
+class Asks(nn.Layer):
+    """A layer that asks for an array of its own twice in a pass, by one name."""
+
+    def __init__(self, second="dx"):
+        super().__init__()
+        self.second = second
+
+    def forward(self, x, *, training=False, counter=0, memory=nn.FRESH):
+        y = memory.array("y", x.shape, x.dtype)
+        np.multiply(x, 3, out=y)
+        return memory.array("y", x.shape, x.dtype) if memory is not nn.FRESH else y, None
+
+    def backward(self, dy, cache, *, memory=nn.FRESH):
+        dx = memory.array("dx", dy.shape, dy.dtype)
+        dx.fill(0)
+        np.add(dx, 3 * dy, out=memory.array(self.second, dy.shape, dy.dtype) if memory is not nn.FRESH else dx)
+        return memory.array(self.second, dy.shape, dy.dtype) if memory is not nn.FRESH else dx, {}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_one_name_is_one_array_within_a_pass(depth, rng, same_bits):
+    model = nn.Sequential([nn.Dense(4), *(Asks() for _ in range(depth)), nn.Dense(3)], (5,), dtype=np.float64)
+    x, dy, memory = rng.normal(size=(6, 5)), rng.normal(size=(6, 3)), model.workspace()
+    wanted = model.backward(dy, model.forward(x, training=True)[1])[1]
+    for _ in range(3):
+        output, cache = model.forward(x, training=True, memory=memory)
+        grads = model.backward(dy, cache, memory=memory)[1]
+        for name, grad in wanted.items():
+            same_bits(grads[name], grad)
+    same_bits(model.predict(x), output)
+    assert nn.debug.gradient_check(model, x, np.arange(6) % 3)
+
+
+def test_one_name_in_two_shapes_is_two_arrays():
+    memory = Workspace()
+    stage, other = memory.stage("0"), memory.stage("1")
+    dy = other.array("dx", (4, 2), np.float32)
+    arrays = [stage.array("dx", shape, np.float32) for shape in ((4, 2), (8,), (4, 2))]
+    assert arrays[0] is arrays[2]
+    assert not any(np.shares_memory(one, another) for one, another in itertools.combinations([dy, *arrays[:2]], 2))

@@ -439,12 +439,13 @@ def test_a_file_is_as_readable_as_others(tmp_path):
 
 
 def rewritten(change):
-    """Writes a model's file, with its configuration and arrays changed."""
+    """Writes a model's file of format 1, which has no checksum, with its configuration and arrays changed."""
 
     def write(path):
         small_cnn().save(path)
         with np.load(path) as file:
             arrays = dict(file)
+        del arrays["fastopt"]
         config = json.loads(str(arrays["config"]))
         change(config, arrays)
         with open(path, "wb") as file:
@@ -539,3 +540,26 @@ def test_a_copy_is_a_model_of_its_own(dtype, rng):
     before = twin.params["0.weight"].copy()
     model.fit(x, y)
     np.testing.assert_array_equal(twin.params["0.weight"], before)
+
+
+# ---- Counting ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_counts_its_calls_in_training(batch, same_bits):
+    """A loop of one's own that gives no counter draws a mask of its own in each step."""
+    model = small_cnn()
+    x, _ = batch(model)
+    outputs = [model.forward(x, training=True)[0] for _ in range(3)]
+    assert all((one != other).any() for one, other in itertools.combinations(outputs, 2))
+    for counter, output in enumerate(outputs):
+        same_bits(model.forward(x, training=True, counter=counter)[0], output)
+    model.forward(x)
+    same_bits(model.forward(x, training=True)[0], model.forward(x, training=True, counter=3)[0])
+
+
+def test_a_model_in_a_model_does_not_count(batch, same_bits):
+    model = nested()
+    x, _ = batch(model)
+    first = model.forward(x, training=True, counter=4)[0]
+    model.layers[1].forward(model.layers[0].forward(x)[0], training=True)
+    same_bits(model.forward(x, training=True, counter=4)[0], first)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import _kernels, functional, nn
+from fastopt import _kernels, cases, functional, nn
 from fastopt.nn import playback
 from fastopt.nn.playback import is_recordable
 
@@ -79,6 +79,44 @@ def test_playing_back_has_the_bits_of_steps_made_anew(name, how, dtype, samples,
     assert bits(models[0]) == bits(models[1])
     for key in ("loss", "accuracy"):
         assert wanted[key] == played[key]
+
+
+#: The layers that do more than call kernels, or decide by shape, and why.
+NOT_ALONE = {
+    nn.Conv2D: "kernels take some shapes alone: see `playback._calls_kernels`",
+    nn.DecorrelatedBatchNorm: "NumPy whitens",
+    nn.Dense: "a BLAS may multiply: see `playback._calls_kernels`",
+    nn.Embedding: "NumPy looks entries up, which are checked each time",
+    nn.Residual: "NumPy adds the two branches",
+    nn.Sequential: "it fuses layers of its own, and is recorded as a whole",
+    nn.SpatialDropout: "NumPy spreads the mask over pixels",
+    nn.WeightNorm: "NumPy computes the weight",
+}
+
+
+@pytest.mark.parametrize("cls", dict.fromkeys(type(layer) for layer, *_ in cases.NN), ids=lambda cls: cls.__name__)
+def test_a_layer_of_kernels_alone_says_so_and_is_replayed_to_the_same_bits(cls, dtype, rng, same_bits, monkeypatch):
+    """Behind one that has parameters, so that it takes its gradient as well."""
+    assert cls.kernels_alone == (cls not in NOT_ALONE)
+    made = []
+    forward = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x, **o: made.append(len(x)) or forward(self, x, **o))
+    for layer, shape, _ in cases.NN if cls.kernels_alone else ():
+        if type(layer) is not cls:
+            continue
+        models = [nn.Sequential([nn.RMSNorm(), cls(**layer.config())], shape, seed=3, dtype=dtype) for _ in range(2)]
+        passes, memory = nn.Passes(models[0]), models[1].workspace()
+        for counter in range(4):
+            x = rng.normal(size=(9, *shape)).astype(dtype)
+            wanted, cache = models[1].forward(x, training=True, counter=counter, memory=memory)
+            made.clear()
+            same_bits(passes.forward(x, counter), wanted)
+            assert made == [9][counter:], "only the first pass calls the layers"
+            dy = rng.normal(size=wanted.shape).astype(dtype)
+            grads = passes.backward(dy)
+            for key, grad in models[1].backward(dy, cache, memory=memory, input_grad=False)[1].items():
+                same_bits(grads[key], grad)
+        assert bits(models[0]) == bits(models[1])
 
 
 def test_playing_back_on_several_threads(samples):
@@ -243,9 +281,10 @@ def test_what_may_do_more_than_call_kernels_is_not_recorded(monkeypatch):
     assert not is_recordable(model(MyDense(5)))
     assert not is_recordable(MySequential([nn.Dense(5)], (5,)))
     columns = model(nn.Dense(5))
-    columns.layers[0].params["weight"] = np.asfortranarray(columns.params["0.weight"])
+    columns.adopt({"0.weight": np.asfortranarray(columns.params["0.weight"])})
     assert not is_recordable(columns)
-    assert not is_recordable(model(nn.LayerNorm()))
+    assert is_recordable(model(nn.LayerNorm()))
+    assert not is_recordable(model(nn.DecorrelatedBatchNorm()))
     assert not is_recordable(model(nn.Sequential([nn.Dense(5)]), nn.Dense(3)))
     assert not is_recordable(model(nn.Conv2D(5), shape=(5, 5, 1)))  # by im2col
     assert not is_recordable(model(nn.Conv2D(16), nn.Conv2D(16, stride=2), shape=(5, 5, 1)))
@@ -304,3 +343,71 @@ def test_a_tape_keeps_its_arrays():
     del x
     tape.play()
     assert (y == 2).all()
+
+
+# ---- The same in a replay as in passes that are made anew ---------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["replayed", "anew"])
+def passes(request, monkeypatch, rng):
+    """Passes over a model with dropout, its inputs, and gradients of its output, after two batches."""
+    if not request.param:
+        monkeypatch.setattr(playback, "is_recordable", lambda model: False)
+    model = build("mlp")
+    x, dy = rng.normal(size=(16, 5)).astype(np.float32), rng.normal(size=(16, 3)).astype(np.float32)
+    passes = nn.Passes(model)
+    for counter in range(2):
+        passes.forward(x, counter)
+        passes.backward(dy)
+    return passes, model, x, dy
+
+
+@pytest.mark.parametrize("counter", [-1, 2**64 // 7, 2**63, 2**64, 2**70, 1.5, None])
+def test_a_counter_that_cannot_be_one_is_refused(counter, passes, refuses):
+    passes, model, x, _ = passes
+    assert len(model.layers) == 7
+    arrays = [*model.params.values(), *model.state.values()]
+    refuses(lambda: passes.forward(x, counter), "counter must be", *arrays)
+    if counter is not None:
+        refuses(lambda: model.forward(x, training=True, counter=counter), "counter must be", *arrays)
+
+
+@pytest.mark.parametrize("counter", [0, 2**61, 2**64 // 7 - 1])
+def test_large_counters(counter, passes, same_bits):
+    passes, model, x, _ = passes
+    same_bits(passes.forward(x, counter), model.forward(x, training=True, counter=counter)[0])
+
+
+def test_a_refused_gradient_may_be_followed_by_a_right_one(passes, refuses, same_bits):
+    passes, model, x, dy = passes
+    twin = model.copy()
+    wanted = twin.backward(dy, twin.forward(x, training=True, counter=5)[1])[1]
+    passes.forward(x, 5)
+    for wrong in (dy[:3], dy.astype(np.float64), dy.tolist(), None):
+        refuses(lambda wrong=wrong: passes.backward(wrong), "dy must")
+    grads = passes.backward(dy)
+    assert grads.keys() == wanted.keys()
+    for name, grad in grads.items():
+        same_bits(grad, wanted[name])
+
+
+def test_a_forward_pass_serves_one_backward_pass(passes, refuses):
+    passes, _, x, dy = passes
+    refuses(lambda: passes.backward(dy), "backward must follow a forward pass, once")
+    passes.forward(x, 3)
+    passes.backward(dy)
+    refuses(lambda: passes.backward(dy), "backward must follow a forward pass, once")
+    for wrong in (x[:, :3], x.tolist()):
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            passes.forward(wrong, 4)
+        refuses(lambda: passes.backward(dy), "backward must follow a forward pass, once")
+    refuses(lambda: nn.Passes(build("mlp")).backward(dy), "backward must follow a forward pass, once")
+
+
+def test_what_is_done_to_a_dict_of_gradients_stays_there(passes, same_bits):
+    passes, _, x, dy = passes
+    passes.forward(x, 2)
+    first = passes.backward(dy)
+    first["0.weight"] = None
+    passes.forward(x, 2)
+    assert passes.backward(dy)["0.weight"] is not None

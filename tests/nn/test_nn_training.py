@@ -1,5 +1,6 @@
 """Training: the loop, its history, its callbacks."""
 
+import functools
 import io
 import json
 import re
@@ -13,6 +14,7 @@ from fastopt import cli, data, functional, nn
 from fastopt.nn import playback
 from fastopt.nn.training import batches, count_batches, count_right
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.schedules import bind, cosine
 
 
 def mlp(seed=0, dtype=np.float32):
@@ -197,6 +199,40 @@ def swapped(model):
         (lambda m, x, y: {"optimizer": fastopt.Adam(list(m.params.values()))}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": fastopt.Adam({"0.bias": m.params["0.bias"]})}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": fastopt.Adam(swapped(m))}, "must be bound to model.params"),
+        (lambda m, x, y: {"optimizer": 3}, "optimizer must be the name of one, or an optimizer, got int"),
+        (lambda m, x, y: {"optimizer": None}, "optimizer must be the name of one, or an optimizer, got NoneType"),
+        (lambda m, x, y: {"optimizer": fastopt.Adam}, r"optimizer must be .* such as Adam\(model.params\)"),
+        (
+            lambda m, x, y: {"optimizer": fastopt.EMA(m.params)},
+            "optimizer must be the name of one, or an optimizer, got E",
+        ),
+        (lambda m, x, y: {"callbacks": (0, 0)}, r"callbacks\[0\] must be a Callback, got int"),
+        (
+            lambda m, x, y: {"callbacks": [nn.Lines(), nn.Lines]},
+            r"callbacks\[1\] must be .*, got the class Lines: call it",
+        ),
+        (lambda m, x, y: {"callbacks": nn.Lines()}, "callbacks must be a sequence of Callback, got Lines"),
+        (lambda m, x, y: {"callbacks": None}, "callbacks must be a sequence of Callback, got NoneType"),
+        (lambda m, x, y: {"callbacks": "lines"}, "callbacks must be a sequence of Callback, got str"),
+        (lambda m, x, y: {"loss": "mse"}, r"loss must be a function such as fastopt.nn.SquaredError\(\), got 'mse'"),
+        (lambda m, x, y: {"loss": None}, "loss must be a function"),
+        (lambda m, x, y: {"loss": nn.SquaredError}, "loss must be a function, got the class SquaredError: call it"),
+        (lambda m, x, y: {"x": None}, "x must be an array of numbers, got object"),
+        (lambda m, x, y: {"x": "x"}, "x must be an array of numbers"),
+        (lambda m, x, y: {"y": None}, "y must have one target per input"),
+        (lambda m, x, y: {"epochs": None}, "epochs must be an integer"),
+        (lambda m, x, y: {"accumulate": "2"}, "accumulate must be an integer"),
+        (lambda m, x, y: {"seed": "0"}, "seed must be an integer"),
+        (
+            lambda m, x, y: {"on_nonfinite": "raise"},
+            "on_nonfinite must be one of 'stop', 'skip', 'ignore'; got 'raise'",
+        ),
+        (lambda m, x, y: {"sample_weight": "heavy"}, "sample_weight must be an array of numbers"),
+        (lambda m, x, y: {"sample_weight": np.full(65, 1e300)}, "sample_weight .* must have products that are finite"),
+        (lambda m, x, y: {"class_weight": 2.0}, "class_weight must"),
+        (lambda m, x, y: {"class_weight": {0: "a", 1: 1, 2: 1}}, "class_weight must be an array of numbers"),
+        (lambda m, x, y: {"validation_data": x}, r"validation_data must be a pair \(x, y\), got ndarray"),
+        (lambda m, x, y: {"validation_data": (x, y, y)}, r"validation_data must be a pair \(x, y\), got 3 values"),
         (lambda m, x, y: {"validation_data": (x[:, 1:], y)}, r"x must have shape \(n, 5\), got \(65, 4\)"),
         (lambda m, x, y: {"validation_data": (x, y[1:])}, r"one target per input, 65, got shape \(64,\)"),
         (lambda m, x, y: {"validation_data": (x, y - 1)}, r"must be in \[0, 3\), got -1"),
@@ -388,3 +424,119 @@ def test_every_optimizer_learns_digits(name):
     size = {"batch_size": len(x), "epochs": 100} if name == "rprop" else {"epochs": 20}
     model.fit(x, y, optimizer=optimizer(model.params, lr=cli.peak_rate(name)), **size)
     assert model.evaluate(x_test, y_test)["accuracy"] > 0.9
+
+
+# ---- Whole batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", [[], [nn.BatchNorm]], ids=["plain", "batch norm"])
+def test_lbfgs_gets_its_closure(norm, samples):
+    pytest.importorskip("scipy")
+
+    def build():
+        return nn.Sequential([nn.Dense(8), *(kind() for kind in norm), nn.Tanh(), nn.Dense(3)], (5,), dtype=np.float64)
+
+    model, again = build(), build()
+    lbfgs, losses = fastopt.LBFGS(model.params, max_iter=5), []
+
+    class Watch(nn.Callback):
+        def on_gradients(self, batch, grads):
+            losses.append(batch)
+
+    before = model.evaluate(*samples)["loss"]
+    history = model.fit(
+        *samples, batch_size=65, epochs=4, optimizer=lbfgs, validation_data=samples, callbacks=[Watch()]
+    )
+    assert lbfgs.t == 4
+    assert len(losses) == lbfgs.evaluations + 4 * len(norm)
+    if not norm:
+        assert history["loss"][0] == pytest.approx(before)
+        assert history["loss"][1:] == pytest.approx(history["val_loss"][:-1])  # each epoch begins where one has ended
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    parts = again.fit(*samples, batch_size=65, epochs=4, optimizer=fastopt.LBFGS(again.params, max_iter=5))
+    assert parts["loss"] == history["loss"]
+
+
+def test_statistics_after_a_line_search_are_those_of_the_step(samples):
+    pytest.importorskip("scipy")
+    model = nn.Sequential([nn.Dense(8), nn.BatchNorm(momentum=1.0), nn.Dense(3)], (5,), dtype=np.float64)
+    model.fit(*samples, batch_size=65, epochs=2, optimizer=fastopt.LBFGS(model.params, max_iter=5))
+    inside = samples[0] @ model.params["0.weight"] + model.params["0.bias"]
+    np.testing.assert_allclose(model.state["1.running_mean"], inside.mean(axis=0))
+
+
+def test_lbfgs_by_batches_is_refused_with_a_line_that_works(samples):
+    pytest.importorskip("scipy")
+    model = mlp()
+    x, y = samples
+    optimizer = fastopt.LBFGS(model.params, max_iter=2)
+    with pytest.raises(ValueError, match=r"^LBFGS needs the gradient of all samples in each step") as raised:
+        model.fit(x, y, optimizer=optimizer)
+    lines = re.findall(r"model\.fit\([^)]*\)", str(raised.value))
+    assert len(lines) == 2
+    for line in lines:
+        eval(line, {"model": model, "x": x, "y": y, "optimizer": optimizer})
+    assert optimizer.t == 2
+
+
+def test_lbfgs_stops_where_the_loss_is_not_finite(samples):
+    pytest.importorskip("scipy")
+    model = mlp(dtype=np.float64)
+    before = bits(model)
+
+    def loss(output, targets):
+        return np.nan, np.zeros_like(output)
+
+    optimizer = fastopt.LBFGS(model.params)
+    with pytest.raises(
+        nn.NonFiniteError, match=r"^epoch 1, batch 1: the forward pass of the loss: in its output, 1 NaN"
+    ):
+        model.fit(*samples, batch_size=65, optimizer=optimizer, loss=loss)
+    assert bits(model) == before
+
+
+# ---- Learning rates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        bind(cosine, steps=4, peak=0.1),
+        lambda step: cosine(step, steps=4, peak=0.1),
+        lambda step, steps: cosine(step, steps=steps, peak=0.1),
+        functools.partial(lambda peak, step, steps: cosine(step, steps=steps, peak=peak), 0.1),
+    ],
+    ids=["bound", "of the step", "of both", "partial"],
+)
+def test_schedules_that_a_scheduler_takes(schedule, samples):
+    model, rates = mlp(), []
+    optimizer = fastopt.Adam(model.params)
+
+    class Watch(nn.Callback):
+        def on_batch_end(self, batch, logs):
+            rates.append(optimizer.lr)
+
+    model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(schedule), Watch()])
+    assert rates == [cosine(step, steps=4, peak=0.1) for step in range(4)]
+
+
+@pytest.mark.parametrize("schedule", [0.1, None, cosine, lambda: 0.1, lambda a, b, c: 0.1, fastopt.schedules.Schedule])
+def test_schedules_that_it_does_not_take(schedule, refuses):
+    refuses(lambda: nn.LearningRateScheduler(schedule), r"schedule must be called as schedule\(step, steps\) or")
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [nn.LearningRateScheduler(bind(cosine, steps=4, peak=0.1)), nn.ReduceLROnPlateau("loss")],
+    ids=["s", "p"],
+)
+def test_an_optimizer_without_a_rate_has_none_set(callback, samples, refuses):
+    model = mlp()
+    lbfgs = fastopt.LBFGS(model.params)
+    refuses(
+        lambda: model.fit(*samples, batch_size=65, optimizer=lbfgs, callbacks=[callback]),
+        "optimizer must have a learning rate to be set, got LBFGS",
+        *model.params.values(),
+    )
+    assert not hasattr(lbfgs, "lr")
+    refuses(lambda: nn.lr_find(model, *samples, optimizer=lbfgs), "optimizer must have a learning rate, got LBFGS")
