@@ -19,10 +19,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
 from fastopt.hyper import Choice, Flag, Number
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import Call, Optimizer, copying
 
 __all__ = [
     "LAMB",
@@ -154,10 +154,10 @@ class LookAheadNesterov(_Velocity):
         """
         if self._ahead:
             raise RuntimeError("the parameters are at the look-ahead point already; take a step from there")
-        for slot in self._slots.values():
-            if not slot.frozen:
-                slot.param += self._value("momentum", slot.groups) * slot.state["velocity"]
-        self._ahead = True
+        slots = {name: slot for name, slot in self._slots.items() if not slot.frozen}
+        ahead = {n: s.param + self._value("momentum", s.groups) * s.state["velocity"] for n, s in slots.items()}
+        moving = copying(ahead, {name: slot.param for name, slot in slots.items()})
+        _kernels.uninterrupted([*moving, (vars(self).update, ({"_ahead": True},))])
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
         """See `Optimizer.step`; the gradients must be those at the look-ahead point.
@@ -167,21 +167,22 @@ class LookAheadNesterov(_Velocity):
         RuntimeError
             Where `look_ahead` has not been called since the last step.
         """
+        super().step(grads, grad_scale=grad_scale)
+
+    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         if not self._ahead:
             raise RuntimeError("the gradient must be taken at the look-ahead point: call look_ahead() before it")
-        taken = self.t
-        super().step(grads, grad_scale=grad_scale)
-        self._ahead = self.t == taken  # a step that was skipped
+        calls, taken = super()._stepping(grads, grad_scale)
+        return [*calls, (vars(self).update, ({"_ahead": not taken},))], taken
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; ``ahead`` says which point the parameters are."""
         return super().state_dict() | {"ahead": self._ahead}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """See `Optimizer.load_state_dict`."""
-        ahead = checks.flag("ahead", state_dict["ahead"])
-        super().load_state_dict(state_dict)
-        self._ahead = ahead
+    def _load(self, state_dict: Mapping[str, Any]) -> list[Call]:
+        calls = super()._load(state_dict)
+        self._ahead = checks.flag("ahead", state_dict["ahead"])
+        return calls
 
 
 # ---- Adaptive rates without momentum ------------------------------------------------------------------------
@@ -576,7 +577,8 @@ class _ScheduleFree(Optimizer, abstract=True):
         self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
     ) -> tuple[dict[str, float], dict[str, float]]:
         largest = max(scalars["largest_lr"], hyper["lr"])
-        weight = t**self.weight_power * largest**self.lr_power
+        weight_power, lr_power = (hyper.get(key, getattr(self, key)) for key in ("weight_power", "lr_power"))
+        weight = t**weight_power * largest**lr_power
         total = scalars["weight_sum"] + weight
         return {"average_weight": weight / total if total else 0.0}, {"weight_sum": total, "largest_lr": largest}
 
@@ -598,14 +600,13 @@ class _ScheduleFree(Optimizer, abstract=True):
     def applied(self) -> Iterator[None]:
         """Within the block, the parameters hold the averages: to evaluate or to save. Then they are what they were."""
         params = {name: slot.param for name, slot in self._slots.items()}
-        kept = {name: param.copy() for name, param in params.items()}
+        restoring = copying({name: param.copy() for name, param in params.items()}, params)
+        applying = copying(self.averaged(), params)
         try:
-            for name, average in self.averaged().items():
-                params[name][...] = average
+            _kernels.uninterrupted(applying)
             yield
         finally:
-            for name, value in kept.items():
-                params[name][...] = value
+            _kernels.uninterrupted(restoring)
 
 
 class ScheduleFreeSGD(_ScheduleFree):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import functional
 from fastopt.hyper import REQUIRED, Choice, Flag, Hyper, Limit, Number, Whole
 from fastopt.optimizer import Optimizer
+from fastopt.optimizers import OPTIMIZERS
 
-CLASSES = [*functional.OPTIMIZERS.values(), fastopt.Adafactor, fastopt.MuonMatrices]
+CLASSES = [*OPTIMIZERS.values(), fastopt.Adafactor, fastopt.MuonMatrices]
 
 
 class Cautious(fastopt.Adam):
