@@ -922,18 +922,20 @@ cdef class PreparedStep:
         cdef double hyper[FASTOPT_MAX_HYPERS]
         cdef Py_ssize_t place
         memcpy(hyper, self.plan.hypers, sizeof(hyper))
+        cdef bint over = not hyper[0] < LAST_STEP
         hyper[0] += 1
         for name, value in changes.items():
             if name not in self.encoders:
                 raise TypeError(f"{name} is no keyword of this step; it takes {', '.join(self.encoders)}")
             place, kind, encode = <tuple>self.encoders[name]
+            over = over and place != 0
             if type(value) is kind and value == hyper[place]:
                 continue  # as it was, or for t as it would be: that has been checked
             hyper[place] = encode(value)
         self.plan.claim()
         if not self.plan.bind_all(self.grads):
             self.plan.check(self.grads)
-        if not hyper[0] <= LAST_STEP:
+        if over:
             raise ValueError("t must be at most 2**53, and the last step was that one")
         memcpy(self.plan.hypers, hyper, sizeof(hyper))
         self.plan.run()

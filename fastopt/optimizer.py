@@ -179,8 +179,8 @@ class Optimizer(Declared):
     )
     decoupled: Flag = Flag(
         default=False,
-        doc="Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (LAMB and the "
-        "schedule-free steps add ``weight_decay·p`` to the direction of the step.)",
+        doc="Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (`LAMB` and "
+        "`ScheduleFreeAdamW` add ``weight_decay·p`` to the direction of the step.)",
     )
     l1: Number = Number(
         "[0, inf)",
@@ -414,9 +414,7 @@ class Optimizer(Declared):
         elif not isinstance(params, np.ndarray):
             bound = [slot.param for slot in slots.values()]
         frozen = frozenset(slots.keys() - active.keys())
-        looks = [
-            (label, a, a.dtype, a.shape, _kernels.address(a)) for label, a in checks.labelled(in_plan, state).items()
-        ]
+        looks = looks_of(checks.labelled(in_plan, state))
         self._plan = _kernels.Plan(
             self.kernel,
             bound,
@@ -926,8 +924,24 @@ def check_entries(params: Arrays, bound: Mapping[str, Array]) -> None:
             )
 
 
+#: Arrays as they were bound: label, array, type, shape, and where it lies.
+Looks = Sequence[tuple[str, Array, np.dtype[Any], tuple[int, ...], int]]
+
+
+def looks_of(arrays: Mapping[str, Array]) -> Looks:
+    return [(label, a, a.dtype, a.shape, a.__array_interface__["data"][0]) for label, a in arrays.items()]
+
+
+def check_looks(looks: Looks) -> None:
+    """Arrays are as they were bound."""
+    for label, array, dtype, shape, address in looks:
+        checks.array(label, array, dtype=dtype, shape=shape, writable=True)
+        if array.__array_interface__["data"][0] != address:
+            raise ValueError(f"{label} must stay where it was in memory, but was resized; make a new optimizer")
+
+
 def _explain(
-    owner: Arrays, params: Arrays, looks: Sequence[tuple[Any, ...]], frozen: frozenset[str], plan: _kernels.Plan,
+    owner: Arrays, params: Arrays, looks: Looks, frozen: frozenset[str], plan: _kernels.Plan,
     grads: Any, grad_scale: Any,
 ) -> Any:  # fmt: skip
     """Say why a step was refused; or take it, where only `grad_scale` was a number of another type."""
@@ -935,10 +949,7 @@ def _explain(
     if scale is not grad_scale:
         return plan.step(grads, grad_scale=scale)
     check_entries(owner, checks.named("param", params))
-    for label, array, dtype, shape, address in looks:
-        checks.array(label, array, dtype=dtype, shape=shape, writable=True)
-        if _kernels.address(array) != address:
-            raise ValueError(f"{label} must stay where it was in memory, but was resized; make a new optimizer")
+    check_looks(looks)
     checks.gradients(params, grads, {label: array for label, array, *_ in looks}, frozen)
     raise AssertionError("a step was refused for no reason known")
 

@@ -80,7 +80,7 @@ class Momentum(_Velocity):
     """Gradient descent with momentum [1]_, plain or Nesterov's [2]_.
 
     ``v ← momentum·v + (1 − dampening)·g``, then ``p ← p − lr·v``, or with `nesterov`
-    ``p ← p − lr·(g + momentum·v)``.
+    ``p ← p − lr·(g + momentum·v)``; with `average`, g is ``(1 − momentum)`` times the gradient.
 
     References
     ----------
@@ -93,6 +93,12 @@ class Momentum(_Velocity):
         default=0.0,
         doc="The share of a gradient that does not enter. As in PyTorch, the first gradient enters undampened. (The "
         "functional form has no first step: pass ``dampening=0`` there once for the same numbers.)",
+    )
+    average: Flag = Flag(
+        default=False,
+        since="0.2",
+        doc="The velocity is a moving average, ``v ← momentum·v + (1 − momentum)·g`` from the first step on (Coursera, "
+        "autograd); `dampening` would leave the first gradient as it is.",
     )
     nesterov: Flag = Flag(
         default=False,
@@ -134,6 +140,7 @@ class LookAheadNesterov(_Velocity):
 
     name = "look_ahead_nesterov"
     dampening: Number = Number("[0, 1]", default=0.0, init=False)
+    average: Flag = Flag(default=False, init=False)
     nesterov: Flag = Flag(default=False, init=False)
     lr_in_velocity: Flag = Flag(default=True, init=False)
     at_look_ahead: Flag = Flag(default=True, init=False)
@@ -202,6 +209,16 @@ class RMSProp(Optimizer):
     eps_mode: Choice[EpsMode] = Choice(
         "outside", "inside", default="outside", doc="``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras)."
     )
+    initial_accumulator_value: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        per_group=False,
+        since="0.2",
+        doc="Where G begins; autograd and TensorFlow 1 begin at 1. (In the functional form you make G yourself.)",
+    )
+
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
+        return self.initial_accumulator_value if key == "square_avg" else 0.0
 
 
 class RMSPropMomentum(RMSProp):
@@ -252,6 +269,12 @@ class Adagrad(Optimizer):
     lr = Optimizer.lr.replace(default=1e-2)
     eps: Number = Number("[0, inf)", default=1e-10, doc="Stabiliser.")
     eps_mode: Choice[EpsMode] = RMSProp.eps_mode
+    root: Flag = Flag(
+        default=True,
+        since="0.2",
+        doc="False divides by ``G + eps`` itself: rates that fall with the square of the gradients, as some lectures "
+        "have it.",
+    )
     initial_accumulator_value: Number = Number(
         "[0, inf)",
         default=0.0,
@@ -534,15 +557,24 @@ class LAMB(_Moments):
     ``u = m̂ / (√v̂ + eps) + weight_decay·p``, then ``p ← p − lr·‖p‖ / ‖u‖·u``, where a norm of 0 leaves ``p ← p −
     lr·u``. The norms' bits depend neither on threads nor on the instruction set.
 
+    Keras decays outside of the ratio: see `decay_outside`.
+
     References
     ----------
     .. [1] Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020, algorithm 2.
     """
 
     kernel = "lamb"
-    decoupled = Optimizer.decoupled.replace(default=True, doc="Decoupled decay: it is a part of u.")
+    decoupled = Optimizer.decoupled.replace(
+        default=True, doc="Decoupled decay: it is a part of u, unless `decay_outside`. False adds it to the gradient."
+    )
     eps = _Moments.eps.replace(default=1e-6)
     bias_correction: Flag = Adam.bias_correction
+    decay_outside: Flag = Flag(
+        default=False,
+        since="0.2",
+        doc="Keras's form of decoupled decay: ``p ← p − lr·weight_decay·p`` before the step, and u without it.",
+    )
 
 
 # ---- Schedule-free ------------------------------------------------------------------------------------------
@@ -625,6 +657,8 @@ class ScheduleFreeSGD(_ScheduleFree):
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
     lr = Optimizer.lr.replace(default=1.0)
+    decoupled: Flag = Flag(default=True, init=False)  # added to the gradient, decay would do the very same
+    weight_decay = Optimizer.weight_decay.replace(doc="Decay: ``weight_decay·y`` is added to the gradient.")
     beta: Number = Number("[0, 1]", default=0.9, doc="Where y is: 0 at z, 1 at x.")
     _towards_x = "beta"
 
