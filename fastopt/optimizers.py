@@ -657,7 +657,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
     lr = Optimizer.lr.replace(default=1.0)
-    decoupled: Flag = Flag(default=True, init=False)  # added to the gradient, decay would do the very same
+    decoupled: Flag = Flag(default=False, init=False)  # in the direction, decay would do the very same
     weight_decay = Optimizer.weight_decay.replace(doc="Decay: ``weight_decay·y`` is added to the gradient.")
     beta: Number = Number("[0, 1]", default=0.9, doc="Where y is: 0 at z, 1 at x.")
     _towards_x = "beta"

@@ -1,4 +1,4 @@
-"""All or nothing: an exception at any bytecode of a change, as Ctrl-C may raise one, leaves all of before or all of after."""
+"""All or nothing: an exception at any bytecode of a change, such as that of Ctrl-C, leaves all of before or of after."""
 
 import copy
 import pickle
@@ -17,7 +17,7 @@ class Interrupt(BaseException):
     """Like KeyboardInterrupt."""
 
 
-def interrupted(call, at: int) -> bool:
+def interrupted(at: int, call, *arguments) -> bool:
     """Whether an exception was raised at that bytecode; False where the call has fewer."""
     left = at
 
@@ -33,7 +33,7 @@ def interrupted(call, at: int) -> bool:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        call()
+        call(*arguments)
     except Interrupt:
         return True
     finally:
@@ -75,7 +75,7 @@ def check(make, change, stride: int = 1) -> int:
     assert after != before
     thing, params = make()
     at = undone = 0
-    while interrupted(lambda: change(thing, params), at):
+    while interrupted(at, change, thing, params):
         now = snapshot(thing, params)
         assert now in (before, after), f"neither before nor after at bytecode {at}"
         undone += now == before
@@ -198,7 +198,7 @@ BOUND_ANEW = {
 @pytest.mark.parametrize("way", BOUND_ANEW)
 @pytest.mark.parametrize("make", [grouped, fastopt.ScheduleFreeAdamW, STEPPED["look-ahead"], fastopt.Muon])
 def test_what_binds_anew(way, make):
-    optimizer, params = made(make, 4)()
+    optimizer, _ = made(make, 4)()
     if way == "add_params" and not hasattr(optimizer, "add_params"):
         pytest.skip("it takes no further parameters")
     STATES[type(optimizer).__name__] = optimizer.state_dict()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
-from fastopt.optimizer import REQUIRED, Optimizer, check_looks, looks_of
+from fastopt.optimizer import REQUIRED, Looks, Optimizer, check_looks, looks_of
 from fastopt.optimizers import OPTIMIZERS
 
 __all__ = [*OPTIMIZERS, "plan"]
@@ -115,8 +115,11 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     taken = 0.0 if optimizer.counts_steps else 1.0  # as in the function, no step is the first where none is counted
     checks.array("param", param, writable=True)
     row = (taken, scale(grad_scale), *optimizer.encode(values))
+    looks: list[Any] = []  # filled when all arrays are known to be some
+    explain = functools.partial(_changed, looks, states, param, grad, state)
     try:
-        bound = _kernels.Plan(optimizer.kernel, param, [state], [row], None, _changed(states, param, grad, state))
+        bound = _kernels.Plan(optimizer.kernel, param, [state], [row], None, explain)
+        looks += looks_of({"param": param, **dict(zip(states, state, strict=True))})
         return _kernels.PreparedStep(bound, grad, encoders)
     except _kernels.Misfit:
         _explain(states, param, grad, state)
@@ -135,16 +138,12 @@ def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Ar
 
 
 def _changed(
-    states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...]
-) -> Callable[[_kernels.Plan, Any, Any], None]:
-    """What says how the arrays of a prepared step have changed since, or why they never fitted."""
-    looks = looks_of({"param": param, **dict(zip(states, state, strict=True))})
-
-    def explain(plan: _kernels.Plan, grads: Any, grad_scale: Any) -> None:
-        check_looks(looks)
-        _explain(states, param, grad, state)
-
-    return explain
+    looks: Looks, states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...],
+    plan: _kernels.Plan, grads: Any, grad_scale: Any,
+) -> None:  # fmt: skip
+    """Say how the arrays of a prepared step have changed since, or why they never fitted."""
+    check_looks(looks)
+    _explain(states, param, grad, state)
 
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
