@@ -321,7 +321,7 @@ cdef inline bint same_shape(const buffer *a, const buffer *b) noexcept:
 cdef struct watched:
     const array_head *array
     const buffer *held      # its buffer, as it was taken
-    const void *type
+    const void *type        # null where the layout of arrays is not known
     int flags               # that it must have
 
 
@@ -359,8 +359,17 @@ cdef bint layout_is_known():
     return known
 
 
-# Whether `unchanged` may be asked; else all buffers are taken anew in each step.
+# Else all buffers are taken anew in each step.
 cdef bint layout_known = layout_is_known()
+cdef object one = 1.0
+
+
+def read_array_heads(bint wanted):
+    """Have plans that are made from now on read the heads of arrays, or take new buffers; for tests: it is as the layout
+    allows."""
+    global layout_known
+    layout_known = wanted and layout_is_known()
+
 
 # By how much this process is a child of the one that imported: a step that another thread had begun when a process was
 # forked goes on in the parent alone.
@@ -589,7 +598,8 @@ cdef class Plan:
                 if real_of(view) != self.real or not same_shape(view, param):
                     raise Misfit("state")
                 self.tensors[self.place[i]].state[k] = view.buf
-        self.type = <void *>(float32 if self.real == FASTOPT_FLOAT else float64)
+        if layout_known:
+            self.type = <void *>(float32 if self.real == FASTOPT_FLOAT else float64)
         for i in range(self.count * self.width):
             # Only memory of its own can be taken from an array.
             if i % self.width == 0 or not layout_known or (<array_head *>self.bound[i].obj).flags & OWNS_DATA:
@@ -655,7 +665,7 @@ cdef class Plan:
         """Whether parameters and state are laid out as they were, and still writable."""
         cdef Py_ssize_t i
         for i in range(self.watches):
-            if not (layout_known and unchanged(&self.watch[i])) and not self.alike(&self.watch[i]):
+            if not unchanged(&self.watch[i]) and not self.alike(&self.watch[i]):
                 return False
         return True
 
@@ -708,7 +718,7 @@ cdef class Plan:
     cdef inline int bind(self, Py_ssize_t i, PyObject *grad) except -1:
         """Take the buffer of a gradient, unless it is held already; return whether it fits."""
         cdef watched it = watched(<array_head *>grad, &self.grads[i], self.type, CONTIGUOUS)
-        if self.grads[i].obj == grad and layout_known and unchanged(&it):
+        if self.grads[i].obj == grad and unchanged(&it):
             return True
         return self.bind_anew(i, <object>grad)
 
@@ -729,16 +739,21 @@ cdef class Plan:
         self.tensors[i].grad = view.buf
         return True
 
-    cdef int bind_all(self, object grads) except -1:
+    cdef inline int bind_all(self, object grads) except -1:
         """Take the buffers of all gradients; return whether they fit, and all else is as it was bound."""
+        if not self.intact():
+            return False
+        if self.single:
+            return self.count == 0 or self.bind(0, <PyObject *>grads)
+        return self.bind_several(grads)
+
+    cdef int bind_several(self, object grads) except -1:
         cdef Py_ssize_t i, others = 0, position = 0
         cdef PyObject *key
         cdef PyObject *grad
         cdef bint in_order = True, of_list
-        if not self.intact() or (self.owner is not None and not self.owned()):
+        if self.owner is not None and not self.owned():
             return False
-        if self.single:
-            return self.count == 0 or self.bind(0, <PyObject *>grads)
         if self.keys is not None:
             if not isinstance(grads, dict):
                 return False
@@ -792,7 +807,7 @@ cdef class Plan:
         if self.busy:
             self.claim()
         if type(grad_scale) is float:
-            scale = grad_scale
+            scale = 1.0 if grad_scale is one else <double>grad_scale  # the default without a call
             if fabs(scale) <= FLT_MAX and self.bind_all(grads):
                 self.count_step(scale)
                 self.run()
@@ -847,22 +862,24 @@ cdef class Plan:
             if self.place[i] >= 0:
                 self.tensors[self.place[i]].grad_scale = factors[i]
 
-    cdef int run(self) except -1:
+    cdef inline void run(self) noexcept:
         cdef Py_ssize_t bucket
-        if self.count == 0:
-            return 0
         if self.bytes < KEEP_GIL_BELOW:
-            for bucket in range(self.buckets):
-                self.run_bucket(bucket, self.hypers)
-        else:
-            self.busy = generation
-            # which another thread may change meanwhile
-            memcpy(self.running, self.hypers, self.buckets * FASTOPT_MAX_HYPERS * sizeof(double))
-            with nogil:
+            if self.count:
                 for bucket in range(self.buckets):
-                    self.run_bucket(bucket, self.running)
-            self.busy = 0
-        return 0
+                    self.run_bucket(bucket, self.hypers)
+        else:
+            self.run_without_gil()
+
+    cdef void run_without_gil(self) noexcept:
+        cdef Py_ssize_t bucket
+        self.busy = generation
+        # which another thread may change meanwhile
+        memcpy(self.running, self.hypers, self.buckets * FASTOPT_MAX_HYPERS * sizeof(double))
+        with nogil:
+            for bucket in range(self.buckets):
+                self.run_bucket(bucket, self.running)
+        self.busy = 0
 
     cdef inline void run_bucket(self, Py_ssize_t bucket, const double *hypers) noexcept nogil:
         fastopt_run_step(self.row, <fastopt_real>self.real, self.tensors + self.first[bucket],

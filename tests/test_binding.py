@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import functional
+from fastopt import _kernels, functional
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["heads", "buffers"])
+def heads(request):
+    """Whether arrays are compared by their heads, or, as with a NumPy of another layout, by new buffers."""
+    _kernels.read_array_heads(request.param)
+    yield
+    _kernels.read_array_heads(True)
+
 
 # ---- Entries of the user's list or dict -------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""All or nothing: an exception at any bytecode of a change, such as that of Ctrl-C, leaves all of before or of after."""
+"""All or nothing: an exception at any bytecode of a change, like that of Ctrl-C, leaves all of before or of after."""
 
 import copy
 import pickle
