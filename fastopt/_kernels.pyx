@@ -34,11 +34,18 @@ cdef extern from "Python.h":
         const char *format
         int ndim
         Py_ssize_t *shape
-    int PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE
+    int PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
     void PyErr_Clear()
     int PyErr_ExceptionMatches(object type) noexcept
+    ctypedef struct PyObject:
+        pass
+    # Without references: what they return is compared, or used while its owner holds it.
+    PyObject *borrowed_item "PyDict_GetItemWithError"(object mapping, object key) except? NULL
+    int PyDict_Next(object mapping, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
+    PyObject *list_item "PyList_GetItem"(object sequence, Py_ssize_t i) except NULL
+    PyObject *tuple_item "PyTuple_GetItem"(object sequence, Py_ssize_t i) except NULL
     long long PyLong_AsLongLong(object number) except? -1
     unsigned long PyThread_get_thread_ident()
     unsigned long long PyLong_AsUnsignedLongLongMask(object number) except? 0xFFFFFFFFFFFFFFFF
@@ -102,7 +109,35 @@ cdef extern from "fastopt.h" nogil:
     void fastopt_set_num_threads(unsigned count)
 
 
+# What NumPy's headers let every extension read of an array: the struct that is part of its ABI.
+cdef extern from *:
+    """
+    struct array_head {
+        PyObject_HEAD
+        char *data;
+        int nd;
+        Py_ssize_t *dimensions, *strides;
+        PyObject *base, *descr;
+        int flags;
+    };
+    """
+    struct array_head:
+        void *data
+        int nd
+        Py_ssize_t *dimensions
+        void *descr
+        int flags
+    enum:
+        CONTIGUOUS "1"
+        OWNS_DATA "0x4"
+        WRITABLE "0x400"
+
+
 cdef object ndarray = numpy.ndarray
+cdef object float32 = numpy.dtype(numpy.float32), float64 = numpy.dtype(numpy.float64)
+
+
+cdef double LAST_STEP = 2.0 ** 53
 
 
 class Misfit(TypeError):
@@ -319,6 +354,81 @@ cdef inline bint same_shape(const buffer *a, const buffer *b) noexcept:
     return True
 
 
+cdef struct watched:
+    const array_head *array
+    const buffer *held      # its buffer, as it was taken
+    const void *type        # null where the layout of arrays is not known
+    int flags               # that it must have
+
+
+cdef inline bint unchanged(const watched *it) noexcept:
+    """Whether an array is still laid out as when its buffer was taken. What only looks changed, such as a type that is
+    equal but another object, is no: a new buffer then tells."""
+    cdef const array_head *now = it.array
+    cdef const buffer *held = it.held
+    cdef int axis
+    if now.data != held.buf or now.descr != it.type or now.nd != held.ndim or (now.flags & it.flags) != it.flags:
+        return False
+    for axis in range(now.nd):
+        if now.dimensions[axis] != held.shape[axis]:
+            return False
+    return True
+
+
+cdef bint layout_is_known():
+    """Whether arrays are laid out as `array_head` says, which another NumPy might do otherwise."""
+    cdef buffer view
+    cdef watched it
+    cdef bint known = True
+    for array, wanted in ((numpy.zeros((2, 3), float32), True), (numpy.zeros((4, 1, 2)), True),
+                          (numpy.zeros((2, 3), float32).T, False)):
+        if PyObject_GetBuffer(array, &view, PyBUF_STRIDES) < 0:
+            PyErr_Clear()
+            return False
+        it = watched(<const array_head *>array, &view, <void *>array.dtype, CONTIGUOUS | WRITABLE)
+        known &= unchanged(&it) == wanted
+        array.flags.writeable = False
+        known &= not unchanged(&it)
+        it.flags = CONTIGUOUS
+        known &= unchanged(&it) == wanted
+        PyBuffer_Release(&view)
+    return known
+
+
+# Else all buffers are taken anew in each step.
+cdef bint layout_known = layout_is_known()
+cdef object one = 1.0
+
+
+def read_array_heads(bint wanted):
+    """Have plans that are made from now on read the heads of arrays, or take new buffers; for tests: it is as the layout
+    allows."""
+    global layout_known
+    layout_known = wanted and layout_is_known()
+
+
+# By how much this process is a child of the one that imported: a step that another thread had begun when a process was
+# forked goes on in the parent alone.
+cdef long generation = 1
+
+
+def _in_child():
+    global generation
+    generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+def uninterrupted(calls):
+    """Call functions one after the other, from a list of (function, tuple of arguments). They are to be builtin ones: then
+    no bytecode runs from the first to the last, and it is there that Python raises what signals ask for, such as
+    KeyboardInterrupt."""
+    for function, arguments in calls:
+        function(*arguments)
+
+
 cdef struct span:
     uintptr_t start, end
 
@@ -420,9 +530,10 @@ cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 cdef class Plan:
     """Parameters and state arrays of one optimizer, bound to a step kernel once and for all steps to come.
 
-    It holds the buffers of all arrays, so that these can neither be freed nor resized meanwhile (but for
-    ``ndarray.resize(refcheck=False)``, which asks for trouble), and checks each array once: one whose type or flags are
-    changed after it was bound is used as it was. Buffers of gradients are held until another array takes their place.
+    It holds the buffers of all arrays, so that these can neither be freed nor, but by force, resized meanwhile. Before
+    each step it compares where an array lies, its type, shape and flags with what they were, and the entries of the
+    user's list or dict with the arrays that are bound. Buffers of gradients are held until another array takes their
+    place; one with gaps is copied to an array of the plan's in each step.
 
     Parameters
     ----------
@@ -439,12 +550,20 @@ cdef class Plan:
         For each parameter the number of its bucket; -1 where it is frozen: neither it nor its gradient is accessed.
     explain : callable, optional
         Called with the plan and the arguments of a `step` that do not fit.
+    owner : list or dict of ndarray, optional
+        The user's, whose entries must stay those of `params`.
     """
     cdef size_t row
     cdef int real
+    cdef const void *type
+    cdef watched *watch         # the arrays of the user: parameters, and state that is not the optimizer's
+    cdef Py_ssize_t watches
+    cdef long busy              # the generation of the process in which a thread is in the middle of a step, or 0
+    cdef list copies            # of gradients with gaps, where there are any
     cdef Py_ssize_t total, count, buckets, width, bytes
-    cdef object keys, explain
-    cdef bint single, busy
+    cdef object keys, explain, owner
+    cdef list arrays
+    cdef bint single
     cdef Py_ssize_t *place      # of a parameter among the tensors, which are sorted by bucket; -1 where it is frozen
     cdef Py_ssize_t *first      # the first tensor of each bucket, and their number
     cdef fastopt_tensor *tensors
@@ -455,7 +574,7 @@ cdef class Plan:
     cdef double *running        # the same, of a step in progress
     cdef double *scratch
 
-    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None):
+    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None, owner=None):
         cdef Py_ssize_t i, k, bucket, blocks = 0
         cdef buffer *param
         cdef buffer *view
@@ -464,6 +583,7 @@ cdef class Plan:
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
+        self.arrays, self.owner = arrays, owner if isinstance(owner, (list, dict)) else None
         cdef list numbers = [0] * len(arrays) if bucket_of is None else list(bucket_of)
         self.total, self.buckets = len(arrays), len(hypers)
         self.width = 1 + len(STEPS[step][0])
@@ -476,11 +596,12 @@ cdef class Plan:
         self.tensors = <fastopt_tensor *>PyMem_Calloc(self.total + 1, sizeof(fastopt_tensor))
         self.bound = <buffer *>PyMem_Calloc(self.total * self.width + 1, sizeof(buffer))
         self.grads = <buffer *>PyMem_Calloc(self.total + 1, sizeof(buffer))
+        self.watch = <watched *>PyMem_Calloc(self.total * self.width + 1, sizeof(watched))
         self.spans = <span *>PyMem_Calloc(self.total * self.width + 1, sizeof(span))
         self.hypers = <double *>PyMem_Calloc(self.buckets + 1, FASTOPT_MAX_HYPERS * sizeof(double))
         self.running = <double *>PyMem_Calloc(self.buckets + 1, FASTOPT_MAX_HYPERS * sizeof(double))
-        if not (self.place and self.first and self.tensors and self.bound and self.grads and self.spans
-                and self.hypers and self.running):
+        if not (self.place and self.first and self.tensors and self.bound and self.grads and self.watch
+                and self.spans and self.hypers and self.running):
             raise MemoryError
         for bucket in range(self.buckets):
             for k, value in enumerate(hypers[bucket]):
@@ -515,6 +636,14 @@ cdef class Plan:
                 if real_of(view) != self.real or not same_shape(view, param):
                     raise Misfit("a state array must have the type and shape of its parameter")
                 self.tensors[self.place[i]].state[k] = view.buf
+        if layout_known:
+            self.type = <void *>(float32 if self.real == FASTOPT_FLOAT else float64)
+        for i in range(self.count * self.width):
+            # Only memory of its own can be taken from an array.
+            if i % self.width == 0 or not layout_known or (<array_head *>self.bound[i].obj).flags & OWNS_DATA:
+                self.watch[self.watches] = watched(<array_head *>self.bound[i].obj, &self.bound[i], self.type,
+                                                   CONTIGUOUS | WRITABLE)
+                self.watches += 1
         self.scratch = <double *>PyMem_Calloc(blocks + 1, FASTOPT_SUMS * sizeof(double))
         if not self.scratch:
             raise MemoryError
@@ -534,6 +663,7 @@ cdef class Plan:
         PyMem_Free(self.tensors)
         PyMem_Free(self.bound)
         PyMem_Free(self.grads)
+        PyMem_Free(self.watch)
         PyMem_Free(self.spans)
         PyMem_Free(self.hypers)
         PyMem_Free(self.running)
@@ -565,15 +695,79 @@ cdef class Plan:
             low -= 1
         return low > 0 and self.spans[low - 1].end > new.start
 
-    cdef bint bind(self, Py_ssize_t i, object grad) except -1:
+    cdef bint fits(self, const buffer *view, Py_ssize_t i) noexcept:
+        """Whether a buffer has the type and the shape of a parameter."""
+        return real_of(view) == self.real and same_shape(view, &self.bound[i * self.width])
+
+    cdef inline bint intact(self) noexcept:
+        """Whether parameters and state are laid out as they were, and still writable."""
+        cdef Py_ssize_t i
+        for i in range(self.watches):
+            if not unchanged(&self.watch[i]) and not self.alike(&self.watch[i]):
+                return False
+        return True
+
+    cdef bint alike(self, const watched *it) noexcept:
+        """The same by a new buffer."""
+        cdef buffer view
+        cdef bint same
+        if not get(<object>it.array, &view, True):
+            return False
+        same = view.buf == it.held.buf and real_of(&view) == self.real and same_shape(&view, it.held)
+        PyBuffer_Release(&view)
+        return same
+
+    cdef int owned(self) except -1:
+        """Whether the user's list or dict still holds the arrays that are bound."""
+        cdef Py_ssize_t i, position = 0
+        cdef PyObject *key
+        cdef PyObject *value
+        if isinstance(self.owner, dict):
+            for i in range(self.total):
+                if not PyDict_Next(self.owner, &position, &key, &value) or value != list_item(self.arrays, i):
+                    break
+            else:
+                return True
+            for i in range(self.total):  # the entries of a dict may have changed their order
+                if borrowed_item(self.owner, self.keys[i]) != list_item(self.arrays, i):
+                    return False
+            return True
+        if len(<list>self.owner) < self.total:
+            return False
+        for i in range(self.total):
+            if list_item(self.owner, i) != list_item(self.arrays, i):
+                return False
+        return True
+
+    cdef object without_gaps(self, Py_ssize_t i, object grad):
+        """A copy of a gradient that would fit but for its order in memory, in an array of the plan's own; else None."""
+        cdef buffer *param = &self.bound[i * self.width]
+        if (not isinstance(grad, ndarray) or hasattr(grad, "mask")
+                or grad.dtype != (float32 if self.real == FASTOPT_FLOAT else float64) or not grad.flags.aligned
+                or grad.flags.c_contiguous or grad.shape != tuple([param.shape[k] for k in range(param.ndim)])):
+            return None
+        if self.copies is None:
+            self.copies = [None] * self.count
+        if self.copies[i] is None:
+            self.copies[i] = numpy.empty(grad.shape, grad.dtype)
+        self.copies[i][...] = grad
+        return self.copies[i]
+
+    cdef inline int bind(self, Py_ssize_t i, PyObject *grad) except -1:
         """Take the buffer of a gradient, unless it is held already; return whether it fits."""
+        cdef watched it = watched(<array_head *>grad, &self.grads[i], self.type, CONTIGUOUS)
+        if self.grads[i].obj == grad and unchanged(&it):
+            return True
+        return self.bind_anew(i, <object>grad)
+
+    cdef int bind_anew(self, Py_ssize_t i, object grad) except -1:
         cdef buffer *held = &self.grads[i]
         cdef buffer view
-        if held.obj == <void *>grad:
-            return True
         if not get(grad, &view, False):
-            return False
-        if (real_of(&view) != self.real or not same_shape(&view, &self.bound[i * self.width])
+            grad = self.without_gaps(i, grad)
+            if grad is None or not get(grad, &view, False):
+                return False
+        if (not self.fits(&view, i)
                 or self.overlaps(self.count * self.width,
                                  span(<uintptr_t>view.buf, <uintptr_t>view.buf + view.len))):
             PyBuffer_Release(&view)
@@ -583,45 +777,96 @@ cdef class Plan:
         self.tensors[i].grad = view.buf
         return True
 
-    cdef bint bind_all(self, object grads) except -1:
-        """Take the buffers of all gradients; return whether they fit."""
-        cdef Py_ssize_t i, others = 0
+    cdef inline int bind_all(self, object grads) except -1:
+        """Take the buffers of all gradients; return whether they fit, and all else is as it was bound."""
+        if not self.intact():
+            return False
         if self.single:
-            return self.count == 0 or self.bind(0, grads)
+            return self.count == 0 or self.bind(0, <PyObject *>grads)
+        return self.bind_several(grads)
+
+    cdef int bind_several(self, object grads) except -1:
+        cdef Py_ssize_t i, others = 0, position = 0
+        cdef PyObject *key
+        cdef PyObject *grad
+        cdef bint in_order = True, of_list
+        if self.owner is not None and not self.owned():
+            return False
         if self.keys is not None:
             if not isinstance(grads, dict):
                 return False
             for i in range(self.total):
+                if in_order:  # as most are: then no key need be looked up
+                    in_order = PyDict_Next(grads, &position, &key, &grad) and key == tuple_item(self.keys, i)
+                if not in_order:
+                    grad = borrowed_item(grads, self.keys[i])
                 if self.place[i] >= 0:
-                    if not self.bind(self.place[i], (<dict>grads).get(self.keys[i])):
+                    if not grad or not self.bind(self.place[i], grad):
                         return False
-                elif self.keys[i] in <dict>grads:
+                elif grad:
                     others += 1
             return len(<dict>grads) == self.count + others
-        if not isinstance(grads, (list, tuple)) or len(grads) != self.total:
+        of_list = isinstance(grads, list)
+        if not (of_list or isinstance(grads, tuple)) or len(grads) != self.total:
             return False
         for i in range(self.total):
-            if self.place[i] >= 0 and not self.bind(self.place[i], grads[i]):
-                return False
+            if self.place[i] >= 0:
+                if not self.bind(self.place[i], list_item(grads, i) if of_list else tuple_item(grads, i)):
+                    return False
         return True
 
-    cpdef int claim(self) except -1:
-        """Raise RuntimeError where another thread is in the middle of a step."""
+    cpdef int claim(self, bint forked=False) except -1:
+        """Raise RuntimeError where another thread is in the middle of a step, or, but for `forked`, was so when this
+        process was forked: the child has what was done by then."""
         if self.busy:
-            raise RuntimeError("one optimizer cannot take two steps at once: another thread is in the middle of one")
+            if self.busy == generation:
+                raise RuntimeError(
+                    "one optimizer cannot take two steps at once: another thread is in the middle of one")
+            if not forked:
+                raise RuntimeError(
+                    "this process was forked while another thread was in the middle of a step, so parameters and state "
+                    "here are a mixture of before and after: give the parameters their values, and the optimizer a "
+                    "state by load_state_dict; or make a new one")
+        return 0
+
+    cdef inline int count_step(self, double grad_scale) except -1:
+        """Raise all step counters; they are doubles, whose integers end at 2**53, and none is above the first."""
+        cdef Py_ssize_t bucket
+        if not self.hypers[0] < LAST_STEP:
+            raise ValueError(f"t must be below 2**53 before a step, got {self.hypers[0]:.0f}")
+        for bucket in range(self.buckets):
+            self.hypers[bucket * FASTOPT_MAX_HYPERS] += 1
+            self.hypers[bucket * FASTOPT_MAX_HYPERS + 1] = grad_scale
         return 0
 
     def step(self, grads, *, grad_scale=1.0):
         """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed."""
-        cdef Py_ssize_t bucket
-        self.claim()
-        if type(grad_scale) is not float or not fabs(<double>grad_scale) <= FLT_MAX or not self.bind_all(grads):
-            if self.explain is None:
-                raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
-            return self.explain(self, grads, grad_scale)
-        for bucket in range(self.buckets):
-            self.hypers[bucket * FASTOPT_MAX_HYPERS] += 1
-            self.hypers[bucket * FASTOPT_MAX_HYPERS + 1] = <double>grad_scale
+        cdef double scale
+        if self.busy:
+            self.claim()
+        if type(grad_scale) is float:
+            scale = 1.0 if grad_scale is one else <double>grad_scale  # the default without a call
+            if fabs(scale) <= FLT_MAX and self.bind_all(grads):
+                self.count_step(scale)
+                self.run()
+                return
+        if self.explain is None:
+            raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
+        self.explain(self, grads, grad_scale)
+
+    def advance(self, grads, double grad_scale, factors, changes, Py_ssize_t t):
+        """The same with the number of steps taken, a factor for each gradient, and new hyperparameters as in `assign`:
+        what was worked out for the step after `t`."""
+        cdef Py_ssize_t i
+        self.check(grads)
+        if self.hypers[0] != t:
+            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        if len(factors) != self.total:
+            raise Misfit("there must be a factor for each gradient")
+        self.check_places(changes)
+        self.count_step(grad_scale)
+        self.scale_each(factors)
+        self.assign(changes)
         self.run()
 
     def check(self, grads):
@@ -641,11 +886,11 @@ cdef class Plan:
                 fastopt_run_sums(FASTOPT_SUMS_squares, <fastopt_real>self.real, self.tensors, self.count, self.hypers,
                                  self.scratch)
             else:
-                self.busy = True
+                self.busy = generation
                 with nogil:
                     fastopt_run_sums(FASTOPT_SUMS_squares, <fastopt_real>self.real, self.tensors, self.count,
                                      self.hypers, self.scratch)
-                self.busy = False
+                self.busy = 0
         cdef list sums = [0.0] * self.total
         for i in range(self.total):
             if self.place[i] >= 0:
@@ -659,22 +904,24 @@ cdef class Plan:
             if self.place[i] >= 0:
                 self.tensors[self.place[i]].grad_scale = factors[i]
 
-    cdef int run(self) except -1:
+    cdef inline void run(self) noexcept:
         cdef Py_ssize_t bucket
-        if self.count == 0:
-            return 0
         if self.bytes < KEEP_GIL_BELOW:
-            for bucket in range(self.buckets):
-                self.run_bucket(bucket, self.hypers)
-        else:
-            self.busy = True
-            # which another thread may change meanwhile
-            memcpy(self.running, self.hypers, self.buckets * FASTOPT_MAX_HYPERS * sizeof(double))
-            with nogil:
+            if self.count:
                 for bucket in range(self.buckets):
-                    self.run_bucket(bucket, self.running)
-            self.busy = False
-        return 0
+                    self.run_bucket(bucket, self.hypers)
+        else:
+            self.run_without_gil()
+
+    cdef void run_without_gil(self) noexcept:
+        cdef Py_ssize_t bucket
+        self.busy = generation
+        # which another thread may change meanwhile
+        memcpy(self.running, self.hypers, self.buckets * FASTOPT_MAX_HYPERS * sizeof(double))
+        with nogil:
+            for bucket in range(self.buckets):
+                self.run_bucket(bucket, self.running)
+        self.busy = 0
 
     cdef inline void run_bucket(self, Py_ssize_t bucket, const double *hypers) noexcept nogil:
         cdef size_t count = self.first[bucket + 1] - self.first[bucket]
@@ -683,14 +930,28 @@ cdef class Plan:
 
     cdef double *hyper(self, Py_ssize_t i, Py_ssize_t bucket) except NULL:
         if not (0 <= i < FASTOPT_MAX_HYPERS and 0 <= bucket < self.buckets):
-            raise ValueError(f"hyperparameter {i} of bucket {bucket} must be one of {self.buckets} buckets")
+            raise IndexError(f"no hyperparameter {i} of bucket {bucket}: there are {FASTOPT_MAX_HYPERS} of "
+                             f"{self.buckets} buckets")
         return &self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
+
+    cdef int check_places(self, changes) except -1:
+        cdef double value
+        for i, value, bucket in changes:
+            self.hyper(i, bucket)
+        return 0
 
     def get_hyper(self, Py_ssize_t i, Py_ssize_t bucket=0):
         return self.hyper(i, bucket)[0]
 
     def set_hyper(self, Py_ssize_t i, double value, Py_ssize_t bucket=0):
         self.hyper(i, bucket)[0] = value
+
+    def assign(self, changes):
+        """Set hyperparameters, from a list of (place in the table, value, bucket)."""
+        cdef double value
+        self.check_places(changes)
+        for i, value, bucket in changes:
+            self.hyper(i, bucket)[0] = value
 
 
 @cython.auto_pickle(False)
@@ -708,18 +969,20 @@ cdef class PreparedStep:
         checked double of one.
     """
     cdef Plan plan
+    cdef object grads
     cdef dict encoders
 
     def __cinit__(self, Plan plan, grads, dict encoders):
-        if not plan.bind_all(grads):
-            raise Misfit("gradients must be like the parameters, and overlap no array of the plan")
+        plan.check(grads)
         self.plan = plan
+        self.grads = grads
         self.encoders = encoders
 
     def __call__(self, **changes):
         cdef double hyper[FASTOPT_MAX_HYPERS]
         cdef Py_ssize_t place
         memcpy(hyper, self.plan.hypers, sizeof(hyper))
+        cdef bint over = not hyper[0] < LAST_STEP
         hyper[0] += 1
         for name, value in changes.items():
             if name not in self.encoders:
@@ -727,10 +990,15 @@ cdef class PreparedStep:
             place, kind, encode = <tuple>self.encoders[name]
             if not 0 <= place < FASTOPT_MAX_HYPERS:
                 raise ValueError(f"{name} must have a place in the table, got {place}")
+            over = over and place != 0
             if type(value) is kind and value == hyper[place]:
                 continue  # as it was, or for t as it would be: that has been checked
             hyper[place] = encode(value)
         self.plan.claim()
+        if not self.plan.bind_all(self.grads):
+            self.plan.check(self.grads)
+        if over:
+            raise ValueError("t must be at most 2**53, and the last step was that one")
         memcpy(self.plan.hypers, hyper, sizeof(hyper))
         self.plan.run()
 

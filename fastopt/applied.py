@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.checks import Array
 
 
@@ -47,9 +48,8 @@ class Applied:
         """
         self._refuse_if_applied()
         averages, live = self.averaged(), self._live()
-        self._trained = {name: param.copy() for name, param in live.items()}
-        for name, param in live.items():
-            param[...] = averages[name]
+        trained = {name: param.copy() for name, param in live.items()}
+        self._take(averages, {"_trained": trained})
 
     def restore(self) -> None:
         """Give the parameters the values back that are trained, to the bit; what was written to them since is lost.
@@ -61,10 +61,12 @@ class Applied:
         """
         if self._trained is None:
             raise ValueError("the parameters must hold averages to be restored: call apply() first")
-        live = self._live()
-        for name, value in self._trained.items():
-            live[name][...] = value
-        self._trained = None
+        self._take(self._trained, {"_trained": None})
+
+    def _take(self, values: Mapping[str, Array], own: dict[str, Any]) -> None:
+        """Copy values to the parameters, and set attributes: all, or nothing where an exception comes."""
+        copying = [(operator.setitem, (param, ..., values[name])) for name, param in self._live().items()]
+        _kernels.uninterrupted([*copying, (vars(self).update, (own,))])
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

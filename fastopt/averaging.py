@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import structured
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import Call, Optimizer, check_alike, copying, with_more
 from fastopt.optimizers import SGD, RAdam
 from fastopt.schedules import Schedule
 
@@ -29,34 +29,45 @@ class _Average:
         self.params, self.averages = params, structured(params, copies)
         self._sgd = SGD(self.averages, lr=1.0)
 
-    def move(self, weight: float) -> None:
-        """Move the averages by a fraction `weight` of the way to the parameters."""
+    def moving(self, weight: float) -> list[Call]:
+        """The calls that move the averages by a fraction `weight` of the way to the parameters."""
+        params, averages = checks.named("param", self.params), checks.named("param", self.averages)
+        for name, average in averages.items():
+            if name in params:
+                label = checks.param_label(name)
+                checks.array(label, params[name], dtype=average.dtype, shape=average.shape, contiguous=False)
         if weight == 1.0:
-            self._copy(checks.named("param", self.params), checks.named("param", self.averages))
-        else:
-            self._sgd.weight_decay = weight
-            self._sgd.step(self.params, grad_scale=-weight)
+            return copying(params, averages)
+        self._sgd._plan.check(self.params)
+        decay = [(self._sgd._place["weight_decay"], weight, 0)]
+        return [(self._sgd._plan.advance, (self.params, -weight, [1.0] * len(averages), decay, self._sgd.t))]
 
-    @staticmethod
-    def _copy(source: Mapping[str, Array], target: Mapping[str, Array]) -> None:
-        for name, array in target.items():
-            array[...] = source[name]
+    def rebinding(self, params: Arrays) -> list[Call]:
+        """The calls after which the averages follow other arrays."""
+        check_alike(self.averages, params)
+        named = checks.named("param", params)
+        for name, average in checks.named("param", self.averages).items():
+            checks.array(checks.param_label(name), named[name], dtype=average.dtype, shape=average.shape)
+        return [(vars(self).update, ({"params": params},))]
+
+    def adding(self, more: Arrays) -> list[Call]:
+        """The calls after which the averages are of further parameters, too."""
+        beside = _Average(more)
+        params, averages = with_more(self.params, more), with_more(self.averages, beside.averages)
+        return [(vars(self).update, ({"params": params, "averages": averages, "_sgd": SGD(averages, lr=1.0)},))]
 
     def arrays(self) -> dict[str, Array]:
         """Copies of the averages by name."""
         return {name: a.copy() for name, a in checks.named("param", self.averages).items()}
 
-    def load(self, label: str, arrays: Mapping[str, Array]) -> None:
-        """Take over what `arrays` returned; check it first with `check`."""
-        self._copy(self.check(label, arrays), checks.named("param", self.averages))
-
-    def check(self, label: str, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    def loading(self, label: str, arrays: Mapping[str, Array]) -> list[Call]:
+        """The calls that take over what `arrays` returned."""
         own = checks.named("param", self.averages)
         if set(own) != set(checks.mapping(label, arrays)):
             raise ValueError(f"{label} must have the keys {sorted(own)}, got {sorted(arrays)}")
         for name, a in own.items():
             checks.array(f"{label}[{name!r}]", arrays[name], dtype=a.dtype, shape=a.shape)
-        return arrays
+        return copying(arrays, own)
 
 
 # ---- Averages to evaluate ------------------------------------------------------------------------------------
@@ -84,14 +95,21 @@ class _WeightAverage(Applied):
     def update(self) -> None:
         """Take in the parameters as they are now."""
         self._refuse_if_applied()
-        self._average.move(self._weight())
-        self._count += 1
+        self._move(self._weight(), self._count + 1)
 
     def reset(self) -> None:
         """Begin anew, from the parameters as they are now."""
         self._refuse_if_applied()
-        self._average.move(1.0)
-        self._count = 0
+        self._move(1.0, 0)
+
+    def _move(self, weight: float, count: int) -> None:
+        """Move the averages by a weight, and set the count."""
+        counting: Call = (vars(self).update, ({"_count": count},))
+        _kernels.uninterrupted([*self._average.moving(weight), counting])
+
+    def rebind(self, params: Arrays) -> None:
+        """Follow other arrays of the same structure, type and shapes; see `Optimizer.rebind`."""
+        _kernels.uninterrupted(self._average.rebinding(params))
 
     @property
     def params(self) -> dict[str, Array]:
@@ -124,8 +142,8 @@ class _WeightAverage(Applied):
         """
         count = checks.integer("count", checks.mapping("state_dict", state_dict)["count"], 0)
         trained = self._checked_state(state_dict)
-        self._average.load("averages", state_dict["averages"])
-        self._count, self._trained = count, trained
+        loading = self._average.loading("averages", state_dict["averages"])
+        _kernels.uninterrupted([*loading, (vars(self).update, ({"_count": count, "_trained": trained},))])
 
 
 class EMA(_WeightAverage):
@@ -220,16 +238,39 @@ class LookAhead:
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
         """See `Optimizer.step`."""
-        taken = self.optimizer.t
-        self.optimizer.step(grads, grad_scale=grad_scale)
-        if self.optimizer.t > taken and self.optimizer.t % self.k == 0:
-            self.synchronize()
+        inner = self.optimizer
+        if "step" in vars(inner) and (inner.t + 1) % self.k:  # then it is one call
+            inner.step(grads, grad_scale=grad_scale)
+        else:
+            _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+
+    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
+        calls, taken = self.optimizer._stepping(grads, grad_scale)
+        if taken and (self.optimizer.t + 1) % self.k == 0:
+            calls = [*calls, *self._synchronizing()]
+        return calls, taken
 
     def synchronize(self) -> None:
         """Move the slow weights now, and the parameters to them."""
-        average = self._average
-        average.move(self.alpha)
-        average._copy(checks.named("param", average.averages), checks.named("param", average.params))
+        _kernels.uninterrupted(self._synchronizing())
+
+    def _synchronizing(self) -> list[Call]:
+        params, averages = checks.named("param", self._average.params), checks.named("param", self._average.averages)
+        return [*self._average.moving(self.alpha), *copying(averages, params)]
+
+    def rebind(self, params: Arrays) -> None:
+        """See `Optimizer.rebind`; the slow weights stay what they are."""
+        _kernels.uninterrupted(self._rebinding(params))
+
+    def _rebinding(self, params: Arrays) -> list[Call]:
+        return [*self.optimizer._rebinding(params), *self._average.rebinding(params)]
+
+    def add_params(self, more: Arrays, **settings: Any) -> None:
+        """See `Optimizer.add_params`; the slow weights of the new parameters begin with their values."""
+        _kernels.uninterrupted(self._adding(more, **settings))
+
+    def _adding(self, more: Arrays, **settings: Any) -> list[Call]:
+        return [*self.optimizer._adding(more, **settings), *self._average.adding(more)]
 
     @property
     def slow(self) -> Arrays:
@@ -248,12 +289,14 @@ class LookAhead:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
+        _kernels.uninterrupted(self._loading(state_dict))
+
+    def _loading(self, state_dict: Mapping[str, Any]) -> list[Call]:
         checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], (type(self).__name__,))
         k, alpha = checks.integer("k", state_dict["k"], 1), checks.number("alpha", state_dict["alpha"], "(0, 1]")
-        slow = self._average.check("slow", state_dict["slow"])
-        self.optimizer.load_state_dict(state_dict["inner"])
-        self._average.load("slow", slow)
-        self.k, self.alpha = k, alpha
+        slow = self._average.loading("slow", state_dict["slow"])
+        own = (vars(self).update, ({"k": k, "alpha": alpha},))
+        return [*self.optimizer._loading(state_dict["inner"]), *slow, own]
 
     def __getattr__(self, name: str) -> Any:
         if name == "optimizer":  # not there yet: while it is unpickled

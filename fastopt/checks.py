@@ -141,8 +141,10 @@ def array(
     shape: tuple[int, ...] | None = None,
     ndim: int | None = None,
     writable: bool = False,
+    contiguous: bool = True,
 ) -> Array:
-    """An array that a kernel can take: float32 or float64 (or `dtype`), native byte order, C-contiguous."""
+    """An array that a kernel can take: float32 or float64 (or `dtype`), native byte order, C-contiguous (unless it is
+    to be copied)."""
     if type(value) is np.ndarray:  # the usual case quickly: what follows costs more than a small kernel
         flags = value.flags
         fits = value.dtype in _REAL if dtype is None else value.dtype == dtype
@@ -169,11 +171,11 @@ def array(
         raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions, got shape {value.shape}")
-    if not value.flags.c_contiguous:
-        raise ValueError(
-            f"{name} must be C-contiguous, got strides {value.strides} for shape {value.shape}; "
-            f"make it so with np.ascontiguousarray({name})"
-        )
+    if contiguous and not value.flags.c_contiguous:
+        cure = f"make it so with np.ascontiguousarray({name})"
+        if writable:  # a copy on the way to a call would be written instead
+            cure = f"it is written to, so make it so beforehand: {name} = np.ascontiguousarray({name})"
+        raise ValueError(f"{name} must be C-contiguous, got strides {value.strides} for shape {value.shape}; {cure}")
     if not value.flags.aligned:
         raise ValueError(f"{name} must be aligned to its element size, got address {value.ctypes.data:#x}")
     if writable and not value.flags.writeable:
@@ -273,8 +275,8 @@ def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array], frozen: Co
         if name in frozen:
             continue
         label = name if isinstance(params, np.ndarray) else f"grads[{name}]"
-        grad = array(label, given[name], dtype=param.dtype, shape=param.shape)
-        for other, value in bound.items():
+        grad = array(label, given[name], dtype=param.dtype, shape=param.shape, contiguous=False)
+        for other, value in bound.items() if grad.flags.c_contiguous else ():  # else it is copied
             apart({label: grad, other: value})
 
 

@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     kw_only: bool
     init: bool
     per_group: bool
+    since: str
 
 
 class Owner(Protocol):
@@ -131,14 +132,18 @@ class Hyper(Argument[T, V]):
         there is none.
     per_group : bool, default True
         Whether groups of parameters may have values of their own.
+    since : str, optional
+        The version that brought it, unless the first one did: a state that was saved before has its default.
     """
 
     #: The type of a value that needs no check where it equals the one that is held.
     kind: ClassVar[type]
 
-    def __init__(self, type_: str, default: V, *, init: bool = True, per_group: bool = True, **options: Any) -> None:
+    def __init__(
+        self, type_: str, default: V, *, init: bool = True, per_group: bool = True, since: str = "", **options: Any
+    ) -> None:
         super().__init__(type_, default=default, **options)
-        self.init, self.per_group = init, per_group
+        self.init, self.per_group, self.since = init, per_group, since
 
     def read(self, owner: Owner) -> Any:
         if self.init:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
+from fastopt.optimizer import Call, check_alike, check_entries, check_order, copying, in_code
 
 __all__ = ["LBFGS"]
 
@@ -87,17 +88,30 @@ class LBFGS:
         self.tolerance_grad = checks.number("tolerance_grad", tolerance_grad, "[0, inf)")
         self.tolerance_change = checks.number("tolerance_change", tolerance_change, "[0, inf)")
         self.bounds = bounds
-        named = checks.named("param", params)
         #: Those that are frozen in a model whose parameters these are.
         self.frozen = self._frozen_by_params = frozenset(getattr(params, "frozen", ()))
-        self._named = {name: param for name, param in named.items() if name not in self.frozen}
-        dtype = None
-        for name, param in self._named.items():
-            dtype = checks.array(checks.param_label(name), param, dtype=dtype, writable=True).dtype
-        checks.apart({checks.param_label(name): param for name, param in self._named.items()})
+        self._named = self._checked(params)
         self.params = params
         self.t = self.evaluations = self.iterations = 0
         self.converged: bool | None = None
+
+    def _checked(self, params: Arrays) -> dict[str, Array]:
+        """The parameters by name that are not frozen."""
+        every, dtype = checks.named("param", params), None
+        named = {name: param for name, param in every.items() if name not in self.frozen}
+        for name, param in named.items():
+            check_order(checks.param_label(name), param, in_code(params, name))
+            dtype = checks.array(checks.param_label(name), param, dtype=dtype, writable=True).dtype
+        checks.apart({checks.param_label(name): param for name, param in named.items()})
+        return named
+
+    def rebind(self, params: Arrays) -> None:
+        """Go on with other arrays of the same structure, type and shapes; see `Optimizer.rebind`."""
+        check_alike(self.params, params)
+        named = self._checked(params)
+        for name, param in self._named.items():
+            checks.array(checks.param_label(name), named[name], dtype=param.dtype, shape=param.shape)
+        _kernels.uninterrupted([(vars(self).update, ({"params": params, "_named": named},))])
 
     def step(self, closure: Closure) -> float:
         """Go down a loss, for at most `max_iter` iterations.
@@ -122,12 +136,16 @@ class LBFGS:
             from scipy.optimize import minimize
         except ImportError as error:
             raise ImportError("LBFGS needs SciPy: pip install 'fastopt[scipy]'") from error
+        check_entries(self.params, self._named)
+        for name, param in self._named.items():
+            checks.array(checks.param_label(name), param, writable=True)
         begin = self._vector(self._named)
         calls = 0
+        done: list[bool] = []
 
         def evaluate(x: Array) -> tuple[float, Array]:
             nonlocal calls
-            self._place(x)
+            _kernels.uninterrupted(self._placing(x))
             loss, grads = closure()
             loss = checks.real("loss", loss)
             calls += 1
@@ -141,24 +159,31 @@ class LBFGS:
         bounds = None if self.bounds is None else [self.bounds] * begin.size
         try:
             result = minimize(evaluate, begin, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+            taken = {
+                "t": self.t + 1,
+                "evaluations": self.evaluations + calls,
+                "iterations": self.iterations + int(result.nit),
+                "converged": bool(result.success),
+            }
+            placing = self._placing(result.x)
+            _kernels.uninterrupted([*placing, (vars(self).update, (taken,)), (done.append, (True,))])
         except BaseException:
-            self._place(begin)
+            if not done:
+                _kernels.uninterrupted(self._placing(begin))
             raise
-        self._place(result.x)
-        self.t += 1
-        self.evaluations, self.iterations = self.evaluations + calls, self.iterations + int(result.nit)
-        self.converged = bool(result.success)
         return float(result.fun)
 
     def _vector(self, arrays: Mapping[str, Array]) -> Array:
         parts = [np.asarray(arrays[name], np.float64).ravel() for name in self._named]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _place(self, x: Array) -> None:
-        at = 0
-        for param in self._named.values():
-            param[...] = x[at : at + param.size].reshape(param.shape)
+    def _placing(self, x: Array) -> list[Call]:
+        """The calls that copy a vector to the parameters."""
+        parts, at = {}, 0
+        for name, param in self._named.items():
+            parts[name] = x[at : at + param.size].reshape(param.shape)
             at += param.size
+        return copying(parts, self._named)
 
     def state_dict(self) -> dict[str, Any]:
         """``optimizer`` (the name of the class) and its counters; it keeps no arrays from step to step."""
@@ -168,7 +193,7 @@ class LBFGS:
         """Take over what `state_dict` returned."""
         checks.choice("optimizer", state_dict["optimizer"], ("LBFGS",))
         counts = [checks.integer(name, state_dict[name], 0) for name in ("t", "evaluations", "iterations")]
-        self.t, self.evaluations, self.iterations = counts
+        vars(self).update(zip(("t", "evaluations", "iterations"), counts, strict=True))
 
     def __repr__(self) -> str:
         return f"LBFGS(max_iter={self.max_iter}, history_size={self.history_size}, t={self.t})"

@@ -13,12 +13,24 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
-from fastopt.optimizer import Optimizer, chosen_names, frozen_groups
+from fastopt.optimizer import (
+    Call,
+    Changes,
+    Now,
+    Optimizer,
+    check_alike,
+    check_entries,
+    check_order,
+    chosen_names,
+    copying,
+    frozen_groups,
+    in_code,
+)
 from fastopt.optimizers import AdamW
 from fastopt.schedules import Schedule
 
@@ -55,9 +67,12 @@ class _Directed(Optimizer, abstract=True):
     clip_value: Limit = Limit("(0, inf)", default=None, init=False)
     maximize: Flag = Flag(default=False, init=False)
 
-    def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
+    def _advance(
+        self, grads: Arrays, grad_scale: float, factors: Sequence[float], changes: Changes, t: int, now: Now
+    ) -> list[Call]:
         given = checks.named("param", grads)
         names, directions, lengths = self._setting_names(), [], []
+        storing: list[Call] = []
         for (name, slot), factor in zip(self._slots.items(), factors, strict=True):
             if slot.frozen:
                 directions.append(slot.param)
@@ -65,16 +80,18 @@ class _Directed(Optimizer, abstract=True):
                 continue
             if slot.direction is None:
                 slot.direction = np.empty_like(slot.param)
-            hyper = {key: self._value(key, slot.groups) for key in names}
-            scale, t = grad_scale * factor, self._taken(slot) + 1
-            of = _Parameter(slot.param, given[name], scale, slot.state, hyper, t, slot.direction)
-            lengths.append(self._direct(of))
+            hyper = {key: self._value(key, slot.groups, now) for key in names}
+            scale, grad = grad_scale * factor, np.asarray(given[name], order="C")
+            of = _Parameter(slot.param, grad, scale, slot.state, hyper, self._taken(slot) + 1, slot.direction)
+            length, state = self._direct(of)
+            lengths.append(length)
             directions.append(slot.direction)
-        self._plan.scale_each(lengths)
-        self._plan.step(structured(self._bound, directions))
+            storing += copying(state, {key: slot.state[key] for key in state})
+        stepping: Call = (self._plan.advance, (structured(self._bound, directions), 1.0, lengths, changes, t))
+        return [stepping, *storing]
 
-    def _direct(self, of: _Parameter) -> float:
-        """Write a direction to `of.out`, bring the state up to date, and return the factor f of the direction."""
+    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
+        """Write a direction to `of.out`; return its factor f, and the state after the step."""
         raise TypeError("a subclass says what its direction is")
 
 
@@ -109,29 +126,31 @@ class Adafactor(_Directed):
     def _further_state(self, param: Array) -> dict[str, Array]:
         return adafactor_state(param)
 
-    def _direct(self, of: _Parameter) -> float:
+    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
         param, grad, scale, state, hyper, t, out = of
         if not param.size:
-            return 0.0
+            return 0.0, {}
         info = np.finfo(param.dtype)
-        eps1 = max(float(info.eps if self.eps1 is None else self.eps1), math.sqrt(info.tiny))
+        eps1 = max(float(info.eps) if hyper["eps1"] == math.inf else hyper["eps1"], math.sqrt(info.tiny))
         new = float(t) ** hyper["beta2_decay"]
         if param.ndim > 1:
             matrix = _matrix(grad)
             rows, columns = matrix.shape
-            of_rows, of_columns = square_sums(matrix)
-            for key, sums, count in (("row_avg", of_rows, columns), ("column_avg", of_columns, rows)):
-                state[key][...] = (1 - new) * state[key] + new * (scale * scale / count * sums)
-            row_avg = state["row_avg"].astype(np.float64)
-            row_avg /= max(math.fsum(row_avg.tolist()) / rows, eps1)
-            _factored_root(matrix, row_avg.astype(param.dtype), state["column_avg"], _matrix(out), eps1 * eps1)
+            sums = dict(zip(("row_avg", "column_avg"), square_sums(matrix), strict=True))
+            means = {key: scale * scale / (columns if key == "row_avg" else rows) * sums[key] for key in sums}
         else:
-            state["square_avg"][...] = (1 - new) * state["square_avg"] + new * (scale * grad) ** 2
-            np.divide(grad, np.sqrt(np.maximum(state["square_avg"], eps1 * eps1)), out=out)
+            means = {"square_avg": (scale * grad) ** 2}
+        after = {key: ((1 - new) * state[key] + new * mean).astype(param.dtype) for key, mean in means.items()}
+        if param.ndim > 1:
+            row_avg = after["row_avg"].astype(np.float64)
+            row_avg /= max(math.fsum(row_avg.tolist()) / rows, eps1)
+            _factored_root(matrix, row_avg.astype(param.dtype), after["column_avg"], _matrix(out), eps1 * eps1)
+        else:
+            np.divide(grad, np.sqrt(np.maximum(after["square_avg"], eps1 * eps1)), out=out)
         size = abs(scale) * math.sqrt(square_sum(out) / out.size)
         of_param = max(hyper["eps2"], math.sqrt(square_sum(param) / param.size))
         rate = of_param * min(hyper["lr"], 1 / math.sqrt(t)) / max(1.0, size / hyper["d"])
-        return scale * rate / hyper["lr"] if hyper["lr"] else 0.0
+        return scale * rate / hyper["lr"] if hyper["lr"] else 0.0, after
 
 
 def adafactor_state(param: Array) -> dict[str, Array]:
@@ -260,16 +279,17 @@ class MuonMatrices(_Directed):
     def _further_state(self, param: Array) -> dict[str, Array]:
         return {"momentum": np.zeros_like(param)}
 
-    def _direct(self, of: _Parameter) -> float:
-        real, keep, momentum = of.param.dtype.type, of.hyper["momentum"], of.state["momentum"]
+    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
         if not of.param.size:
-            return 0.0
-        np.multiply(momentum, real(keep), out=momentum)
+            return 0.0, {}
+        real, keep = of.param.dtype.type, of.hyper["momentum"]
         np.multiply(of.grad, real((1 - keep) * of.scale), out=of.out)
-        np.add(momentum, of.out, out=momentum)
+        momentum = of.state["momentum"] * real(keep)
+        momentum += of.out
         u = of.out + real(keep) * momentum if of.hyper["nesterov"] else momentum
-        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=self.steps)
-        return ADJUSTMENTS[tuple(ADJUSTMENTS)[int(of.hyper["adjust"])]](*_matrix(of.param).shape)
+        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=int(of.hyper["steps"]))
+        factor = ADJUSTMENTS[tuple(ADJUSTMENTS)[int(of.hyper["adjust"])]](*_matrix(of.param).shape)
+        return factor, {"momentum": momentum}
 
 
 def muon(
@@ -340,6 +360,7 @@ class Muon:
     ) -> None:
         by_name = checks.named("param", params)
         for name, param in by_name.items():
+            check_order(checks.param_label(name), param, in_code(params, name))
             checks.array(checks.param_label(name), param, writable=True)
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         chosen = chosen_names(matrices, by_name)
@@ -363,8 +384,9 @@ class Muon:
     def lr(self, value: float) -> None:
         value = checks.number("lr", value, "[0, inf)")
         old = self.matrices.lr
-        self._ratio = self.rest.lr / old if old else self._ratio
-        self.matrices.lr, self.rest.lr = value, self._ratio * value
+        ratio = self.rest.lr / old if old else self._ratio
+        setting = [*self.matrices._setting("lr", value), *self.rest._setting("lr", ratio * value)]
+        _kernels.uninterrupted([*setting, (vars(self).update, ({"_ratio": ratio},))])
 
     _ratio = 0.0
 
@@ -382,12 +404,29 @@ class Muon:
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
         """See `Optimizer.step`."""
+        _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+
+    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         scale = checks.number("grad_scale", grad_scale)
-        params = checks.named("param", self.params)
+        params = {**checks.named("param", self.matrices.params), **checks.named("param", self.rest.params)}
+        check_entries(self.params, params)
         checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
-        given = checks.named("param", grads)
+        given = checks.named("grad", grads)
+        calls: list[Call] = []
         for part in (self.matrices, self.rest):
-            part.step({name: given[name] for name in part.state}, grad_scale=scale)
+            calls += part._stepping({name: given[name] for name in part.state}, scale)[0]
+        return calls, True
+
+    def rebind(self, params: Arrays) -> None:
+        """See `Optimizer.rebind`."""
+        _kernels.uninterrupted(self._rebinding(params))
+
+    def _rebinding(self, params: Arrays) -> list[Call]:
+        check_alike(self.params, params)
+        by_name = checks.named("param", params)
+        parts = [part._rebinding({name: by_name[name] for name in part.state}) for part in (self.matrices, self.rest)]
+        checks.apart({checks.param_label(name): param for name, param in by_name.items()})
+        return [*parts[0], *parts[1], (vars(self).update, ({"params": params},))]
 
     def state_dict(self) -> dict[str, Any]:
         """Like that of an optimizer: ``optimizer``, the name of the class, and those of ``matrices`` and ``rest``."""
@@ -401,14 +440,11 @@ class Muon:
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
+        _kernels.uninterrupted(self._loading(state_dict))
+
+    def _loading(self, state_dict: Mapping[str, Any]) -> list[Call]:
         checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], ("Muon",))
-        before = self.matrices.state_dict()
-        self.matrices.load_state_dict(state_dict["matrices"])
-        try:
-            self.rest.load_state_dict(state_dict["rest"])
-        except BaseException:
-            self.matrices.load_state_dict(before)
-            raise
+        return [*self.matrices._loading(state_dict["matrices"]), *self.rest._loading(state_dict["rest"])]
 
     def __repr__(self) -> str:
         return f"Muon(matrices={self.matrices!r}, rest={self.rest!r})"

@@ -5,20 +5,23 @@ same groups that have taken the same number of steps form a `Bucket`: they are s
 and a step counter in common. A plan (`fastopt._kernels.Plan`) holds all arrays, bucket by bucket; most optimizers have
 one bucket. Schedules, norms of gradients and the like are computed by `Optimizer.step` before the plan's step; where an
 optimizer needs none of that, its `step` is the plan's own method.
+
+Whatever changes an optimizer first works everything out, and then makes a list of calls of builtin functions, which
+`fastopt._kernels.uninterrupted` makes in one go: an exception, that of Ctrl-C included, comes before all or after all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import inspect
 import math
+import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +31,9 @@ from fastopt.gradients import scale_down
 from fastopt.hyper import REQUIRED as REQUIRED
 from fastopt.hyper import Argument, Declared, Flag, Hyper, Limit, Number
 from fastopt.schedules import Schedule
+
+#: A builtin function and its arguments: see `fastopt._kernels.uninterrupted`.
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 #: What groups may say beside hyperparameters of the kernel.
 OF_GROUPS: dict[str, Callable[[str, Any], Any]] = {
@@ -47,11 +53,15 @@ class Group:
         The parameters' names, as in ``optimizer.state``.
     """
 
-    __slots__ = ("_optimizer", "_settings", "names")
+    __slots__ = ("_optimizer", "names")
 
-    def __init__(self, optimizer: Optimizer, names: tuple[str, ...], settings: dict[str, Any]) -> None:
-        for name, value in (("_optimizer", optimizer), ("names", names), ("_settings", settings)):
+    def __init__(self, optimizer: Optimizer, names: tuple[str, ...]) -> None:
+        for name, value in (("_optimizer", optimizer), ("names", names)):
             object.__setattr__(self, name, value)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return self._optimizer._own[self]
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._settings:
@@ -69,6 +79,12 @@ class Group:
 
 
 NO_STATE: Mapping[str, Array] = MappingProxyType({})
+
+#: Settings that follow a schedule, or are about to be set, by group and name, as they are held.
+Now = Mapping[tuple[Group | None, str], Any]
+NOTHING: Now = MappingProxyType({})
+#: New hyperparameters of a plan: place, value, and number of the bucket.
+Changes = Sequence[tuple[int, float, int]]
 
 
 @dataclass
@@ -100,7 +116,7 @@ class Slot:
 
     @property
     def frozen(self) -> bool:
-        return next((group.frozen for group in reversed(self.groups) if "frozen" in group._settings), False)
+        return self.bucket is None
 
 
 class Optimizer(Declared):
@@ -157,9 +173,9 @@ class Optimizer(Declared):
         "ndarray, list or dict of ndarray",
         kw_only=False,
         doc="The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. These "
-        "very arrays are updated in place, and stay bound until the optimizer is gone: do not resize them, and give "
-        'them new values by ``params["w"][...] = …``, since after ``params["w"] = …`` the old array is still the '
-        "bound one.",
+        'very arrays are updated in place: give them new values by ``params["w"][...] = …``. After ``params["w"] = …`` '
+        "a step raises, as the list or dict no longer holds the bound array; `rebind` binds the new one. (Where "
+        "you gave a lone array, ``w = w - …`` cannot be seen: the old one is still stepped.)",
     )
     lr: Number = Number("[0, inf)", default=1e-3, kw_only=False, doc="Learning rate.")
     weight_decay: Number = Number(
@@ -169,8 +185,8 @@ class Optimizer(Declared):
     )
     decoupled: Flag = Flag(
         default=False,
-        doc="Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (LAMB and the "
-        "schedule-free steps add ``weight_decay·p`` to the direction of the step.)",
+        doc="Decoupled decay (Loshchilov & Hutter 2019): ``p ← p − lr·weight_decay·p`` beside the step. (`LAMB` and "
+        "`ScheduleFreeAdamW` add ``weight_decay·p`` to the direction of the step.)",
     )
     l1: Number = Number(
         "[0, inf)",
@@ -296,10 +312,11 @@ class Optimizer(Declared):
         """Raise where an array cannot be a parameter of this optimizer."""
         checks.array(label, param, writable=True)
 
-    def _advance(self, grads: Arrays, grad_scale: float, factors: Sequence[float]) -> None:
-        """Step along gradients that are to be multiplied by a number, and each by its own factor."""
-        self._plan.scale_each(factors)
-        self._plan.step(grads, grad_scale=grad_scale)
+    def _advance(
+        self, grads: Arrays, grad_scale: float, factors: Sequence[float], changes: Changes, t: int, now: Now
+    ) -> list[Call]:
+        """The calls that step along gradients, which are to be multiplied by a number, and each by its own factor."""
+        return [(self._plan.advance, (grads, grad_scale, factors, changes, t))]
 
     # ---- Binding --------------------------------------------------------------------------------------------
 
@@ -325,11 +342,14 @@ class Optimizer(Declared):
         self._groups: tuple[Group, ...] = ()
         self._scheduled: dict[tuple[Group | None, str], Schedule] = {}
         self._settings: dict[str, float] = {}
+        self._own: dict[Group, dict[str, Any]] = {}
         for name, value in values.items():
-            self._settings[name] = self._encoded(name, value, None, 0)
+            self._put(name, value, None, 0)
         self._skipped = 0
         self._grad_norm: float | None = None
         by_name = self._checked(params)
+        if isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
+            raise TypeError(f"groups must be a sequence of mappings, {_A_GROUP}, got {groups!r}")
         own = frozen_groups(params, by_name)
         self._groups = tuple(self._group(each, by_name) for each in (*own, *groups))
         self._frozen_by_params = frozenset(name for group in own for name in group["params"])
@@ -339,20 +359,25 @@ class Optimizer(Declared):
         """The parameters by name."""
         by_name = checks.named("param", params)
         for name, param in by_name.items():
+            check_order(checks.param_label(name), param, in_code(params, name))
             self._check_param(checks.param_label(name), param)
         return by_name
 
-    def _group(self, given: Mapping[str, Any], by_name: Mapping[str, Array]) -> Group:
-        settings = {name: value for name, value in checks.mapping("a group", given).items() if name != "params"}
+    def _group(self, given: Mapping[str, Any], by_name: Mapping[str, Array], owner: Optimizer | None = None) -> Group:
+        """A group of this optimizer, or of the `owner` of this draft."""
+        if not isinstance(given, Mapping):
+            raise TypeError(f"a group must be a mapping, {_A_GROUP}, got {given!r}")
+        settings = {name: value for name, value in given.items() if name != "params"}
         if "params" not in given:
             raise ValueError(f"a group must say which parameters it holds, under 'params'; got {dict(given)}")
         allowed = [*self.hyper_names(), *OF_GROUPS]
         for name in settings:
             if name not in allowed:
                 raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}")
-        group = Group(self, chosen_names(given["params"], by_name), {})
+        group = Group(owner or self, chosen_names(given["params"], by_name))
+        self._own[group] = {}
         for name, value in settings.items():
-            group._settings[name] = self._encoded(name, value, group, 0)
+            self._put(name, value, group, 0)
         return group
 
     def _bind(self, params: Arrays, slots: dict[str, Slot], t: int, with_state: Collection[str] = ()) -> None:
@@ -360,10 +385,12 @@ class Optimizer(Declared):
 
         Parameters that are stepped, or among `with_state`, get state arrays if they have none.
         """
+        check_entries(params, {name: slot.param for name, slot in slots.items()})
         kinds: dict[str, tuple[Any, ...]] = {}
         for name, slot in slots.items():
             slot.groups = tuple(group for group in self._groups if name in group.names)
-            if not slot.frozen:
+            own = [self._own[group] for group in slot.groups]
+            if not next((each["frozen"] for each in reversed(own) if "frozen" in each), False):
                 kinds[name] = slot.groups, slot.taken, tuple(sorted(slot.scalars.items()))
         # The first bucket, which may be empty, counts the steps of the optimizer.
         first = next((kind for kind in kinds.values() if kind[:2] == ((), t)), ((), t, tuple(self.scalars.items())))
@@ -388,15 +415,22 @@ class Optimizer(Declared):
         in_plan = {name: slot.param for name, slot in active.items()}
         state = {name: {key: slot.state[key] for key in self.state_names()} for name, slot in active.items()}
         checks.step_arrays(in_plan, state)
-        bound = params if isinstance(params, np.ndarray) else copy.copy(params)
+        bound: Any = params
+        if isinstance(params, dict):
+            keys = {str(key): key for key in params}
+            bound = {keys[name]: slot.param for name, slot in slots.items()}
+        elif not isinstance(params, np.ndarray):
+            bound = [slot.param for slot in slots.values()]
         frozen = frozenset(slots.keys() - active.keys())
+        looks = looks_of(checks.labelled(in_plan, state))
         self._plan = _kernels.Plan(
             self.kernel,
             bound,
             [tuple(state[name].values()) if name in state else () for name in slots],
             [(kind[1], 1.0, *self._values(bucket)) for kind, bucket in buckets.items()],
             [slot.bucket.number if slot.bucket else -1 for slot in slots.values()],
-            functools.partial(_explain, bound, checks.labelled(in_plan, state), frozen),
+            functools.partial(_explain, params, bound, looks, frozen),
+            params,
         )
         self._params, self._bound, self._slots, self._buckets = params, bound, slots, [*buckets.values()]
         self._frozen = frozen
@@ -415,34 +449,68 @@ class Optimizer(Declared):
         return int(self._plan.get_hyper(0, slot.bucket.number)) if slot.bucket else slot.taken
 
     def _route(self) -> None:
+        _kernels.uninterrupted(self._routing(self._settings, self._scheduled))
+
+    def _routing(self, settings: Mapping[str, Any], scheduled: Collection[Any]) -> list[Call]:
         """Where a step is that of the plan alone, let the plan's method, in the instance, hide that of the class: a
         call of the latter would be a quarter of a small step."""
-        own = type(self).step is Optimizer.step and type(self)._advance is Optimizer._advance
-        if own and not (self.computed or self._scheduled or self._needs_norms()):
-            self._plan.scale_each([1.0] * len(self._slots))
-            vars(self)["step"] = self._plan.step
-        else:
-            vars(self).pop("step", None)
+        cls = type(self)
+        own = all(getattr(cls, name) is getattr(Optimizer, name) for name in ("step", "_stepping", "_advance"))
+        if own and not (self.computed or scheduled or self._needs_norms(settings)):
+            ones = [1.0] * len(self._slots)
+            return [(self._plan.scale_each, (ones,)), (vars(self).update, ({"step": self._plan.step},))]
+        return [(vars(self).pop, ("step", None))]
 
-    def _needs_norms(self) -> bool:
+    @staticmethod
+    def _needs_norms(held: Mapping[str, Any]) -> bool:
         """Whether a step depends on the norms of gradients."""
-        held = self._settings
         return held["clip_norm"] < math.inf or held["clip_global_norm"] < math.inf or bool(held["skip_nonfinite"])
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Restore all attributes, and the settings of groups, if the block raises."""
-        before, of_groups = dict(vars(self)), [(group, dict(group._settings)) for group in self._groups]
-        self._settings, self._scheduled = dict(self._settings), dict(self._scheduled)
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            for group, settings in of_groups:
-                group._settings.clear()
-                group._settings.update(settings)
-            raise
+    def _draft(self) -> Self:
+        """A copy that may be changed and bound: no trace of it is left unless this one takes it over (`_becoming`)."""
+        draft = object.__new__(type(self))
+        own = {group: dict(settings) for group, settings in self._own.items()}
+        vars(draft).update(vars(self), _settings=dict(self._settings), _scheduled=dict(self._scheduled), _own=own)
+        return draft
+
+    def _becoming(self, draft: Self) -> list[Call]:
+        """The calls that take a draft over."""
+        return [(vars(self).pop, ("step", None)), (vars(self).update, (vars(draft),))]
+
+    def rebind(self, params: Arrays) -> None:
+        """Go on with other arrays in the place of the parameters, with all state, counters, groups and schedules.
+
+        >>> import numpy as np, fastopt
+        >>> params = {"w": np.zeros(2)}
+        >>> optimizer = fastopt.SGD(params, lr=0.5)
+        >>> params["w"] = np.ones(2)       # a loaded checkpoint, say
+        >>> optimizer.rebind(params)
+        >>> optimizer.step({"w": np.ones(2)})
+        >>> params["w"]
+        array([0.5, 0.5])
+
+        Parameters
+        ----------
+        params : ndarray, list or dict of ndarray
+            The structure that the optimizer was made with, or another one alike, with arrays of the same type and
+            shapes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where structure, type or a shape is another; then nothing has been changed.
+        """
+        _kernels.uninterrupted(self._rebinding(params))
+
+    def _rebinding(self, params: Arrays) -> list[Call]:
+        self._plan.claim()
+        check_alike(self._bound, params)
+        by_name, draft, slots = self._checked(params), self._draft(), self._unbound()
+        for name, slot in slots.items():
+            label = checks.param_label(name)
+            slot.param = checks.array(label, by_name[name], dtype=slot.param.dtype, shape=slot.param.shape)
+        draft._bind(params, slots, self.t)
+        return self._becoming(draft)
 
     def add_params(self, more: Arrays, **settings: Any) -> None:
         """Take further parameters in; their state and their step counter, which corrects biases, begin anew.
@@ -460,66 +528,86 @@ class Optimizer(Declared):
         TypeError, ValueError
             Where an array breaks its rule; then nothing has been changed.
         """
+        _kernels.uninterrupted(self._adding(more, **settings))
+
+    def _adding(self, more: Arrays, **settings: Any) -> list[Call]:
         self._plan.claim()
-        if isinstance(self._params, dict) and isinstance(more, dict):
-            taken = [name for name in more if name in self._params]
-            if taken:
-                raise ValueError(f"more must hold new parameters, but {taken[0]} is one already")
-            merged: Any = {**self._params, **more}
-        elif isinstance(self._params, (list, tuple)) and isinstance(more, (list, tuple)):
-            merged = [*self._params, *more]
-        else:
-            wanted, got = type(self._params).__name__, type(more).__name__
-            raise TypeError(f"more must be a list or a dict, as params is: {wanted}, got {got}")
-        by_name = self._checked(merged)
-        with self._all_or_nothing():
-            slots = self._unbound()
-            new = {name: Slot(param, scalars=self.scalars) for name, param in by_name.items() if name not in slots}
-            if settings:
-                self._groups = (*self._groups, self._group({"params": list(new), **settings}, by_name))
-            self._bind(merged, slots | new, self.t)
+        merged = with_more(self._params, more)
+        by_name, draft, slots = self._checked(merged), self._draft(), self._unbound()
+        new = {name: Slot(param, scalars=self.scalars) for name, param in by_name.items() if name not in slots}
+        if settings:
+            draft._groups = (*self._groups, draft._group({"params": list(new), **settings}, by_name, self))
+        draft._bind(merged, slots | new, self.t)
+        return self._becoming(draft)
 
     # ---- Settings -------------------------------------------------------------------------------------------
 
-    def _encoded(self, name: str, value: Any, group: Group | None, t: int) -> Any:
-        """A checked setting as the kernel takes it. A schedule is recorded, and its value at t taken."""
+    def _encoded(self, name: str, value: Any, t: int) -> tuple[Any, Schedule | None]:
+        """A checked setting as the kernel takes it: of a schedule, which comes with it, its value at t."""
         if name in OF_GROUPS:
-            return OF_GROUPS[name](name, value)
+            return OF_GROUPS[name](name, value), None
         declared = getattr(type(self), name)
-        schedule = value if isinstance(value, Schedule) else None
-        if schedule is not None and not isinstance(declared, (Number, Limit)):
+        if not isinstance(value, Schedule):
+            return declared.encode(value), None
+        if not isinstance(declared, (Number, Limit)):
             raise TypeError(f"{name} cannot follow a schedule, got {value!r}")
-        held = declared.encode(value if schedule is None else schedule(t))
+        return declared.encode(value(t)), value
+
+    def _put(self, name: str, value: Any, group: Group | None, t: int) -> None:
+        """Set a setting of an optimizer that is to be bound."""
+        held, schedule = self._encoded(name, value, t)
+        (self._settings if group is None else self._own[group])[name] = held
         self._scheduled.pop((group, name), None)
         if schedule is not None:
             self._scheduled[group, name] = schedule
-        return held
 
     def _set(self, name: str, value: Any, group: Group | None = None) -> None:
-        if name != "frozen":
-            self._hold(name, self._encoded(name, value, group, self.t), group)
-            self._route()
-            return
-        self._plan.claim()
-        with self._all_or_nothing():
-            self._hold(name, self._encoded(name, value, group, self.t), group)
-            self._bind(self._params, self._unbound(), self.t)
+        _kernels.uninterrupted(self._setting(name, value, group))
 
-    def _hold(self, name: str, held: Any, group: Group | None) -> None:
-        """Store a checked setting, and update the plan."""
-        (self if group is None else group)._settings[name] = held
-        name = "lr" if name == "lr_factor" else name
-        if name in self._place:
-            for bucket in self._buckets:
+    def _setting(self, name: str, value: Any, group: Group | None = None) -> list[Call]:
+        """The calls that set a setting."""
+        if name == "frozen":
+            self._plan.claim()
+            draft = self._draft()
+            draft._put(name, value, group, self.t)
+            draft._bind(self._params, self._unbound(), self.t)
+            return self._becoming(draft)
+        held, schedule = self._encoded(name, value, self.t)
+        now: Now = {(group, name): held}
+        calls: list[Call] = [(self._plan.assign, (self._places(now),)), *self._holding(now)]
+        if schedule is None and (group, name) not in self._scheduled and name in self._hyper_names:
+            return calls  # a step takes the same way as before
+        scheduled = {place: each for place, each in self._scheduled.items() if place != (group, name)}
+        if schedule is not None:
+            scheduled[group, name] = schedule
+        settings = self._settings | {name: held} if group is None else self._settings
+        storing: Call = (vars(self).update, ({"_scheduled": scheduled},))
+        return [*calls, storing, *self._routing(settings, scheduled)]
+
+    def _holding(self, now: Now) -> list[Call]:
+        """The calls that store settings."""
+        return [
+            ((self._settings if group is None else self._own[group]).update, ({name: held},))
+            for (group, name), held in now.items()
+        ]
+
+    def _places(self, now: Now) -> list[tuple[int, float, int]]:
+        """Where settings stand in the plan."""
+        changes = []
+        for group, name in now:
+            own = "lr" if name == "lr_factor" else name
+            for bucket in self._buckets if own in self._place else ():
                 if group is None or group in bucket.groups:
-                    self._plan.set_hyper(self._place[name], self._value(name, bucket.groups), bucket.number)
+                    changes.append((self._place[own], self._value(own, bucket.groups, now), bucket.number))
+        return changes
 
-    def _value(self, name: str, groups: tuple[Group, ...]) -> float:
+    def _value(self, name: str, groups: tuple[Group, ...], now: Now = NOTHING) -> float:
         """What a hyperparameter is for parameters of these groups, as the kernel takes it."""
-        value, factor = self._settings[name], 1.0
+        value, factor = now.get((None, name), self._settings[name]), 1.0
         for group in groups:
-            value = group._settings.get(name, value)
-            factor = group._settings.get("lr_factor", factor)
+            own = self._own[group]
+            value = now.get((group, name), own.get(name, value))
+            factor = now.get((group, "lr_factor"), own.get("lr_factor", factor))
         return value * factor if name == "lr" else value
 
     def _values(self, bucket: Bucket) -> tuple[float, ...]:
@@ -555,43 +643,46 @@ class Optimizer(Declared):
             Where a gradient does not fit, or is not finite where it is to be clipped by its norm; then parameters,
             state and ``t`` are what they were.
         """
+        _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+
+    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
+        """The calls of a step, and whether it is taken, or skipped."""
         scale = checks.number("grad_scale", grad_scale)
-        t, clip, factors = self.t, 1.0, [1.0] * len(self._slots)
+        t, clip, norm, factors = self.t, 1.0, None, [1.0] * len(self._slots)
         now = {place: getattr(type(self), place[1]).encode(s(t)) for place, s in self._scheduled.items()}
-        if self._needs_norms():
+        if self._needs_norms(self._settings):
             squares = self._plan.squares(grads)
             norms = [abs(scale) * root for root in _roots(squares, self._bound, grads)]
             norm = math.hypot(*norms)
             if not math.isfinite(norm) and self._settings["skip_nonfinite"]:
-                self._skipped += 1
-                self._grad_norm = norm
-                return
-            limits = [now.get((None, name), self._settings[name]) for name in ("clip_norm", "clip_global_norm")]
-            if not math.isfinite(norm) and min(limits) < math.inf:
+                return [(vars(self).update, ({"_skipped": self._skipped + 1, "_grad_norm": norm},))], False
+            limits = [self._value(name, (), now) for name in ("clip_norm", "clip_global_norm", "clip_eps")]
+            if not math.isfinite(norm) and min(limits[:2]) < math.inf:
+                bad = [name for name, own in zip(self._slots, norms, strict=True) if not math.isfinite(own)]
+                among = "" if isinstance(grads, np.ndarray) or not bad else f" (of grads[{'], grads['.join(bad)}])"
                 raise ValueError(
-                    f"grads must be finite to be clipped by their norm, got a norm of {norm}; skip_nonfinite=True "
-                    "skips such a step"
+                    f"grads must be finite to be clipped by their norm, got a norm of {norm}{among}; "
+                    "skip_nonfinite=True skips such a step"
                 )
-            eps = self._settings["clip_eps"]
+            eps = limits[2]
             factors = [scale_down(own, limits[0], eps) for own in norms]
             clip = scale_down(math.hypot(*(min(own, limits[0]) for own in norms)), limits[1], eps)
-            self._grad_norm = norm
         else:
             self._plan.check(grads)
-            self._grad_norm = None
-        for (group, name), held in now.items():
-            self._hold(name, held, group)
-        after: list[tuple[Bucket, dict[str, float]]] = []
+        changes, after = self._places(now), self._holding(now)
         for bucket in self._buckets if self.computed else ():
-            groups, taken = bucket.groups, int(self._plan.get_hyper(0, bucket.number)) if bucket.number else t
-            own = {name: self._value(name, groups) for name in self._hyper_names} if groups else self._settings
+            taken = int(self._plan.get_hyper(0, bucket.number)) if bucket.number else t
+            if bucket.groups:
+                own: Mapping[str, float] = {
+                    name: self._value(name, bucket.groups, now) for name in self._setting_names()
+                }
+            else:
+                own = self._settings | {name: held for (group, name), held in now.items() if group is None}
             values, scalars = self._compute(own, bucket.scalars, taken + 1)
-            for name in self.computed:
-                self._plan.set_hyper(self._place[name], values[name], bucket.number)
-            after.append((bucket, scalars))
-        self._advance(grads, scale * clip, factors)
-        for bucket, scalars in after:
-            bucket.scalars = scalars
+            changes += [(self._place[name], values[name], bucket.number) for name in self.computed]
+            after.append((vars(bucket).update, ({"scalars": scalars},)))
+        after.append((vars(self).update, ({"_grad_norm": norm},)))
+        return [*self._advance(grads, scale * clip, factors, changes, t, now), *after], True
 
     # ---- Inspection -----------------------------------------------------------------------------------------
 
@@ -676,18 +767,30 @@ class Optimizer(Declared):
         KeyError, TypeError, ValueError
             Where something is missing or does not fit; then nothing has been changed.
         """
+        _kernels.uninterrupted(self._loading(state_dict))
+
+    def _loading(self, state_dict: Mapping[str, Any]) -> list[Call]:
+        self._plan.claim(True)
+        draft = self._draft()
+        copying = draft._load(state_dict)
+        return [*self._becoming(draft), *copying]
+
+    def _load(self, state_dict: Mapping[str, Any]) -> list[Call]:
+        """Have a draft go on from a state; the calls that copy the arrays are returned."""
         checks.choice("optimizer", checks.mapping("state_dict", state_dict)["optimizer"], (type(self).__name__,))
         t = checks.integer("t", state_dict["t"], 0, 2**53)
         skipped = checks.integer("skipped", state_dict["skipped"], 0, 2**53)
-        _same_keys("hyper", self._setting_names(), state_dict["hyper"])
-        settings: list[tuple[Group | None, Mapping[str, Any]]] = [(None, state_dict["hyper"])]
-        given = [list(checks.mapping("a group", group)["params"]) for group in state_dict["groups"]]
+        hyper = self._known(state_dict["hyper"])
+        _same_keys("hyper", self._setting_names(), hyper)
+        saved_groups = [checks.mapping("groups", saved) for saved in state_dict["groups"]]
+        given = [list(saved["params"]) for saved in saved_groups]
         if given != [list(group.names) for group in self._groups]:
             raise ValueError(f"groups must hold {[list(group.names) for group in self._groups]}, got {given}")
-        for group, saved in zip(self._groups, state_dict["groups"], strict=True):
+        settings: dict[Group | None, tuple[Mapping[str, Any], Any]] = {None: (hyper, state_dict["schedules"])}
+        for group, saved in zip(self._groups, saved_groups, strict=True):
             own = {name: value for name, value in saved.items() if name not in ("params", "schedules")}
-            _same_keys("groups", group._settings, own)
-            settings.append((group, own))
+            _same_keys("groups", self._own[group], own)
+            settings[group] = own, saved["schedules"]
         slots = self._unbound()
         _same_keys("born", slots, state_dict["born"])
         _same_keys("scalars", slots, state_dict["scalars"])
@@ -696,31 +799,38 @@ class Optimizer(Declared):
             _same_keys(f"scalars[{name!r}]", self.scalars, scalars)
             slot.scalars = {key: checks.number(key, value) for key, value in scalars.items()}
             slot.taken = t - checks.integer("born", state_dict["born"][name], 0, t)
-        arrays_of = state_dict["state"]
-        schedules = [state_dict["schedules"], *(group["schedules"] for group in state_dict["groups"])]
-        self._plan.claim()
-        with self._all_or_nothing():
-            self._settings, self._scheduled, self._skipped = {}, {}, skipped
-            for owner, (_, values), scheduled in zip((None, *self._groups), settings, schedules, strict=True):
-                held = (self if owner is None else owner)._settings
-                for name, value in values.items():
-                    held[name] = self._encoded(name, value, owner, t)
-                for name, plain in checks.mapping("schedules", scheduled).items():
-                    self._encoded(name, Schedule.from_dict(plain), owner, t)
-            self._bind(self._params, slots, t, with_state=arrays_of)
-            _same_keys("state", [name for name, slot in slots.items() if slot.bucket or name in arrays_of], arrays_of)
-            for name in arrays_of:
-                own_arrays = slots[name].state
-                _same_keys(f"state[{name!r}]", own_arrays, arrays_of[name])
-                for key, own_array in own_arrays.items():
-                    value = arrays_of[name][key]
-                    checks.array(f"state[{name!r}][{key!r}]", value, dtype=own_array.dtype, shape=own_array.shape)
+        self._scheduled, self._skipped = {}, skipped
+        for owner, (values, schedules) in settings.items():
+            for name, value in values.items():
+                self._put(name, value, owner, t)
+            for name, plain in checks.mapping("schedules", schedules).items():
+                if name not in values:
+                    raise ValueError(f"schedules must be of {', '.join(values)}, got one of {name!r}")
+                schedule = Schedule.from_dict(checks.mapping(f"schedules[{name!r}]", plain))
+                self._encoded(name, schedule, t)
+                self._scheduled[owner, name] = schedule
+        arrays_of = checks.mapping("state", state_dict["state"])
+        self._bind(self._params, slots, t, with_state=arrays_of)
+        _same_keys("state", [name for name, slot in slots.items() if slot.bucket or name in arrays_of], arrays_of)
+        copying: list[Call] = []
         for name, slot in slots.items():
             if name not in arrays_of:
                 slot.state = NO_STATE
                 continue
+            _same_keys(f"state[{name!r}]", slot.state, arrays_of[name])
             for key, own_array in slot.state.items():
-                own_array[...] = arrays_of[name][key]
+                value = arrays_of[name][key]
+                checks.array(f"state[{name!r}][{key!r}]", value, dtype=own_array.dtype, shape=own_array.shape)
+                copying.append((operator.setitem, (own_array, ..., value)))
+        return copying
+
+    @classmethod
+    def _known(cls, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a saved state, of an earlier version, too: what has come since has its default, and what the
+        class decides since is left out."""
+        since = {name: cls.declared[name] for name in cls._setting_names()}
+        added = {name: each.default for name, each in since.items() if isinstance(each, Hyper) and each.since}
+        return added | {name: value for name, value in checks.mapping("hyper", hyper).items() if name not in cls.fixed}
 
     def __reduce__(self) -> Any:
         return _rebuilt, (type(self), self._params, self.state_dict())
@@ -731,10 +841,13 @@ def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -
     groups = [{key: value for key, value in group.items() if key != "schedules"} for group in state_dict["groups"]]
     # A plain copy, which knows nothing of frozen parameters: `groups` has them already.
     plain = params if isinstance(params, np.ndarray) else copy.copy(params)
-    optimizer = cls(plain, groups=groups, **state_dict["hyper"])
+    optimizer = cls(plain, groups=groups, **cls._known(state_dict["hyper"]))
     optimizer._params = params
     optimizer.load_state_dict(state_dict)
     return optimizer
+
+
+_A_GROUP = 'such as {"params": "*bias", "weight_decay": 0.0}'
 
 
 def vectors(name: str, param: Array) -> bool:
@@ -760,21 +873,107 @@ def chosen_names(which: Any, by_name: Mapping[str, Array], what: str = "a group"
     """The names of the parameters that a group, or what else it is, is to hold."""
     if callable(which):
         return tuple(name for name, param in by_name.items() if which(name, param))
-    patterns = [which] if isinstance(which, str) else list(which)
+    patterns = [which] if isinstance(which, str) else list(which) if isinstance(which, Iterable) else [which]
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "a group's params must be a name, a pattern, a list of these, or a function (name, array) -> bool, "
+                f"got {pattern!r}"
+            )
         if not any(name == pattern or fnmatchcase(name, pattern) for name in by_name):
             raise ValueError(f"{what} must hold parameters among {', '.join(by_name)}; none is {pattern!r}")
     return tuple(name for name in by_name if any(name == p or fnmatchcase(name, p) for p in patterns))
 
 
+def copying(source: Mapping[str, Array], target: Mapping[str, Array]) -> list[Call]:
+    """The calls that copy arrays to those of the same name."""
+    return [(operator.setitem, (array, ..., source[name])) for name, array in target.items()]
+
+
+def with_more(params: Arrays, more: Arrays) -> Arrays:
+    """A list or dict of parameters with further ones."""
+    if isinstance(params, dict) and isinstance(more, dict):
+        taken = [name for name in more if name in params]
+        if taken:
+            raise ValueError(f"more must hold new parameters, but {taken[0]} is one already")
+        return {**params, **more}
+    if isinstance(params, (list, tuple)) and isinstance(more, (list, tuple)):
+        return [*params, *more]
+    raise TypeError(f"more must be a list or a dict, as params is: {type(params).__name__}, got {type(more).__name__}")
+
+
+def in_code(params: Arrays, name: str) -> str:
+    """How a program writes a parameter of this name."""
+    if isinstance(params, np.ndarray):
+        return "params"
+    key = next((key for key in params if str(key) == name), name) if isinstance(params, dict) else int(name)
+    return f'params["{key}"]' if isinstance(key, str) else f"params[{key!r}]"
+
+
+def check_order(label: str, param: Array, code: str) -> None:
+    """Where a parameter has gaps or its axes in another order, say what helps: a copy would be trained in its stead."""
+    if isinstance(param, np.ndarray) and not param.flags.c_contiguous:
+        cure = f"before the optimizer is made, write {code} = np.ascontiguousarray({code})"
+        if param.T.flags.c_contiguous:
+            cure += ", or keep the array that this is the transpose of as the parameter, and transpose where it is used"
+        raise ValueError(
+            f"{label} must be C-contiguous, got strides {param.strides} for shape {param.shape}; it is updated in "
+            f"place: {cure}"
+        )
+
+
+def check_alike(bound: Arrays, params: Arrays) -> None:
+    """The same structure: one array, as many in a list, or a dict with the same keys."""
+    kinds = (np.ndarray, dict, (list, tuple))
+    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in kinds):
+        wanted, got = type(bound).__name__, type(params).__name__
+        raise TypeError(f"params must have the structure that the optimizer was made with, {wanted}, got {got}")
+    if isinstance(bound, dict) and isinstance(params, dict) and set(bound) != set(params):
+        raise ValueError(f"params must have the keys {list(bound)}, got {list(params)}")
+    if not isinstance(bound, np.ndarray) and len(bound) != len(params):
+        raise ValueError(f"params must hold {len(bound)} arrays, got {len(params)}")
+
+
+def check_entries(params: Arrays, bound: Mapping[str, Array]) -> None:
+    """A list or a dict still holds the arrays that are bound by these names."""
+    given = checks.named("param", params)
+    for name, array in bound.items():
+        if given.get(name) is not array:
+            entry = in_code(params, name)
+            what = "another array now" if name in given else "gone"
+            raise ValueError(
+                f"{entry} must be the array that the optimizer steps, but is {what}: give that array new values "
+                f"({entry}[...] = …), or have the optimizer step the new one: optimizer.rebind(params)"
+            )
+
+
+#: Arrays as they were bound: label, array, type, shape, and where it lies.
+Looks = Sequence[tuple[str, Array, np.dtype[Any], tuple[int, ...], int]]
+
+
+def looks_of(arrays: Mapping[str, Array]) -> Looks:
+    return [(label, a, a.dtype, a.shape, a.__array_interface__["data"][0]) for label, a in arrays.items()]
+
+
+def check_looks(looks: Looks) -> None:
+    """Arrays are as they were bound."""
+    for label, array, dtype, shape, address in looks:
+        checks.array(label, array, dtype=dtype, shape=shape, writable=True)
+        if array.__array_interface__["data"][0] != address:
+            raise ValueError(f"{label} must stay where it was in memory, but was resized; make a new optimizer")
+
+
 def _explain(
-    params: Arrays, bound: dict[str, Array], frozen: frozenset[str], plan: _kernels.Plan, grads: Any, grad_scale: Any
-) -> Any:
+    owner: Arrays, params: Arrays, looks: Looks, frozen: frozenset[str], plan: _kernels.Plan,
+    grads: Any, grad_scale: Any,
+) -> Any:  # fmt: skip
     """Say why a step was refused; or take it, where only `grad_scale` was a number of another type."""
     scale = checks.number("grad_scale", grad_scale)
     if scale is not grad_scale:
         return plan.step(grads, grad_scale=scale)
-    checks.gradients(params, grads, bound, frozen)
+    check_entries(owner, checks.named("param", params))
+    check_looks(looks)
+    checks.gradients(params, grads, {label: array for label, array, *_ in looks}, frozen)
     raise TypeError("grads must be arrays that are what their attributes say")
 
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.hyper import Choice, Flag, Number
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import Call, Optimizer, copying
 
 __all__ = [
     "LAMB",
@@ -80,7 +80,7 @@ class Momentum(_Velocity):
     """Gradient descent with momentum [1]_, plain or Nesterov's [2]_.
 
     ``v ← momentum·v + (1 − dampening)·g``, then ``p ← p − lr·v``, or with `nesterov`
-    ``p ← p − lr·(g + momentum·v)``.
+    ``p ← p − lr·(g + momentum·v)``; with `average`, g is ``(1 − momentum)`` times the gradient.
 
     References
     ----------
@@ -93,6 +93,12 @@ class Momentum(_Velocity):
         default=0.0,
         doc="The share of a gradient that does not enter. As in PyTorch, the first gradient enters undampened. (The "
         "functional form has no first step: pass ``dampening=0`` there once for the same numbers.)",
+    )
+    average: Flag = Flag(
+        default=False,
+        since="0.2",
+        doc="The velocity is a moving average, ``v ← momentum·v + (1 − momentum)·g`` from the first step on (Coursera, "
+        "autograd); `dampening` would leave the first gradient as it is.",
     )
     nesterov: Flag = Flag(
         default=False,
@@ -134,6 +140,7 @@ class LookAheadNesterov(_Velocity):
 
     name = "look_ahead_nesterov"
     dampening: Number = Number("[0, 1]", default=0.0, init=False)
+    average: Flag = Flag(default=False, init=False)
     nesterov: Flag = Flag(default=False, init=False)
     lr_in_velocity: Flag = Flag(default=True, init=False)
     at_look_ahead: Flag = Flag(default=True, init=False)
@@ -154,10 +161,10 @@ class LookAheadNesterov(_Velocity):
         """
         if self._ahead:
             raise RuntimeError("the parameters are at the look-ahead point already; take a step from there")
-        for slot in self._slots.values():
-            if not slot.frozen:
-                slot.param += self._value("momentum", slot.groups) * slot.state["velocity"]
-        self._ahead = True
+        slots = {name: slot for name, slot in self._slots.items() if not slot.frozen}
+        ahead = {n: s.param + self._value("momentum", s.groups) * s.state["velocity"] for n, s in slots.items()}
+        moving = copying(ahead, {name: slot.param for name, slot in slots.items()})
+        _kernels.uninterrupted([*moving, (vars(self).update, ({"_ahead": True},))])
 
     def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
         """See `Optimizer.step`; the gradients must be those at the look-ahead point.
@@ -167,21 +174,22 @@ class LookAheadNesterov(_Velocity):
         RuntimeError
             Where `look_ahead` has not been called since the last step.
         """
+        super().step(grads, grad_scale=grad_scale)
+
+    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         if not self._ahead:
             raise RuntimeError("the gradient must be taken at the look-ahead point: call look_ahead() before it")
-        taken = self.t
-        super().step(grads, grad_scale=grad_scale)
-        self._ahead = self.t == taken  # a step that was skipped
+        calls, taken = super()._stepping(grads, grad_scale)
+        return [*calls, (vars(self).update, ({"_ahead": not taken},))], taken
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; ``ahead`` says which point the parameters are."""
         return super().state_dict() | {"ahead": self._ahead}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """See `Optimizer.load_state_dict`."""
-        ahead = checks.flag("ahead", checks.mapping("state_dict", state_dict)["ahead"])
-        super().load_state_dict(state_dict)
-        self._ahead = ahead
+    def _load(self, state_dict: Mapping[str, Any]) -> list[Call]:
+        calls = super()._load(state_dict)
+        self._ahead = checks.flag("ahead", state_dict["ahead"])
+        return calls
 
 
 # ---- Adaptive rates without momentum ------------------------------------------------------------------------
@@ -201,6 +209,16 @@ class RMSProp(Optimizer):
     eps_mode: Choice[EpsMode] = Choice(
         "outside", "inside", default="outside", doc="``√G + eps`` (PyTorch, cs231n) or ``√(G + eps)`` (Keras)."
     )
+    initial_accumulator_value: Number = Number(
+        "[0, inf)",
+        default=0.0,
+        per_group=False,
+        since="0.2",
+        doc="Where G begins; autograd and TensorFlow 1 begin at 1. (In the functional form you make G yourself.)",
+    )
+
+    def _initial(self, key: str, param: Array, lr: float) -> float | Array:
+        return self.initial_accumulator_value if key == "square_avg" else 0.0
 
 
 class RMSPropMomentum(RMSProp):
@@ -251,6 +269,12 @@ class Adagrad(Optimizer):
     lr = Optimizer.lr.replace(default=1e-2)
     eps: Number = Number("[0, inf)", default=1e-10, doc="Stabiliser.")
     eps_mode: Choice[EpsMode] = RMSProp.eps_mode
+    root: Flag = Flag(
+        default=True,
+        since="0.2",
+        doc="False divides by ``G + eps`` itself: rates that fall with the square of the gradients, as some lectures "
+        "have it.",
+    )
     initial_accumulator_value: Number = Number(
         "[0, inf)",
         default=0.0,
@@ -533,15 +557,24 @@ class LAMB(_Moments):
     ``u = m̂ / (√v̂ + eps) + weight_decay·p``, then ``p ← p − lr·‖p‖ / ‖u‖·u``, where a norm of 0 leaves ``p ← p −
     lr·u``. The norms' bits depend neither on threads nor on the instruction set.
 
+    Keras decays outside of the ratio: see `decay_outside`.
+
     References
     ----------
     .. [1] Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020, algorithm 2.
     """
 
     kernel = "lamb"
-    decoupled = Optimizer.decoupled.replace(default=True, doc="Decoupled decay: it is a part of u.")
+    decoupled = Optimizer.decoupled.replace(
+        default=True, doc="Decoupled decay: it is a part of u, unless `decay_outside`. False adds it to the gradient."
+    )
     eps = _Moments.eps.replace(default=1e-6)
     bias_correction: Flag = Adam.bias_correction
+    decay_outside: Flag = Flag(
+        default=False,
+        since="0.2",
+        doc="Keras's form of decoupled decay: ``p ← p − lr·weight_decay·p`` before the step, and u without it.",
+    )
 
 
 # ---- Schedule-free ------------------------------------------------------------------------------------------
@@ -576,7 +609,8 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
         self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
     ) -> tuple[dict[str, float], dict[str, float]]:
         largest = max(scalars["largest_lr"], hyper["lr"])
-        weight = t**self.weight_power * largest**self.lr_power
+        weight_power, lr_power = (hyper.get(key, getattr(self, key)) for key in ("weight_power", "lr_power"))
+        weight = t**weight_power * largest**lr_power
         total = scalars["weight_sum"] + weight
         return {"average_weight": weight / total if total else 0.0}, {"weight_sum": total, "largest_lr": largest}
 
@@ -597,20 +631,18 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
     def _live(self) -> dict[str, Array]:
         return {name: slot.param for name, slot in self._slots.items()}
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
-        """See `Optimizer.step`; the parameters must not hold averages."""
+    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         self._refuse_if_applied()
-        super().step(grads, grad_scale=grad_scale)
+        return super()._stepping(grads, grad_scale)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; while the parameters hold averages, ``trained`` has the values to be trained."""
         return super().state_dict() | self._applied_state()
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """See `Optimizer.load_state_dict`."""
-        trained = self._checked_state(state_dict)
-        super().load_state_dict(state_dict)
-        self._trained = trained
+    def _load(self, state_dict: Mapping[str, Any]) -> list[Call]:
+        calls = super()._load(state_dict)
+        self._trained = self._checked_state(state_dict)
+        return calls
 
 
 class ScheduleFreeSGD(_ScheduleFree):
@@ -629,6 +661,8 @@ class ScheduleFreeSGD(_ScheduleFree):
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
     lr = Optimizer.lr.replace(default=1.0)
+    decoupled: Flag = Flag(default=False, init=False)  # in the direction, decay would do the very same
+    weight_decay = Optimizer.weight_decay.replace(doc="Decay: ``weight_decay·y`` is added to the gradient.")
     beta: Number = Number("[0, 1]", default=0.9, doc="Where y is: 0 at z, 1 at x.")
     _towards_x = "beta"
 

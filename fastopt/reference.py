@@ -73,7 +73,11 @@ def sgd(param, grad, *, lr):
 
 
 @_step
-def momentum(param, grad, velocity, *, lr, momentum=0.9, dampening=0.0, nesterov=False, lr_in_velocity=False):
+def momentum(
+    param, grad, velocity, *, lr, momentum=0.9, dampening=0.0, average=False, nesterov=False, lr_in_velocity=False
+):
+    if average:
+        grad = (1 - momentum) * grad
     g_in = (1 - dampening) * grad
     if lr_in_velocity:  # the velocity is a step
         velocity = momentum * velocity - lr * g_in
@@ -119,9 +123,9 @@ def centered_rmsprop(
 
 
 @_step
-def adagrad(param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside"):
+def adagrad(param, grad, square_sum, *, lr=1e-2, eps=1e-10, eps_mode="outside", root=True):
     square_sum = square_sum + grad**2
-    return param - lr * grad / _root(square_sum, eps, eps_mode), square_sum
+    return param - lr * grad / (_root(square_sum, eps, eps_mode) if root else square_sum + eps), square_sum
 
 
 @_step
@@ -250,7 +254,12 @@ def lion(param, grad, m, *, lr=1e-4, beta1=0.9, beta2=0.99):
 
 
 @_decay_in_direction
-def lamb(param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-6, bias_correction=True, weight_decay=0.0):
+def lamb(
+    param, grad, m, v, *, t, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-6, bias_correction=True, decay_outside=False,
+    weight_decay=0.0,
+):  # fmt: skip
+    if decay_outside:
+        param, weight_decay = (1 - lr * weight_decay) * param, 0.0
     m, v, c1, c2 = _moments(grad, m, v, beta1, beta2, t, bias_correction)
     u = (m / c1) / (np.sqrt(v / c2) + eps) + (weight_decay * param if weight_decay else 0)
     of_param, of_update = (np.sqrt(np.square(a, dtype=np.float64).sum()) for a in (param, u))

@@ -206,6 +206,8 @@ class Call:
             ways = WRONG
         else:
             ways = WRONG | ({} if key in self.free else WRONG_BESIDE)
+            if key == "grad" and "param" in self.arrays:  # a step copies it
+                ways = {way: each for way, each in ways.items() if way != "gaps"}
             if key in self.case.any_shape:
                 del ways["one axis more"]
         return ways | (WRONG_TO_WRITE if key in self.written else {})
@@ -651,8 +653,8 @@ def test_a_wrong_array_among_several(any_rule, structure, way, refuses, same_bit
     if way not in ("longer", "one axis more"):
         refuses(lambda: any_rule.make(of(first, spoil(second))), f"{param_label} {message}", first, second)
     optimizer = any_rule.make(of(first, second))
-    if way in WRONG_TO_WRITE:
-        optimizer.step(of(-first, spoil(grad)))  # which is only read
+    if way in WRONG_TO_WRITE or way == "gaps":
+        optimizer.step(of(-first, spoil(grad)))  # which is only read, and may be copied
     else:
         refuses_step(optimizer, of(-first, spoil(grad)), f"{grad_label} {message}", refuses)
         optimizer.step(of(-first, grad))

@@ -35,6 +35,7 @@ class WithConstructor(Optimizer):
     kernel = "adagrad"
     eps = Number("[0, inf)")
     eps_mode = Choice("outside", "inside")
+    root = Flag(default=True)
 
     def __init__(self, params, lr=0.5, *, eps=1e-9, eps_mode="inside", **common):
         super().__init__(params, lr=lr, eps=eps, eps_mode=eps_mode, **common)

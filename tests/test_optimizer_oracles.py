@@ -434,7 +434,7 @@ KERAS = [
     (fastopt.Adamax, {"lr": 0.01}, "Adamax", {"learning_rate": 0.01}, OF_KERAS, KERAS_BETAS),
     (fastopt.NAdam, {"momentum_decay": 1.0, "lr": 1e-3}, "Nadam", {}, OF_KERAS, KERAS_BETAS),
     (fastopt.Lion, {}, "Lion", {}, OF_KERAS, mixed([{"lr": 1e-3}, {"lr": 1e-3, "beta1": 0.5}], DECAY)),
-    (fastopt.LAMB, {"lr": 1e-3}, "Lamb", {}, OF_KERAS, KERAS_BETAS),
+    (fastopt.LAMB, {"lr": 1e-3, "decay_outside": True}, "Lamb", {}, OF_KERAS, mixed(KERAS_BETAS, DECAY)),
 ]
 
 

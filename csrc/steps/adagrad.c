@@ -1,4 +1,5 @@
-/* Adagrad (Duchi, Hazan & Singer 2011, diagonal form): G <- G + g^2;  p <- p - lr g / (sqrt(G) + eps). */
+/* Adagrad (Duchi, Hazan & Singer 2011, diagonal form): G <- G + g^2;  p <- p - lr g / (sqrt(G) + eps), or, without the
+ * root, p <- p - lr g / (G + eps). */
 #include "step.h"
 
 static void adagrad(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
@@ -7,6 +8,8 @@ static void adagrad(const struct fastopt_tensor *tensors, size_t count, const do
     const real shrink = shrinkage(h);
     const real lr = h->lr;
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
+    const real bare = h->eps;
+    const int rooted = h->root != 0;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param, *restrict square_sum = tensor->state[0];
@@ -16,7 +19,7 @@ static void adagrad(const struct fastopt_tensor *tensors, size_t count, const do
             const real g = scale * grad[i];
             const real s = square_sum[i] + g * g;
             square_sum[i] = s;
-            param[i] = shrink * param[i] - lr * g / root(s, eps);
+            param[i] = shrink * param[i] - lr * g / (rooted ? root(s, eps) : s + bare);
         }
     }
 }

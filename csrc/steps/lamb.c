@@ -3,14 +3,15 @@
  *   m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
  *   u = (m / c1) / (sqrt(v / c2) + eps) + decay p;  p <- p - lr |p| / |u| u
  *
- * where a norm is 0, |p| / |u| counts as 1. The moments are updated with the sums of squares; then the step is taken.
+ * where a norm is 0, |p| / |u| counts as 1. With the decay outside (Keras), p <- (1 - lr decay) p comes first, and u
+ * has no decay. The moments are updated with the sums of squares; then the step is taken.
  */
 #include "around.h"
 
 struct lamb {
     struct average first, second;
     struct stabiliser eps;
-    real factor, decay; /* of m / root, and of the parameter */
+    real factor, decay, shrink; /* of m / root, of the parameter in u, and of the parameter before */
 };
 
 static struct lamb lamb_constants(const struct lamb_hyper *h)
@@ -22,7 +23,8 @@ static struct lamb lamb_constants(const struct lamb_hyper *h)
         .second = average(h->beta2),
         .eps = stabiliser(h->eps, EPS_OUTSIDE, c.second),
         .factor = sqrt(c.second) / c.first,
-        .decay = h->decoupled ? h->weight_decay : 0,
+        .decay = h->decoupled && !h->decay_outside ? h->weight_decay : 0,
+        .shrink = h->decay_outside ? shrinkage(h) : 1,
     };
 }
 
@@ -44,7 +46,8 @@ static void lamb_sums(const struct fastopt_tensor *tensor, const double *hyper, 
             const size_t i = start + l;
             const real g = scale * grad[i];
             const real m_new = averaged(k.first, m[i], g), v_new = averaged(k.second, v[i], g * g);
-            const double p = param[i], u = lamb_update(k, m_new, v_new, param[i]);
+            const real shrunk = k.shrink * param[i];
+            const double p = shrunk, u = lamb_update(k, m_new, v_new, shrunk);
             m[i] = m_new;
             v[i] = v_new;
             of_param[l] += p * p;
@@ -66,7 +69,9 @@ static void lamb(const struct fastopt_tensor *tensors, size_t count, const doubl
         real *restrict param = tensor->param;
         const real *restrict m = tensor->state[0], *restrict v = tensor->state[1];
 #pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i)
-            param[i] -= step * lamb_update(k, m[i], v[i], param[i]);
+        for (size_t i = 0; i < tensor->n; ++i) {
+            const real shrunk = k.shrink * param[i];
+            param[i] = shrunk - step * lamb_update(k, m[i], v[i], shrunk);
+        }
     }
 }

@@ -8,6 +8,8 @@
  *   step in v       plain            -lr      -1       0     Keras, cs231n, scikit-learn (tau = 0)
  *                   Nesterov         -lr      -rho     lr
  *                   look-ahead       -lr      0        lr    p being the point w + rho v before, and w after
+ *
+ * where v is to be an average of gradients, all of them enter times 1 - rho: a and c (Coursera, autograd).
  */
 #include "step.h"
 
@@ -17,9 +19,10 @@ static void momentum(const struct fastopt_tensor *tensors, size_t count, const d
     const real shrink = shrinkage(h);
     const double step_of_v = h->lr_in_velocity ? -1 : h->lr;
     const double tau = h->t == 1 ? 0 : h->dampening; /* as in PyTorch, the first gradient is not dampened */
-    const real rho = h->momentum, in_v = (h->lr_in_velocity ? -h->lr : 1) * (1 - tau);
+    const double weight = h->average ? 1 - h->momentum : 1;
+    const real rho = h->momentum, in_v = (h->lr_in_velocity ? -h->lr : 1) * (1 - tau) * weight;
     const real b = h->at_look_ahead ? 0 : h->nesterov ? step_of_v * h->momentum : step_of_v;
-    const real c = h->at_look_ahead || h->nesterov ? h->lr : 0;
+    const real c = h->at_look_ahead || h->nesterov ? h->lr * weight : 0;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param, *restrict velocity = tensor->state[0];

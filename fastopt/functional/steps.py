@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
-from fastopt.optimizer import REQUIRED, Optimizer
+from fastopt.optimizer import REQUIRED, Looks, Optimizer, check_looks, looks_of
 from fastopt.optimizers import OPTIMIZERS
 
 __all__ = [*OPTIMIZERS, "plan"]
@@ -33,7 +33,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
     def run(param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any) -> None:
-        checks.array("param", param)
+        checks.array("param", param, writable=True)
         if optimizer.counts_steps:
             t = _step_number(t)
         if not (type(grad_scale) is float and grad_scale == 1.0):
@@ -115,9 +115,13 @@ def plan(name: str, param: Array, grad: Array, *state: Array, **hyper: Any) -> _
     encoders: dict[str, Any] = {key: (optimizer._place[key], d.kind, d.encode) for key, d in declared.items()}
     encoders |= {"grad_scale": (1, float, scale), **({"t": (0, int, _step_number)} if optimizer.counts_steps else {})}
     taken = 0.0 if optimizer.counts_steps else 1.0  # as in the function, no step is the first where none is counted
-    checks.array("param", param)
+    checks.array("param", param, writable=True)
+    row = (taken, scale(grad_scale), *optimizer.encode(values))
+    looks: list[Any] = []  # filled when all arrays are known to be some
+    explain = functools.partial(_changed, looks, states, param, grad, state)
     try:
-        bound = _kernels.Plan(optimizer.kernel, param, [state], [(taken, scale(grad_scale), *optimizer.encode(values))])
+        bound = _kernels.Plan(optimizer.kernel, param, [state], [row], None, explain)
+        looks += looks_of({"param": param, **dict(zip(states, state, strict=True))})
         return _kernels.PreparedStep(bound, grad, encoders)
     except _kernels.Misfit:
         _explain(states, param, grad, state)
@@ -133,6 +137,15 @@ def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Ar
     named = dict(zip(states, state, strict=True))
     checks.step_arrays({"param": param}, {"param": named})
     checks.gradients(param, grad, {"param": param, **named})
+
+
+def _changed(
+    looks: Looks, states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...],
+    plan: _kernels.Plan, grads: Any, grad_scale: Any,
+) -> None:  # fmt: skip
+    """Say how the arrays of a prepared step have changed since, or why they never fitted."""
+    check_looks(looks)
+    _explain(states, param, grad, state)
 
 
 def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
