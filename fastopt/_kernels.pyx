@@ -401,8 +401,8 @@ cdef object one = 1.0
 
 
 def read_array_heads(bint wanted):
-    """Have plans that are made from now on read the heads of arrays, or take new buffers; for tests: it is as the layout
-    allows."""
+    """Have plans that are made from now on read the heads of arrays, or take new buffers; for tests: by default it
+    depends on whether the layout is known."""
     global layout_known
     layout_known = wanted and layout_is_known()
 
@@ -422,7 +422,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def uninterrupted(calls):
-    """Call functions one after the other, from a list of (function, tuple of arguments). They are to be builtin ones: then
+    """Call functions one after the other, from a list of (function, tuple of arguments). They are to be builtin: then
     no bytecode runs from the first to the last, and it is there that Python raises what signals ask for, such as
     KeyboardInterrupt."""
     for function, arguments in calls:
@@ -857,7 +857,6 @@ cdef class Plan:
     def advance(self, grads, double grad_scale, factors, changes, Py_ssize_t t):
         """The same with the number of steps taken, a factor for each gradient, and new hyperparameters as in `assign`:
         what was worked out for the step after `t`."""
-        cdef Py_ssize_t i
         self.check(grads)
         if self.hypers[0] != t:
             raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
@@ -935,8 +934,7 @@ cdef class Plan:
         return &self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
 
     cdef int check_places(self, changes) except -1:
-        cdef double value
-        for i, value, bucket in changes:
+        for i, _, bucket in changes:
             self.hyper(i, bucket)
         return 0
 

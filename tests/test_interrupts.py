@@ -1,6 +1,7 @@
 """All or nothing: an exception at any bytecode of a change, like that of Ctrl-C, leaves all of before or of after."""
 
 import copy
+import gc
 import pickle
 import sys
 
@@ -31,6 +32,7 @@ def interrupted(at: int, call, *arguments) -> bool:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # whose callbacks would be traced, too
     sys.settrace(trace)
     try:
         call(*arguments)
@@ -38,6 +40,7 @@ def interrupted(at: int, call, *arguments) -> bool:
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     return False
 
 
