@@ -929,8 +929,7 @@ cdef class Plan:
 
     cdef double *hyper(self, Py_ssize_t i, Py_ssize_t bucket) except NULL:
         if not (0 <= i < FASTOPT_MAX_HYPERS and 0 <= bucket < self.buckets):
-            raise IndexError(f"no hyperparameter {i} of bucket {bucket}: there are {FASTOPT_MAX_HYPERS} of "
-                             f"{self.buckets} buckets")
+            raise ValueError(f"hyperparameter {i} of bucket {bucket} must be one of {self.buckets} buckets")
         return &self.hypers[bucket * FASTOPT_MAX_HYPERS + i]
 
     cdef int check_places(self, changes) except -1:
