@@ -411,7 +411,7 @@ class Muon:
         params = {**checks.named("param", self.matrices.params), **checks.named("param", self.rest.params)}
         check_entries(self.params, params)
         checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
-        given = checks.named("grad", grads)
+        given = checks.named("param", grads)
         calls: list[Call] = []
         for part in (self.matrices, self.rest):
             calls += part._stepping({name: given[name] for name in part.state}, scale)[0]
