@@ -507,7 +507,7 @@ def test_a_hyperparameter_that_a_plan_does_not_have(i, bucket):
         lambda: plan.set_hyper(i, 1.0, bucket),
         lambda: plan.assign([(0, 5.0, 0), (i, 1.0, bucket)]),
     ):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="must be one of"):
             call()
     assert plan.get_hyper(0) == 0
 
