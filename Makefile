@@ -65,8 +65,10 @@ hostile:  ## a hundred thousand calls of all that is public, with wrong argument
 sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/sanitize && python3 -m venv build/sanitize && mkdir build/sanitize/source
 	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/sanitize/source  # or its objects would lie among ours
-	cd build/sanitize/source && LDFLAGS="-fsanitize=address,undefined" \
-	  CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" ../bin/pip install -q '.[test]'
+	printf '#!/bin/sh\nexec %s\n' '$(CC) "$$@" -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+	  > build/sanitize/cc
+	chmod +x build/sanitize/cc  # flags behind those of setup.py: with -O3, sanitizers take minutes to compile
+	cd build/sanitize/source && CC=$(CURDIR)/build/sanitize/cc ../bin/pip install -q '.[test]'
 	cd build/sanitize && export LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTOPT_HOSTILE_CALLS=1500 && \
 	  pytest="bin/python -m pytest -q -x -c source/pyproject.toml --rootdir source" && \
