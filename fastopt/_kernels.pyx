@@ -1000,7 +1000,7 @@ cdef class PreparedStep:
         self.plan.run()
 
 
-# ---- What checks need not do twice ---------------------------------------------------------------------------------
+# ---- Memoised checks -------------------------------------------------------------------------------------------------
 
 cdef bint is_plain(object value):
     """Whether it is a number or a word, or a tuple of integers: what equals it, and has its type, is the same."""
@@ -1021,9 +1021,9 @@ cdef bint are_plain(tuple values):
 
 @cython.auto_pickle(False)
 @cython.final
-cdef class Remembered:
+cdef class Memoised:
     """A function of a few plain numbers that is called once for the same numbers of the same types: a small kernel
-    should not wait for its checks. Other numbers may change and stay the same object; they are not remembered."""
+    should not wait for its checks. Other numbers may change and stay the same object; they are not memoised."""
     cdef object function
     cdef dict known
 
@@ -1407,7 +1407,7 @@ cdef class Layer:
         cdef int k
         for k in range(self.array_count):
             b = &views[k]
-            if (k != i and b.obj != NULL and <char *>a.buf < <char *>b.buf + b.len
+            if (k != i and b.obj != NULL and a.len > 0 and b.len > 0 and <char *>a.buf < <char *>b.buf + b.len
                     and <char *>b.buf < <char *>a.buf + a.len
                     and not (self.arrays[i].in_place == k and a.buf == b.buf)):
                 return False

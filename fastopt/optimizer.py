@@ -297,7 +297,7 @@ class Optimizer(Declared):
     def _compute(
         self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """For step t, what is `computed`, and the `scalars` to remember after it."""
+        """For step t, what is `computed`, and the `scalars` to keep after it."""
         return {}, {}
 
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:

@@ -817,9 +817,9 @@ def test_what_max_pooling_refuses_beside(refuses):
 # ---- What a cache or a shortcut must not hide ------------------------------------------------------
 
 
-def test_what_is_remembered():
+def test_what_is_memoised():
     calls = []
-    function = _kernels.Remembered(lambda *values: calls.append(values) or len(calls))
+    function = _kernels.Memoised(lambda *values: calls.append(values) or len(calls))
     assert [function(1, (2, 3)), function(1, (2, 3)), function(True, (2, 3)), function(1.0, (2, 3))] == [1, 1, 2, 3]
     assert [function(1, (2, 3)), function([]), function([])] == [1, 4, 5]
     number = Changing(0.0)

@@ -66,7 +66,7 @@ static void bias_backward(const void *arguments, struct fastopt_share share)
     sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
 }
 
-/* dx as in relu_backward, times factor (of a dropout behind the ReLU: what that dropped is 0 in y, too), and dbias. */
+/* dx as in relu_backward, times factor (of the epilogue's dropout: what that dropped is 0 in y, too), and dbias. */
 static void bias_relu_backward(const void *arguments, struct fastopt_share share)
 {
     const struct bias_relu_backward_args *a = arguments;

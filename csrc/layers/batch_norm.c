@@ -157,8 +157,9 @@ static int64_t block_start(const struct tile *t, int64_t b)
 struct strip {
     int64_t rows, stride;
     int64_t ahead; /* elements by which sums prefetch */
-    const word
-        *keep; /* if given, one more row, which begins `back` elements early, and of which only these lanes count */
+    /* If keep is given, there is one more row, which begins `back` elements early, and of which only these lanes count.
+     */
+    const word *keep;
     int64_t back;
 };
 

@@ -17,12 +17,12 @@ static void running_statistics(int64_t first, int64_t n, const real *running_mea
 }
 
 /* The learnt values of n channels from number `first` on, or a substitute where there are none. */
-static void learnt(const real *learnt, int64_t first, int64_t n, real substitute, real *value)
+static void learnt(const real *given, int64_t first, int64_t n, real substitute, real *value)
 {
     for (int64_t j = 0; j < n; ++j)
         value[j] = substitute;
-    if (learnt)
-        memcpy(value, learnt + first, n * sizeof(real));
+    if (given)
+        memcpy(value, given + first, n * sizeof(real));
 }
 
 /* The coefficients of y = (x - high) factor + intercept. All kernels take them from here, so that backward computes

@@ -4,7 +4,7 @@
  *   backward   dx = r (g - x r^2 mean(g x)),  g = dy scale;  dscale = sum over rows of dy x r
  */
 #include "../kernel.h"
-#include "../steps/around.h"
+#include "../sums.h"
 #include "share.h"
 
 enum { RMS_COLUMNS = 64 /* whose sums over all rows are made at a time */ };

@@ -1,7 +1,7 @@
 /* Sums of squares over the rows and columns of a matrix, in double and in an order that depends neither on threads nor
  * on the width of vectors; and the direction that Adafactor derives from them. */
 #include "../kernel.h"
-#include "../steps/around.h"
+#include "../sums.h"
 #include "share.h"
 
 static void square_sums(const void *arguments, struct fastopt_share share)

@@ -4,18 +4,8 @@
 #ifndef AROUND_H
 #define AROUND_H
 
+#include "../sums.h"
 #include "step.h"
-
-enum { SUM_LANES = 32 };
-
-/* The sum of all lanes, by halving. */
-static inline double sum_of_lanes(double lane[SUM_LANES])
-{
-    for (int half = SUM_LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l)
-            lane[l] += lane[l + half];
-    return lane[0];
-}
 
 /* Preprocesses a gradient: scales it (loss scale, clipping by norm), clips it by value, and adds the gradient of the
  * penalty l1 |param| + l2/2 |param|^2. Without a penalty the parameter is not read into it: 0 * inf would be NaN. */
@@ -31,21 +21,6 @@ static void preprocess(const struct fastopt_tensor *tensor, const double *hyper,
         const real decayed = l2 != 0 ? clipped + l2 * param[i] : clipped;
         out[i] = l1 != 0 ? decayed + l1 * sign_of(param[i]) : decayed;
     }
-}
-
-/* The sum of the squares of n numbers. */
-static double square_sum(const real *restrict x, size_t n)
-{
-    double lane[SUM_LANES] = {0};
-    size_t start = 0;
-    for (; start + SUM_LANES <= n; start += SUM_LANES) {
-#pragma omp simd
-        for (int l = 0; l < SUM_LANES; ++l)
-            lane[l] += (double)x[start + l] * (double)x[start + l];
-    }
-    for (size_t i = start; i < n; ++i)
-        lane[i - start] += (double)x[i] * (double)x[i];
-    return sum_of_lanes(lane);
 }
 
 /* The squares of the gradient: the first sum. The second is not used. */

@@ -239,7 +239,7 @@ def activation_backward(
     return _activation_backward(dy, seen, out, *_activation(kind, alpha))
 
 
-@_kernels.Remembered
+@_kernels.Memoised
 def _activation(kind: str, alpha: Any) -> tuple[int, float]:
     """The number of an activation in the table, and its parameter."""
     place = _kernels.CHOICES["activation"].index(checks.choice("kind", kind, ACTIVATIONS))

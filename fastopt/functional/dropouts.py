@@ -279,7 +279,7 @@ def key(seed: int, counter: int) -> tuple[int, int]:
     return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
 
 
-@_kernels.Remembered
+@_kernels.Memoised
 def threshold(p: float, p_is: PIs) -> tuple[int, float]:
     """Below which of DROPOUT_STEPS numbers an element is dropped, and by what the others are multiplied."""
     if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":

@@ -677,7 +677,7 @@ def patches_shape(
     return (sizes[0], *_places(sizes), *sizes[4:6], sizes[3])
 
 
-@_kernels.Remembered
+@_kernels.Memoised
 def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
     """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
     if not (isinstance(shape, (tuple, list)) and len(shape) == 4):

@@ -202,6 +202,7 @@ def batch_norm_forward(
         pooling = x, scale, shift, mean, inv_std, *running
         out, chosen = _batch_norm_max_pool_forward.check(*pooling, out, chosen, *pool, epilogue, eps)
     if blocks:
+        _apart("sums", sums, scale=scale, shift=shift, out=out, chosen=chosen)
         _batch_norm_sums(x, sums, *sizes, blocks, lanes)
     _, mean, inv_std, *_ = _batch_norm_forward(x, scale, shift, sums, y, mean, inv_std, *running, *options)
     if pool is not None:
@@ -225,7 +226,7 @@ def _norm_windows(names: tuple[str, str, str], x: Array, axis: int, max_pool: Pa
     return size
 
 
-@_kernels.Remembered
+@_kernels.Memoised
 def _norm_options(
     training: bool, eps: float, momentum: float, momentum_of: str, unbiased: bool, relu: bool, dropout: float
 ) -> tuple[bool, float, float, bool, int, int, float]:
@@ -332,8 +333,9 @@ def _batch_norm_max_pool_gradients(
     dx: Array = _batch_norm_max_pool_backward.check(*inputs, out, *pool, int(relu))
     learnt: dict[str, Any] = {"dscale": dscale, "dshift": dshift}
     for name, array in learnt.items():
-        checks.apart({name: array, "cache.x": x})
+        _apart(name, array, **{"cache.x": x})
     if blocks:
+        _apart("sums", sums, out=dx, **{"cache.x": x})
         _batch_norm_grad_sums(*of_chosen, *options)
     _batch_norm_backward_of_chosen(*of_chosen, None, dscale, dshift, *options)
     _batch_norm_max_pool_backward(*inputs, dx, *pool, int(relu))
@@ -379,7 +381,7 @@ _LANES, _BLOCK = _kernels.LIMITS["LANES"], _kernels.LIMITS["NORM_BLOCK"]
 _FEW_CHANNELS, _MANY_ELEMENTS = 128, 1 << 17
 
 
-@_kernels.Remembered
+@_kernels.Memoised
 def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, int, int] | None:
     outer, channels, inner = sizes
     few = inner == 1 and 0 < channels < _FEW_CHANNELS and max(1, channels // _LANES) < threads
@@ -387,6 +389,13 @@ def _norm_sums_shape(sizes: tuple[int, int, int], threads: int) -> tuple[int, in
         return None
     lanes = math.lcm(channels, _LANES) if channels < _LANES else -(-channels // _LANES) * _LANES
     return outer // (lanes // channels if channels < _LANES else 1) // _BLOCK + 1, 2, lanes
+
+
+def _apart(name: str, array: Array | None, **others: Array | None) -> None:
+    """An array that one of several kernels writes, and others that this kernel does not know, share no memory."""
+    for other, value in others.items():
+        if array is not None and value is not None:
+            checks.apart({name: array, other: value})
 
 
 def _row_sums(
@@ -414,7 +423,7 @@ def _check_sums(
             checks.apart({"sums": sums, name: checks.array(name, array)})
 
 
-@_kernels.Remembered
+@_kernels.Memoised
 def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
     """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
     if len(checks.lengths(f"the shape of {name}", shape)) < 2:
@@ -660,9 +669,9 @@ def group_norm_backward(
     dx, parts = _group_norm_backward.check(dy, x, scale, mean, inv_std, out, parts, *options)
     dlearnt = [np.empty(channels, x.dtype) if given is None else given for given in (dscale, dshift)]
     _group_norm_learnt_grads.check(parts, *dlearnt)
+    inputs = {"cache.x": x, "cache.scale": scale, "cache.mean": mean, "cache.inv_std": inv_std}
     for name, array in zip(("dscale", "dshift"), dlearnt, strict=True):
-        for other, value in (("dy", dy), ("cache.x", x), ("out", dx)):
-            checks.apart({name: array, other: value})
+        _apart(name, array, dy=dy, out=dx, **inputs)
     _group_norm_backward(dy, x, scale, mean, inv_std, dx, parts, *options)
     _group_norm_learnt_grads(parts, *dlearnt)
     return dx, dlearnt[0], dlearnt[1]

@@ -28,7 +28,7 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
     defaults = dict.fromkeys(optimizer.computed, REQUIRED) | optimizer.keywords()
     hyper = list(defaults)
 
-    @_kernels.Remembered
+    @_kernels.Memoised
     def encode(*values: Any) -> tuple[float, ...]:
         return optimizer.encode(dict(zip(hyper, values, strict=True)))
 
