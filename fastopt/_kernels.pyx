@@ -584,7 +584,9 @@ cdef class Plan:
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
         self.arrays, self.owner = arrays, owner if isinstance(owner, (list, dict)) else None
-        cdef list numbers = [0] * len(arrays) if bucket_of is None else list(bucket_of)
+        # Integers and tuples of Python's own, which are what they say, and stay that.
+        cdef list numbers = [0] * len(arrays) if bucket_of is None else list(map(int, bucket_of))
+        hypers = list(map(tuple, hypers))
         self.total, self.buckets = len(arrays), len(hypers)
         self.width = 1 + len(STEPS[step][0])
         if (len(states) != self.total or len(numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
