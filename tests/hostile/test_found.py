@@ -67,6 +67,7 @@ def test_a_part_of_a_state_is_a_dict(key):
         (lambda: schedules.exponential(10**6, peak=0.1, gamma=3e38), "exponential must stay within floats"),
         (lambda: PEAK(10**6), "exponential must stay within floats"),
         (lambda: schedules.linear(10**400, peak=0.1, steps=10), "step must be in"),
+        (lambda: schedules.linear_scaling(0.1, 10**400, 32), "batch_size must be in"),
         (lambda: PLATEAU.update(10**400), "metric must be a number"),
         (lambda: PLATEAU.update("0.5"), "metric must be a number"),
         (lambda: gradients.add_noise(np.ones(3), 10**400), "t must be in"),
