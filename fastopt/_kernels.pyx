@@ -584,7 +584,8 @@ cdef class Plan:
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
         self.arrays, self.owner = arrays, owner if isinstance(owner, (list, dict)) else None
-        cdef list numbers = [0] * len(arrays) if bucket_of is None else list(bucket_of)
+        # Integers of Python's own, which equal themselves alone.
+        cdef list numbers = [0] * len(arrays) if bucket_of is None else list(map(int, bucket_of))
         self.total, self.buckets = len(arrays), len(hypers)
         self.width = 1 + len(STEPS[step][0])
         if (len(states) != self.total or len(numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
@@ -605,6 +606,8 @@ cdef class Plan:
             raise MemoryError
         for bucket in range(self.buckets):
             for k, value in enumerate(hypers[bucket]):
+                if k == FASTOPT_MAX_HYPERS:
+                    raise Misfit("hyperparameters must be as many as they say")
                 self.hypers[bucket * FASTOPT_MAX_HYPERS + k] = value
         for i in range(self.total):
             self.place[i] = -1

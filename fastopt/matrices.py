@@ -179,6 +179,7 @@ def adafactor(
     grad_scale : float, default 1.0
         The gradient is multiplied by this first.
     """
+    checks.array("param", param)
     one = Adafactor(param, lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay)
     _take_up(one, state, t, {"param": param, "grad": grad})
     one.step(grad, grad_scale=grad_scale)
@@ -308,6 +309,7 @@ def muon(
     grad_scale : float, default 1.0
         The gradient is multiplied by this first.
     """
+    checks.array("param", param)
     one = MuonMatrices(
         param, lr, momentum=momentum, nesterov=nesterov, adjust=adjust, steps=steps, weight_decay=weight_decay
     )

@@ -773,7 +773,11 @@ def linear_scaling(rate: float, batch_size: int, base_batch_size: int, *, power:
     >>> linear_scaling(0.1, 512, 128), linear_scaling(0.1, 512, 128, power=0.5)
     (0.4, 0.2)
     """
-    ratio = checks.integer("batch_size", batch_size, 1) / checks.integer("base_batch_size", base_batch_size, 1)
+    sizes = (
+        checks.integer("batch_size", batch_size, 1, 2**53),
+        checks.integer("base_batch_size", base_batch_size, 1, 2**53),
+    )
+    ratio = sizes[0] / sizes[1]
     return checks.number("rate", rate, "[0, inf)") * ratio ** checks.number("power", power, "[0, 1]")
 
 

@@ -158,6 +158,29 @@ def test_every_row_makes_a_layer(name):
         kernel.kernel(name)(*range(99))
 
 
+class Anything(int):
+    """Says that it equals everything."""
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = int.__hash__
+
+
+class Longer(list):
+    """Says that it is shorter than it is."""
+
+    def __len__(self):
+        return len(_kernels.STEPS["sgd"][1])
+
+
+def test_a_plan_of_what_is_not_what_it_says():
+    hypers, params = [0.0, 1.0, *[0.5] * (len(_kernels.STEPS["sgd"][1]) - 2)], [np.ones(3), np.ones(4)]
+    _kernels.Plan("sgd", params, [(), ()], [hypers, hypers], [Anything(1), Anything(7)])
+    with pytest.raises(_kernels.Misfit):
+        _kernels.Plan("sgd", params, [(), ()], [hypers, Longer(hypers * 99)], [0, 1])
+
+
 def test_places_beyond_a_plan_are_refused():
     plan = fastopt.SGD(np.ones(3), lr=0.5)._plan
     lr = _kernels.STEPS["sgd"][1].index("lr")

@@ -517,6 +517,15 @@ def test_what_shapes_follow_from(call, message, refuses):
     refuses(call, message)
 
 
+def test_shapes_of_small_integers():
+    """Products of NumPy's integers would overflow."""
+    small = [np.int16(n) for n in (9001, 6, 7, 16)]
+    assert F.patches_shape(small, np.int8(3)) == F.patches_shape((9001, 6, 7, 16), 3)
+    assert F.conv2d_fits(small, np.int8(16), np.int8(3)) == F.conv2d_fits((9001, 6, 7, 16), 16, 3)
+    assert F.batch_norm_sums_shape(small, -1) == F.batch_norm_sums_shape((9001, 6, 7, 16), -1)
+    assert F.packed_shape([np.int8(n) for n in (3, 3, 127, 127)]) == F.packed_shape((3, 3, 127, 127))
+
+
 def test_winograd_fits_a_stride_in_any_form():
     assert all(F.winograd_fits([3, 3, 16, 16], stride) for stride in (1, (1, 1), [1, 1], np.int8(1)))
 

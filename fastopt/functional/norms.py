@@ -426,7 +426,8 @@ def _check_sums(
 @_kernels.Memoised
 def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
     """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
-    if len(checks.lengths(f"the shape of {name}", shape)) < 2:
+    shape = checks.lengths(f"the shape of {name}", shape)
+    if len(shape) < 2:
         raise ValueError(f"{name} must have shape (n, c), (n, c, …) or (n, …, c), got {shape}")
     axis = checks.second_or_last(axis_name, axis, len(shape))
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])

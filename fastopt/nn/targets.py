@@ -24,7 +24,7 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
     if class_weight is not None:
         if not are_labels(y):
             raise ValueError("class_weight must come with integer labels y (n,)")
-        classes = int(y.max(initial=-1)) + 1
+        classes = int(y.max()) + 1 if y.size else 0
         if np.ndim(class_weight) == 0 and not isinstance(class_weight, Mapping):
             raise TypeError(f"class_weight must be a dict or a sequence, got {class_weight!r}")
         if isinstance(class_weight, Mapping):
