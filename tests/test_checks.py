@@ -757,7 +757,7 @@ def test_a_lone_array_in_a_list_is_no_parameter():
 def test_the_output_of_a_loss_apart_from_its_labels():
     memory = np.zeros((2, 4))
     labels = memory.view(np.int64)[0, :2]
-    with pytest.raises(ValueError, match="labels and out must not overlap"):
+    with pytest.raises(ValueError, match="out and labels must not overlap"):
         F.softmax_cross_entropy(np.ones((2, 4)), labels, out=memory)
 
 
