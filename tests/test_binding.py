@@ -174,6 +174,7 @@ def test_averages_follow():
 
 
 def test_lbfgs_is_rebound():
+    pytest.importorskip("scipy")
     params = {"w": np.array([3.0])}
     optimizer = fastopt.LBFGS(params)
     params["w"] = np.array([5.0])
