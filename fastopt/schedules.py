@@ -110,6 +110,14 @@ def _rules(function: Callable[..., float]) -> dict[str, Rule]:
     return {keyword.name: _rule(keyword.name, hints.get(keyword.name)) for keyword in keywords}
 
 
+def _count(name: str, value: Any, low: int) -> int:
+    """A number of steps, which as a float is the same."""
+    count = checks.integer(name, value, low)
+    if count > 2**53:
+        raise ValueError(f"{name} must be at most {2**53}, got {value!r}")
+    return count
+
+
 def _rule(name: str, annotation: Any) -> Rule:
     plain: dict[Any, Rule] = {
         float: checks.number,
@@ -123,8 +131,9 @@ def _rule(name: str, annotation: Any) -> Rule:
     if kind is Literal:
         return lambda name, value: checks.choice(name, value, arguments)
     if kind is Annotated and arguments[0] in (float, int):
-        check: Callable[..., Any] = checks.number if arguments[0] is float else checks.integer
-        return lambda name, value: check(name, value, arguments[1])
+        if arguments[0] is int:
+            return lambda name, value: _count(name, value, arguments[1])
+        return lambda name, value: checks.number(name, value, arguments[1])
     if kind in (Union, types.UnionType) and arguments[1:] == (types.NoneType,):
         rule = _rule(name, arguments[0])
         return lambda name, value: None if value is None else rule(name, value)

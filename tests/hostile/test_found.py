@@ -68,6 +68,7 @@ def test_a_part_of_a_state_is_a_dict(key):
         (lambda: PEAK(10**6), "exponential must stay within floats"),
         (lambda: schedules.linear(10**400, peak=0.1, steps=10), "step must be in"),
         (lambda: schedules.linear_scaling(0.1, 10**400, 32), "batch_size must be in"),
+        (lambda: schedules.inverse_sqrt(2, peak=0.1, warmup_steps=10**400), "warmup_steps must be at most"),
         (lambda: PLATEAU.update(10**400), "metric must be a number"),
         (lambda: PLATEAU.update("0.5"), "metric must be a number"),
         (lambda: gradients.add_noise(np.ones(3), 10**400), "t must be in"),
