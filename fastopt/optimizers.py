@@ -22,7 +22,7 @@ from fastopt import _kernels, checks
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.hyper import Choice, Flag, Number
-from fastopt.optimizer import Call, Optimizer, copying
+from fastopt.optimizer import Bucket, Call, Group, Optimizer, copying
 
 __all__ = [
     "LAMB",
@@ -575,6 +575,25 @@ class LAMB(_Moments):
         since="0.2",
         doc="Keras's form of decoupled decay: ``p ← p − lr·weight_decay·p`` before the step, and u without it.",
     )
+
+    def _values(self, bucket: Bucket) -> tuple[float, ...]:
+        return self._agreeing(super()._values(bucket))
+
+    def _setting(self, name: str, value: Any, group: Group | None = None) -> list[Call]:
+        calls = super()._setting(name, value, group)
+        for bucket in self._buckets:
+            now = dict(zip(list(self._place)[2:], super()._values(bucket), strict=True))
+            if name in ("decoupled", "decay_outside") and (group is None or group in bucket.groups):
+                self._agreeing(tuple((now | {name: float(value)}).values()))
+        return calls
+
+    @classmethod
+    def _agreeing(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        """All hyperparameters, where those of the decay agree."""
+        now = dict(zip(list(cls._place)[2:], values, strict=True))
+        if now["decay_outside"] and not now["decoupled"]:
+            raise ValueError("decay_outside must be False where decoupled is False, got True: coupled decay is in u")
+        return values
 
 
 # ---- Schedule-free ------------------------------------------------------------------------------------------

@@ -376,3 +376,18 @@ def test_a_bad_array_in_a_state_dict(any_rule, bad):
     if not any_rule.states:
         optimizer.load_state_dict(state_dict)
         assert saved(optimizer) == saved(other)
+
+
+def test_decay_outside_of_lamb_is_decoupled(refuses):
+    message = "decay_outside must be False where decoupled is False"
+    w = np.ones(4)
+    how = {"decoupled": False, "decay_outside": True}
+    refuses(lambda: fastopt.LAMB(w, **how), message, w)
+    refuses(
+        lambda: fastopt.LAMB({"w": w}, decay_outside=True, groups=[{"params": "w", "decoupled": False}]), message, w
+    )
+    optimizer = fastopt.LAMB(w, decay_outside=True)
+    refuses(lambda: setattr(optimizer, "decoupled", False), message)
+    assert optimizer.decoupled
+    optimizer.decay_outside = False
+    optimizer.decoupled = False

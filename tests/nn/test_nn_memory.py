@@ -116,7 +116,8 @@ def test_steps_allocate_no_arrays(layers, shape, rng):
         tracemalloc.stop()
     first, *others = np.split(np.array(watch.peaks), 3)
     assert first.max() > 100_000
-    assert np.median(np.concatenate(others)) < 6_000  # what is made once, such as an entry of a memo, may come late
+    # What is made once, such as an entry of a memo, may come late: in two of these twelve steps at most.
+    assert np.count_nonzero(np.concatenate(others) >= 6_000) <= 2
 
 
 class Asks(nn.Layer):
