@@ -20,7 +20,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ISA_FLAGS["avx512"] = [*ISA_FLAGS["avx2"], *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl"))]
     ISA_FLAGS["avx512"] += ["-mprefer-vector-width=512"]
 
-HEADERS = [f for pattern in ("csrc/*.[hd]*", "csrc/steps/*", "csrc/layers/*") for f in glob(pattern)]
+HEADERS = [f for pattern in ("csrc/*.[hdi]*", "csrc/steps/*", "csrc/layers/*") for f in glob(pattern)]
 
 setup(
     libraries=[
@@ -38,7 +38,7 @@ setup(
     ext_modules=[
         Extension(
             "fastopt._kernels",
-            ["fastopt/_kernels.pyx", "csrc/dispatch.c", "csrc/parallel.c"],
+            ["fastopt/_kernels.pyx", "csrc/dispatch.c", "csrc/parallel.c", "csrc/program.c"],
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],

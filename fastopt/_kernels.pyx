@@ -21,7 +21,7 @@ from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 
 cdef extern from "Python.h":
@@ -107,6 +107,53 @@ cdef extern from "fastopt.h" nogil:
     void fastopt_run_layer(size_t row, fastopt_real real, const void *arguments, size_t bytes)
     unsigned fastopt_get_num_threads()
     void fastopt_set_num_threads(unsigned count)
+
+
+cdef extern from "program.h" nogil:
+    enum:
+        FASTOPT_FROM_UINT8, FASTOPT_FROM_INT32, FASTOPT_FROM_INT64, FASTOPT_FROM_FLOAT, FASTOPT_FROM_DOUBLE
+        FASTOPT_TO_FLOAT, FASTOPT_TO_DOUBLE, FASTOPT_TO_INT64
+    enum fastopt_kind:
+        FASTOPT_CALL
+        FASTOPT_GATHER
+        FASTOPT_COPY
+        FASTOPT_FINITE
+        FASTOPT_ZERO
+        FASTOPT_STEP
+    struct fastopt_plan:
+        size_t row
+        fastopt_real real
+        fastopt_tensor *tensors
+        size_t buckets
+        const Py_ssize_t *first
+        double *hypers
+        double *scratch
+        size_t changes
+        const size_t *places
+        const double *values
+        size_t steps
+    ctypedef void fastopt_convert_fn(const void *source, void *target, size_t n) noexcept
+    fastopt_convert_fn *const fastopt_convert[][3]
+    struct fastopt_item:
+        fastopt_kind kind
+        fastopt_real real
+        size_t row
+        size_t bytes
+        Py_ssize_t moving
+        int counts
+        int64_t start
+        int64_t stride
+        int64_t *arguments
+        void *to
+        const void *source "from"
+        size_t elements
+        int64_t row_stride
+        int64_t to_stride
+        fastopt_convert_fn *convert
+        fastopt_plan *plan
+    size_t fastopt_run_program(fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                               size_t first_batch, size_t batches, uint64_t passes, size_t *stopped)
+    int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
 
 
 # What NumPy's headers let every extension read of an array: the struct that is part of its ABI.
@@ -250,22 +297,6 @@ def all_below(array, int64_t limit):
     return below
 
 
-cdef bint finite(const buffer *view) noexcept nogil:
-    cdef Py_ssize_t i, count = view.len // view.itemsize
-    cdef const uint32_t *single = <const uint32_t *>view.buf
-    cdef const uint64_t *double_ = <const uint64_t *>view.buf
-    cdef uint32_t carry = 0
-    cdef uint64_t long_carry = 0
-    # An exponent of ones carries into the sign.
-    if view.itemsize == 4:
-        for i in range(count):
-            carry |= (single[i] & <uint32_t>0x7fffffff) + <uint32_t>0x00800000
-    else:
-        for i in range(count):
-            long_carry |= (double_[i] & <uint64_t>0x7fffffffffffffff) + <uint64_t>0x0010000000000000
-    return carry >> 31 == 0 and long_carry >> 63 == 0
-
-
 def all_finite(arrays, bint vectors=False):
     """Whether no element of some real arrays is NaN or an infinity; with `vectors`, of those of fewer than two axes."""
     cdef buffer view
@@ -275,7 +306,8 @@ def all_finite(arrays, bint vectors=False):
         if real_of(&view) < 0:
             PyBuffer_Release(&view)
             raise Misfit("type")
-        every = (vectors and view.ndim > 1) or finite(&view)
+        every = ((vectors and view.ndim > 1)
+                 or fastopt_finite(<fastopt_real>real_of(&view), view.buf, view.len // view.itemsize))
         PyBuffer_Release(&view)
         if not every:
             return False
@@ -1055,13 +1087,14 @@ cdef class Memoised:
         return result
 
 
-# ---- Recorded calls ------------------------------------------------------------------------------------------------
+# ---- Programs ------------------------------------------------------------------------------------------------------
 
 # A struct of arguments: pointers, then numbers, each at a multiple of eight bytes.
 cdef enum:
     MAX_ARGUMENTS = FASTOPT_MAX_ARRAYS + FASTOPT_MAX_NUMBERS
 
-cdef struct recorded:
+# A call of a layer kernel, as it was checked.
+cdef struct checked_call:
     size_t row
     fastopt_real real
     int64_t arguments[MAX_ARGUMENTS]
@@ -1069,30 +1102,89 @@ cdef struct recorded:
     Py_ssize_t counter      # which of the arguments that is, or -1
 
 
-cdef dict _recording = {}   # the tape of each thread that records
+cdef dict _recording = {}   # the program to which each thread adds its calls, instead of making them
+
+cdef dict SOURCES = {numpy.dtype(name): source for name, source in (
+    ("bool", FASTOPT_FROM_UINT8), ("uint8", FASTOPT_FROM_UINT8), ("int32", FASTOPT_FROM_INT32),
+    ("int64", FASTOPT_FROM_INT64), ("float32", FASTOPT_FROM_FLOAT), ("float64", FASTOPT_FROM_DOUBLE))}
+cdef dict TARGETS = {numpy.dtype(name): target for name, target in (
+    ("float32", FASTOPT_TO_FLOAT), ("float64", FASTOPT_TO_DOUBLE), ("int64", FASTOPT_TO_INT64))}
+
+
+def gathers(array):
+    """Whether the rows of an array can be gathered as they lie: each contiguous, of native numbers of a known type."""
+    return (type(array) is ndarray or (isinstance(array, ndarray) and not hasattr(array, "mask"))) and (
+        array.dtype in SOURCES and array.dtype.isnative and array.flags.aligned and array.ndim > 0
+        and (array.flags.c_contiguous or array[:1].flags.c_contiguous))
 
 
 @cython.auto_pickle(False)
 @cython.final
-cdef class Tape:
-    """Calls of layer kernels by this thread, recorded within ``with tape:`` as they are made, to be played again.
+cdef class Program:
+    """What is done with each batch, as a list of items that C runs for many batches (csrc/program.c).
 
-    It keeps their arrays, which are not looked at again: their memory must stay where it is.
+    Items are added in the order in which they are to run. It holds the arrays of all; their memory must stay where it
+    is. A *batch* is counted from the beginning of a run, a *pass* from that of the model.
     """
-    cdef recorded *calls
+    cdef fastopt_item *items
     cdef Py_ssize_t count, room
-    cdef size_t bytes
-    cdef list arrays
+    cdef size_t bytes           # that a batch moves
+    cdef list arrays            # of each item, those that it reads, and those that it writes
+    cdef dict fed, aimed        # what rows are gathered of, and where copies go, by item
+    cdef bint running
+    # While calls are recorded:
+    cdef int64_t counts
+    cdef const char *moving     # where an array that moves on begins
+    cdef int64_t stride
     cdef object outer
 
     def __cinit__(self):
-        self.arrays = []
+        self.arrays, self.fed, self.aimed = [], {}, {}
 
     def __dealloc__(self):
-        PyMem_Free(self.calls)
+        PyMem_Free(self.items)
 
     def __len__(self):
         return self.count
+
+    cdef fastopt_item *new(self, fastopt_kind kind, tuple reads, tuple writes) except NULL:
+        cdef fastopt_item *more
+        if self.count == self.room:
+            more = <fastopt_item *>PyMem_Realloc(self.items, (2 * self.room + 16) * sizeof(fastopt_item))
+            if not more:
+                raise MemoryError
+            self.items, self.room = more, 2 * self.room + 16
+        cdef fastopt_item *item = &self.items[self.count]
+        memset(item, 0, sizeof(fastopt_item))
+        item.kind, item.moving = kind, -1
+        self.arrays.append((reads, writes))
+        self.count += 1
+        return item
+
+    # ---- Adding items ----------------------------------------------------------------------------------------
+
+    def call(self, function, tuple arguments, dict options, counts=0, moving=None, stride=0):
+        """Add the kernel calls that a function makes; no kernel runs. What it returns is returned.
+
+        Parameters
+        ----------
+        function : callable
+        arguments, options : tuple, dict
+        counts : int
+            What is added to a kernel's counter from pass to pass; the call has that of pass 0.
+        moving : ndarray, optional
+            An array among the arguments in whose place, for batch i, is what lies i times `stride` bytes further.
+        stride : int
+        """
+        cdef Py_ssize_t before = self.count
+        self.counts, self.moving, self.stride = <int64_t>PyLong_AsUnsignedLongLongMask(counts), NULL, stride
+        if moving is not None:
+            self.moving = <const char *><uintptr_t>address(moving)
+        with self:
+            made = function(*arguments, **options)
+        if self.count == before:
+            raise ValueError(f"{getattr(function, '__name__', function)} must call a kernel")
+        return made
 
     def __enter__(self):
         self.outer = _recording.get(PyThread_get_thread_ident())
@@ -1105,49 +1197,220 @@ cdef class Tape:
             _recording[PyThread_get_thread_ident()] = self.outer
             self.outer = None
 
-    cdef int add(self, recorded *call, tuple arrays) except -1:
-        cdef recorded *more
-        if self.count == self.room:
-            more = <recorded *>PyMem_Realloc(self.calls, (2 * self.room + 8) * sizeof(recorded))
-            if not more:
-                raise MemoryError
-            self.calls, self.room = more, 2 * self.room + 8
-        self.calls[self.count] = call[0]
-        self.count += 1
+    cdef int add(self, const checked_call *call, tuple arrays, int first) except -1:
+        cdef fastopt_item *item = self.new(FASTOPT_CALL, arrays[:first], arrays[first:])
+        cdef int k
+        item.row, item.real, item.bytes = call.row, call.real, call.bytes
+        memcpy(item.arguments, call.arguments, sizeof(call.arguments))
+        if call.counter >= 0:
+            item.moving, item.counts = call.counter, 1
+            item.start, item.stride = call.arguments[call.counter], self.counts
+        if self.moving:
+            for k in range(FASTOPT_MAX_ARRAYS):
+                if k < len(arrays) and <const char *>call.arguments[k] == self.moving:
+                    item.moving, item.counts, item.start, item.stride = k, 0, call.arguments[k], self.stride
         self.bytes += call.bytes
-        self.arrays.append(arrays)
         return 0
 
-    cdef inline void play_one(self, Py_ssize_t i, uint64_t later) noexcept nogil:
-        cdef int64_t arguments[MAX_ARGUMENTS]
-        cdef recorded *call = &self.calls[i]
-        memcpy(arguments, call.arguments, sizeof(arguments))
-        if call.counter >= 0:
-            arguments[call.counter] = <int64_t>(<uint64_t>arguments[call.counter] + later)
-        fastopt_run_layer(call.row, call.real, arguments, call.bytes)
+    def gather(self, target):
+        """Add the gathering of a batch's rows in an array; `feed` says of which."""
+        cdef buffer view
+        take(target, &view, True)
+        PyBuffer_Release(&view)
+        cdef fastopt_item *item = self.new(FASTOPT_GATHER, (), (target,))
+        item.to, item.to_stride = view.buf, view.len // max(1, len(target))
+        self.bytes += 2 * view.len
+        return self.count - 1
 
-    def names(self):
-        """The names of the kernels, in the order of the calls."""
-        names = list(LAYERS)
-        return [names[self.calls[i].row] for i in range(self.count)]
+    def copy(self, target, source):
+        """Add the copying of an array to another of the same size; `aim` gives it a target with room for all batches."""
+        cdef buffer view, other
+        take(target, &view, True)
+        PyBuffer_Release(&view)
+        take(source, &other, False)
+        PyBuffer_Release(&other)
+        if view.len != other.len:
+            raise Misfit("arrays must have the same size")
+        cdef fastopt_item *item = self.new(FASTOPT_COPY, (source,), (target,))
+        item.to, item.source, item.bytes = view.buf, other.buf, view.len
+        return self.count - 1
 
-    def play(self, higher=0, dict seconds=None):
-        """Make all calls again, with counters that are so much higher. To `seconds`, if given, what each kernel took is
-        added, by its name."""
-        cdef uint64_t later = PyLong_AsUnsignedLongLongMask(higher)
+    def finite(self, array, elements=None, stride=0):
+        """Add a stop where some real numbers, for batch i those `stride` bytes times i further, are not finite."""
+        cdef buffer view
+        take(array, &view, False)
+        PyBuffer_Release(&view)
+        if real_of(&view) < 0:
+            raise Misfit("type")
+        cdef fastopt_item *item = self.new(FASTOPT_FINITE, (array,), ())
+        item.real, item.source, item.stride = <fastopt_real>real_of(&view), view.buf, stride
+        item.elements = view.len // view.itemsize if elements is None else elements
+
+    def zero(self, array):
+        """Add a stop where an int64 is not 0."""
+        self.new(FASTOPT_ZERO, (array,), ()).source = <const void *><uintptr_t>address(array)
+
+    def step(self):
+        """Add the step of an optimizer, which `run` is given."""
+        self.new(FASTOPT_STEP, (), ())
+
+    def list(self):
+        """For each item its name, that of the kernel or of what else it does, and the arrays that it reads and writes."""
+        layers = tuple(LAYERS)
+        others = {FASTOPT_GATHER: "gather", FASTOPT_COPY: "copy", FASTOPT_FINITE: "stop unless finite",
+                  FASTOPT_ZERO: "stop unless zero", FASTOPT_STEP: "step"}
+        return [(layers[self.items[i].row] if self.items[i].kind == FASTOPT_CALL else others[self.items[i].kind],
+                 *self.arrays[i]) for i in range(self.count)]
+
+    # ---- Running ---------------------------------------------------------------------------------------------
+
+    def feed(self, Py_ssize_t place, source):
+        """Gather the rows of an array from now on, at the item of that number."""
+        cdef fastopt_item *item
+        cdef buffer view
+        if not (0 <= place < self.count and self.items[place].kind == FASTOPT_GATHER):
+            raise ValueError(f"item {place} must gather rows")
+        if not gathers(source):
+            raise Misfit("rows must be contiguous, of native numbers of a type that is known")
+        item, target = &self.items[place], self.arrays[place][1][0]
+        rows = source.shape[1:]
+        if rows != target.shape[1:]:
+            raise Misfit("rows must have the shape of those that they become")
+        item.source = <const void *><uintptr_t>source.__array_interface__["data"][0]
+        item.row_stride = source.strides[0] if source.shape[0] > 1 else 0
+        item.elements = target.size // max(1, target.shape[0])
+        item.convert = NULL
+        if source.dtype != target.dtype:
+            item.convert = fastopt_convert[<int>SOURCES[source.dtype]][<int>TARGETS[target.dtype]]
+        self.fed[place] = source
+
+    def aim(self, Py_ssize_t place, target):
+        """Copy to an array from now on, at the item of that number, to what is one copy further for each batch."""
+        cdef buffer view
+        if not (0 <= place < self.count and self.items[place].kind == FASTOPT_COPY):
+            raise ValueError(f"item {place} must copy")
+        take(target, &view, True)
+        PyBuffer_Release(&view)
+        self.items[place].to, self.items[place].to_stride = view.buf, self.items[place].bytes
+        self.aimed[place] = target
+
+    def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
+            Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, dict seconds=None):
+        """Run items for some batches.
+
+        Parameters
+        ----------
+        order : int64 ndarray, optional
+            The numbers of the rows of all batches, in the range of what `feed` was given; 0, 1, 2, … where absent.
+        rows : int
+            Of each batch.
+        batches : int
+        passes : int
+            The number of the first pass.
+        begin, end : int, optional
+            The items; all where absent.
+        first_batch : int
+            The number of the first batch of this run.
+        plan, grads
+            What steps, and along which gradients.
+        places, values : list of (int, int), float64 ndarray (batches, places)
+            Hyperparameters that change from step to step, as (place in the table, bucket), and their values.
+        seconds : dict, optional
+            To which the time of each item is added, by its name.
+
+        Returns
+        -------
+        completed : int
+            The number of batches.
+        stopped : int
+            The item that stopped the next batch, or -1.
+        """
+        cdef size_t first = begin, last = self.count if end is None else end, stopped = 0, done = 0
+        cdef size_t moved = self.bytes * batches
+        cdef fastopt_plan step
+        cdef size_t changed[64]
+        cdef int64_t most = INT64_MAX
+        cdef buffer numbers, table
+        cdef const int64_t *index = NULL
+        cdef uint64_t number = PyLong_AsUnsignedLongLongMask(passes)
         cdef Py_ssize_t i
-        if seconds is not None:
-            for i, name in enumerate(self.names()):
+        if not (0 <= begin <= <Py_ssize_t>last <= self.count):
+            raise ValueError("items must be those of the program")
+        if self.running:
+            raise RuntimeError("one program cannot run twice at once: another thread runs it")
+        numbers.obj = table.obj = NULL
+        memset(&step, 0, sizeof(step))
+        try:
+            if order is not None:
+                take(order, &numbers, False)
+                if not has_type(&numbers, INT64, FASTOPT_FLOAT) or numbers.len // 8 < (first_batch + batches) * rows:
+                    raise Misfit("order must hold an int64 for each row")
+                index = <const int64_t *>numbers.buf
+            for source in self.fed.values():
+                most = min(most, <int64_t>len(source))
+            if index:
+                for i in range(first_batch * rows, (first_batch + batches) * rows):
+                    if not 0 <= index[i] < most:
+                        raise Misfit("order must hold the numbers of rows")
+            for i, target in self.aimed.items():
+                if (first_batch + batches) * <Py_ssize_t>self.items[i].bytes > target.nbytes:
+                    raise Misfit("there must be room for all batches")
+            if not index and self.fed and (first_batch + batches) * rows > most:
+                raise Misfit("there must be rows for all batches")
+            if plan is not None:
+                plan.check(grads)
+                if not plan.hypers[0] + batches <= LAST_STEP:
+                    raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
+                step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
+                step.buckets, step.first = plan.buckets, plan.first
+                step.hypers, step.scratch, step.places = plan.hypers, plan.scratch, changed
+                if places:
+                    take(values, &table, False)
+                    if real_of(&table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches:
+                        raise Misfit("values must be float64, one for each place and batch")
+                    if len(places) > 64:
+                        raise Misfit("there may be 64 places at most")
+                    for i, (place, bucket) in enumerate(places):
+                        plan.hyper(place, bucket)
+                        changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
+                    step.changes, step.values = len(places), <const double *>table.buf
+            for i in range(begin, <Py_ssize_t>last):
+                if self.items[i].kind == FASTOPT_STEP:
+                    if plan is None:
+                        raise ValueError("a program with a step must be given a plan")
+                    self.items[i].plan = &step
+                    moved += 4 * plan.bytes * batches
+            if seconds is not None:
+                done = self.timed(index, rows, first_batch, batches, number, first, last, seconds, &stopped)
+            elif moved < KEEP_GIL_BELOW:
+                done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number, &stopped)
+            else:
+                self.running = True
+                if plan is not None:
+                    plan.busy = generation
+                with nogil:
+                    done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number,
+                                               &stopped)
+                self.running = False
+                if plan is not None:
+                    plan.busy = 0
+        finally:
+            PyBuffer_Release(&numbers)
+            PyBuffer_Release(&table)
+        return done, (<Py_ssize_t>stopped if <Py_ssize_t>done < batches else -1)
+
+    cdef size_t timed(self, const int64_t *index, size_t rows, size_t first_batch, size_t batches, uint64_t number,
+                      size_t first, size_t last, dict seconds, size_t *stopped):
+        cdef size_t batch, i
+        names = [item[0] for item in self.list()]
+        for batch in range(batches):
+            for i in range(first, last):
                 start = perf_counter()
-                self.play_one(i, later)
-                seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
-        elif self.bytes < KEEP_GIL_BELOW:
-            for i in range(self.count):
-                self.play_one(i, later)
-        else:
-            with nogil:
-                for i in range(self.count):
-                    self.play_one(i, later)
+                if not fastopt_run_program(self.items, i, i + 1, index, rows, first_batch + batch, 1, number + batch,
+                                           stopped):
+                    return batch
+                seconds[names[i]] = seconds.get(names[i], 0.0) + perf_counter() - start
+        return batches
 
 
 @cython.auto_pickle(False)
@@ -1438,7 +1701,7 @@ cdef class Layer:
                     return False
         return True
 
-    cdef bint take_arrays(self, tuple arguments, buffer *views, recorded *call, int *real, size_t *written) except -1:
+    cdef bint take_arrays(self, tuple arguments, buffer *views, checked_call *call, int *real, size_t *written) except -1:
         """Get the buffers of all arrays that are given; return whether they are what the table says."""
         cdef int i
         cdef int64_t *numbers = call.arguments + self.numbers_at
@@ -1495,7 +1758,7 @@ cdef class Layer:
 
     cdef object use(self, tuple arguments, bint run):
         cdef buffer views[FASTOPT_MAX_ARRAYS]
-        cdef recorded call
+        cdef checked_call call
         cdef int i, real = -1
         cdef size_t written = 0
         cdef int64_t *numbers = call.arguments + self.numbers_at
@@ -1528,11 +1791,9 @@ cdef class Layer:
                         call.bytes += views[i].len
                         written += views[i].len
             if fit and run and written:  # or loops that do nothing could take forever: (2³¹, 2³¹, 0) is small
-                if _recording:
-                    tape = _recording.get(PyThread_get_thread_ident())
-                    if tape is not None:
-                        (<Tape>tape).add(&call, tuple(made or arguments))
-                if call.bytes < KEEP_GIL_BELOW:
+                if _recording and (program := _recording.get(PyThread_get_thread_ident())) is not None:
+                    (<Program>program).add(&call, (tuple(made) if made else arguments)[:self.array_count], self.first)
+                elif call.bytes < KEEP_GIL_BELOW:
                     fastopt_run_layer(call.row, call.real, call.arguments, call.bytes)
                 else:
                     with nogil:

@@ -684,6 +684,26 @@ class Optimizer(Declared):
         after.append((vars(self).update, ({"_grad_norm": norm},)))
         return [*self._advance(grads, scale * clip, factors, changes, t, now), *after], True
 
+    def ahead(self, steps: int) -> Ahead | None:
+        """The next steps, where they are those of the plan alone, with hyperparameters that may follow schedules; None
+        where Python has a part in them.
+
+        Parameters
+        ----------
+        steps : int
+
+        Returns
+        -------
+        Ahead or None
+        """
+        cls, patched = type(self), vars(self).get("step")
+        own = all(getattr(cls, name) is getattr(Optimizer, name) for name in ("step", "_stepping", "_advance"))
+        if patched is not None and getattr(patched, "__self__", None) is not self._plan:
+            own = False
+        if not own or self.computed or self._needs_norms(self._settings):
+            return None
+        return Ahead(self, self._plan, steps)
+
     # ---- Inspection -----------------------------------------------------------------------------------------
 
     @property
@@ -845,6 +865,37 @@ def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -
     optimizer._params = params
     optimizer.load_state_dict(state_dict)
     return optimizer
+
+
+class Ahead:
+    """The next steps of an optimizer, for a program to take (`fastopt._kernels.Program.run`).
+
+    Attributes
+    ----------
+    options : dict
+        The plan, and the hyperparameters that change from step to step.
+    """
+
+    def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int) -> None:
+        self._optimizer = optimizer
+        self._now: list[Now] = []
+        self.options: dict[str, Any] = {"plan": plan}
+        if optimizer._scheduled:
+            plan.scale_each([1.0] * len(optimizer._slots))
+            t, cls = optimizer.t, type(optimizer)
+            self._now = [
+                {place: getattr(cls, place[1]).encode(s(t + i)) for place, s in optimizer._scheduled.items()}
+                for i in range(steps)
+            ]
+            changes = [optimizer._places(now) for now in self._now]
+            self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
+            self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])
+
+    def finish(self, taken: int) -> None:
+        """Take note that so many of the steps were taken."""
+        if taken and self._now:
+            _kernels.uninterrupted(self._optimizer._holding(self._now[taken - 1]))
+        vars(self._optimizer)["_grad_norm"] = None
 
 
 _A_GROUP = 'such as {"params": "*bias", "weight_decay": 0.0}'

@@ -19,11 +19,9 @@ from fastopt.nn import (
     layers,
     losses,
     lr_range,
-    memory,
     model,
     monitor,
     norms,
-    playback,
     pooling,
     residual,
     trace,
@@ -38,11 +36,10 @@ from fastopt.nn.layers import *
 from fastopt.nn.losses import *
 from fastopt.nn.lr_range import *
 from fastopt.nn.lsuv import lsuv
-from fastopt.nn.memory import *
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
-from fastopt.nn.playback import *
 from fastopt.nn.pooling import *
+from fastopt.nn.program import Program
 from fastopt.nn.residual import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
@@ -56,14 +53,13 @@ __all__ = [
     *layers.__all__,
     *losses.__all__,
     *lr_range.__all__,
-    *memory.__all__,
     *model.__all__,
     *norms.__all__,
-    *playback.__all__,
     *pooling.__all__,
     *residual.__all__,
     *trace.__all__,
     *training.__all__,
+    "Program",
     "curvature",
     "debug",
     "lsuv",

@@ -8,7 +8,6 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads, Layer
-from fastopt.nn.memory import FRESH, Memory
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
 
@@ -18,23 +17,20 @@ class _Activation(Layer):
 
     kind: F.Activation
     #: Whether backward takes y, instead of x.
-    _from_output = False
+    from_output = False
 
-    def _alpha(self) -> float | None:
+    def alpha_of_kind(self) -> float | None:
         return None
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        y = F.activation_forward(x, self.kind, alpha=self._alpha(), out=memory.array("y", x.shape, x.dtype))
-        return y, y if self._from_output else x
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y = F.activation_forward(x, self.kind, alpha=self.alpha_of_kind())
+        return y, y if self.from_output else x
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        dx = memory.array("dx", dy.shape, dy.dtype)
-        return F.activation_backward(dy, cache, self.kind, alpha=self._alpha(), out=dx), {}
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        return F.activation_backward(dy, cache, self.kind, alpha=self.alpha_of_kind()), {}
 
 
-class LeakyReLU(_Activation, kernels_alone=True):
+class LeakyReLU(_Activation):
     """``y = x``, and ``slope·x`` where x < 0.
 
     Parameters
@@ -55,17 +51,17 @@ class LeakyReLU(_Activation, kernels_alone=True):
     array([-0.5,  2. ])
     """
 
-    kind, _from_output = "leaky_relu", True
+    kind, from_output = "leaky_relu", True
 
     def __init__(self, slope: float = 0.01) -> None:
         super().__init__()
         self.slope = checks.number("slope", slope, "[0, inf)")
 
-    def _alpha(self) -> float:
+    def alpha_of_kind(self) -> float:
         return self.slope
 
 
-class ELU(_Activation, kernels_alone=True):
+class ELU(_Activation):
     """``y = x``, and ``alpha·(eˣ − 1)`` where x < 0 (Clevert et al. 2016).
 
     Parameters
@@ -86,17 +82,17 @@ class ELU(_Activation, kernels_alone=True):
     array([-0.6321,  2.    ])
     """
 
-    kind, _from_output = "elu", True
+    kind, from_output = "elu", True
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
         self.alpha = checks.number("alpha", alpha, "[0, inf)")
 
-    def _alpha(self) -> float:
+    def alpha_of_kind(self) -> float:
         return self.alpha
 
 
-class GELU(_Activation, kernels_alone=True):
+class GELU(_Activation):
     """``y = x·Φ(x)``, Φ being the normal distribution (Hendrycks & Gimpel 2016).
 
     Parameters
@@ -126,7 +122,7 @@ class GELU(_Activation, kernels_alone=True):
         self.kind = "gelu_tanh" if approximation else "gelu"
 
 
-class SiLU(_Activation, kernels_alone=True):
+class SiLU(_Activation):
     """``y = x / (1 + e⁻ˣ)``, also called swish (Hendrycks & Gimpel 2016).
 
     Examples
@@ -140,7 +136,7 @@ class SiLU(_Activation, kernels_alone=True):
     kind = "silu"
 
 
-class Tanh(_Activation, kernels_alone=True):
+class Tanh(_Activation):
     """``y = tanh(x)``.
 
     Examples
@@ -151,10 +147,10 @@ class Tanh(_Activation, kernels_alone=True):
     array([-0.7616,  0.964 ])
     """
 
-    kind, _from_output = "tanh", True
+    kind, from_output = "tanh", True
 
 
-class Sigmoid(_Activation, kernels_alone=True):
+class Sigmoid(_Activation):
     """``y = 1 / (1 + e⁻ˣ)``. Before a cross-entropy, leave it to `fastopt.nn.SigmoidCrossEntropy`.
 
     Examples
@@ -165,10 +161,10 @@ class Sigmoid(_Activation, kernels_alone=True):
     array([0.2689, 0.8808])
     """
 
-    kind, _from_output = "sigmoid", True
+    kind, from_output = "sigmoid", True
 
 
-class Softplus(_Activation, kernels_alone=True):
+class Softplus(_Activation):
     """``y = log(1 + eˣ)``.
 
     Examples
@@ -182,7 +178,7 @@ class Softplus(_Activation, kernels_alone=True):
     kind = "softplus"
 
 
-class Softmax(Layer, kernels_alone=True):
+class Softmax(Layer):
     """``y = exp(x) / Σ exp(x)`` over the last axis. Before a cross-entropy, leave it to the loss.
 
     Examples
@@ -193,11 +189,9 @@ class Softmax(Layer, kernels_alone=True):
     array([[0.4223, 0.4223, 0.1554]])
     """
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        y = F.softmax_forward(x, out=memory.array("y", x.shape, x.dtype))
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y = F.softmax_forward(x)
         return y, y
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        return F.softmax_backward(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        return F.softmax_backward(dy, cache), {}

@@ -63,7 +63,7 @@ class _Hessian:
         for name, value in self.named(at).items():
             np.copyto(self._params[name], value)
         output, cache = self._model.forward(self._x, training=True, counter=0)
-        _, grads = self._model.backward(loss_of(self._loss, output, self._y)[1], cache, input_grad=False)
+        _, grads = self._model.backward(loss_of(self._loss, output, self._y)[1], cache)
         return self.flat(grads)
 
     def times(self, v: Array) -> Array:

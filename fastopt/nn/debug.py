@@ -28,10 +28,10 @@ from fastopt.checks import Array
 from fastopt.drawing import figure
 from fastopt.nn.layers import Dropout, Grads
 from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
-from fastopt.nn.memory import FRESH, Memory
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
 from fastopt.nn.targets import accuracy, are_labels
+from fastopt.nn.trainer import Steps
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import SGD, Adam
 
@@ -74,11 +74,11 @@ def without_dropout(model: Sequential, dtype: Any = None) -> Sequential:
     return twin
 
 
-def _pass(model: Sequential, x: Array, y: Array, loss: Loss, memory: Memory = FRESH) -> tuple[float, Array, Any, Grads]:
+def _pass(model: Sequential, x: Array, y: Array, loss: Loss) -> tuple[float, Array, Any, Grads]:
     """Loss, output, and the gradients with respect to the input and the parameters, in training."""
-    output, cache = model.forward(x, training=True, counter=0, memory=memory)
-    value, dy = loss_of(loss, output, y, None, memory)
-    return value, output, *model.backward(dy, cache, memory=memory)
+    output, cache = model.forward(x, training=True, counter=0)
+    value, dy = loss_of(loss, output, y)
+    return value, output, *model.backward(dy, cache)
 
 
 # ---- Gradients ----------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def gradient_check(
 ) -> Finding:
     """Compare the gradients of a copy in float64 with central differences, ``(L(p + h) − L(p − h)) / 2h``.
 
-    The gradients are those of passes to new arrays, and of passes in a workspace, as `fit` makes them.
+    The gradients are those of the layers, one by one, and of the program that `fit` runs.
 
     Parameters
     ----------
@@ -138,16 +138,13 @@ def gradient_check(
     x, y = samples(twin, x, y, loss)
     x = x.copy()
     _, _, dx, grads = _pass(twin, x, y, loss)
-    # As in `fit`, in arrays that are reused: the second time, they hold what passes before have left in them.
-    memory = twin.workspace()
-    for _ in range(2):
-        _, _, dx_in_place, grads_in_place = _pass(twin, x, y, loss, memory)
+    with Steps(twin, None, loss, check=False) as taken:
+        taken.feed(x, y, None)
+        for _ in range(2):  # the second time, buffers hold what the pass before has left in them
+            compiled = {name: grad.copy() for name, grad in taken.gradients([np.arange(len(x))], 0)[3].items()}
     given = {"x": x} if checks.flag("inputs", inputs) else {}
     arrays = {**given, **twin.params}
-    ways = [
-        {"x": dx, **grads},
-        {"x": dx_in_place.copy(), **{name: grad.copy() for name, grad in grads_in_place.items()}},
-    ]
+    ways = [{"x": dx, **grads}, {"x": dx, **compiled}]
 
     def value() -> float:
         return loss_of(loss, twin.forward(x, training=True, counter=0)[0], y)[0]

@@ -9,12 +9,11 @@ import numpy as np
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn.layers import Dropout, Grads, Shape, check_images
-from fastopt.nn.memory import FRESH, Memory
 
 __all__ = ["SpatialDropout", "VanillaDropout"]
 
 
-class VanillaDropout(Dropout, kernels_alone=True):
+class VanillaDropout(Dropout):
     """Dropout in its original form (Srivastava et al. 2014, section 4): outputs are scaled by the probability of
     keeping in inference, and not scaled in training.
 
@@ -35,20 +34,15 @@ class VanillaDropout(Dropout, kernels_alone=True):
     ([0.0, 1.0], [0.75, 0.75])
     """
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        y = memory.array("y", x.shape, x.dtype)
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         if not training:
-            return np.multiply(x, x.dtype.type(F.kept_share(self.p, self.p_is)), out=y), None
-        mask = memory.array("mask", ((x.size + 7) // 8,), np.uint8)
-        return F.dropout(x, self.p, seed=self.seed, counter=counter, p_is=self.p_is, inverted=False, out=y, mask=mask)
+            return x * x.dtype.type(F.kept_share(self.p, self.p_is)), None
+        return F.dropout(x, self.p, seed=self.seed, counter=counter, p_is=self.p_is, inverted=False)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        dx = memory.array("dx", dy.shape, dy.dtype)
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         if cache is None:
-            return np.multiply(dy, dy.dtype.type(F.kept_share(self.p, self.p_is)), out=dx), {}
-        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, inverted=False, out=dx), {}
+            return dy * dy.dtype.type(F.kept_share(self.p, self.p_is)), {}
+        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, inverted=False), {}
 
 
 class SpatialDropout(Dropout):
@@ -72,18 +66,14 @@ class SpatialDropout(Dropout):
         check_images(self, input_shape)
         return input_shape
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         if not training:
             return x, None
-        factor = memory.array("factor", (len(x), 1, 1, x.shape[3]), x.dtype)
-        factor.fill(1)
-        mask = memory.array("mask", ((factor.size + 7) // 8,), np.uint8)
-        F.dropout(factor, self.p, seed=self.seed, counter=counter, p_is=self.p_is, out=factor, mask=mask)
-        return np.multiply(x, factor, out=memory.array("y", x.shape, x.dtype)), factor
+        ones = np.ones((len(x), 1, 1, x.shape[3]), x.dtype)
+        factor, _ = F.dropout(ones, self.p, seed=self.seed, counter=counter, p_is=self.p_is)
+        return x * factor, factor
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         if cache is None:
             return dy, {}
-        return np.multiply(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}
+        return dy * cache, {}

@@ -11,7 +11,6 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn import init as initial
 from fastopt.nn.layers import Grads, Layer, Shape
-from fastopt.nn.memory import FRESH, Memory
 
 __all__ = ["Embedding"]
 
@@ -48,8 +47,6 @@ class Embedding(Layer):
     (1, 3, 4)
     """
 
-    may_skip_input_grad = True
-
     def __init__(self, entries: int, width: int, init: initial.Init = "large") -> None:
         super().__init__()
         self.entries = checks.integer("entries", entries, 1)
@@ -67,26 +64,14 @@ class Embedding(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.width)
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        entry = memory.array("entry", x.shape, np.int64)
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         if not (x.size == 0 or (x.min() >= 0 and x.max() < self.entries)):
             raise ValueError(f"inputs of Embedding must be in [0, {self.entries}), got {x.min()} to {x.max()}")
-        entry[...] = x
+        entry = x.astype(np.int64)
         if not np.array_equal(entry, x):
             raise ValueError(f"inputs of Embedding must be whole numbers, got {x[entry != x][0]}")
-        y = memory.array("y", (*x.shape, self.width), self.params["weight"].dtype)
-        return np.take(self.params["weight"], entry, axis=0, out=y, mode="clip"), entry
+        return self.params["weight"][entry], entry
 
-    def backward(
-        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         """The backward pass; the gradient of the inputs, which are integers, is 0."""
-        weight = self.params["weight"]
-        dweight = F.embedding_backward(dy, cache, self.entries, out=memory.grad("weight", weight))
-        if not input_grad:
-            return None, {"weight": dweight}
-        dx = memory.array("dx", cache.shape, dy.dtype)
-        dx.fill(0)
-        return dx, {"weight": dweight}
+        return np.zeros(cache.shape, dy.dtype), {"weight": F.embedding_backward(dy, cache, self.entries)}

@@ -4,15 +4,15 @@
     dx, grads = layer.backward(dy, cache)
 
 A layer may therefore occur in a model twice. Arrays are batch first and channels last: (n, d) or (n, h, w, c).
-Results are new arrays unless `memory` provides others: see `fastopt.nn.memory`.
+`fastopt.nn.program` compiles them into lists of kernel calls, which share memory and work.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from fastopt.checks import Array
 from fastopt.nn import init as initial
 from fastopt.nn import text
 from fastopt.nn.init import Bias, Init
-from fastopt.nn.memory import FRESH, Memory
 from fastopt.nn.params import Params
 
 __all__ = ["Composite", "Conv2D", "Dense", "Dropout", "Flatten", "Layer", "MaxPool2D", "ReLU"]
@@ -56,14 +55,8 @@ class Layer:
 
     #: Every layer class by its name, for loading models.
     classes: ClassVar[dict[str, type[Layer]]] = {}
-    #: Whether `backward` takes ``input_grad=False``, and then returns None for the gradient of the input.
-    may_skip_input_grad: ClassVar[bool] = False
 
-    #: Whether passes in training, in a workspace, are kernel calls alone, which can be recorded.
-    kernels_alone: ClassVar[bool] = False
-
-    def __init_subclass__(cls, *, loadable: bool = True, kernels_alone: bool = False) -> None:
-        cls.kernels_alone = kernels_alone  # of this class; what inherits from it may do more
+    def __init_subclass__(cls, *, loadable: bool = True) -> None:
         if loadable:
             Layer.classes[cls.__name__] = cls
 
@@ -120,9 +113,7 @@ class Layer:
         """The shape of outputs for inputs of a shape, both without the batch."""
         return input_shape
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         """The forward pass.
 
         Parameters
@@ -132,8 +123,6 @@ class Layer:
             Whether to use the statistics of the batch, drop out, and so on.
         counter : int, default 0
             The number of the call: random numbers are a function of the layer's seed and of this.
-        memory : Memory, default FRESH
-            Provides the arrays that are written.
 
         Returns
         -------
@@ -143,7 +132,7 @@ class Layer:
         """
         raise TypeError(f"{type(self).__name__} has no forward pass")
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Any, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Any, Grads]:
         """The backward pass.
 
         Parameters
@@ -152,8 +141,6 @@ class Layer:
             The gradient of the loss with respect to the output.
         cache
             What `forward` returned.
-        memory : Memory, default FRESH
-            Provides the arrays that are written.
 
         Returns
         -------
@@ -163,23 +150,6 @@ class Layer:
             The gradients with respect to the parameters, named as in `params`.
         """
         raise TypeError(f"{type(self).__name__} has no backward pass")
-
-    def fuses(self, followers: Sequence[Layer]) -> int:
-        """How many of the layers that directly follow this one are fused with it, and given to `forward` as ``fused=``.
-
-        `forward` and `backward` then do the work of all; results are the same up to rounding, where sums are taken in
-        another order.
-        """
-        return 0
-
-    def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
-        """Whether the output of `forward`, with these layers fused, may be read later than by the next layer: by
-        `backward`, or where it is the input itself."""
-        return True
-
-    def may_overwrite_input(self, fused: tuple[Layer, ...]) -> bool:
-        """Whether `backward` takes ``overwrite=True``, and may then write the gradient of the input to the input."""
-        return False
 
     def adopt(self, params: Mapping[str, Array]) -> None:
         """Replace `params` by these arrays, which hold the same values."""
@@ -200,7 +170,7 @@ class Layer:
 
 
 class Composite(Layer):
-    """The base class of layers made of others, which it builds in `_build` and calls with ``memory.child(key)``.
+    """The base class of layers made of others, which it builds in `_build`.
 
     `params` and `state` are those of all parts, named ``"<key>.<name>"``; gradients must be, too.
 
@@ -243,13 +213,6 @@ def check_images(layer: Layer, input_shape: Shape) -> None:
         raise ValueError(f"{type(layer).__name__} takes inputs of shape (n, h, w, c), got ({shape})")
 
 
-class _Epilogue(NamedTuple):
-    """What follows the bias in the same pass."""
-
-    relu: bool
-    dropout: Dropout | None
-
-
 class _Affine(Layer):
     """A product with a weight, and an epilogue of bias, optional ReLU and optional dropout."""
 
@@ -265,41 +228,9 @@ class _Affine(Layer):
         self.params["weight"] = initial.weight(self.init, shape, fan_in, fan_out, rng, dtype)
         self.params["bias"] = np.full(shape[-1:], self.bias_init, dtype)
 
-    def fuses(self, followers: Sequence[Layer]) -> int:
-        relu = not self.activation and len(followers) > 0 and type(followers[0]) is ReLU
-        activated = relu or self.activation
-        return relu + bool(activated and len(followers) > relu and type(followers[relu]) is Dropout)
-
-    def keeps_output(self, fused: tuple[Layer, ...]) -> bool:
-        return type(self) not in (Dense, Conv2D) or bool(self.activation or fused)
-
-    def _epilogue(self, fused: tuple[Layer, ...], training: bool) -> _Epilogue:
-        dropout = fused[-1] if fused and isinstance(fused[-1], Dropout) and training else None
-        return _Epilogue(bool(self.activation or fused), dropout)
-
-    def _finish(self, y: Array, epilogue: _Epilogue, counter: int) -> None:
-        """Apply the epilogue to a product, in place."""
-        bias = self.params["bias"]
-        if not epilogue.relu:
-            F.bias_forward(y, bias, out=y)
-        elif epilogue.dropout is None:
-            F.bias_relu_forward(y, bias, out=y)
-        else:
-            epilogue.dropout.fused_forward(y, bias, counter)
-
-    def _begin(
-        self, dy: Array, y: Array, epilogue: _Epilogue, memory: Memory, *, leave_bias: bool = False
-    ) -> tuple[Array, Array]:
-        """The gradients with respect to the product and the bias; the latter is left to be written where `leave_bias`
-        is set and it would take a pass of its own."""
-        dbias = memory.grad("bias", self.params["bias"])
-        if not epilogue.relu:
-            return dy, dbias if leave_bias else F.bias_backward(dy, out=dbias)
-        dproduct = memory.array("dproduct", dy.shape, dy.dtype)
-        if epilogue.dropout is None:
-            return F.bias_relu_backward(dy, y, out=dproduct, dbias=dbias)
-        p, p_is = epilogue.dropout.p, epilogue.dropout.p_is
-        return F.bias_relu_dropout_backward(dy, y, p, p_is=p_is, out=dproduct, dbias=dbias)
+    def _through_relu(self, dy: Array, y: Array) -> Array:
+        """The gradient of the product and its bias, by that of the output."""
+        return F.relu_backward(dy, y) if self.activation else dy
 
 
 class Dense(_Affine):
@@ -339,8 +270,6 @@ class Dense(_Affine):
     ((2, 4), (4, 3), [2.0, 2.0, 2.0])
     """
 
-    may_skip_input_grad = True
-
     def __init__(
         self, units: int, activation: Literal["relu"] | None = None, init: Init = "he", bias_init: Bias = 0.0
     ) -> None:
@@ -355,46 +284,26 @@ class Dense(_Affine):
     def output_shape(self, input_shape: Shape) -> Shape:
         return (self.units,)
 
-    def forward(
-        self,
-        x: Array,
-        *,
-        training: bool = False,
-        counter: int = 0,
-        memory: Memory = FRESH,
-        fused: tuple[Layer, ...] = (),
-    ) -> tuple[Array, Any]:
-        y = memory.array("y", (len(x), self.units), x.dtype)
-        epilogue = self._epilogue(fused, training)
-        x, weight = _contiguous(x), _contiguous(self.params["weight"])
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        x, weight, bias, relu = contiguous(x), contiguous(self.params["weight"]), self.params["bias"], self.activation
         if PRODUCTS == "blas":
-            self._finish(np.matmul(x, weight, out=y), epilogue, counter + len(fused))
-        elif epilogue.dropout is None:
-            F.dense_forward(x, weight, self.params["bias"], relu=epilogue.relu, out=y)
+            y = x @ weight
+            y = (F.bias_relu_forward if relu else F.bias_forward)(y, bias, out=y)
         else:
-            self._finish(F.dense_forward(x, weight, out=y), epilogue, counter + len(fused))
-        return y, (x, y, epilogue)
+            y = F.dense_forward(x, weight, bias, relu=bool(relu))
+        return y, (x, y)
 
-    def backward(
-        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
-        x, y, epilogue = cache
-        weight = _contiguous(self.params["weight"])
-        blas = PRODUCTS == "blas"
-        dy, dbias = self._begin(dy, y, epilogue, memory, leave_bias=not blas)
-        dweight = memory.grad("weight", weight)
-        if blas:
-            np.matmul(x.T, dy, out=dweight)
-        else:
-            F.dense_weight_grad(x, dy, out=dweight, dbias=None if epilogue.relu else dbias)
-        grads = {"weight": dweight, "bias": dbias}
-        if not input_grad:
-            return None, grads
-        dx = memory.array("dx", x.shape, x.dtype)
-        return np.matmul(dy, weight.T, out=dx) if blas else F.dense_input_grad(dy, weight, out=dx), grads
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        x, y = cache
+        dy, weight = self._through_relu(dy, y), contiguous(self.params["weight"])
+        if PRODUCTS == "blas":
+            return dy @ weight.T, {"weight": x.T @ dy, "bias": F.bias_backward(dy)}
+        dbias = np.empty_like(self.params["bias"])
+        dweight = F.dense_weight_grad(x, dy, dbias=dbias)
+        return F.dense_input_grad(dy, weight), {"weight": dweight, "bias": dbias}
 
 
-def _contiguous(array: Array) -> Array:
+def contiguous(array: Array) -> Array:
     """An array as kernels take it: a copy, where that of a caller is transposed, say."""
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
@@ -448,8 +357,6 @@ class Conv2D(_Affine):
     ((3, 3, 3, 16), (1, 1, 8, 8))
     """
 
-    may_skip_input_grad = True
-
     def __init__(
         self,
         filters: int,
@@ -496,180 +403,88 @@ class Conv2D(_Affine):
     def config(self) -> dict[str, Any]:
         return super().config() | ({"padding": "same"} if self.padding == self._same_padding() else {})
 
-    def _by_group(self, images: Array, name: str, memory: Memory) -> Array:
-        """Images (n, h, w, groups · c), split by channel group, as (groups · n, h, w, c)."""
-        n, h, w, channels = images.shape
-        split = memory.array(name, (self.groups, n, h, w, channels // self.groups), images.dtype)
-        split[...] = np.moveaxis(images.reshape(n, h, w, self.groups, -1), 3, 0)
-        return split.reshape(-1, *split.shape[2:])
-
-    def _join(self, split: Array, out: Array) -> Array:
-        """The inverse of `_by_group`, into `out`."""
-        n, h, w, _ = out.shape
-        out.reshape(n, h, w, self.groups, -1)[...] = np.moveaxis(split.reshape(self.groups, n, h, w, -1), 0, 3)
-        return out
-
-    def _group_weights(self, weight: Array) -> Array:
-        """The weight as a stack of matrices (groups, inputs, filters / groups), a view."""
-        return np.moveaxis(weight.reshape(-1, self.groups, self.filters // self.groups), 1, 0)
-
-    def _by_group_of_filters(self, weight: Array, memory: Memory) -> Array:
-        """The same, each matrix by itself in memory."""
-        split = self._group_weights(weight)
-        if self.groups == 1:
-            return split
-        weights = memory.array("weights by group", split.shape, weight.dtype)
-        weights[...] = split
-        return weights
-
-    def forward(
-        self,
-        x: Array,
-        *,
-        training: bool = False,
-        counter: int = 0,
-        memory: Memory = FRESH,
-        fused: tuple[Layer, ...] = (),
-    ) -> tuple[Array, Any]:
-        if self.is_direct(x.shape):
-            return self._direct_forward(x, self._epilogue(fused, training), counter + len(fused), memory)
-        if self.groups == self.filters == x.shape[3] > 1:
-            return self._depthwise_forward(x, self._epilogue(fused, training), counter + len(fused), memory)
-        n, groups = len(x), self.groups
-        if groups > 1:
-            x = self._by_group(x, "x", memory)
-        shape = F.patches_shape(x.shape, self.size, self.stride, self.padding, self.dilation)
-        columns = memory.array("columns", shape, x.dtype)
-        F.im2col(x, self.size, self.stride, self.padding, dilation=self.dilation, out=columns)
-        _, out_h, out_w = shape[:3]
-        y = memory.array("y", (n * out_h * out_w, self.filters), x.dtype)
-        images, weight = y.reshape(n, out_h, out_w, -1), self.params["weight"]
-        if groups == 1:
-            F.matmul(columns.reshape(len(y), -1), weight.reshape(-1, self.filters), y)
-        else:
-            product = memory.array("product", (groups, len(y), self.filters // groups), x.dtype)
-            weights = self._by_group_of_filters(weight, memory)
-            for rows, matrix, out in zip(columns.reshape(groups, len(y), -1), weights, product, strict=True):
-                F.matmul(rows, matrix, out)
-            self._join(product, images)
-        epilogue = self._epilogue(fused, training)
-        self._finish(y, epilogue, counter + len(fused))
-        return images, (x.shape, columns, y, epilogue)
-
     def is_direct(self, shape: Shape) -> bool:
         """Whether inputs of a shape (n, h, w, c) are convolved by a kernel of its own, without im2col."""
         plain = self.groups == 1 and self.dilation == (1, 1) and self.filters % 16 == 0
         return plain and F.conv2d_fits(shape, self.filters, self.size, self.stride, self.padding)
 
-    def _by_winograd(self, x: Array) -> bool:
+    def is_depthwise(self, shape: Shape) -> bool:
+        """Whether each channel of inputs of a shape (n, h, w, c) has one filter of its own."""
+        return self.groups == self.filters == shape[3] > 1
+
+    def by_winograd(self, dtype: np.dtype[Any]) -> bool:
         """Whether to use Winograd's algorithm: not in float64, where its larger rounding errors would matter."""
-        return x.dtype == np.float32 and F.winograd_fits(self.params["weight"].shape, self.stride)
+        return dtype == np.float32 and F.winograd_fits(self.params["weight"].shape, self.stride)
 
-    def _direct_forward(self, x: Array, epilogue: _Epilogue, counter: int, memory: Memory) -> tuple[Array, Any]:
-        weight, bias, winograd = self.params["weight"], self.params["bias"], self._by_winograd(x)
-        shape = F.patches_shape(x.shape, self.size, self.stride, self.padding)
-        y = memory.array("y", (*shape[:3], self.filters), x.dtype)
-        packed = memory.array("packed", F.packed_shape(weight.shape, winograd=winograd), x.dtype)
-        dropped = epilogue.dropout is not None
-        F.conv2d(
-            x,
-            weight,
-            None if dropped else bias,
-            self.stride,
-            self.padding,
-            relu=epilogue.relu and not dropped,
-            winograd=winograd,
-            out=y,
-            packed=packed,
-        )
-        if dropped:
-            self._finish(y, epilogue, counter)
-        return y, (x, None, y, epilogue)
+    def has_direct_input_grad(self) -> bool:
+        """Whether `conv2d_input_grad` takes this geometry."""
+        return self.stride == (1, 1) and self.padding[0] < self.size[0] and self.padding[1] < self.size[1]
 
-    def _direct_backward(
-        self, dy: Array, x: Array, epilogue: _Epilogue, grads: Grads, memory: Memory, input_grad: bool
-    ) -> tuple[Array | None, Grads]:
-        weight, winograd = self.params["weight"], self._by_winograd(x)
-        sums = memory.array("sums", (16, *weight.shape[2:]), x.dtype) if winograd else None
-        how = self.size, self.stride, self.padding
-        dbias = None if epilogue.relu else grads["bias"]
-        F.conv2d_weight_grad(x, dy, *how, winograd=winograd, out=grads["weight"], sums=sums, dbias=dbias)
-        if not input_grad:
-            return None, grads
-        dx = memory.array("dx", x.shape, dy.dtype)
-        if self.stride == (1, 1) and self.padding[0] < self.size[0] and self.padding[1] < self.size[1]:
-            shape = F.packed_shape(weight.shape, reverse=True, winograd=winograd)
-            packed = memory.array("packed back", shape, x.dtype)
-            F.conv2d_input_grad(dy, weight, x.shape, self.padding, winograd=winograd, out=dx, packed=packed)
-            return dx, grads
-        columns = memory.array("columns", F.patches_shape(x.shape, self.size, self.stride, self.padding), dy.dtype)
-        rows = dy.reshape(-1, self.filters)
-        F.matmul(rows, weight.reshape(-1, self.filters), columns.reshape(len(rows), -1), transpose_b=True)
-        return F.col2im(columns, x.shape, self.size, self.stride, self.padding, out=dx), grads
+    def _by_group(self, images: Array) -> Array:
+        """Images (n, h, w, groups · c), split by channel group, as (groups · n, h, w, c)."""
+        n, h, w, channels = images.shape
+        split = np.moveaxis(images.reshape(n, h, w, self.groups, -1), 3, 0)
+        return np.ascontiguousarray(split).reshape(-1, h, w, channels // self.groups)
 
-    def _depthwise_forward(self, x: Array, epilogue: _Epilogue, counter: int, memory: Memory) -> tuple[Array, Any]:
-        y = memory.array("y", (len(x), *self.output_shape(x.shape[1:])), x.dtype)
-        weight = self.params["weight"].reshape(*self.size, self.filters)
-        F.depthwise_forward(x, weight, self.stride, self.padding, dilation=self.dilation, out=y)
-        self._finish(y, epilogue, counter)
-        return y, (x, None, y, epilogue)
+    def _joined(self, split: Array) -> Array:
+        """The inverse of `_by_group`."""
+        _, h, w, c = split.shape
+        groups = np.moveaxis(split.reshape(self.groups, -1, h, w, c), 0, 3)
+        return np.ascontiguousarray(groups).reshape(-1, h, w, self.groups * c)
 
-    def _depthwise_backward(
-        self, dy: Array, x: Array, grads: Grads, memory: Memory, input_grad: bool
-    ) -> tuple[Array | None, Grads]:
-        weight, dweight = (a.reshape(*self.size, self.filters) for a in (self.params["weight"], grads["weight"]))
-        dx = memory.array("dx", x.shape, dy.dtype) if input_grad else None
-        F.depthwise_backward(
-            dy,
-            x,
-            weight,
-            self.stride,
-            self.padding,
-            dilation=self.dilation,
-            input_grad=input_grad,
-            out=dx,
-            dweight=dweight,
-        )
-        return dx, grads
+    def _matrices(self, weight: Array) -> Array:
+        """A weight as one matrix (inputs, filters / groups) for each group."""
+        return np.ascontiguousarray(np.moveaxis(weight.reshape(-1, self.groups, self.filters // self.groups), 1, 0))
 
-    def backward(
-        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
-        shape, columns, y, epilogue = cache  # where columns is None, shape is x itself
-        n, groups, images = len(dy), self.groups, dy.shape
-        direct = columns is None and groups == 1
-        dy, dbias = self._begin(dy.reshape(y.shape), y, epilogue, memory, leave_bias=direct)
-        weight = self.params["weight"]
-        dweight = memory.grad("weight", weight)
-        grads = {"weight": dweight, "bias": dbias}
-        if direct:
-            return self._direct_backward(dy.reshape(images), shape, epilogue, grads, memory, input_grad)
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        weight, bias, relu = self.params["weight"], self.params["bias"], bool(self.activation)
+        if self.is_direct(x.shape):
+            winograd = self.by_winograd(x.dtype)
+            y = F.conv2d(x, weight, bias, self.stride, self.padding, relu=relu, winograd=winograd)
+            return y, (x, None, y)
+        columns = None
+        if self.is_depthwise(x.shape):
+            filters = weight.reshape(*self.size, self.filters)
+            y = F.depthwise_forward(x, filters, self.stride, self.padding, dilation=self.dilation)
+        else:
+            images = self._by_group(x)
+            columns = F.im2col(images, self.size, self.stride, self.padding, dilation=self.dilation)
+            _, h, w = columns.shape[:3]
+            rows = columns.reshape(self.groups, -1, self._matrices(weight).shape[1])
+            products = [F.matmul(own, matrix) for own, matrix in zip(rows, self._matrices(weight), strict=True)]
+            y = self._joined(np.reshape(products, (-1, h, w, self.filters // self.groups)))
+        y = (F.bias_relu_forward if relu else F.bias_forward)(y, bias, out=y)
+        return y, (x, columns, y)
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        x, columns, y = cache
+        dy, weight = self._through_relu(dy, y), self.params["weight"]
+        how: dict[str, Any] = {"stride": self.stride, "padding": self.padding}
+        if self.is_depthwise(x.shape):
+            filters = weight.reshape(*self.size, self.filters)
+            dx, dweight = F.depthwise_backward(dy, x, filters, **how, dilation=self.dilation)
+            return dx, {"weight": dweight.reshape(weight.shape), "bias": F.bias_backward(dy)}
         if columns is None:
-            return self._depthwise_backward(dy.reshape(images), shape, grads, memory, input_grad)
-        if groups > 1:
-            dy = self._by_group(dy.reshape(images), "dproduct by group", memory)
-        dy, rows = dy.reshape(groups, len(y), -1), columns.reshape(groups, len(y), -1)
-        dweights = self._group_weights(dweight)
-        if groups > 1:
-            dweights = memory.array("dweights", dweights.shape, weight.dtype)
-        for group in range(groups):
-            F.matmul(rows[group], dy[group], dweights[group], transpose_a=True)
-        if groups > 1:
-            self._group_weights(dweight)[...] = dweights
-        if not input_grad:
-            return None, grads
-        dcolumns = memory.array("dcolumns", columns.shape, columns.dtype)
-        weights = self._by_group_of_filters(weight, memory)
-        for group, out in enumerate(dcolumns.reshape(rows.shape)):
-            F.matmul(dy[group], weights[group], out, transpose_b=True)
-        dx = memory.array("dx", shape, dy.dtype)
-        F.col2im(dcolumns, shape, self.size, self.stride, self.padding, dilation=self.dilation, out=dx)
-        if groups > 1:
-            dx = self._join(dx, memory.array("joined dx", (n, *shape[1:3], groups * shape[3]), dy.dtype))
-        return dx, grads
+            winograd, dbias = self.by_winograd(x.dtype), np.empty_like(self.params["bias"])
+            dweight = F.conv2d_weight_grad(x, dy, self.size, **how, winograd=winograd, dbias=dbias)
+            grads = {"weight": dweight, "bias": dbias}
+            if self.has_direct_input_grad():
+                return F.conv2d_input_grad(dy, weight, x.shape, self.padding, winograd=winograd), grads
+        rows = self._by_group(dy).reshape(self.groups, -1, self.filters // self.groups)
+        matrices = self._matrices(weight)
+        if columns is not None:
+            by_group = columns.reshape(self.groups, -1, matrices.shape[1])
+            sums = [F.matmul(own, part, transpose_a=True) for own, part in zip(by_group, rows, strict=True)]
+            dweight = np.ascontiguousarray(np.moveaxis(np.array(sums), 0, 1)).reshape(weight.shape)
+            grads = {"weight": dweight, "bias": F.bias_backward(dy)}
+        dcolumns = [F.matmul(part, matrix, transpose_b=True) for part, matrix in zip(rows, matrices, strict=True)]
+        n, h, w, c = x.shape
+        split = self.groups * n, h, w, c // self.groups
+        patches = np.reshape(dcolumns, F.patches_shape(split, self.size, self.stride, self.padding, self.dilation))
+        return self._joined(F.col2im(patches, split, self.size, **how, dilation=self.dilation)), grads
 
 
-class MaxPool2D(Layer, kernels_alone=True):
+class MaxPool2D(Layer):
     """The maximum of each window of images (n, h, w, c), without padding.
 
     Parameters
@@ -704,22 +519,16 @@ class MaxPool2D(Layer, kernels_alone=True):
         check_images(self, input_shape)
         return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        shape = (len(x), *self.output_shape(x.shape[1:]))
-        y = memory.array("y", shape, x.dtype)
-        winner = memory.array("winner", shape, F.winner_type(x.dtype))
-        F.max_pool_forward(x, self.size, self.stride, out=y, winner=winner)
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y, winner = F.max_pool_forward(x, self.size, self.stride)
         return y, (x.shape, winner)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         shape, winner = cache
-        dx = memory.array("dx", shape, dy.dtype)
-        return F.max_pool_backward(dy, winner, shape, self.size, self.stride, out=dx), {}
+        return F.max_pool_backward(dy, winner, shape, self.size, self.stride), {}
 
 
-class Flatten(Layer, kernels_alone=True):
+class Flatten(Layer):
     """All axes but the first in one: inputs (n, …) become (n, d).
 
     Examples
@@ -733,17 +542,15 @@ class Flatten(Layer, kernels_alone=True):
     def output_shape(self, input_shape: Shape) -> Shape:
         return (int(np.prod(input_shape, dtype=np.int64)),)
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         return x.reshape(len(x), *self.output_shape(x.shape[1:])), x.shape
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         return dy.reshape(cache), {}
 
 
-class ReLU(Layer, kernels_alone=True):
-    """``y = max(x, 0)``; directly after Dense, Conv2D or BatchNorm it is fused with it.
+class ReLU(Layer):
+    """``y = max(x, 0)``; directly after Dense, Conv2D or BatchNorm, programs fuse it with it.
 
     Examples
     --------
@@ -755,17 +562,15 @@ class ReLU(Layer, kernels_alone=True):
     (array([[0., 2.]]), array([[0., 1.]]))
     """
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        y = F.relu_forward(x, out=memory.array("y", x.shape, x.dtype))
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        y = F.relu_forward(x)
         return y, y
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        return F.relu_backward(dy, cache, out=memory.array("dx", dy.shape, dy.dtype)), {}
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        return F.relu_backward(dy, cache), {}
 
 
-class Dropout(Layer, kernels_alone=True):
+class Dropout(Layer):
     """Inverted dropout in training; the identity in inference.
 
     Parameters
@@ -811,27 +616,12 @@ class Dropout(Layer, kernels_alone=True):
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.seed = int(rng.integers(2**63))
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         if not training:
             return x, None
-        return F.dropout(
-            x,
-            self.p,
-            seed=self.seed,
-            counter=counter,
-            p_is=self.p_is,
-            out=memory.array("y", x.shape, x.dtype),
-            mask=memory.array("mask", ((x.size + 7) // 8,), np.uint8),
-        )
+        return F.dropout(x, self.p, seed=self.seed, counter=counter, p_is=self.p_is)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         if cache is None:
             return dy, {}
-        dx = memory.array("dx", dy.shape, dy.dtype)
-        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is, out=dx), {}
-
-    def fused_forward(self, y: Array, bias: Array, counter: int) -> None:
-        """Bias, ReLU and dropout of a product, in place."""
-        F.bias_relu_dropout_forward(y, bias, self.p, seed=self.seed, counter=counter, p_is=self.p_is, out=y)
+        return F.dropout_backward(dy, cache, self.p, p_is=self.p_is), {}

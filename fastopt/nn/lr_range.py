@@ -13,9 +13,10 @@ from fastopt import checks
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.drawing import figure
-from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
+from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
+from fastopt.nn.trainer import Steps
 from fastopt.nn.training import batches, bound, holding, look_ahead
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
@@ -144,16 +145,16 @@ def lr_find(
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
-    mean, memory = 0.0, model.workspace()
+    mean = 0.0
     order = itertools.chain.from_iterable(batches(len(x), batch_size, rng) for _ in itertools.count())
     try:
-        with np.errstate(all="ignore"), holding(model, optimizer):
+        with np.errstate(all="ignore"), holding(model, optimizer), Steps(model, optimizer, loss, check=False) as taken:
+            taken.feed(x, y, None)
             if isinstance(optimizer, Applied) and optimizer.is_applied:
                 optimizer.restore()  # to the parameters that are trained, for the time of the test
             for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):
                 look_ahead(optimizer)
-                output, cache = model.forward(x[chosen], training=True, counter=step, memory=memory)
-                value, dy = loss_of(loss, output, y[chosen])
+                value, _, _, grads = taken.gradients([chosen], step)
                 mean = smoothing * mean + (1 - smoothing) * value
                 current = mean / (1 - smoothing ** (step + 1))
                 if not math.isfinite(value) or (smoothed and current > 4 * min(smoothed)):
@@ -162,7 +163,7 @@ def lr_find(
                 losses.append(value)
                 smoothed.append(current)
                 optimizer.lr = float(rate)
-                optimizer.step(model.backward(dy, cache, memory=memory, input_grad=False)[1])
+                optimizer.step(grads)
     finally:
         for array, kept in zip(arrays, before, strict=True):
             np.copyto(array, kept)

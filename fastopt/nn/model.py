@@ -16,14 +16,14 @@ from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.init import at_most
 from fastopt.nn.losses import Loss, softmax_cross_entropy
-from fastopt.nn.stack import Stack
+from fastopt.nn.program import Compiled
 from fastopt.nn.training import Callback
 from fastopt.optimizer import Optimizer
 
 __all__ = ["Sequential", "load"]
 
 
-class Sequential(Stack):
+class Sequential(Compiled):
     """A sequence of layers, built for inputs of one shape: a model, or a layer of another one.
 
     Parameters
@@ -69,10 +69,6 @@ class Sequential(Stack):
     Dense    (10,)               170
     total    4,840 bytes       1,210
     """
-
-    #: Whether passes call those of the layers and nothing else, so that they can be recorded. Not inherited: see
-    #: `fastopt.nn.playback.is_recordable`.
-    calls_layers_alone = True
 
     def fit(
         self,

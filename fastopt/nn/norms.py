@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,17 +10,16 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.layers import Composite, Conv2D, Dense, Dropout, Grads, Layer, MaxPool2D, ReLU, Shape
-from fastopt.nn.memory import FRESH, Memory
+from fastopt.nn.layers import Composite, Conv2D, Dense, Grads, Layer, Shape
 
 __all__ = ["BatchNorm", "DecorrelatedBatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm", "WeightNorm"]
 
 
-class BatchNorm(Layer, kernels_alone=True):
+class BatchNorm(Layer):
     """Batch normalisation over all axes but the last: of (n, d) per feature, of (n, h, w, c) per channel.
 
-    A ReLU directly after it is fused with it, and so is a Dropout after that; or, after either of batch norm and ReLU,
-    a MaxPool2D whose stride is its size.
+    In programs, a ReLU directly after it is fused with it, and so is a Dropout after that; or, after either of batch
+    norm and ReLU, a MaxPool2D whose stride is its size.
 
     Parameters
     ----------
@@ -78,98 +76,33 @@ class BatchNorm(Layer, kernels_alone=True):
         self.params.update(scale=np.ones(channels, dtype), shift=np.zeros(channels, dtype))
         self.state.update(running_mean=np.zeros(channels, dtype), running_var=np.ones(channels, dtype))
 
-    def fuses(self, followers: Sequence[Layer]) -> int:
-        relu = len(followers) > 0 and type(followers[0]) is ReLU
-        last = followers[relu] if len(followers) > relu else None
-        pool = type(last) is MaxPool2D and last.stride == last.size
-        return relu + (pool or (relu and type(last) is Dropout))
-
-    def forward(
-        self,
-        x: Array,
-        *,
-        training: bool = False,
-        counter: int = 0,
-        memory: Memory = FRESH,
-        fused: tuple[Layer, ...] = (),
-    ) -> tuple[Array, Any]:
-        if training and self.params.rest:
-            return self._resting_forward(x, fused, counter, memory)
-        relu, last = len(fused) > 0 and isinstance(fused[0], ReLU), fused[-1] if fused else None
-        drop, seed = (last.drop, last.seed) if isinstance(last, Dropout) else (0.0, 0)
-        pool = last if isinstance(last, MaxPool2D) else None
-        shape = (len(x), *(x.shape[1:] if pool is None else pool.output_shape(x.shape[1:])))
-        return F.batch_norm_forward(
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        resting = training and self.params.rest
+        y, cache = F.batch_norm_forward(
             x,
             self.params["scale"],
             self.params["shift"],
             self.state["running_mean"],
             self.state["running_var"],
             axis=-1,
-            training=training,
+            training=training and not resting,
             eps=self.eps,
             momentum=self.momentum,
             momentum_of=self.momentum_of,
             unbiased=self.unbiased,
-            relu=relu,
-            dropout=drop,
-            seed=seed,
-            counter=counter + len(fused),
-            max_pool=None if pool is None else pool.size,
-            out=memory.array("y", shape, x.dtype),
-            mean=memory.array("mean", x.shape[-1:], np.float64),
-            inv_std=memory.array("inv_std", x.shape[-1:], np.float64),
-            sums=self._sums(x.shape, memory) if training else None,
-            chosen=memory.array("chosen", shape, x.dtype) if training and pool is not None else None,
         )
+        return y, _Resting(x) if resting else cache
 
-    def _sums(self, shape: Shape, memory: Memory) -> Array | None:
-        sums = F.batch_norm_sums_shape(shape, -1)
-        return None if sums is None else memory.array("sums", sums, np.float64)
-
-    def may_overwrite_input(self, fused: tuple[Layer, ...]) -> bool:
-        return type(self) is BatchNorm and len(fused) > 0 and isinstance(fused[-1], MaxPool2D)
-
-    def backward(
-        self, dy: Array, cache: Any, *, memory: Memory = FRESH, overwrite: bool = False
-    ) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("BatchNorm.backward needs the cache of forward(…, training=True)")
         if isinstance(cache, _Resting):
-            return self._resting_backward(dy, cache, memory)
-        dx, dscale, dshift = F.batch_norm_backward(
-            dy,
-            cache,
-            out=memory.over("dx", cache.x) if overwrite else memory.array("dx", cache.x.shape, dy.dtype),
-            dscale=memory.grad("scale", self.params["scale"]),
-            dshift=memory.grad("shift", self.params["shift"]),
-            sums=self._sums(dy.shape, memory),
-        )
-        return dx, {"scale": dscale, "shift": dshift}
-
-    def _resting_forward(
-        self, x: Array, fused: tuple[Layer, ...], counter: int, memory: Memory
-    ) -> tuple[Array, _Resting]:
-        """A pass in training by running statistics, which stay as they are; layers that are fused follow one by one."""
-        y, _ = self.forward(x, memory=memory)
-        caches = []
-        for i, layer in enumerate(fused, start=1):
-            y, cache = layer.forward(y, training=True, counter=counter + i, memory=memory.child(f"fused {i}"))
-            caches.append(cache)
-        return y, _Resting(x, fused, caches)
-
-    def _resting_backward(self, dy: Array, cache: _Resting, memory: Memory) -> tuple[Array, Grads]:
-        for i, (layer, own) in reversed([*enumerate(zip(cache.fused, cache.caches, strict=True), start=1)]):
-            dy, _ = layer.backward(dy, own, memory=memory.child(f"fused {i}"))
-        scale, mean = self.params["scale"], self.state["running_mean"]
-        inv_std = (1 / np.sqrt(self.state["running_var"].astype(np.float64) + self.eps)).astype(dy.dtype)
-        shape = (-1, len(scale))
-        rows, dx = dy.reshape(shape), memory.array("dx", dy.shape, dy.dtype)
-        normalised = np.subtract(cache.x.reshape(shape), mean, out=memory.array("normalised", rows.shape, dy.dtype))
-        normalised *= inv_std
-        dscale = np.einsum("ij,ij->j", rows, normalised, out=memory.grad("scale", scale))
-        dshift = F.bias_backward(rows, out=memory.grad("shift", self.params["shift"]))
-        np.multiply(rows, scale * inv_std, out=dx.reshape(shape))
+            running = self.state["running_mean"], self.state["running_var"]
+            dx, dscale, dshift = F.batch_norm_inference_backward(
+                dy, cache.x, self.params["scale"], *running, eps=self.eps
+            )
+        else:
+            dx, dscale, dshift = F.batch_norm_backward(dy, cache)
         return dx, {"scale": dscale, "shift": dshift}
 
 
@@ -177,8 +110,6 @@ class _Resting(NamedTuple):
     """The cache of a batch norm whose parameters are frozen."""
 
     x: Array
-    fused: tuple[Layer, ...]
-    caches: list[Any]
 
 
 # ---- Per sample -----------------------------------------------------------------------------------------------
@@ -195,44 +126,26 @@ class _SampleNorm(Layer):
         """The shape of scale and shift."""
         return input_shape[-1:]
 
-    def _statistics(self, input_shape: Shape) -> int:
+    def statistics(self, input_shape: Shape) -> int:
         """The number of means per sample."""
         raise TypeError("a subclass defines the axes of the mean")
 
-    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+    def normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
         raise TypeError("a subclass defines the axes of the mean")
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         learnt = self._learnt(input_shape)
         self.params.update(scale=np.ones(learnt, dtype), shift=np.zeros(learnt, dtype))
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        count = (len(x) * self._statistics(x.shape[1:]),)
-        return self._normalise(
-            x,
-            scale=self.params["scale"],
-            shift=self.params["shift"],
-            eps=self.eps,
-            out=memory.array("y", x.shape, x.dtype),
-            mean=memory.array("mean", count, np.float64),
-            inv_std=memory.array("inv_std", count, np.float64),
-        )
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        return self.normalise(x, scale=self.params["scale"], shift=self.params["shift"], eps=self.eps)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        dx, dscale, dshift = F.group_norm_backward(
-            dy,
-            cache,
-            out=memory.array("dx", dy.shape, dy.dtype),
-            dscale=memory.grad("scale", self.params["scale"]),
-            dshift=memory.grad("shift", self.params["shift"]),
-            parts=memory.array("parts", cache.parts_shape, dy.dtype),
-        )
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        dx, dscale, dshift = F.group_norm_backward(dy, cache)
         return dx, {"scale": dscale, "shift": dshift}
 
 
-class LayerNorm(_SampleNorm, kernels_alone=True):
+class LayerNorm(_SampleNorm):
     """Layer normalisation, as in `fastopt.functional.layer_norm_forward`.
 
     Parameters
@@ -271,14 +184,14 @@ class LayerNorm(_SampleNorm, kernels_alone=True):
             raise ValueError(f"axes must be at most {len(input_shape)}, got {self.axes}")
         return input_shape[-self.axes :]
 
-    def _statistics(self, input_shape: Shape) -> int:
+    def statistics(self, input_shape: Shape) -> int:
         return math.prod(input_shape[: -self.axes])
 
-    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+    def normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
         return F.layer_norm_forward(x, axes=self.axes, **options)
 
 
-class RMSNorm(Layer, kernels_alone=True):
+class RMSNorm(Layer):
     """RMS normalisation over the last axis, as in `fastopt.functional.rms_norm_forward`.
 
     Parameters
@@ -312,28 +225,15 @@ class RMSNorm(Layer, kernels_alone=True):
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.params["scale"] = np.ones(input_shape[-1:], dtype)
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        return F.rms_norm_forward(
-            x,
-            self.params["scale"],
-            eps=self.eps,
-            out=memory.array("y", x.shape, x.dtype),
-            inv_rms=memory.array("inv_rms", (math.prod(x.shape[:-1]),), np.float64),
-        )
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        return F.rms_norm_forward(x, self.params["scale"], eps=self.eps)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        dx, dscale = F.rms_norm_backward(
-            dy,
-            cache,
-            out=memory.array("dx", dy.shape, dy.dtype),
-            dscale=memory.grad("scale", self.params["scale"]),
-        )
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        dx, dscale = F.rms_norm_backward(dy, cache)
         return dx, {"scale": dscale}
 
 
-class GroupNorm(_SampleNorm, kernels_alone=True):
+class GroupNorm(_SampleNorm):
     """Group normalisation of (n, …, c), as in `fastopt.functional.group_norm_forward`.
 
     Parameters
@@ -371,14 +271,14 @@ class GroupNorm(_SampleNorm, kernels_alone=True):
             raise ValueError(f"groups must divide the number of channels, {input_shape[-1]}, got {self.groups}")
         return input_shape[-1:]
 
-    def _statistics(self, input_shape: Shape) -> int:
+    def statistics(self, input_shape: Shape) -> int:
         return self.groups
 
-    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+    def normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
         return F.group_norm_forward(x, self.groups, **options)
 
 
-class InstanceNorm(_SampleNorm, kernels_alone=True):
+class InstanceNorm(_SampleNorm):
     """Instance normalisation of (n, …, c), as in `fastopt.functional.instance_norm_forward`.
 
     Parameters
@@ -408,10 +308,10 @@ class InstanceNorm(_SampleNorm, kernels_alone=True):
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__(eps)
 
-    def _statistics(self, input_shape: Shape) -> int:
+    def statistics(self, input_shape: Shape) -> int:
         return input_shape[-1]
 
-    def _normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
+    def normalise(self, x: Array, **options: Any) -> tuple[Array, F.GroupNormCache]:
         return F.instance_norm_forward(x, **options)
 
 
@@ -448,8 +348,6 @@ class WeightNorm(Composite):
     .. [1] T. Salimans and D. P. Kingma, "Weight normalization", 2016, eq. 2 and 3.
     """
 
-    may_skip_input_grad = True
-
     def __init__(self, layer: Dense | Conv2D) -> None:
         if not isinstance(layer, (Dense, Conv2D)):
             raise TypeError(f"layer must be Dense or Conv2D, got {type(layer).__name__}")
@@ -464,43 +362,24 @@ class WeightNorm(Composite):
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.layer.build(input_shape, rng, dtype)
         weight = self.layer.params["weight"]
-        gain = self._norms(weight)
+        gain = np.sqrt(np.square(weight.reshape(-1, weight.shape[-1])).sum(axis=0))
         if not gain.all():
             raise ValueError(f"init of {self.layer!r} must give no output a weight of zeros")
         self.params.update(gain=gain.astype(dtype), direction=weight.copy())
 
-    @staticmethod
-    def _norms(direction: Array) -> Array:
-        rows = direction.reshape(-1, direction.shape[-1])
-        return np.sqrt(np.einsum("ij,ij->j", rows, rows))
-
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.layer.output_shape(input_shape)
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         gain, direction = self.params["gain"], self.params["direction"]
-        norms = self._norms(direction)
-        np.multiply(direction, gain / norms, out=self.layer.params["weight"])
-        y, cache = self.layer.forward(x, training=training, counter=counter, memory=memory.child("layer"))
-        return y, (cache, norms)
+        _, cache = F.weight_norm_forward(direction, gain, out=self.layer.params["weight"])
+        y, inner = self.layer.forward(x, training=training, counter=counter)
+        return y, (inner, cache)
 
-    def backward(
-        self, dy: Array, cache: Any, *, memory: Memory = FRESH, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
-        inner, norms = cache
-        gain, direction = self.params["gain"], self.params["direction"]
-        dx, grads = self.layer.backward(dy, inner, memory=memory.child("layer"), input_grad=input_grad)
-        dweight = grads["weight"]
-        dgain = memory.grad("gain", gain)
-        rows = (-1, len(gain))
-        np.einsum("ij,ij->j", dweight.reshape(rows), direction.reshape(rows), out=dgain)
-        dgain /= norms
-        # gain / norm · (dweight − dgain · direction / norm)
-        ddirection = np.multiply(direction, dgain / norms, out=memory.grad("direction", direction))
-        np.subtract(dweight, ddirection, out=ddirection)
-        ddirection *= gain / norms
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        inner, of_weight = cache
+        dx, grads = self.layer.backward(dy, inner)
+        ddirection, dgain = F.weight_norm_backward(grads["weight"], of_weight)
         return dx, {"gain": dgain, "direction": ddirection, "layer.bias": grads["bias"]}
 
 
@@ -568,16 +447,14 @@ class DecorrelatedBatchNorm(Layer):
         whitening = np.tile(np.eye(size, dtype=dtype), (channels // size, 1, 1))
         self.state.update(running_mean=np.zeros(channels, dtype), running_whitening=whitening)
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         channels, whitening = x.shape[-1], self.state["running_whitening"]
         mean, cache = self.state["running_mean"], None  # type: Array, Any
         rows = x.reshape(-1, channels)
         resting, training = training and self.params.rest, training and not self.params.rest
         if training:
             mean = rows.mean(axis=0, dtype=np.float64).astype(x.dtype)
-        centred = np.subtract(rows, mean, out=memory.array("centred", rows.shape, x.dtype))
+        centred = rows - mean
         if training:
             groups = self._groups(centred)
             covariance = np.matmul(groups.swapaxes(1, 2), groups).astype(np.float64) / len(rows)
@@ -586,26 +463,23 @@ class DecorrelatedBatchNorm(Layer):
             whitening = ((vectors / roots[:, None]) @ vectors.swapaxes(1, 2)).astype(x.dtype)
             for name, new in (("running_mean", mean), ("running_whitening", whitening)):
                 self.state[name] += x.dtype.type(self.momentum) * (new - self.state[name])
-        white = memory.array("white", rows.shape, x.dtype)
+        white = np.empty_like(rows)
         np.matmul(self._groups(centred), whitening, out=self._groups(white))
         if training:
             cache = centred, white, whitening, roots, vectors
         elif resting:
             cache = centred, white, whitening, None, None
-        y = np.multiply(white, self.params["scale"], out=memory.array("y", rows.shape, x.dtype))
-        y += self.params["shift"]
+        y = white * self.params["scale"] + self.params["shift"]
         return y.reshape(x.shape), cache
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         if cache is None:
             raise ValueError("DecorrelatedBatchNorm.backward needs the cache of forward(…, training=True)")
         centred, white, whitening, roots, vectors = cache
-        scale, shift = self.params["scale"], self.params["shift"]
+        scale = self.params["scale"]
         rows = dy.reshape(centred.shape)
-        dscale = np.einsum("ij,ij->j", rows, white, out=memory.grad("scale", scale))
-        dshift = F.bias_backward(rows, out=memory.grad("shift", shift))
-        dwhite = np.multiply(rows, scale, out=memory.array("dwhite", rows.shape, dy.dtype))
-        dx = memory.array("dx", rows.shape, dy.dtype)
+        dscale, dshift = np.einsum("ij,ij->j", rows, white), F.bias_backward(rows)
+        dwhite, dx = rows * scale, np.empty_like(rows)
         np.matmul(self._groups(dwhite), whitening, out=self._groups(dx))
         if roots is None:  # by running statistics, which do not depend on x
             return dx.reshape(dy.shape), {"scale": dscale, "shift": dshift}
@@ -614,7 +488,7 @@ class DecorrelatedBatchNorm(Layer):
         one, other = roots[:, :, None], roots[:, None, :]
         dcovariance = vectors @ (-turned / (one * other * (one + other))) @ vectors.swapaxes(1, 2)
         dx -= dx.mean(axis=0, dtype=np.float64).astype(dx.dtype)
-        through_covariance = memory.array("dx of covariance", rows.shape, dy.dtype)
+        through_covariance = np.empty_like(rows)
         factor = (2 / len(rows) * dcovariance).astype(dy.dtype)
         np.matmul(self._groups(centred), factor, out=self._groups(through_covariance))
         dx += through_covariance

@@ -8,12 +8,11 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads, Layer, Shape, check_images
-from fastopt.nn.memory import FRESH, Memory
 
 __all__ = ["AveragePool2D", "GlobalAveragePool2D"]
 
 
-class AveragePool2D(Layer, kernels_alone=True):
+class AveragePool2D(Layer):
     """The mean of each window of images (n, h, w, c), without padding.
 
     Parameters
@@ -48,18 +47,14 @@ class AveragePool2D(Layer, kernels_alone=True):
         check_images(self, input_shape)
         return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
-        y = memory.array("y", (len(x), *self.output_shape(x.shape[1:])), x.dtype)
-        return F.average_pool_forward(x, self.size, self.stride, out=y), x.shape
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        return F.average_pool_forward(x, self.size, self.stride), x.shape
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
-        dx = memory.array("dx", cache, dy.dtype)
-        return F.average_pool_backward(dy, cache, self.size, self.stride, out=dx), {}
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        return F.average_pool_backward(dy, cache, self.size, self.stride), {}
 
 
-class GlobalAveragePool2D(Layer, kernels_alone=True):
+class GlobalAveragePool2D(Layer):
     """The mean of each channel: images (n, h, w, c) become (n, c).
 
     Examples
@@ -74,14 +69,10 @@ class GlobalAveragePool2D(Layer, kernels_alone=True):
         check_images(self, input_shape)
         return input_shape[2:]
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         n, h, w, c = x.shape
-        y = memory.array("y", (n, 1, 1, c), x.dtype)
-        return F.average_pool_forward(x, (h, w), out=y).reshape(n, c), x.shape
+        return F.average_pool_forward(x, (h, w)).reshape(n, c), x.shape
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         n, h, w, c = cache
-        dx = memory.array("dx", cache, dy.dtype)
-        return F.average_pool_backward(dy.reshape(n, 1, 1, c), cache, (h, w), out=dx), {}
+        return F.average_pool_backward(dy.reshape(n, 1, 1, c), cache, (h, w)), {}

@@ -10,7 +10,6 @@ from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn.layers import Composite, Grads, Layer, Shape
-from fastopt.nn.memory import FRESH, Memory
 
 __all__ = ["Residual"]
 
@@ -59,27 +58,24 @@ class Residual(Composite):
     def output_shape(self, input_shape: Shape) -> Shape:
         return self.body.output_shape(input_shape)
 
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int = 0, memory: Memory = FRESH
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         caches, terms = {}, [x]
         for i, (name, part) in enumerate(self.parts.items()):
-            own = memory.child(name)
-            term, caches[name] = part.forward(x, training=training, counter=2 * counter + i, memory=own)
+            term, caches[name] = part.forward(x, training=training, counter=2 * counter + i)
             terms.append(term)
-        y = np.add(terms[-2], terms[-1], out=memory.array("y", terms[-1].shape, x.dtype))
+        y = terms[-2] + terms[-1]
         if self.activation:
             F.relu_forward(y, out=y)
         return y, (caches, y)
 
-    def backward(self, dy: Array, cache: Any, *, memory: Memory = FRESH) -> tuple[Array, Grads]:
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         caches, y = cache
         if self.activation:
-            dy = F.relu_backward(dy, y, out=memory.array("dsum", dy.shape, dy.dtype))
+            dy = F.relu_backward(dy, y)
         grads: Grads = {}
         terms = [dy]
         for name, part in self.parts.items():
-            term, own = part.backward(dy, caches[name], memory=memory.child(name))
+            term, own = part.backward(dy, caches[name])
             grads |= {f"{name}.{key}": grad for key, grad in own.items()}
             terms.append(term)
-        return np.add(terms[-2], terms[-1], out=memory.array("dx", terms[-1].shape, dy.dtype)), grads
+        return terms[-2] + terms[-1], grads

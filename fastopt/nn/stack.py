@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import arena, checks, files
+from fastopt import _kernels, arena, checks, files
 from fastopt.checks import Array
 from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.config import encode
 from fastopt.nn.layers import Composite, Conv2D, Grads, Layer, Shape
 from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, softmax_cross_entropy
-from fastopt.nn.memory import FRESH, OUTPUTS, Memory, Workspace
-from fastopt.nn.targets import accuracy, are_labels, check_finite
+from fastopt.nn.targets import check_finite
 from fastopt.optimizer import chosen_names
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
@@ -33,12 +32,12 @@ class Stack(Composite, loadable=False):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a Layer, got {type(layer).__name__}")
         # The arrays of a layer that occurs more than once are named by its first place.
-        self._first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
-        super().__init__({str(i): self.layers[i] for i in sorted({*self._first})})
-        self._stages = _stages(self.layers)
-        self._calls = [
-            0
-        ]  # in training that were given no counter; a list, as passes are replayed while options are alike
+        self.first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
+        super().__init__({str(i): self.layers[i] for i in sorted({*self.first})})
+        self._made: Grads = {}
+        #: Programs that are not in use, by what they depend on: see `fastopt.nn.program`.
+        self.programs: dict[Any, list[Any]] = {}
+        self._calls = [0]  # in training that were given no counter; a list, as programs hold while options are alike
         self.seed = checks.integer("seed", seed, 0)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -52,7 +51,9 @@ class Stack(Composite, loadable=False):
             own = {name: param for name, param in self.params.items() if id(param) not in elsewhere}
             self.adopt(arena.flatten(own).params)
 
-    may_skip_input_grad = True
+    def __getstate__(self) -> dict[str, Any]:
+        """The model without programs, which hold addresses."""
+        return vars(self) | {"_made": {}, "programs": {}}
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
@@ -141,7 +142,7 @@ class Stack(Composite, loadable=False):
             place = checks.integer("which", each, -last - 1, last) % len(self.layers)
             if not self.layers[place].params:
                 raise ValueError(f"which must be a layer with parameters, but layer {place} is {self.layers[place]!r}")
-            patterns.append(f"{self._first[place]}.*")
+            patterns.append(f"{self.first[place]}.*")
         return chosen_names(patterns, self.params, "which")
 
     # ---- Passes ---------------------------------------------------------------------------------------------
@@ -158,21 +159,8 @@ class Stack(Composite, loadable=False):
             (i for i, layer in enumerate(self.layers) if layer.params and not layer.params.rest), len(self.layers)
         )
 
-    def workspace(self) -> Workspace:
-        """Arrays for passes over this model, which each pass reuses, so that its results are overwritten by the next.
-
-        Gradients are contiguous, in the order of `params`. The cache of a forward pass serves one backward pass.
-
-        Returns
-        -------
-        Workspace
-        """
-        return Workspace(arena.flatten(self.params).grads)
-
-    def forward(
-        self, x: Array, *, training: bool = False, counter: int | None = None, memory: Memory = FRESH
-    ) -> tuple[Array, list[Any]]:
-        """The forward pass.
+    def forward(self, x: Array, *, training: bool = False, counter: int | None = None) -> tuple[Array, list[Any]]:
+        """The forward pass, layer by layer.
 
         Parameters
         ----------
@@ -182,8 +170,6 @@ class Stack(Composite, loadable=False):
         counter : int, optional
             The number of the call in training, of which dropout masks are a function. Where absent, the model counts
             its calls in training itself, from 0, those with a counter aside.
-        memory : Memory, default FRESH
-            Provides the arrays that are written: see `workspace`.
 
         Returns
         -------
@@ -191,21 +177,18 @@ class Stack(Composite, loadable=False):
         cache : list
             The caches of all layers, which `backward` takes.
         """
-        caches: list[Any] = [None] * len(self.layers)
+        caches: list[Any] = []
         if counter is None:
             counter = self._calls[0] if training else 0
             self._calls[0] += training
         count = self.count(counter)
-        for i, key, options, _ in self._stages:
-            x, caches[i] = self.layers[i].forward(
-                x, training=training, counter=count + i, memory=memory.stage(key), **options
-            )
+        for i, layer in enumerate(self.layers):
+            x, cache = layer.forward(x, training=training, counter=count + i)
+            caches.append(cache)
         return x, caches
 
-    def backward(
-        self, dy: Array, cache: list[Any], *, memory: Memory = FRESH, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
-        """The backward pass.
+    def backward(self, dy: Array, cache: list[Any]) -> tuple[Array, Grads]:
+        """The backward pass, layer by layer.
 
         Parameters
         ----------
@@ -213,109 +196,58 @@ class Stack(Composite, loadable=False):
             The gradient of the loss with respect to the output.
         cache : list
             What `forward` returned.
-        memory : Memory, default FRESH
-            As for `forward`.
-        input_grad : bool, default True
-            Whether to compute the gradient with respect to the input.
 
         Returns
         -------
-        dx : ndarray (n, …) or None
+        dx : ndarray (n, …)
         grads : dict of ndarray
             The gradients with respect to each of `params`.
         """
         grads: Grads = {}
-        last = 0 if input_grad else self.lowest
-        for i, place, _, options in reversed(self._stages):
-            if i < last:
-                break
-            layer = self.layers[i]
-            skip = {"input_grad": False} if i == last and not input_grad and layer.may_skip_input_grad else {}
-            dy, own = layer.backward(dy, cache[i], memory=memory.stage(place), **options, **skip)
-            if options and memory is not FRESH:
-                cache[i] = None  # its arrays may be overwritten
+        for i in reversed(range(len(self.layers))):
+            dy, own = self.layers[i].backward(dy, cache[i])
             for name, grad in own.items():
-                key = f"{self._first[i]}.{name}"
-                grads[key] = np.add(grads[key], grad, out=grad) if key in grads else grad
-        return (dy if input_grad else None), grads
+                key = f"{self.first[i]}.{name}"
+                grads[key] = grads[key] + grad if key in grads else grad
+        return dy, grads
 
     # ---- Use ------------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
-    ) -> dict[str, float]:
-        """Loss and accuracy in inference.
+    def check_built(self) -> Shape:
+        """The input shape, without which a model cannot be used."""
+        if self.input_shape is None:
+            raise ValueError("the model must have an input_shape, got None")
+        return self.input_shape
 
-        Parameters
-        ----------
-        x : ndarray (n, …)
-            Inputs; converted to the model's type.
-        y : ndarray (n, …)
-            Targets.
-        batch_size : int, default 256
-        loss : callable, default softmax_cross_entropy
-
-        Returns
-        -------
-        dict of float
-            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where inputs or targets do not fit the model or the loss.
-        """
-        x, y = samples(self, x, y, loss)
-        output = self.predict(x, batch_size=batch_size)
-        measured = {"loss": loss(output, y)[0]}
-        if are_labels(y):
-            measured["accuracy"] = accuracy(output, y)
-        return measured
-
-    def predict(self, x: Array, *, batch_size: int = 256) -> Array:
-        """The outputs in inference.
-
-        Parameters
-        ----------
-        x : ndarray (n, …)
-            Inputs; converted to the model's type.
-        batch_size : int, default 256
-
-        Returns
-        -------
-        ndarray (n, …)
-            A new array; for a classifier the logits, whose ``argmax(axis=1)`` is the class.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Where inputs do not fit the model.
-        """
-        x = self.inputs("x", x)
-        batch_size = checks.integer("batch_size", batch_size, 1)
-        output, memory = np.empty((len(x), *self.shapes[-1]), self.dtype), Workspace(handed_on=OUTPUTS)
-        # In a single batch, a BLAS's threads do not stay awake into the convolutions of a next one.
-        with room_for_convolutions(self) if len(x) > batch_size else contextlib.nullcontext():
-            for i in range(0, len(x), batch_size):
-                output[i : i + batch_size] = self.forward(x[i : i + batch_size], memory=memory)[0]
-        return output
-
-    def inputs(self, name: str, x: Any) -> Array:
-        """Inputs, checked: of the model's shape, converted to its type, C-contiguous."""
+    def rows(self, name: str, x: Any) -> Array:
+        """Inputs, checked: of the model's shape, with rows that programs can gather, in whatever type."""
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")
-        if self.input_shape is None:
-            raise ValueError("the model must have an input_shape, got None")
-        if x.shape[1:] != self.input_shape or x.ndim == 0:
-            raise ValueError(f"{name} must have shape (n, {', '.join(map(str, self.input_shape))}), got {x.shape}")
+        shape = self.check_built()
+        if x.shape[1:] != shape or x.ndim == 0:
+            raise ValueError(f"{name} must have shape (n, {', '.join(map(str, shape))}), got {x.shape}")
+        return x if _kernels.gathers(x) else self.converted(x)
+
+    def converted(self, x: Array) -> Array:
+        """Inputs as layers take them: C-contiguous, of the model's type."""
         return np.ascontiguousarray(x, self.dtype)
+
+    def inputs(self, name: str, x: Any) -> Array:
+        """Both."""
+        return self.converted(self.rows(name, x))
+
+    def gradients(self) -> Grads:
+        """The arrays that programs write the gradients of `params` to: contiguous, in that order."""
+        if not self._made:
+            self._made.update(arena.flatten(self.params).grads)
+        return self._made
 
     def summary(self) -> str:
         """A table of the layers with the shapes of their outputs, their parameters and bytes."""
         rows = [("layer", "output", "parameters")]
         for i, (layer, shape) in enumerate(zip(self.layers, self.shapes[1:], strict=True)):
-            shared = "" if self._first[i] == i else f" (layer {self._first[i]} again)"
+            shared = "" if self.first[i] == i else f" (layer {self.first[i]} again)"
             count = 0 if shared else sum(a.size for a in layer.params.values())
             rows.append((type(layer).__name__ + shared, str(shape), f"{count:,}"))
         total = sum(a.size for a in self.params.values())
@@ -371,21 +303,6 @@ class Stack(Composite, loadable=False):
         return {"layers": self.layers, **own}
 
 
-def _stages(layers: Sequence[Layer]) -> list[tuple[int, str, dict[str, Any], dict[str, Any]]]:
-    """For each layer that is called: its place, as a number and as text, and the options of its forward and backward
-    passes. Layers that are fused with one before are not called; backward may overwrite an output that is not read
-    any more."""
-    stages, i, kept = [], 0, True
-    while i < len(layers):
-        layer, count = layers[i], layers[i].fuses(layers[i + 1 :])
-        fused = tuple(layers[i + 1 : i + 1 + count])
-        overwrite = not kept and layer.may_overwrite_input(fused)
-        stages.append((i, str(i), {"fused": fused} if fused else {}, {"overwrite": True} if overwrite else {}))
-        kept = layer.keeps_output(fused)
-        i += 1 + count
-    return stages
-
-
 def room_for_convolutions(model: Stack) -> contextlib.AbstractContextManager[None]:
     """A context in which a BLAS keeps to one thread, if fastopt has several threads and convolutions for them."""
     if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
@@ -402,9 +319,9 @@ def samples(
         raise TypeError(f"loss must be a function such as fastopt.nn.SquaredError(), got {loss!r}")
     if isinstance(loss, type):
         raise TypeError(f"loss must be a function, got the class {loss.__name__}: call it")
-    given, x, y = x, model.inputs(f"{whose}x", x), np.asarray(y)
+    x, y = model.rows(f"{whose}x", x), np.asarray(y)
     if finite:
-        check_finite(f"{whose}x", x, given)
+        check_finite(f"{whose}x", x, model.dtype)
         check_finite(f"{whose}y", y)
     if y.shape[:1] != x.shape[:1]:
         raise ValueError(f"{whose}y must have one target per input, {len(x)}, got shape {y.shape}")

@@ -58,7 +58,7 @@ def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def check_finite(name: str, array: Array, given: Any = None) -> None:
+def check_finite(name: str, array: Array, dtype: np.dtype[Any] | None = None) -> None:
     """Refuse numbers that are not finite, and say where the first of them is.
 
     A part at a time, so that an array that is mapped into memory need not fit there.
@@ -67,22 +67,25 @@ def check_finite(name: str, array: Array, given: Any = None) -> None:
     ----------
     name : str
     array : ndarray
-    given : array_like, optional
-        What was converted to `array`.
+    dtype : numpy.dtype, optional
+        The type that they are to be converted to.
     """
-    if array.dtype.kind != "f" or array.ndim == 0:
+    dtype = array.dtype if dtype is None else dtype
+    if array.ndim == 0 or dtype.kind != "f" or array.dtype.kind in "iub":  # no integer is beyond float32
         return
     rows = max(1, 2**18 // max(1, array[:1].size))
     for begin in range(0, len(array), rows):
-        finite = np.isfinite(array[begin : begin + rows])
+        part = array[begin : begin + rows]
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(part.astype(dtype, copy=False))
         if finite.all():
             continue
         first, *rest = (int(i) for i in np.argwhere(~finite)[0])
         place = (begin + first, *rest)
-        value = array[place] if given is None else np.asarray(given)[place]
+        value = array[place]
         where = f"{name}[{', '.join(map(str, place))}]"
         if np.isfinite(value):
-            raise ValueError(f"{name} must be finite as {array.dtype}, got {value} at {where}")
+            raise ValueError(f"{name} must be finite as {dtype}, got {value} at {where}")
         raise ValueError(f"{name} must be finite, got {value} at {where}")
 
 

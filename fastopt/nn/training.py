@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -15,24 +14,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastopt import _kernels, checks, files
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads
-from fastopt.nn.losses import Loss, loss_of
-from fastopt.nn.memory import Memory
-from fastopt.nn.playback import Passes, is_recordable
+from fastopt.nn.losses import Loss
+from fastopt.nn.program import Compiled
 from fastopt.nn.stack import Stack, room_for_convolutions, samples
-from fastopt.nn.targets import are_labels, count_right, weights
+from fastopt.nn.targets import are_labels, weights
 from fastopt.nn.trace import NonFiniteError, find_anomaly
+from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 __all__ = ["Callback", "History", "Run", "batches"]
-
-Indices = NDArray[np.int64]
 
 
 class History(dict[str, list[float]]):
@@ -201,7 +197,7 @@ class Run:
 
     def __init__(
         self,
-        model: Stack,
+        model: Compiled,
         data: tuple[Array, Array, Array | None],
         optimizer: Optimizer,
         loss: Loss,
@@ -231,17 +227,16 @@ class Run:
         self.epoch = 0
         self.stopped, self.interrupted = "", False
         self._where = ""
-        self._memory = model.workspace()
-        self._passes: dict[int, Passes] = {}
-        self._sums: Grads = {}
+        self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore")
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
         self._kept: list[tuple[Array, Array]] = []
         needs_closure = getattr(optimizer, "needs_closure", False)
-        if on_nonfinite != "ignore" or needs_closure:
+        if needs_closure:
             self._kept = [(array, array.copy()) for array in model.state.values()]
-        self._kernels_alone = False
+        #: The methods of callbacks that are called for each batch.
+        self._hooks = {name for name in _OF_BATCHES for callback in self.callbacks if _has_own(callback, name)}
         self.average = _average(optimizer, self.callbacks)
         if needs_closure and self.batches > 1:
             call = f"model.fit(x, y, batch_size={self.samples}, optimizer=optimizer)"
@@ -266,7 +261,7 @@ class Run:
         """The batches of the current step: one, or as many as gradients are accumulated over."""
         for i, chosen in enumerate(self._parts):
             weight = None if self._weight is None else self._weight[chosen]
-            yield Batch(self._x[chosen], self._y[chosen], weight, self._counter + i)
+            yield Batch(self.model.converted(self._x[chosen]), self._y[chosen], weight, self._counter + i)
 
     # ---- The loop -------------------------------------------------------------------------------------------
 
@@ -276,7 +271,9 @@ class Run:
 
     def go(self) -> History:
         """Run all epochs."""
-        with _interruptible(self), room_for_convolutions(self.model), holding(self.model):
+        model = self.model
+        with alone(model), _interruptible(self), room_for_convolutions(model), holding(model), self._steps:
+            self._steps.feed(self._x, self._y, self._weight)
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
@@ -307,78 +304,100 @@ class Run:
         return average.applied() if average is not None and average.is_ready else contextlib.nullcontext()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The run without recorded calls, which cannot be copied or pickled, as callbacks that hold it may be."""
-        return vars(self) | {"_passes": {}}
-
-    def _steps(self) -> Iterator[list[Indices]]:
-        """The indices of the samples of each step, by batches, for one epoch."""
-        order = np.random.default_rng([self.seed, self.optimizer.t])
-        each = batches(len(self._x), self.batch_size, order)
-        while parts := list(itertools.islice(each, self.accumulate)):
-            yield parts
+        """The run without its programs, which cannot be copied or pickled, as callbacks that hold it may be."""
+        return vars(self) | {"_steps": None}
 
     def _one_epoch(self) -> dict[str, float] | None:
         """The epoch's metrics; None where it was stopped before its end."""
-        started, total, right, total_weight = time.perf_counter(), 0.0, 0.0, 0.0
-        count = skipped = 0
-        self._kernels_alone = is_recordable(self.model)
-        for step, parts in enumerate(self._steps()):
-            self._parts, self._counter = parts, self.optimizer.t * self.accumulate
-            self._tell("on_batch_begin", step)
-            taken = self._step(step)
-            if taken is None:
-                value, skipped = math.nan, skipped + 1
+        started, taken, skipped, step, seen = time.perf_counter(), [], 0, 0, 0  # type: float, list[Taken], int, int, int
+        left = [*batches(len(self._x), self.batch_size, np.random.default_rng([self.seed, self.optimizer.t]))]
+        while left:
+            self._parts, self._counter = left[: self.accumulate], self.optimizer.t * self.accumulate
+            if self._hooks:
+                self._tell("on_batch_begin", step)
+            loss, steps = math.nan, 1
+            try:
+                self._prepare()
+                now = self._many(left)
+                now = self._one(step) if now is None else now
+                taken.append(now)
+                loss, steps = float(now.loss[-1]), len(now.loss)
+                seen += sum(map(len, left[: steps * self.accumulate]))
+            except NonFinite as error:
+                for before in error.args:  # steps that C took before
+                    taken.append(before)
+                    seen += sum(map(len, left[: len(before.loss)]))
+                    del left[: len(before.loss)]
+                    step += len(before.loss)
+                self._parts, self._counter = left[: self.accumulate], self.optimizer.t * self.accumulate
+                if self.on_nonfinite != "skip":
+                    raise self._error(step) from None
+                skipped += 1
                 if skipped == self.batches:
-                    raise self._error(step, "all steps of the epoch were skipped; the last one for ")
-            else:
-                value, correct, weight = taken
-                total, right, total_weight = total + value * weight, right + correct, total_weight + weight
-                count += sum(map(len, parts))
-            self._tell("on_batch_end", step, {"loss": value})
-            if self.stopped and step + 1 < self.batches:
-                self._where = f"after {step + 1} of {self.batches} batches of epoch {self.epoch + 1}"
+                    raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
+            if self._hooks:
+                self._tell("on_batch_end", step, {"loss": loss})
+            del left[: steps * self.accumulate]
+            step += steps
+            if self.stopped and left:
+                self._where = f"after {step} of {self.batches} batches of epoch {self.epoch + 1}"
                 return None
-        logs: dict[str, float] = {"loss": total / (total_weight or 1.0)}
-        if self._labelled:
-            logs["accuracy"] = right / count
+        logs = self._metrics(taken, seen)
         if self.on_nonfinite == "skip":
             logs["skipped"] = skipped
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
-        self._check_arrays(step)
+        self._check_arrays(step - 1)
         return logs
 
-    def _step(self, step: int) -> tuple[float, float, float] | None:
-        """Forward, backward and the optimizer's step; returns the mean loss, the number of right answers, and the total
-        sample weight; or None where the step was skipped."""
+    def _metrics(self, taken: Sequence[Taken], seen: int) -> dict[str, float]:
+        """The mean loss of the epoch's steps, and, of labels, the share of right answers among so many samples."""
+        loss, weight, right = (np.concatenate([one[k] for one in taken]) for k in range(3))
+        logs = {"loss": math.fsum(loss * weight) / (math.fsum(weight) or 1.0)}
+        if self._labelled:
+            logs["accuracy"] = float(right.sum()) / seen
+        return logs
+
+    def _prepare(self) -> None:
+        """What comes before the gradients of a step."""
         if (frozen := getattr(self.optimizer, "frozen", None)) is not self._held:
             self._held = frozen
             self.model.params.mark("held", frozen or ())
         for array, kept in self._kept:
             kept[...] = array
         look_ahead(self.optimizer)
-        try:
-            if getattr(self.optimizer, "needs_closure", False):
-                return self._step_by_closure(step)
-            taken, grads = self._gradients(step)
-            self.optimizer.step(grads)
-            return taken
-        except _NonFinite:
-            for array, kept in self._kept:
-                array[...] = kept
-            if self.on_nonfinite == "skip":
-                return None
-            raise self._error(step) from None
 
-    def _step_by_closure(self, step: int) -> tuple[float, float, float]:
+    def _many(self, left: list[Indices]) -> Taken | None:
+        """The next steps, by C alone, as many as it takes in one go, or one where callbacks are told of each; None where
+        it takes none."""
+        if self.accumulate > 1 or "on_gradients" in self._hooks:
+            return None
+        n, alike = len(left[0]), 1
+        while not self._hooks and alike < len(left) and len(left[alike]) == n:
+            alike += 1
+        order: Any = left[0].base if alike > 1 else left[0]  # the batches are slices of one array
+        if alike > 1:
+            begin = (_kernels.address(left[0]) - _kernels.address(order)) // order.itemsize
+            order = order[begin : begin + alike * n]
+        return self._steps.many(order, n, alike, self._counter)
+
+    def _one(self, step: int) -> Taken:
+        """Forward, backward and the optimizer's step."""
+        if getattr(self.optimizer, "needs_closure", False):
+            return self._step_by_closure(step)
+        taken, grads = self._gradients(step)
+        self.optimizer.step(grads)
+        return taken
+
+    def _step_by_closure(self, step: int) -> Taken:
         """A step of an optimizer that asks for the loss and the gradients as often as it likes."""
-        first: list[tuple[float, float, float]] = []
+        first: list[Taken] = []
 
         def closure() -> tuple[float, Grads]:
             for array, kept in self._kept:
                 array[...] = kept
-            taken, grads = self._gradients(step, check=not first)
+            taken, grads = self._gradients(step)
             first.append(taken)
-            return taken[0], grads
+            return float(taken.loss[0]), grads
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
         if self._kept:  # running statistics are to be those of the parameters that are left
@@ -406,68 +425,22 @@ class Run:
                 error.epochs = self.epoch
                 raise error
 
-    def _check_gradients(self, grads: Grads) -> None:
-        """Raise where gradients are not finite.
-
-        Where the layers call kernels alone, a look at the vectors will do: what is not finite in the gradient of a
-        layer's output is so in that of its bias.
-        """
-        try:
-            finite = _kernels.all_finite(grads.values(), self._kernels_alone)
-        except _kernels.Misfit:
-            return  # the optimizer says what is wrong
-        if not finite:
-            raise _NonFinite
-
-    def _gradients(self, step: int, *, check: bool = True) -> tuple[tuple[float, float, float], Grads]:
-        """The mean loss, the number of right answers, and the total sample weight of a step; and the gradients."""
-        memory, check = self._memory, check and self.on_nonfinite != "ignore"
-        part_weights = [self._total_weight(chosen) for chosen in self._parts]
-        total = sum(part_weights)
-        value = right = 0.0
-        for i, chosen in enumerate(self._parts):
-            inputs, targets = gather("x", self._x, chosen, memory), gather("y", self._y, chosen, memory)
-            weight = None if self._weight is None else self._weight[chosen]
-            passes = self._passes.get(len(chosen))
-            if passes is None:
-                passes = self._passes[len(chosen)] = Passes(self.model, memory)
-            output = passes.forward(inputs, self._counter + i)
-            part, dy = loss_of(self.loss, output, targets, weight, memory)
-            if check and not math.isfinite(part):
-                raise _NonFinite
-            share = 1.0
-            if len(part_weights) > 1:
-                share = part_weights[i] / (total or 1.0)
-                dy = dy * share
-            grads = passes.backward(dy)
-            if len(part_weights) > 1:
-                grads = self._summed(grads, begin=i == 0)
-            value += share * part
-            right += count_right(output, targets) if self._labelled else 0
-        self._tell("on_gradients", step, grads)
-        if check:
-            self._check_gradients(grads)
-        return (value, right, total), grads
-
-    def _total_weight(self, chosen: Indices) -> float:
-        """The total weight of samples, by which the mean of their losses divides."""
-        weight = None if self._weight is None else self._weight[chosen]
-        if hasattr(self.loss, "total_weight"):
-            return float(self.loss.total_weight(self._y[chosen], weight))
-        return float(len(chosen) if weight is None else weight.sum())
-
-    def _summed(self, grads: Grads, *, begin: bool) -> Grads:
-        """The sum of the gradients since the call with `begin`."""
-        for name, grad in grads.items():
-            if begin:
-                np.copyto(self._sums.setdefault(name, np.empty_like(grad)), grad)
-            else:
-                self._sums[name] += grad
-        return self._sums
+    def _gradients(self, step: int) -> tuple[Taken, Grads]:
+        """What the batches of a step gave, and the gradients."""
+        loss, weight, right, grads = self._steps.gradients(self._parts, self._counter)
+        if "on_gradients" in self._hooks:
+            self._tell("on_gradients", step, grads)
+        self._steps.check(grads, len(self._parts[-1]))
+        return Taken(np.array([loss]), np.array([weight]), np.array([right])), grads
 
 
-class _NonFinite(Exception):
-    """A loss or a gradient is not finite."""
+#: The methods of callbacks that are called for each batch.
+_OF_BATCHES = ("on_batch_begin", "on_gradients", "on_batch_end")
+
+
+def _has_own(callback: Callback, name: str) -> bool:
+    """Whether a callback does anything in a method."""
+    return name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
 
 
 def _average(optimizer: Any, callbacks: Sequence[Callback]) -> Applied | None:
@@ -503,6 +476,23 @@ def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
         yield
     finally:
         model.params.mark("held", ())
+
+
+#: Models that are trained at present: their process, and identity.
+_trained: set[tuple[int, int]] = set()
+
+
+@contextlib.contextmanager
+def alone(model: Stack) -> Iterator[None]:
+    """Within the block, no other run may train the model."""
+    key = os.getpid(), id(model)
+    if key in _trained:
+        raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
+    _trained.add(key)
+    try:
+        yield
+    finally:
+        _trained.discard(key)
 
 
 @contextlib.contextmanager
@@ -563,12 +553,6 @@ def count_batches(n: int, batch_size: int) -> int:
     """The number of batches that `batches` yields."""
     lone = n > batch_size and (n - 1) % batch_size == 0
     return -(-n // batch_size) - lone
-
-
-def gather(name: str, samples: Array, chosen: Indices, memory: Memory) -> Array:
-    """The chosen samples in one array of `memory`."""
-    out = memory.array(name, (len(chosen), *samples.shape[1:]), samples.dtype)
-    return samples.take(chosen, axis=0, out=out, mode="clip")  # other modes make a copy
 
 
 def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:

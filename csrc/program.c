@@ -1,0 +1,116 @@
+/* Runs programs: see program.h. */
+#include "program.h"
+
+#include <string.h>
+
+/* ---- Rows of samples ---------------------------------------------------------------------------------------------- */
+
+#define FROM uint8_t
+#include "convert.inc"
+#define FROM int32_t
+#include "convert.inc"
+#define FROM int64_t
+#include "convert.inc"
+#define FROM float
+#include "convert.inc"
+#define FROM double
+#include "convert.inc"
+
+#define TO_ALL(from) {from##_to_float, from##_to_double, from##_to_int64_t}
+fastopt_convert_fn *const fastopt_convert[FASTOPT_SOURCES][FASTOPT_TARGETS] = {
+    [FASTOPT_FROM_UINT8] = TO_ALL(uint8_t), [FASTOPT_FROM_INT32] = TO_ALL(int32_t),
+    [FASTOPT_FROM_INT64] = TO_ALL(int64_t), [FASTOPT_FROM_FLOAT] = TO_ALL(float),
+    [FASTOPT_FROM_DOUBLE] = TO_ALL(double),
+};
+
+/* The batch's rows, one after the other; those that are to be as they are have no function that converts. */
+static void gather(const struct fastopt_item *item, const int64_t *order, size_t first, size_t rows)
+{
+    for (size_t k = 0; k < rows; ++k) {
+        const int64_t row = order ? order[first + k] : (int64_t)(first + k);
+        const char *from = (const char *)item->from + row * item->row_stride;
+        char *to = (char *)item->to + (int64_t)k * item->to_stride;
+        if (item->convert)
+            item->convert(from, to, item->elements);
+        else
+            memcpy(to, from, (size_t)item->to_stride);
+    }
+}
+
+/* ---- What stops a batch ------------------------------------------------------------------------------------------- */
+
+int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
+{
+    /* An exponent of ones carries into the sign. */
+    if (real == FASTOPT_FLOAT) {
+        const uint32_t *bits = numbers;
+        uint32_t carry = 0;
+        for (size_t i = 0; i < n; ++i)
+            carry |= (bits[i] & 0x7fffffffu) + 0x00800000u;
+        return carry >> 31 == 0;
+    }
+    const uint64_t *bits = numbers;
+    uint64_t carry = 0;
+    for (size_t i = 0; i < n; ++i)
+        carry |= (bits[i] & 0x7fffffffffffffffu) + 0x0010000000000000u;
+    return carry >> 63 == 0;
+}
+
+/* ---- Steps -------------------------------------------------------------------------------------------------------- */
+
+static void step(struct fastopt_plan *plan)
+{
+    for (size_t bucket = 0; bucket < plan->buckets; ++bucket) {
+        double *hyper = plan->hypers + bucket * FASTOPT_MAX_HYPERS;
+        hyper[0] += 1; /* t */
+        hyper[1] = 1;  /* grad_scale */
+    }
+    for (size_t i = 0; i < plan->changes; ++i)
+        plan->hypers[plan->places[i]] = plan->values[plan->steps * plan->changes + i];
+    for (size_t bucket = 0; bucket < plan->buckets; ++bucket)
+        fastopt_run_step(plan->row, plan->real, plan->tensors + plan->first[bucket],
+                         (size_t)(plan->first[bucket + 1] - plan->first[bucket]),
+                         plan->hypers + bucket * FASTOPT_MAX_HYPERS, plan->scratch);
+    ++plan->steps;
+}
+
+/* ---- The list ----------------------------------------------------------------------------------------------------- */
+
+/* Does an item for a batch; returns whether the batch may go on. */
+static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows, size_t batch, uint64_t pass)
+{
+    switch (item->kind) {
+    case FASTOPT_CALL:
+        if (item->moving >= 0)
+            item->arguments[item->moving] =
+                (int64_t)((uint64_t)item->start + (uint64_t)item->stride * (item->counts ? pass : batch));
+        fastopt_run_layer(item->row, item->real, item->arguments, item->bytes);
+        return 1;
+    case FASTOPT_GATHER:
+        gather(item, order, batch * rows, rows);
+        return 1;
+    case FASTOPT_COPY:
+        memcpy((char *)item->to + (int64_t)batch * item->to_stride, item->from, item->bytes);
+        return 1;
+    case FASTOPT_FINITE:
+        return fastopt_finite(item->real, (const char *)item->from + (int64_t)batch * item->stride, item->elements);
+    case FASTOPT_ZERO:
+        return *(const int64_t *)item->from == 0;
+    case FASTOPT_STEP:
+        step(item->plan);
+        return 1;
+    }
+    return 0;
+}
+
+size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
+{
+    for (size_t batch = first_batch; batch < first_batch + batches; ++batch)
+        for (size_t i = begin; i < end; ++i)
+            if (!run_item(&items[i], order, rows, batch, pass + (batch - first_batch))) {
+                *stopped = i;
+                return batch - first_batch;
+            }
+    return batches;
+}

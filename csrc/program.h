@@ -1,0 +1,68 @@
+/* Programs: what is done with each batch, as a list of calls that runs for many batches without Python. */
+#ifndef PROGRAM_H
+#define PROGRAM_H
+
+#include "fastopt.h"
+
+/* An optimizer's step: parameters and state that are bound, by bucket (`fastopt_run_step` for each), and what changes
+ * from step to step. A program raises the counters of steps, which come first among the hyperparameters. */
+struct fastopt_plan {
+    size_t row;
+    enum fastopt_real real;
+    struct fastopt_tensor *tensors;
+    size_t buckets;
+    const ptrdiff_t *first; /* the first tensor of each bucket, and their number */
+    double *hypers;         /* FASTOPT_MAX_HYPERS for each bucket */
+    double *scratch;
+    size_t changes;           /* hyperparameters that follow a schedule … */
+    const size_t *places;     /* … where they stand in `hypers` … */
+    const double *values;     /* … and their values, for each step of a run */
+    size_t steps;             /* taken in this run */
+};
+
+/* Converts so many numbers. */
+typedef void fastopt_convert_fn(const void *from, void *to, size_t n);
+
+/* The types of rows that are gathered, and what they become. */
+enum { FASTOPT_FROM_UINT8, FASTOPT_FROM_INT32, FASTOPT_FROM_INT64, FASTOPT_FROM_FLOAT, FASTOPT_FROM_DOUBLE, FASTOPT_SOURCES };
+enum { FASTOPT_TO_FLOAT, FASTOPT_TO_DOUBLE, FASTOPT_TO_INT64, FASTOPT_TARGETS };
+extern fastopt_convert_fn *const fastopt_convert[FASTOPT_SOURCES][FASTOPT_TARGETS];
+
+enum fastopt_kind {
+    FASTOPT_CALL,   /* of a layer kernel */
+    FASTOPT_GATHER, /* the batch's rows, converted to one array */
+    FASTOPT_COPY,   /* of memory */
+    FASTOPT_FINITE, /* stop where a number is not */
+    FASTOPT_ZERO,   /* stop where an integer is not */
+    FASTOPT_STEP,   /* of an optimizer */
+};
+
+/* One item of a program. What differs from batch to batch is at most one argument of a call: a pointer that moves on by
+ * `stride` bytes, or a counter (of dropout) that is `start` for pass 0 and `stride` more for each pass. */
+struct fastopt_item {
+    enum fastopt_kind kind;
+    enum fastopt_real real; /* of a call, and of numbers that are looked at */
+    size_t row;             /* of a call */
+    size_t bytes;           /* of a call's arrays, or of what is copied */
+    ptrdiff_t moving;       /* the argument that differs, or -1 */
+    int counts;             /* whether that is a counter */
+    int64_t start, stride;
+    int64_t arguments[FASTOPT_MAX_ARRAYS + FASTOPT_MAX_NUMBERS];
+    void *to; /* of rows that are gathered, and of a copy */
+    const void *from;
+    size_t elements; /* of a row; of numbers that are looked at */
+    int64_t row_stride, to_stride; /* bytes from row to row */
+    fastopt_convert_fn *convert;
+    struct fastopt_plan *plan;
+};
+
+/* Runs the items in [begin, end) for batches 0 to `batches` of a run, the first of which is pass number `pass` of the
+ * model. `order` has the rows of all batches, `rows` for each; null means 0, 1, 2, …
+ * Returns the number of batches that were completed; if fewer than all, *stopped is the item that stopped the next. */
+size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
+
+/* Whether all of n numbers are finite. */
+int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n);
+
+#endif

@@ -1,0 +1,503 @@
+"""Programs: a model compiled, for batches of one size, into one list of calls, which C runs for many batches.
+
+When all calls are written (`fastopt.nn.lowering`), so are the first and the last that touch each buffer, and memory is
+given out by that.
+
+>>> from fastopt import nn
+>>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
+>>> print(model.compile(8))
+gather               -> x
+dense_forward        x, 0.weight, 0.bias -> #1
+dense_forward        #1, 1.weight, 1.bias -> #2
+copy                 #2 -> output
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastopt import _kernels, arena, checks
+from fastopt import functional as F  # noqa: N812
+from fastopt.checks import Array
+from fastopt.nn.losses import Loss, lowering_of, softmax_cross_entropy
+from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, copy_result, lower, resolved
+from fastopt.nn.stack import Stack, room_for_convolutions, samples
+from fastopt.nn.targets import accuracy, are_labels, count_right
+
+#: Batches of one call of C at most: as many have room in the tables of results.
+MOST_BATCHES = 1024
+#: Seconds after which a call of C should return, so that Python can serve Ctrl-C and others.
+SLICE = 0.05
+
+#: Programs that a model keeps at most, by size, loss and targets.
+MOST_PROGRAMS = 16
+
+LINE = arena.LINE
+
+#: A range of items that C runs, or one that Python calls with the counter and the number of the batch.
+Segment = tuple[int, int] | Callable[[int, int], None]
+
+
+class Targets:
+    """What a loss takes beside outputs: the shape and type of targets, and whether there are sample weights."""
+
+    def __init__(self, y: Array, dtype: np.dtype[Any], weighted: bool) -> None:
+        self.labels = y.ndim == 1 and y.dtype.kind in "iu"
+        self.shape, self.weighted = y.shape[1:], weighted
+        self.dtype = np.dtype(np.int64) if self.labels else dtype
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self.shape, self.dtype, self.weighted
+
+
+class Program:
+    """A pass over a model for n samples, in training or in inference, as one list: `print` shows it.
+
+    Parameters
+    ----------
+    model : Sequential
+    n : int
+        The size of batches.
+    loss : callable, optional
+        For training; inference where absent.
+    targets : Targets, optional
+        What the loss takes.
+    check : bool, default True
+        Whether a loss or a gradient that is not finite stops a batch.
+
+    Attributes
+    ----------
+    grads : dict of ndarray
+        The gradients of the parameters, of the last batch.
+    result, right : ndarray
+        For each batch of a run, the mean loss and the total sample weight, and the number of right answers.
+    native : bool
+        Whether C runs all of it, so that a run may have many batches.
+    """
+
+    def __init__(
+        self,
+        model: Stack,
+        n: int,
+        *,
+        loss: Loss | None = None,
+        targets: Targets | None = None,
+        check: bool = True,
+    ) -> None:
+        self.n, self.training = n, loss is not None
+        self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
+        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
+        self.right = np.zeros(len(self.result), np.int64)
+        self.seconds = 0.0  # of a batch, as last measured
+        self._found = _kernels.Snapshot(_settings(model, loss))
+        self._names: dict[int, str] = {}
+        self._kept: list[tuple[Array, Array]] = []
+        p = Writer(n, model.dtype, self.grads if loss is not None else None)
+        for array in model.state.values() if self.training and check else ():
+            self._kept.append((array, np.empty_like(array)))
+            p.add("copy", self._kept[-1][1], array)
+        x = p.empty((n, *model.check_built()))
+        self._gathers = [p.add("gather", x)]
+        y, backward = lower(p, Place(), model, collections.deque(), x)
+        named: dict[str, Any] = {"x": x}
+        self._copy: Item | None = None
+        if loss is None:
+            self._target = np.empty(y.shape, y.dtype)
+            self._copy = p.add("copy", self._target, y)
+            marks = []
+        else:
+            assert targets is not None
+            dy = self._write_loss(p, loss, targets, y, named, check)
+            marks = [len(p.items)]
+            backward(dy, False)
+            p.settle()
+            marks.append(len(p.items))
+            kernels_alone = all(item.kind != "python" for item in p.items)
+            for grad in self.grads.values() if check else ():
+                # In kernels, what is not finite in the gradient of a layer's output is so in that of its bias.
+                if grad.ndim < 2 or not kernels_alone:
+                    p.add("finite", grad)
+            marks.append(len(p.items))
+            p.add("step")
+        self.nbytes = _allocate(p.items)
+        self.calls = _kernels.Program()
+        self._record(p.items, marks)
+        for name, array in self._known(model, named):
+            self._names.setdefault(_kernels.address(array), name)
+
+    def _write_loss(
+        self, p: Writer, loss: Loss, targets: Targets, y: Buffer, named: dict[str, Any], check: bool
+    ) -> Buffer:
+        """The calls of the loss; the gradient of the output is returned."""
+        result, right = self.result[0], self.right[:1]
+        p.moving = [(result, self.result.strides[0]), (right, self.right.strides[0])]
+        self._doutput, write = p.like(y), lowering_of(loss)
+        if write is None:
+            self._own_loss(p, loss, y, self._doutput, targets.labels)
+        else:
+            given = named["targets"] = p.empty((self.n, *targets.shape), targets.dtype)
+            self._gathers.append(p.add("gather", given))
+            weight = None
+            if targets.weighted:
+                weight = named["sample weights"] = p.empty((self.n,))
+                self._gathers.append(p.add("gather", weight))
+            write(p.call, p.empty, y, given, weight, out=self._doutput, result=result)
+            if targets.labels:
+                p.call(F.count_right, y, given, right)
+        if check:
+            p.add("finite", result)
+        return self._doutput
+
+    def _own_loss(self, p: Writer, loss: Loss, y: Buffer, dy: Buffer, labels: bool) -> None:
+        """A loss of the user's, which Python calls with the rows of targets as they are."""
+
+        def call(y: Array, dy: Array, batch: int) -> None:
+            _, targets, weight = self._fed
+            rows: Any = slice(batch * self.n, (batch + 1) * self.n)
+            rows = rows if self._order is None else self._order[rows]
+            targets, weight = targets[rows], None if weight is None else weight[rows]
+            value, gradient = loss(y, targets) if weight is None else loss(y, targets, sample_weight=weight)
+            copy_result(dy, gradient, "loss must return a gradient")
+            of_loss = getattr(loss, "total_weight", None)
+            total = len(y) if weight is None else weight.sum()
+            self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
+            self.right[batch] = count_right(y, targets) if labels else 0
+
+        p.python(call, y, dy, batch=True)
+
+    def _record(self, items: list[Item], marks: list[int]) -> None:
+        """Make the list that C runs; `phases` are its parts: the pass up to the loss, the backward pass, the checks of
+        gradients, and the step."""
+        self.phases: list[list[Segment]] = [[]]
+        self.places: dict[int, int] = {}  # of gathers and copies among the items of C, by the identity of the item
+        begin = 0
+        for number, item in enumerate(items):
+            while len(self.phases) <= len(marks) and number >= marks[len(self.phases) - 1]:
+                begin = self._close(begin)
+                self.phases.append([])
+            if item.kind == "python":
+                begin = self._close(begin)
+                self.phases[-1].append(_called(item))
+            else:
+                self.places[id(item)] = len(self.calls)
+                self._add(item)
+        self._close(begin)
+        self.native = all(isinstance(segment, tuple) for phase in self.phases for segment in phase)
+        self._gather_places = [self.places[id(item)] for item in self._gathers]
+        self._copy_place = None if self._copy is None else self.places[id(self._copy)]
+
+    def _close(self, begin: int) -> int:
+        """End a range of items that C runs."""
+        if len(self.calls) > begin:
+            self.phases[-1].append((begin, len(self.calls)))
+        return len(self.calls)
+
+    def _add(self, item: Item) -> None:
+        arguments, options, moving = resolved(item.arguments), resolved(item.options), item.moving or (None, 0)
+        if item.kind == "call":
+            counts = 0
+            if item.place is not None:
+                options, counts = options | {"counter": item.place.first}, item.place.each
+            assert item.function is not None
+            item.made = self.calls.call(item.function, arguments, options, counts, *moving)
+        elif item.kind == "finite" and item.moving:
+            self.calls.finite(arguments[0], 1, moving[1])
+        else:
+            getattr(self.calls, item.kind)(*arguments)
+
+    def _known(self, model: Stack, named: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+        """Arrays that have a name."""
+        for name, buffer in named.items():
+            yield name, buffer.array
+        if self._copy is not None:
+            yield "output", self._target
+        if self.training:
+            yield "result", self.result
+            yield "right", self.right
+        yield from model.params.items()
+        yield from model.state.items()
+        for name, grad in self.grads.items():
+            yield f"gradient of {name}", grad
+
+    # ---- Running -------------------------------------------------------------------------------------------
+
+    def holds(self) -> bool:
+        """Whether options and arrays of the layers and the loss are those that it was made for."""
+        return self._found.holds()
+
+    @property
+    def doutput(self) -> Array:
+        """The gradient of the outputs."""
+        return self._doutput.array
+
+    def feed(self, x: Array, y: Any = None, weight: Array | None = None) -> None:
+        """Take inputs, targets and weights from the rows of these arrays from now on."""
+        self._fed = x, y, weight
+        for place, source in zip(self._gather_places, self._fed, strict=False):
+            self.calls.feed(place, source)
+
+    def aim(self, output: Array) -> None:
+        """Write outputs there from now on, in inference."""
+        assert self._copy_place is not None
+        self.calls.aim(self._copy_place, output)
+
+    def batches(self, left: int) -> int:
+        """How many batches to run in one call, of those that are left."""
+        if not self.native:
+            return 1
+        fit = int(SLICE / self.seconds) if self.seconds else 1
+        return max(1, min(left, fit, MOST_BATCHES))
+
+    def run_phase(self, phase: int, order: Any, batch: int, counter: int) -> int:
+        """Run one phase for one batch: the item that stopped it, or -1."""
+        self._order = order
+        for segment in self.phases[phase]:
+            if not isinstance(segment, tuple):
+                segment(counter, batch)
+                continue
+            done, stopped = self.calls.run(
+                order, self.n, 1, counter, begin=segment[0], end=segment[1], first_batch=batch
+            )
+            if not done:
+                return stopped
+        return -1
+
+    def restore(self) -> None:
+        """Put the running statistics back that the last batch began with."""
+        for array, kept in self._kept:
+            array[...] = kept
+
+    def stops_on_input(self, item: int) -> bool:
+        """Whether an item stops where inputs of a layer are none that it takes."""
+        return self.calls.list()[item][0] == "stop unless zero"
+
+    def __str__(self) -> str:
+        items = self.calls.list()
+        numbers: dict[int, str] = {}
+        lines: list[tuple[str, str]] = []
+
+        def named(arrays: tuple[Array | None, ...]) -> str:
+            names = []
+            for array in arrays:
+                if array is not None and array.nbytes:
+                    at = _kernels.address(array)
+                    names.append(self._names.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
+            return ", ".join(names)
+
+        for phase in self.phases:
+            for segment in phase:
+                if not isinstance(segment, tuple):
+                    lines.append((segment.__name__, "called by Python"))
+                    continue
+                for name, reads, writes in items[slice(*segment)]:
+                    arrow = f" -> {named(writes)}" if writes else ""
+                    lines.append((name, f"{named(reads)}{arrow}".strip()))
+        wide = max(len(name) for name, _ in lines) + 2
+        return "\n".join(f"{name:<{wide}}{arrays}".rstrip() for name, arrays in lines)
+
+    __repr__ = __str__
+
+
+def _called(item: Item) -> Callable[[int, int], None]:
+    """What Python calls in a pass."""
+    function, arguments, options = item.function, resolved(item.arguments), resolved(item.options)
+    assert function is not None
+    place = item.place
+
+    def call(counter: int, batch: int) -> None:
+        if place is not None:
+            function(*arguments, (place.first + place.each * counter) % 2**64, **options)
+        elif item.batch:
+            function(*arguments, batch)
+        else:
+            function(*arguments, **options)
+
+    call.__name__ = item.label
+    return call
+
+
+def _settings(model: Stack, loss: Any) -> list[dict[str, Any]]:
+    """All that a program is made of: dicts, of which may be seen whether they have changed."""
+    found: list[Any] = [getattr(loss, "__dict__", {})]
+    for layer in model.walk():
+        found += [vars(layer), layer.params, layer.state, layer.params.marks, layer.parts]
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _allocate(items: list[Item]) -> int:
+    """Give all buffers memory: of two that are touched at the same time, each its own. Returns the bytes."""
+    roots = {id(b.root): b.root for item in items for b in buffers_in([item.arguments, item.options])}.values()
+    # One that may be written over another shares its block, if that is not read any more.
+    block: dict[int, Buffer] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    for root in sorted(roots, key=lambda root: root.items[0]):
+        first, last = root.items[0], root.items[-1]
+        over = root.over
+        if over is not None and over.nbytes == root.nbytes and over.items[-1] == first:
+            home = block[id(over)]
+            if spans[id(home)][1] == first:
+                block[id(root)] = home
+                spans[id(home)] = spans[id(home)][0], last
+                continue
+        block[id(root)] = root
+        spans[id(root)] = first, last
+    # Large ones first, each at the lowest place that is free while it is needed.
+    placed: list[tuple[int, int, int, int]] = []  # start, end, first, last
+    starts: dict[int, int] = {}
+    homes = {id(home): home for home in block.values()}.values()
+    for home in sorted(homes, key=lambda home: (-home.nbytes, home.items[0])):
+        first, last = spans[id(home)]
+        size = -(-home.nbytes // LINE) * LINE
+        start = 0
+        for other_start, other_end, other_first, other_last in sorted(placed):
+            if other_last < first or last < other_first:
+                continue
+            if other_start - start >= size:
+                break
+            start = max(start, other_end)
+        placed.append((start, start + size, first, last))
+        starts[id(home)] = start
+    total = max((end for _, end, _, _ in placed), default=0)
+    memory = arena.empty((total,), np.uint8)
+    for root in roots:
+        start = starts[id(block[id(root)])]
+        root.memory = memory[start : start + root.nbytes]
+    return total
+
+
+# ---- Use -------------------------------------------------------------------------------------------------------
+
+
+class Compiled(Stack, loadable=False):
+    """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
+
+    def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
+        """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
+
+        Parameters
+        ----------
+        batch_size : int
+        loss : callable, optional
+            That of training; the program is that of inference where absent.
+        y : array_like (n, …), optional
+            Targets, whose shape and type the program of training depends on; integer labels where absent.
+
+        Returns
+        -------
+        Program
+        """
+        n = checks.integer("batch_size", batch_size, 1)
+        self.check_built()
+        if loss is None:
+            return Program(self, n)
+        targets = Targets(np.zeros(1, np.int64) if y is None else np.asarray(y), self.dtype, False)
+        return Program(self, n, loss=loss, targets=targets)
+
+    @contextlib.contextmanager
+    def program(
+        self, n: int, loss: Loss | None = None, targets: Targets | None = None, check: bool = True
+    ) -> Iterator[Program]:
+        """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
+        key = (n,) if loss is None or targets is None else (n, id(loss), targets.key, check)
+        idle = self.programs.setdefault(key, [])
+        found = None
+        while found is None and idle:
+            found = idle.pop()
+            if not found.holds():
+                found = None
+        if found is None:
+            found = Program(self, n, loss=loss, targets=targets, check=check)
+        yield found
+        if len(self.programs) > MOST_PROGRAMS:
+            self.programs.clear()
+        self.programs.setdefault(key, []).append(found)
+
+    def predict(self, x: Array, *, batch_size: int = 256) -> Array:
+        """The outputs in inference.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs; converted to the model's type.
+        batch_size : int, default 256
+
+        Returns
+        -------
+        ndarray (n, …)
+            A new array; for a classifier the logits, whose ``argmax(axis=1)`` is the class.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where inputs do not fit the model.
+        """
+        x = self.rows("x", x)
+        size, n = checks.integer("batch_size", batch_size, 1), len(x)
+        output = np.empty((n, *self.shapes[-1]), self.dtype)
+        if n <= size:
+            if n:
+                self._infer(x, output)
+            return output
+        with room_for_convolutions(self):
+            whole = n - n % size
+            self._infer(x[:whole], output[:whole], size)
+            if whole < n:
+                self._infer(x[whole:], output[whole:])
+        return output
+
+    def _infer(self, x: Array, output: Array, size: int | None = None) -> None:
+        """Write the outputs for some batches of a size, or for one."""
+        size = len(x) if size is None else size
+        with self.program(size) as program:
+            program.feed(x)
+            program.aim(output)
+            done, batches = 0, len(x) // size
+            while done < batches:
+                part = program.batches(batches - done)
+                if program.native:
+                    started = time.perf_counter()
+                    ran, stopped = program.calls.run(None, size, part, first_batch=done)
+                    program.seconds = (time.perf_counter() - started) / part
+                else:
+                    ran, stopped = part, program.run_phase(0, None, done, 0)
+                if stopped >= 0:
+                    self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
+                done += part
+
+    def evaluate(
+        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
+    ) -> dict[str, float]:
+        """Loss and accuracy in inference.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs; converted to the model's type.
+        y : ndarray (n, …)
+            Targets.
+        batch_size : int, default 256
+        loss : callable, default softmax_cross_entropy
+
+        Returns
+        -------
+        dict of float
+            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where inputs or targets do not fit the model or the loss.
+        """
+        x, y = samples(self, x, y, loss)
+        output = self.predict(x, batch_size=batch_size)
+        measured = {"loss": loss(output, y)[0]}
+        if are_labels(y):
+            measured["accuracy"] = accuracy(output, y)
+        return measured

@@ -1,0 +1,170 @@
+"""Steps of training: a program for each size of batches, and an optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt import _kernels
+from fastopt.checks import Array
+from fastopt.nn.layers import Grads
+from fastopt.nn.losses import Loss, lowering_of
+from fastopt.nn.program import Compiled, Program, Targets
+
+Indices = NDArray[np.int64]
+
+
+class NonFinite(Exception):
+    """A loss or a gradient is not finite; running statistics are those of before the batch."""
+
+
+class Taken(NamedTuple):
+    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers."""
+
+    loss: Array
+    weight: Array
+    right: Array
+
+
+class Steps:
+    """Steps on the rows of some arrays: many by one call of C, where layers, loss and optimizer are such that it can
+    take them alone; else one by one.
+
+    Parameters
+    ----------
+    model : Sequential
+    optimizer : Optimizer
+    loss : callable
+    check : bool
+        Whether a loss or a gradient that is not finite ends in `NonFinite`.
+    """
+
+    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, *, check: bool) -> None:
+        self._model, self._optimizer, self._loss, self._check = model, optimizer, loss, check
+        self._in_use = contextlib.ExitStack()
+        self._programs: dict[int, Program] = {}
+        self._data: tuple[Array, Array, Array | None] | None = None
+        self._sums: Grads = {}
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._programs.clear()
+        self._in_use.close()
+
+    def feed(self, x: Array, y: Array, weight: Array | None) -> None:
+        """Take batches from the rows of these arrays from now on; they were checked."""
+        if weight is not None and not _kernels.gathers(weight):
+            weight = np.ascontiguousarray(weight, self._model.dtype)
+        targets = Targets(y, self._model.dtype, weight is not None)
+        if lowering_of(self._loss) is not None:
+            y = y if _kernels.gathers(y) else np.ascontiguousarray(y, targets.dtype)
+        self._data, self._targets = (x, y, weight), targets
+        for program in self._programs.values():
+            program.feed(x, y, weight)
+
+    def program(self, n: int) -> Program:
+        """The program of batches of a size, fed."""
+        found = self._programs.get(n)
+        if found is None or not found.holds():
+            assert self._data is not None
+            own = self._model.program(n, self._loss, self._targets, self._check)
+            found = self._programs[n] = self._in_use.enter_context(own)
+            found.feed(*self._data)
+        return found
+
+    # ---- Steps of C alone --------------------------------------------------------------------------------------
+
+    def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
+        """Some of the next steps on batches of n rows, at most so many: as many as C takes in one go; None where it
+        cannot take any alone.
+
+        Raises
+        ------
+        NonFinite
+            With what was taken before as its argument.
+        """
+        program = self.program(n)
+        if not program.native or not hasattr(self._optimizer, "ahead"):
+            return None
+        batches = program.batches(most)
+        ahead = self._optimizer.ahead(batches)
+        if ahead is None:
+            return None
+        started = time.perf_counter()
+        done, stopped = program.calls.run(order, n, batches, counter, grads=program.grads, **ahead.options)
+        if done:
+            program.seconds = (time.perf_counter() - started) / done
+        ahead.finish(done)
+        taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
+        if stopped >= 0:
+            self._stop(program, stopped, order, done, taken)
+        return taken
+
+    def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
+        program.restore()
+        if program.stops_on_input(item):
+            assert self._data is not None
+            rows = slice(batch * program.n, (batch + 1) * program.n)
+            chosen = self._data[0][rows if order is None else order[rows]]
+            self._model.forward(self._model.converted(chosen), training=True, counter=0)  # says what is wrong
+        raise NonFinite(*taken)
+
+    # ---- One by one --------------------------------------------------------------------------------------------
+
+    def gradients(self, parts: list[Indices], counter: int) -> tuple[float, float, int, Grads]:
+        """The gradients over batches that make one step: the mean loss, the total sample weight, the number of right
+        answers, and the gradients, which the next call overwrites."""
+        value, right, total = 0.0, 0, 0.0
+        weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
+        for i, chosen in enumerate(parts):
+            program = self.program(len(chosen))
+            self._phase(program, 0, chosen, counter + i)
+            own, weight = program.result[0].tolist()
+            share = 1.0
+            if len(parts) > 1:
+                share = weights[i] / (sum(weights) or 1.0)
+                program.doutput[...] = program.doutput * share
+            self._phase(program, 1, chosen, counter + i)
+            value, right, total = value + share * own, right + int(program.right[0]), total + weight
+            grads = dict(program.grads)
+            if len(parts) > 1:
+                for name, grad in grads.items():
+                    if i == 0:
+                        np.copyto(self._sums.setdefault(name, np.empty_like(grad)), grad)
+                    else:
+                        self._sums[name] += grad
+                grads = dict(self._sums)
+        return value, total, right, grads
+
+    def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
+        stopped = program.run_phase(phase, chosen, 0, counter)
+        if stopped >= 0:
+            self._stop(program, stopped, chosen, 0)
+
+    def _total_weight(self, chosen: Indices) -> float:
+        """The total weight of samples, by which the mean of their losses divides."""
+        assert self._data is not None
+        _, y, weight = self._data
+        own = None if weight is None else weight[chosen]
+        if hasattr(self._loss, "total_weight"):
+            return float(self._loss.total_weight(y[chosen], own))
+        return float(len(chosen) if own is None else own.sum())
+
+    def check(self, grads: Grads, n: int) -> None:
+        """Raise `NonFinite` where gradients are not finite."""
+        if not self._check:
+            return
+        program = self.program(n)
+        try:
+            finite = _kernels.all_finite(grads.values(), program.native)
+        except _kernels.Misfit:
+            return  # the optimizer says what is wrong
+        if not finite:
+            program.restore()
+            raise NonFinite
