@@ -31,4 +31,35 @@ static double square_sum(const real *restrict x, size_t n)
     return sum_of_lanes(lane);
 }
 
+/* The sum of n numbers; of a few, one after the other. */
+static inline double sum_of(const real *x, int64_t n)
+{
+    double lane[SUM_LANES] = {0}, sum = 0;
+    if (n < SUM_LANES) {
+        for (int64_t i = 0; i < n; ++i)
+            sum += x[i];
+        return sum;
+    }
+    for (int64_t start = 0; start < n; start += SUM_LANES) {
+        const int64_t width = n - start < SUM_LANES ? n - start : SUM_LANES;
+#pragma omp simd
+        for (int64_t l = 0; l < width; ++l)
+            lane[l] += x[start + l];
+    }
+    return sum_of_lanes(lane);
+}
+
+/* The sum of the products of n numbers. */
+static inline double product_sum(const real *x, const real *y, int64_t n)
+{
+    double lane[SUM_LANES] = {0};
+    for (int64_t start = 0; start < n; start += SUM_LANES) {
+        const int64_t width = n - start < SUM_LANES ? n - start : SUM_LANES;
+#pragma omp simd
+        for (int64_t l = 0; l < width; ++l)
+            lane[l] += (double)x[start + l] * (double)y[start + l];
+    }
+    return sum_of_lanes(lane);
+}
+
 #endif

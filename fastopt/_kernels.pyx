@@ -314,51 +314,6 @@ def all_finite(arrays, bint vectors=False):
     return True
 
 
-ctypedef fused real_number:
-    float
-    double
-
-
-cdef int64_t count_largest(const real_number *row, const int64_t *label, Py_ssize_t rows,
-                           Py_ssize_t columns) noexcept nogil:
-    cdef int64_t right = 0
-    cdef Py_ssize_t i, k, at
-    for i in range(rows):
-        at = 0
-        for k in range(1, columns):
-            if not row[k] <= row[at] and row[at] == row[at]:  # NaN is the largest, as NumPy has it
-                at = k
-        right += at == label[i]
-        row += columns
-    return right
-
-
-def count_right(scores, labels):
-    """How many rows of real scores have their (first) largest number at the row's int64 label."""
-    cdef buffer number, label
-    cdef int64_t right
-    take(scores, &number, False)
-    try:
-        take(labels, &label, False)
-    except Misfit:
-        PyBuffer_Release(&number)
-        raise
-    try:
-        if (number.ndim != 2 or number.shape[1] < 1 or label.ndim != 1 or label.shape[0] != number.shape[0]
-                or real_of(&number) < 0 or not has_type(&label, INT64, FASTOPT_FLOAT)):
-            raise Misfit("scores must be a real matrix, with an int64 label for each row")
-        if real_of(&number) == FASTOPT_FLOAT:
-            right = count_largest(<const float *>number.buf, <const int64_t *>label.buf, number.shape[0],
-                                  number.shape[1])
-        else:
-            right = count_largest(<const double *>number.buf, <const int64_t *>label.buf, number.shape[0],
-                                  number.shape[1])
-    finally:
-        PyBuffer_Release(&number)
-        PyBuffer_Release(&label)
-    return right
-
-
 cdef inline char code_of(const buffer *view) noexcept:
     """The letter of the type of a buffer's native, aligned numbers; 0 where they are none. A format without a byte
     order says so itself; with one, as NumPy's `newbyteorder` leaves it, it says nothing of alignment."""

@@ -207,6 +207,11 @@ _add("activation_forward", lambda x, n: {"x": x(n), "kind": "gelu_tanh"}, refere
 _add("activation_backward", lambda x, n: {"dy": x(n), "seen": x(n), "kind": "gelu_tanh"}, reference.activation_backward,
      in_place="dy", options=[*_KINDS, *_ALPHAS], **_elementwise | {"bench": _FLAT_BENCH[:2]})
 
+_add("add", lambda x, n: {"a": x(n), "b": x(n)}, lambda a, b, relu=False: np.maximum(a + b, 0) if relu else a + b,
+     in_place="a", exact=True, options=[{}, {"relu": True}], **_elementwise | {"bench": ()})
+_add("scale", lambda x, n: {"x": x(n), "factor": 0.3}, lambda x, factor: x * x.dtype.type(factor),
+     in_place="x", exact=True, **_elementwise | {"bench": ()})
+
 
 # ---- Dropout ------------------------------------------------------------------------------------------------
 
@@ -269,6 +274,16 @@ _add("bias_relu_dropout_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d),
      options=[{}, {"p": 0.75, "p_is": "keep"}], **_rows | {"bench": ()})
 
 
+_add("scale_channels", lambda x, n, *shape: {"x": x(n, *shape), "factor": x(n, shape[-1])},
+     lambda x, factor: x * factor.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1]), in_place="x", exact=True,
+     edges=[(0, 3, 4), (2, 5, 33), (3, 4, 2, 16), (3, 7), (1, 1, 1), (2, 0, 5), (2, 5, 0), (4, 3, 3, 70)],
+     threads=[(17, 33, 31, 45), (6007, 45), (2, 45_001, 3)])
+_add("swap_axes", lambda x, *shape: {"x": x(*shape)}, lambda x: x.swapaxes(0, 1), exact=True,
+     edges=[(0, 3, 4), (5, 7, 33), (70, 3, 5), (3, 130, 1), (130, 3, 1), (1, 1, 1), (65, 64, 2), (3, 4, 0),
+            (16, 200, 8)],
+     threads=[(1031, 17, 16), (17, 1031, 16), (709, 517, 1), (2, 3, 45_001)])
+
+
 def _softmax(x: Any, log_sum: Any) -> Any:
     if not x.size:
         return None
@@ -285,8 +300,79 @@ _add("softmax_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d)}, referenc
 _add("softmax_cross_entropy",
      lambda x, n, c: {"logits": x(n, c), "labels": np.arange(n) ** 2 % c, "losses": x(n)},
      lambda logits, labels, losses: (*reference.softmax_cross_entropy(logits, labels), None) if len(logits) else None,
-     outputs=("", "out"), updates=("losses",), in_place="logits", options=[{}, {"losses": None}],
+     kernels=("softmax_cross_entropy", "mean_loss"), outputs=("", "out"), updates=("losses",), in_place="logits",
+     options=[{}, {"losses": None}],
      magnitudes=lambda logits, **_: (1.0, 1 / max(len(logits), 1)), **_softmax_sizes | {"edges": _LOSS})
+
+
+def _of_loss(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A reference that takes weights, and returns the gradient of the mean."""
+
+    def expected(x: Any, targets: Any, *kind: Any, weight: Any = None, losses: Any = None, **how: Any) -> Any:
+        if not len(x):
+            return None
+        own = {key: 1.0 if value is None else value for key, value in how.items()}
+        each, gradient, *mass = function(x, targets, *kind, **own)
+        factors = (1.0 if weight is None else weight, *mass)
+        return each, reference.mean_loss_backward(gradient, *factors), *mass * (how.get("class_weight") is not None)
+
+    return expected
+
+
+def _of_rows_loss(x: Draw, *shape: int) -> Arguments:
+    return {"weight": abs(x(shape[0])), "losses": x(shape[0])}
+
+
+_losses = {"outputs": ("", "out"), "updates": ("losses",), "in_place": "x", "edges": _LOSS, "threads": _ROWS_THREADS,
+           "magnitudes": lambda x, **_: (1.0, 1 / max(len(x), 1))}
+_unweighted: Arguments = {"weight": None, "losses": None}
+
+
+def _of_labels(x: Draw, n: int, c: int) -> Arguments:
+    return {"x": x(n, c), "targets": np.arange(n) ** 2 % c}
+
+
+def _of_targets(x: Draw, n: int, c: int) -> Arguments:
+    logits, targets = x(n, c), abs(x(n, c))
+    return {"x": logits, "targets": targets / targets.sum(axis=1, keepdims=True)}
+
+
+for _word, _targets in (("", _of_targets), (" of labels", _of_labels)):
+    _add(f"softmax_loss{_word}",
+         lambda x, n, c, make=_targets: make(x, n, c) | _of_rows_loss(x, n) | {"class_weight": abs(x(c))},
+         _of_loss(reference.softmax_loss), options=[{"label_smoothing": 0.1}, {}, _unweighted],
+         **_losses | {"outputs": ("", "out", "mass")})
+    _add(f"softmax_loss{_word} with equal classes", lambda x, n, c, make=_targets: make(x, n, c) | _of_rows_loss(x, n),
+         _of_loss(reference.softmax_loss), options=[{}, {"label_smoothing": 0.1}, _unweighted | {"label_smoothing": 1}],
+         kernels=("softmax_loss",), **_losses)
+_add("softmax_loss of labels alone", _of_labels, _of_loss(reference.softmax_loss),
+     kernels=("softmax_cross_entropy",), **_losses | {"updates": ()})
+_add("hinge_loss", lambda x, n, c: {"x": x(n, c), "targets": np.arange(n) ** 2 % c, **_of_rows_loss(x, n)},
+     _of_loss(lambda x, targets, **how: reference.hinge_loss(x, targets, **how)),
+     options=[{}, _unweighted, {"margin": 0.3}], **_losses)
+_add("element_loss",
+     lambda x, *shape: {"x": x(*shape), "targets": x(*shape), "kind": "huber", "delta": 0.3,
+                        **_of_rows_loss(x, *shape)},
+     _of_loss(lambda x, targets, kind, **how: reference.element_loss(x, targets, kind, **how)),
+     options=[{}, _unweighted, *({"kind": kind} for kind in F.ELEMENT_LOSSES)],
+     **_losses | {"edges": [(0, 4), (3, 33), (65, 10), *_LOSS[3:], (2500,), (1,), (3, 2, 5), (3, 0), (2, 1023),
+                            (2, 1024), (2, 1025)]})
+_add("mean_loss", lambda x, n: {"losses": x(n), "weight": abs(x(n)), "mass": abs(x(n))},
+     lambda losses, weight, mass: reference.mean_loss(
+         losses, *(1.0 if factor is None else factor for factor in (weight, mass))),
+     outputs=("result",), options=[{}, {"weight": None}, {"mass": None}, {"weight": None, "mass": None}],
+     edges=[(0,), (35,), *_FLAT[2:]], threads=_FLAT_THREADS)
+_add("count_right", lambda x, n, c: {"scores": x(n, c), "labels": np.arange(n) ** 2 % max(c, 1)},
+     lambda scores, labels: np.array([(scores.argmax(axis=1) == labels).sum()]) if scores.size else np.zeros(1, int),
+     edges=[*_LOSS, (4, 0)], threads=_ROWS_THREADS)
+_add("embedding_forward",
+     lambda x, n, count, d: {"x": (np.arange(n) ** 2 % count).astype(x(0).dtype), "weight": x(count, d),
+                             "wrong": np.ones(1, np.int64)},
+     lambda x, weight, wrong: (reference.embedding_forward(x, weight), x.astype(np.int64),
+                               *[np.zeros(1, np.int64)] * (wrong is not None)),
+     outputs=("out", "entry"), updates=("wrong",), options=[{}, {"wrong": None}], free=("weight",),
+     edges=[(0, 17, 3), (70, 17, 33), (44, 9, 16), (70, 17, 1), (44, 9, 7), (13, 40, 100), (5, 3, 0)],
+     threads=[(LARGE // 8, 17, 1), (6007, 17, 45), (501, 17, 517)])
 _add("embedding_backward",
      lambda x, n, count, d: {"dy": x(n, d), "entries": np.arange(n) ** 2 % count, "count": count},
      reference.embedding_backward,
@@ -405,6 +491,18 @@ for _word, _options in zip(("", " relu", " dropout"), _EPILOGUES, strict=True):
          kernels=("batch_norm_backward", "batch_norm_grad_sums"), **_learnt_grads, **_batch_sizes,
          bench=() if _word else _BATCHES_BENCH)
 
+_add("batch_norm_inference_backward",
+     lambda x, *shape: {"dy": x(*shape), **{key: value for key, value in _batch(x, shape, -1).items()
+                                           if key not in ("shift", "axis")}},
+     lambda dy, x, scale, **how: reference.batch_norm_inference_backward(
+         dy, x, 1.0 if scale is None else scale, **how),
+     options=[{}, {"scale": None}, {"eps": 0.1}], outputs=("out", "dscale", "dshift"),
+     magnitudes=lambda dy, running_var, **how: (
+         1 / math.sqrt(running_var.min(initial=1) + 1e-5), math.sqrt(dy.size / running_var.min(initial=1)),
+         math.sqrt(dy.size)),
+     edges=[(0, 33), (5, 33), (2, 3, 65), (1, 1), (130, 64), (37, 2, 3), (500, 10), (3, 0), (9, 300)],
+     threads=[(6001, 45), (253, 1061), (130_001, 2), (2, 131_075)])
+
 _POOLED_BATCHES: list[Size] = [
     ((0, 4, 4, 3), (2, 2)), ((2, 5, 7, 33), (2, 2)), ((2, 5, 7, 3), (2, 2)), ((1, 9, 4, 45), (3, 2)),
     ((3, 8, 8, 16), (2, 2)), ((2, 6, 6, 1), (6, 6)), ((4, 7, 5, 40), (1, 3)), ((2, 5, 5, 300), (2, 2)),
@@ -501,6 +599,20 @@ _add("rms_norm_backward",
          reference.rms_norm_backward(dy, reference.rms_norm_forward(cache.x, cache.scale)[1]) if dy.size else None
      ),
      outputs=("out", "dscale"), magnitudes=functools.partial(_norm_magnitudes, inverse="inv_rms"), **_of_rows)
+
+_add("weight_norm_forward", lambda x, *shape: {"direction": x(*shape), "gain": x(shape[-1])},
+     lambda direction, gain: (
+         reference.weight_norm_forward(direction, gain), np.sqrt((direction**2).sum(axis=(*range(direction.ndim - 1),)))
+     ) if direction.size else None, outputs=("out", "norm"), **_of_rows)
+_add("weight_norm_backward",
+     lambda x, *shape: {"dweight": x(*shape), "cache": F.weight_norm_forward(x(*shape), x(shape[-1]))[1]},
+     lambda dweight, cache: (
+         reference.weight_norm_backward(dweight, cache.direction, cache.gain) if dweight.size else None
+     ),
+     outputs=("out", "dgain"), in_place="dweight",
+     magnitudes=lambda dweight, cache: (
+         abs(cache.gain).max(initial=0) / (cache.norm.min(initial=1) or 1.0) * abs(dweight).max(initial=0), 3.0),
+     **_of_rows)
 
 
 # ---- Images -------------------------------------------------------------------------------------------------

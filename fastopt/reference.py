@@ -361,6 +361,60 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     return float(-(log_softmax * onehot).sum() / n), (np.exp(log_softmax) - onehot) / n
 
 
+def mean_loss(losses, weight=1.0, mass=1.0):
+    """The weighted mean of the losses of rows, which is 0 where all weights are, and the total weight."""
+    total = (np.ones(len(losses)) * weight * mass).sum()
+    return np.array([(losses * weight).sum() / (total or 1.0), total])
+
+
+def mean_loss_backward(gradient, weight=1.0, mass=1.0):
+    """The gradient of that mean, given the gradient of each row's loss by itself."""
+    weight = np.ones(len(gradient)) * weight
+    total = (weight * mass).sum()
+    share = weight / total if total else 0 * weight
+    return gradient * share.reshape(-1, *(1,) * (gradient.ndim - 1))
+
+
+def softmax_loss(x, targets, class_weight=1.0, *, label_smoothing=0.0):
+    """Each row's loss, gradient, and mass: that is what it counts in a mean."""
+    classes = x.shape[1]
+    targets = np.eye(classes)[targets] if targets.ndim == 1 else targets
+    weights = ((1 - label_smoothing) * targets + label_smoothing / classes) * class_weight
+    softmax = softmax_forward(x)
+    losses = -(weights * np.log(softmax)).sum(axis=1)
+    return losses, softmax * weights.sum(axis=1, keepdims=True) - weights, (targets * class_weight).sum(axis=1)
+
+
+def hinge_loss(x, labels, *, margin=1.0):
+    """Each row's loss, and gradient."""
+    rows = np.arange(len(x))
+    excess = np.maximum(x - x[rows, labels][:, None] + margin, 0)
+    excess[rows, labels] = 0
+    gradient = (excess > 0).astype(x.dtype)
+    gradient[rows, labels] = -gradient.sum(axis=1)
+    return excess.sum(axis=1), gradient
+
+
+def element_loss(x, targets, kind, *, delta=1.0):
+    """Each row's loss, and gradient."""
+    error = x - targets
+    match kind:
+        case "sigmoid_cross_entropy":
+            losses, gradient = np.logaddexp(0, x) - targets * x, _sigmoid(x) - targets
+        case "squared_error":
+            losses, gradient = error**2, 2 * error
+        case "l1":
+            losses, gradient = np.abs(error), np.sign(error)
+        case "huber":
+            small = np.abs(error) <= delta
+            losses = np.where(small, error**2 / 2, delta * (np.abs(error) - delta / 2))
+            gradient = np.where(small, error, delta * np.sign(error))
+        case _:
+            raise ValueError(kind)
+    per_row = x[:1].size or 1
+    return losses.reshape(len(x), -1).sum(axis=1) / per_row, gradient / per_row
+
+
 # ---- Further activations ------------------------------------------------------------------------------------
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -531,6 +585,12 @@ def batch_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array]: 
 # ---- Layer, group and instance norm -------------------------------------------------------------------------
 
 
+def batch_norm_inference_backward(dy, x, scale, running_mean, running_var, *, eps=1e-5):
+    """Channels last."""
+    inv_std, axes = 1 / np.sqrt(running_var + eps), tuple(range(dy.ndim - 1))
+    return dy * scale * inv_std, (dy * (x - running_mean) * inv_std).sum(axis=axes), dy.sum(axis=axes)
+
+
 def group_norm_forward(x, groups, scale=1.0, shift=0.0, *, eps=1e-5):
     """Returns y, (x_hat, inv_std, scale): x_hat and inv_std as (n, pixels, groups, channels of a group)."""
     n, c = len(x), x.shape[-1]
@@ -605,6 +665,10 @@ def decorrelated_batch_norm_forward(x: Array, size: int, scale=1.0, shift=0.0, *
 
 
 # ---- Embedding ----------------------------------------------------------------------------------------------
+
+
+def embedding_forward(x: Array, weight: Array) -> Array:
+    return np.eye(len(weight))[x.astype(np.int64)] @ weight
 
 
 def embedding_backward(dy: Array, entries: Array, count: int) -> Array:

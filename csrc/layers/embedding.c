@@ -1,6 +1,37 @@
-/* dtable = for each entry the sum of the dy of all places that looked it up. */
+/* Rows of a table, looked up by numbers; and the gradient of the table: for each entry the sum of the dy of all places
+ * that looked it up. */
 #include "../kernel.h"
 #include "share.h"
+
+/* The entry that a number names, or -1. */
+INLINE int64_t entry_named(real x, int64_t entries)
+{
+    if (!(x >= 0 && (double)x < (double)entries))
+        return -1;
+    const int64_t entry = x;
+    return (real)entry == x ? entry : -1;
+}
+
+/* wrong: how many numbers name no entry; their rows are zeros. */
+static void embedding_forward(const void *arguments, struct fastopt_share share)
+{
+    const struct embedding_forward_args *a = arguments;
+    const int64_t places = a->places, entries = a->entries, width = a->width;
+    const struct range own = own_range(places, LINE_OF_REALS, share);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+        const int64_t entry = entry_named(a->x[i], entries);
+        a->entry[i] = maximum(entry, 0);
+        if (entry < 0)
+            memset(a->y + i * width, 0, width * sizeof(real));
+        else
+            memcpy(a->y + i * width, a->weight + entry * width, width * sizeof(real));
+    }
+    if (share.index == 0) {
+        a->wrong[0] = 0;
+        for (int64_t i = 0; i < places; ++i)
+            a->wrong[0] += entry_named(a->x[i], entries) < 0;
+    }
+}
 
 static void embedding_backward(const void *arguments, struct fastopt_share share)
 {

@@ -18,15 +18,17 @@ type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only ba
 from typing import TYPE_CHECKING
 
 from fastopt.checks import Pair as Pair
-from fastopt.functional import activations, dense, dropouts, embeddings, images, losses, norms, steps
+from fastopt.functional import activations, arithmetic, dense, dropouts, embeddings, images, losses, norms, steps
 from fastopt.functional.activations import *
 from fastopt.functional.activations import Activation as Activation
+from fastopt.functional.arithmetic import *
 from fastopt.functional.dense import *
 from fastopt.functional.dropouts import *
 from fastopt.functional.dropouts import PIs as PIs
 from fastopt.functional.embeddings import *
 from fastopt.functional.images import *
 from fastopt.functional.losses import *
+from fastopt.functional.losses import ElementLoss as ElementLoss
 from fastopt.functional.norms import *
 from fastopt.functional.steps import *
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *activations.__all__,
+    *arithmetic.__all__,
     *dense.__all__,
     *dropouts.__all__,
     *embeddings.__all__,

@@ -1,4 +1,4 @@
-"""Embeddings: the gradient of looking up entries of a table."""
+"""Embeddings: entries of a table are looked up, and the gradient of that."""
 
 from __future__ import annotations
 
@@ -14,10 +14,69 @@ from fastopt.kernel import kernel
 
 __all__ = [
     "embedding_backward",
+    "embedding_forward",
 ]
 
 
+_embedding_forward = kernel("embedding_forward", y="out")
 _embedding_backward = kernel("embedding_backward", entry="entries", dtable="out", entries="count")
+
+
+def embedding_forward(
+    x: Array,
+    weight: Array,
+    out: Array | None = None,
+    entry: NDArray[np.int64] | None = None,
+    wrong: NDArray[np.int64] | None = None,
+) -> tuple[Array, NDArray[np.int64]]:
+    """Rows of a table: ``y = weight[x]``, x being whole numbers in an array of reals.
+
+    Parameters
+    ----------
+    x : ndarray, any shape
+        Whole numbers in [0, entries).
+    weight : ndarray (entries, width)
+        The table.
+    out : ndarray (…, width), optional
+        Where to write y: the axes of `x`, and one more.
+    entry : int64 ndarray like `x`, optional
+        Where to write `x` as integers.
+    wrong : int64 ndarray (1,), optional
+        Where to write how many `x` are no entry.
+
+    Returns
+    -------
+    y : ndarray (…, width)
+    entry : int64 ndarray like `x`
+        For `embedding_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then. ValueError also where an `x` is no whole number in
+        [0, entries): then all has been written, with 0 as its entry, and zeros as its row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, entry = embedding_forward(np.array([1.0, 0.0]), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> y.tolist(), entry
+    ([[3.0, 4.0], [1.0, 2.0]], array([1, 0]))
+    """
+    checks.array("x", x)
+    entries, width = checks.array("weight", weight, dtype=x.dtype, ndim=2).shape
+    shape = (*x.shape, width)
+    if out is None:
+        out = np.empty(shape, x.dtype)
+    elif checks.shape("out", out) != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    y, entry, wrong = _embedding_forward(x, weight, out, entry, wrong)
+    if wrong[0]:
+        valid = (x >= 0) & (x < entries)
+        if valid.all():
+            raise ValueError(f"x must be whole numbers, got {x[x != np.floor(x)][0]}")
+        raise ValueError(f"x must be in [0, {entries}), got {x[~valid][0]}")
+    return y, entry
 
 
 def embedding_backward(dy: Array, entries: NDArray[np.integer[Any]], count: int, out: Array | None = None) -> Array:

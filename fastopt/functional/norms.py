@@ -17,8 +17,10 @@ __all__ = [
     "BatchNormCache",
     "GroupNormCache",
     "RMSNormCache",
+    "WeightNormCache",
     "batch_norm_backward",
     "batch_norm_forward",
+    "batch_norm_inference_backward",
     "batch_norm_sums_shape",
     "group_norm_backward",
     "group_norm_forward",
@@ -26,6 +28,8 @@ __all__ = [
     "layer_norm_forward",
     "rms_norm_backward",
     "rms_norm_forward",
+    "weight_norm_backward",
+    "weight_norm_forward",
 ]
 
 
@@ -36,6 +40,7 @@ _OF_CACHE = {name: f"cache.{name}" for name in ("x", "scale", "shift", "mean", "
 _batch_norm_sums = kernel("batch_norm_sums")
 _batch_norm_forward = kernel("batch_norm_forward", y="out")
 _batch_norm_inference = kernel("batch_norm_inference", y="out")
+_batch_norm_inference_backward = kernel("batch_norm_inference_backward", dx="out")
 _batch_norm_grad_sums = kernel("batch_norm_grad_sums", **_OF_CACHE)
 _batch_norm_backward = kernel("batch_norm_backward", **_OF_CACHE, dx="out")
 _batch_norm_max_pool_forward = kernel("batch_norm_max_pool_forward", y="out")
@@ -343,6 +348,61 @@ def _batch_norm_max_pool_gradients(
         for array in learnt.values():
             array.fill(0)
     return dx, learnt["dscale"], learnt["dshift"]
+
+
+def batch_norm_inference_backward(
+    dy: Array,
+    x: Array,
+    scale: Array | None,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    eps: float = 1e-5,
+    out: Array | None = None,
+    dscale: Array | None = None,
+    dshift: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of batch normalisation by running statistics, which do not depend on x: channels last.
+
+    That of ``y = scale·(x − running_mean)/√(running_var + eps) + shift``: a batch norm in training whose parameters are
+    frozen.
+
+    Parameters
+    ----------
+    dy : ndarray (…, c)
+        The gradient with respect to y.
+    x : ndarray like `dy`
+    scale : ndarray (c,) or None
+        None stands for ones.
+    running_mean, running_var : ndarray (c,)
+    eps : float, default 1e-5
+        Added to the variance, in [0, inf).
+    out : ndarray like `dy`, optional
+        Where to write dx.
+    dscale, dshift : ndarray (c,), optional
+        Where to write those.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    dscale, dshift : ndarray (c,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dy, x = np.array([[1.0], [2.0]]), np.array([[5.0], [3.0]])
+    >>> scale, mean, var = np.array([8.0]), np.array([1.0]), np.array([4.0])
+    >>> dx, dscale, dshift = batch_norm_inference_backward(dy, x, scale, mean, var, eps=0)
+    >>> dx.ravel().tolist(), dscale, dshift
+    ([4.0, 8.0], array([4.]), array([3.]))
+    """
+    eps = checks.number("eps", eps, "[0, inf)")
+    return _batch_norm_inference_backward(dy, x, scale, running_mean, running_var, out, dscale, dshift, eps)
 
 
 def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, int, int] | None:
@@ -824,3 +884,111 @@ def rms_norm_backward(
     if not isinstance(cache, RMSNormCache):
         raise TypeError(f"cache must come from rms_norm_forward, got {type(cache).__name__}")
     return _rms_norm_backward(dy, *cache, out, dscale)
+
+
+# ---- Weight norm --------------------------------------------------------------------------------------------
+
+_weight_norm_forward = kernel("weight_norm_forward", weight="out")
+_weight_norm_backward = kernel(
+    "weight_norm_backward",
+    direction="cache.direction",
+    gain="cache.gain",
+    norm="cache.norm",
+    ddirection="out",
+)
+
+
+class WeightNormCache(NamedTuple):
+    """What `weight_norm_backward` needs: the arguments of the forward pass, and the norm of each output's direction."""
+
+    direction: Array
+    gain: Array
+    norm: NDArray[np.float64]
+
+    @property
+    def computed(self) -> tuple[Array, ...]:
+        """The arrays that the forward pass computed."""
+        return (self.norm,)
+
+
+def weight_norm_forward(
+    direction: Array, gain: Array, out: Array | None = None, norm: NDArray[np.float64] | None = None
+) -> tuple[Array, WeightNormCache]:
+    """Weight normalisation [1]_: ``weight = gain·direction / ‖direction‖``, the norm over all axes but the last.
+
+    Parameters
+    ----------
+    direction : ndarray (…, outputs)
+        Where it is 0 for an output, the weight is NaN.
+    gain : ndarray (outputs,)
+    out : ndarray like `direction`, optional
+        Where to write the weight.
+    norm : float64 ndarray (outputs,), optional
+        Where to write the cache's.
+
+    Returns
+    -------
+    weight : ndarray like `direction`
+    cache : WeightNormCache
+        For `weight_norm_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    References
+    ----------
+    .. [1] T. Salimans and D. P. Kingma, "Weight normalization", 2016, eq. 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weight_norm_forward(np.array([[3.0], [4.0]]), np.array([10.0]))[0].ravel()
+    array([6., 8.])
+    """
+    weight, norm = _weight_norm_forward(direction, gain, out, norm)
+    return weight, WeightNormCache(direction, gain, norm)
+
+
+def weight_norm_backward(
+    dweight: Array, cache: WeightNormCache, out: Array | None = None, dgain: Array | None = None
+) -> tuple[Array, Array]:
+    """The gradients of `weight_norm_forward` [1]_.
+
+    Parameters
+    ----------
+    dweight : ndarray (…, outputs)
+        The gradient with respect to the weight.
+    cache : WeightNormCache
+        From `weight_norm_forward`; direction and gain must be unchanged since.
+    out : ndarray like `dweight`, optional
+        Where to write ddirection; may be `dweight` itself.
+    dgain : ndarray (outputs,), optional
+        Where to write that.
+
+    Returns
+    -------
+    ddirection : ndarray like `dweight`
+    dgain : ndarray (outputs,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    References
+    ----------
+    .. [1] T. Salimans and D. P. Kingma, "Weight normalization", 2016, eq. 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> _, cache = weight_norm_forward(np.array([[3.0], [4.0]]), np.array([5.0]))
+    >>> ddirection, dgain = weight_norm_backward(np.array([[1.0], [1.0]]), cache)
+    >>> ddirection.ravel().round(2).tolist(), dgain
+    ([0.16, -0.12], array([1.4]))
+    """
+    if not isinstance(cache, WeightNormCache):
+        raise TypeError(f"cache must come from weight_norm_forward, got {type(cache).__name__}")
+    return _weight_norm_backward(dweight, *cache, out, dgain)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
@@ -36,6 +37,28 @@ __all__ = [
 
 #: (output, targets) -> (mean loss, gradient with respect to the output); with weights, (…, sample_weight=w)
 Loss = Callable[..., tuple[float, Array]]
+
+
+#: A function that calls a kernel's function, or records the call: ``call(function, *arguments, **options)``.
+Caller = Callable[..., Any]
+#: A function that makes an array for a call to write to: ``empty(shape, dtype)``.
+Maker = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+
+
+class Lowering(Protocol):
+    """The kernel calls of a loss: `_MeanLoss.lower`."""
+
+    def __call__(
+        self,
+        call: Caller,
+        empty: Maker,
+        output: Array,
+        targets: Array,
+        weight: Array | None,
+        *,
+        out: Array,
+        result: NDArray[np.float64],
+    ) -> None: ...
 
 
 class _MeanLoss:
@@ -62,19 +85,55 @@ class _MeanLoss:
         return _numbers("targets", targets, shape)
 
     def __call__(self, output: Array, targets: Any, sample_weight: Array | None = None) -> tuple[float, Array]:
-        checks.array("output", output)
+        checks.array("output", output, contiguous=False)
         if output.ndim == 0:
             raise ValueError("output must have shape (n, …), got ()")
         targets = self.check(targets, output.shape)
-        losses, gradient = self._each(output, targets)
-        weight = np.ones(1)
+        if self._are_labels(targets):
+            targets = np.ascontiguousarray(targets, np.int64)
+        else:
+            targets = _finite_as("targets", targets, output.dtype)
+        weight = None
         if sample_weight is not None:
             weight = _numbers("sample_weight", sample_weight, output.shape[:1], low=0.0)
-            losses = losses * weight
-        total = self.total_weight(targets, sample_weight)
-        factor = np.asarray(weight / total if total else 0 * weight, output.dtype)
-        gradient *= factor.reshape(-1, *(1,) * (output.ndim - 1))
-        return float(np.sum(losses, dtype=np.float64)) / (total or 1.0), gradient
+            weight = _finite_as("sample_weight", weight, output.dtype)
+        output = np.ascontiguousarray(output)
+        gradient, result = np.empty_like(output), np.empty(2)
+        self.lower(_now, np.empty, output, targets, weight, out=gradient, result=result)
+        return float(result[0]), gradient
+
+    def lower(
+        self,
+        call: Caller,
+        empty: Maker,
+        output: Array,
+        targets: Array,
+        weight: Array | None,
+        *,
+        out: Array,
+        result: NDArray[np.float64],
+    ) -> None:
+        """The kernel calls of this loss, which look at no value.
+
+        Parameters
+        ----------
+        call : callable
+            ``call(function, *arguments, **options)`` calls a function of `fastopt.functional`, or records that.
+        empty : callable
+            ``empty(shape, dtype)`` makes an array that only these calls use.
+        output : ndarray (n, …)
+        targets : ndarray
+            Checked: int64 labels (n,), or numbers of output's shape and type.
+        weight : ndarray (n,) or None
+            Of output's type.
+        out : ndarray like `output`
+            Where to write the gradient; may be `output` itself.
+        result : float64 ndarray (2,)
+            Where to write the mean loss and the total sample weight.
+        """
+        losses = empty(output.shape[:1], output.dtype)
+        self._each(call, output, targets, weight, out=out, losses=losses)
+        call(F.mean_loss, losses, weight, result=result)
 
     def total_weight(self, targets: Array, sample_weight: Array | None = None) -> float:
         """The total sample weight, by which the mean divides."""
@@ -85,12 +144,31 @@ class _MeanLoss:
         """The weight of each sample (n,) that follows from its target."""
         return np.ones(len(targets))
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        """The loss of each sample (n,), and its gradient (n, …)."""
+    def _are_labels(self, targets: Array) -> bool:
+        """Whether targets that fit are labels (n,)."""
+        return False
+
+    def _each(self, call: Caller, output: Array, targets: Array, weight: Array | None, **written: Array) -> None:
+        """Call what writes the losses of samples, and the gradient of their mean."""
         raise TypeError("a subclass defines the loss")
 
     def __repr__(self) -> str:
         return text.call(type(self), {name: getattr(self, name) for name in inspect.signature(type(self)).parameters})
+
+
+def _now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Call at once."""
+    function(*arguments, **options)
+
+
+def _finite_as(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Numbers in a real type, which must hold all that are finite."""
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    beyond = np.isinf(converted) & np.isfinite(array)
+    if beyond.any():
+        raise ValueError(f"{name} must be finite as {dtype}, got {array[beyond][0]}")
+    return converted
 
 
 def _numbers(name: str, value: Any, shape: tuple[int, ...], low: float = -np.inf, high: float = np.inf) -> Array:
@@ -162,10 +240,24 @@ class SoftmaxCrossEntropy(_MeanLoss):
             raise ValueError(f"targets must sum up to 1 in each row, got {sums[np.argmax(np.abs(sums - 1))]:g}")
         return targets
 
-    def __call__(self, output: Array, targets: Any, sample_weight: Array | None = None) -> tuple[float, Array]:
-        if sample_weight is None and not self.label_smoothing and self.class_weight is None and np.ndim(targets) == 1:
-            return softmax_cross_entropy(output, np.asarray(targets))
-        return super().__call__(output, targets, sample_weight)
+    def lower(
+        self,
+        call: Caller,
+        empty: Maker,
+        output: Array,
+        targets: Array,
+        weight: Array | None,
+        *,
+        out: Array,
+        result: NDArray[np.float64],
+    ) -> None:
+        losses, by_class, mass = empty(output.shape[:1], output.dtype), None, None
+        if self.class_weight is not None:
+            by_class = _finite_as("class_weight", np.array(self.class_weight, np.float64), output.dtype)
+            mass = empty(output.shape[:1], output.dtype)
+        written = {"out": out, "losses": losses, "mass": mass}
+        call(F.softmax_loss, output, targets, weight, by_class, label_smoothing=self.label_smoothing, **written)
+        call(F.mean_loss, losses, weight, mass, result=result)
 
     def _weights(self, targets: Array) -> Array:
         if self.class_weight is None:
@@ -173,19 +265,8 @@ class SoftmaxCrossEntropy(_MeanLoss):
         weight = np.array(self.class_weight)
         return weight[targets] if targets.ndim == 1 else targets @ weight
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        n, classes = output.shape
-        weight = np.ones(classes) if self.class_weight is None else np.array(self.class_weight)
-        if targets.ndim == 1:
-            targets = (targets[:, None] == np.arange(classes)).astype(np.float64)
-        smooth = self.label_smoothing
-        weighted = ((1 - smooth) * targets + smooth / classes) * weight
-        log_sum = np.empty(n)
-        gradient = F.softmax_forward(output, log_sum=log_sum)
-        losses = (weighted * (log_sum[:, None] - output)).sum(axis=1)
-        gradient *= weighted.sum(axis=1, keepdims=True).astype(output.dtype)
-        gradient -= weighted.astype(output.dtype)
-        return losses, gradient
+    def _are_labels(self, targets: Array) -> bool:
+        return targets.ndim == 1
 
 
 class SigmoidCrossEntropy(_MeanLoss):
@@ -207,13 +288,8 @@ class SigmoidCrossEntropy(_MeanLoss):
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:
         return _numbers("targets", targets, shape, 0.0, 1.0)
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        targets = targets.astype(output.dtype)
-        gradient = F.activation_forward(output, "sigmoid")
-        gradient -= targets
-        # log(1 + exp(x)) - t x without a difference of large numbers
-        losses = F.activation_forward(-np.abs(output), "softplus") + np.maximum(output, 0) - targets * output
-        return _mean_of_elements(losses, gradient)
+    def _each(self, call: Caller, output: Array, targets: Array, weight: Array | None, **written: Array) -> None:
+        call(F.element_loss, output, targets, "sigmoid_cross_entropy", weight, **written)
 
 
 class Hinge(_MeanLoss):
@@ -248,14 +324,11 @@ class Hinge(_MeanLoss):
             raise ValueError(f"output must have shape (n, c), got {shape}")
         return checks.labels("targets", np.asarray(targets), *shape)
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        rows = np.arange(len(output))
-        excess = output - output[rows, targets][:, None] + output.dtype.type(self.margin)
-        excess[rows, targets] = 0
-        np.maximum(excess, 0, out=excess)
-        gradient = (excess > 0).astype(output.dtype)
-        gradient[rows, targets] = -gradient.sum(axis=1)
-        return excess.sum(axis=1), gradient
+    def _are_labels(self, targets: Array) -> bool:
+        return True
+
+    def _each(self, call: Caller, output: Array, targets: Array, weight: Array | None, **written: Array) -> None:
+        call(F.hinge_loss, output, targets, weight, margin=self.margin, **written)
 
 
 class SquaredError(_MeanLoss):
@@ -274,9 +347,8 @@ class SquaredError(_MeanLoss):
     3.25
     """
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        error = output - targets.astype(output.dtype)
-        return _mean_of_elements(error**2, 2 * error)
+    def _each(self, call: Caller, output: Array, targets: Array, weight: Array | None, **written: Array) -> None:
+        call(F.element_loss, output, targets, "squared_error", weight, **written)
 
 
 class L1(_MeanLoss):
@@ -292,9 +364,8 @@ class L1(_MeanLoss):
     (2.0, array([[ 0.5, -0.5]]))
     """
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        error = output - targets.astype(output.dtype)
-        return _mean_of_elements(np.abs(error), np.sign(error))
+    def _each(self, call: Caller, output: Array, targets: Array, weight: Array | None, **written: Array) -> None:
+        call(F.element_loss, output, targets, "l1", weight, **written)
 
 
 class Huber(_MeanLoss):
@@ -324,17 +395,27 @@ class Huber(_MeanLoss):
     def __init__(self, delta: float = 1.0) -> None:
         self.delta = checks.number("delta", delta, "(0, inf)")
 
-    def _each(self, output: Array, targets: Array) -> tuple[Array, Array]:
-        error = output - targets.astype(output.dtype)
-        slope = np.clip(error, -self.delta, self.delta)
-        return _mean_of_elements(slope * (error - slope / 2), slope)
+    def _each(self, call: Caller, output: Array, targets: Array, weight: Array | None, **written: Array) -> None:
+        call(F.element_loss, output, targets, "huber", weight, delta=self.delta, **written)
 
 
-def _mean_of_elements(losses: Array, gradient: Array) -> tuple[Array, Array]:
-    """Each sample's mean over its outputs."""
-    n, per_sample = len(losses), losses[:1].size or 1
-    gradient /= per_sample
-    return losses.reshape(n, -1).mean(axis=1, dtype=np.float64) if losses.size else np.zeros(n), gradient
+def lowering_of(loss: Loss) -> Lowering | None:
+    """What lists the kernel calls of a loss: `_MeanLoss.lower`.
+
+    Parameters
+    ----------
+    loss : callable
+
+    Returns
+    -------
+    callable or None
+        None for a loss that is not one of fastopt's, or a subclass of one that is called in a way of its own.
+    """
+    if loss is softmax_cross_entropy:
+        return SoftmaxCrossEntropy().lower
+    if isinstance(loss, _MeanLoss) and type(loss).__call__ is _MeanLoss.__call__:
+        return loss.lower
+    return None
 
 
 def loss_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt import _kernels
+from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 
 
@@ -91,10 +91,8 @@ def check_finite(name: str, array: Array, dtype: np.dtype[Any] | None = None) ->
 
 def count_right(output: Array, y: Array) -> int:
     """The number of rows whose largest output is at the label."""
-    try:
-        return _kernels.count_right(output, y)
-    except _kernels.Misfit:  # labels or outputs of other types
-        return int(np.count_nonzero(output.argmax(axis=1) == y))
+    real = output.dtype if output.dtype in (np.float32, np.float64) else np.float64
+    return int(F.count_right(np.ascontiguousarray(output, real), np.ascontiguousarray(y, np.int64))[0])
 
 
 def accuracy(output: Array, y: Array) -> float:

@@ -602,7 +602,6 @@ plain("nn.batches", nn.batches,
 
 plain("_kernels.address", _kernels.address, lambda x, rng: {"0": x(3)})
 plain("_kernels.all_below", _kernels.all_below, lambda x, rng: {"0": np.arange(5), "1": 7})
-plain("_kernels.count_right", _kernels.count_right, lambda x, rng: {"0": x(4, 3), "1": np.arange(4) % 3})
 plain("_kernels.use_isa", _kernels.use_isa, lambda x, rng: {"0": _kernels.isa()})
 plain("_kernels.Memoised", _kernels.Memoised(lambda *values: 1), lambda x, rng: {"0": 1, "1": (2, 3), "2": "x"})
 
