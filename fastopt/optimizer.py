@@ -684,7 +684,7 @@ class Optimizer(Declared):
         after.append((vars(self).update, ({"_grad_norm": norm},)))
         return [*self._advance(grads, scale * clip, factors, changes, t, now), *after], True
 
-    def ahead(self, steps: int) -> Ahead | None:
+    def upcoming(self, steps: int) -> Upcoming | None:
         """The next steps, where they are those of the plan alone, with hyperparameters that may follow schedules; None
         where Python has a part in them.
 
@@ -694,7 +694,7 @@ class Optimizer(Declared):
 
         Returns
         -------
-        Ahead or None
+        Upcoming or None
         """
         cls, patched = type(self), vars(self).get("step")
         own = all(getattr(cls, name) is getattr(Optimizer, name) for name in ("step", "_stepping", "_advance"))
@@ -702,7 +702,7 @@ class Optimizer(Declared):
             own = False
         if not own or self.computed or self._needs_norms(self._settings):
             return None
-        return Ahead(self, self._plan, steps)
+        return Upcoming(self, self._plan, steps)
 
     # ---- Inspection -----------------------------------------------------------------------------------------
 
@@ -867,7 +867,7 @@ def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -
     return optimizer
 
 
-class Ahead:
+class Upcoming:
     """The next steps of an optimizer, for a program to take (`fastopt._kernels.Program.run`).
 
     Attributes

@@ -40,7 +40,8 @@ class _Hessian:
 
     def __init__(self, model: Sequential, x: Array, y: Array, loss: Loss) -> None:
         self._model = without_dropout(model, np.float64)
-        self._x, self._y = samples(self._model, x, y, loss)
+        x, self._y = samples(self._model, x, y, loss)
+        self._x = self._model.converted(x)
         if not len(self._x):
             raise ValueError("x must hold at least one sample, got none")
         self._loss = loss

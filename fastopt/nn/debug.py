@@ -136,6 +136,7 @@ def gradient_check(
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     twin = model.copy(dtype=np.float64)
     x, y = samples(twin, x, y, loss)
+    x = twin.converted(x)
     x = x.copy()
     _, _, dx, grads = _pass(twin, x, y, loss)
     with Steps(twin, None, loss, check=False) as taken:
@@ -212,6 +213,7 @@ def check_initial_loss(
     tolerance = checks.number("tolerance", tolerance, "[0, inf)")
     twin = without_dropout(model)
     x, y = samples(twin, x, y, loss)
+    x = twin.converted(x)
     output, _ = twin.forward(x, training=True, counter=0)
     found, expected = loss_of(loss, output, y)[0], loss_of(loss, np.zeros_like(output), y)[0]
     passed = abs(found - expected) <= tolerance * expected
@@ -264,6 +266,7 @@ def _few(model: Sequential, x: Array, y: Array, loss: Loss, n: int, seed: int) -
     """`n` random samples."""
     n = checks.integer("n", n, 1)
     x, y = samples(model, x, y, loss)
+    x = model.converted(x)
     chosen = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(len(x))[:n]
     return x[chosen], y[chosen]
 
@@ -384,6 +387,7 @@ def worst_mistakes(
     """
     k = checks.integer("k", k, 1)
     x, y = samples(model, x, y, loss)
+    x = model.converted(x)
     outputs = model.predict(x)
     losses = np.array([loss_of(loss, outputs[i : i + 1], y[i : i + 1])[0] for i in range(len(x))])
     worst = np.argsort(-losses, kind="stable")[:k]

@@ -22,7 +22,6 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.functional import softmax_cross_entropy
 from fastopt.nn import text
-from fastopt.nn.memory import FRESH, Memory
 
 __all__ = [
     "L1",
@@ -418,14 +417,9 @@ def lowering_of(loss: Loss) -> Lowering | None:
     return None
 
 
-def loss_of(
-    loss: Loss, output: Array, y: Array, sample_weight: Array | None = None, memory: Memory = FRESH
-) -> tuple[float, Array]:
-    """A loss and its gradient; softmax cross-entropy writes to arrays of `memory`."""
-    if sample_weight is not None:
-        loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
-        return loss(output, y, sample_weight=sample_weight)
-    if loss is not softmax_cross_entropy:
+def loss_of(loss: Loss, output: Array, y: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
+    """A loss and its gradient."""
+    if sample_weight is None:
         return loss(output, y)
-    losses = memory.array("losses", output.shape[:1], output.dtype)
-    return loss(output, y, out=memory.array("dy", output.shape, output.dtype), losses=losses)
+    loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
+    return loss(output, y, sample_weight=sample_weight)

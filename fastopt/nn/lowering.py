@@ -30,6 +30,7 @@ import numpy as np
 
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.kernel import kernel
 from fastopt.nn import activations, dropouts, embedding, layers, norms, pooling, residual
 from fastopt.nn.layers import Layer
 from fastopt.nn.stack import Stack
@@ -168,8 +169,10 @@ class Writer:
         self.items: list[Item] = []
         self.moving: list[tuple[Array, int]] = []  # arrays of results that move on from batch to batch
         self.computed: dict[str, Buffer] = {}  # gradients of what is no parameter
-        self._written: set[str] = set()  # gradients, …
+        self.written: set[str] = set()  # gradients, …
         self._again: list[tuple[Array, Buffer]] = []  # … and those of parameters that are in the model twice
+        self.watched: list[Any] = []  # dicts of which the list is made, …
+        self.stacks: list[tuple[Stack, list[Layer]]] = []  # … and stacks with their layers
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Buffer:
         """A new buffer; of the model's type, where no other is given."""
@@ -191,7 +194,7 @@ class Writer:
         over : Buffer, optional
             Where ``out`` may be, if nothing reads that any more.
         """
-        if over is not None:
+        if over is not None and sum(buffer.root is over.root for buffer in buffers_in([arguments, options])) == 1:
             options["out"].root.over = over.root
         place = options.get("counter")
         moving = self._moving((*arguments, *options.values()))
@@ -224,6 +227,10 @@ class Writer:
         self.items.append(item)
         return item
 
+    def watch(self, layer: Layer) -> None:
+        """The list depends on the options and arrays of a layer."""
+        self.watched += [vars(layer), layer.params, layer.state, layer.params.marks, layer.parts]
+
     # ---- Gradients of parameters -----------------------------------------------------------------------------
 
     def grad(self, at: Place, name: str, param: Array) -> Any:
@@ -231,8 +238,8 @@ class Writer:
         full = at.prefix + name
         if full not in self.grads:  # of a weight that is computed from others
             return self.computed.setdefault(full, self.empty(param.shape))
-        if full not in self._written:
-            self._written.add(full)
+        if full not in self.written:
+            self.written.add(full)
             return self.grads[full]
         more = self.empty(param.shape)
         self._again.append((self.grads[full], more))
@@ -244,6 +251,9 @@ class Writer:
             self.call(F.add, grad, more, out=grad)
         self._again.clear()
 
+
+#: Without a look at the entries.
+_embedding_forward, _embedding_backward = kernel("embedding_forward"), kernel("embedding_backward")
 
 Followers = collections.deque[tuple[Place, Layer]]
 #: Writes the backward calls by the gradient of the output, and returns that of the input, where it is wanted.
@@ -268,9 +278,10 @@ def _is_plain(layer: Layer) -> bool:
     return not patched and all(array.flags.c_contiguous for array in (*layer.params.values(), *layer.state.values()))
 
 
-def take(followers: Followers, kind: type[Layer]) -> tuple[Place, Any] | None:
+def take(p: Writer, followers: Followers, kind: type[Layer]) -> tuple[Place, Any] | None:
     """The next layer with its place, if it is of that kind: it is then fused."""
     if followers and type(followers[0][1]) is kind and _is_plain(followers[0][1]):
+        p.watch(followers[0][1])
         return followers.popleft()
     return None
 
@@ -282,11 +293,17 @@ def lower(p: Writer, at: Place, layer: Layer, followers: Followers, x: Buffer) -
         chosen: Any = _stack
     else:
         chosen = LOWERINGS.get(kind, _eager)
-    return chosen(p, at, layer, followers, x) if _is_plain(layer) else _eager(p, at, layer, followers, x)
+    if not _is_plain(layer):
+        chosen = _eager
+    p.watched.append(layer.params)
+    if chosen is not _eager:
+        p.watch(layer)
+    return chosen(p, at, layer, followers, x)
 
 
 def _stack(p: Writer, at: Place, stack: Stack, _: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     count = len(stack.layers)
+    p.stacks.append((stack, [*stack.layers]))
     followers: Followers = collections.deque(
         (at.part(str(stack.first[i]), count, i), layer) for i, layer in enumerate(stack.layers)
     )
@@ -362,8 +379,8 @@ class Epilogue:
 
 
 def _epilogue(p: Writer, layer: Any, followers: Followers) -> Epilogue:
-    relu = bool(layer.activation or take(followers, layers.ReLU))
-    place, dropout = (take(followers, layers.Dropout) if relu else None) or (None, None)
+    relu = bool(layer.activation or take(p, followers, layers.ReLU))
+    place, dropout = (take(p, followers, layers.Dropout) if relu else None) or (None, None)
     return Epilogue(relu, dropout if p.training else None, place)
 
 
@@ -709,11 +726,11 @@ def _batch_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffe
 
         return y, resting
 
-    relu = take(followers, layers.ReLU) is not None
-    place, dropout = (take(followers, layers.Dropout) if relu else None) or (None, None)
+    relu = take(p, followers, layers.ReLU) is not None
+    place, dropout = (take(p, followers, layers.Dropout) if relu else None) or (None, None)
     pool = None
     if dropout is None and followers and getattr(followers[0][1], "stride", 0) == getattr(followers[0][1], "size", 1):
-        pool = (take(followers, layers.MaxPool2D) or (None, None))[1]
+        pool = (take(p, followers, layers.MaxPool2D) or (None, None))[1]
     if dropout is not None and p.training:
         common |= {"dropout": dropout.drop, "seed": dropout.seed, "counter": place}
     y = p.like(x) if pool is None else p.empty((p.n, *pool.output_shape(x.shape[1:])))
@@ -802,11 +819,11 @@ def _weight_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buff
 def _embedding(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     weight, y, entry = layer.params["weight"], p.empty((*x.shape, layer.width)), p.empty(x.shape, np.int64)
     wrong = np.zeros(1, np.int64)
-    p.call(F.embedding_forward, x, weight, out=y, entry=entry, wrong=wrong)
+    p.call(_embedding_forward, x, weight, y, entry, wrong)
     p.add("zero", wrong)
 
     def backward(dy: Buffer, need: bool) -> Any:
-        p.call(F.embedding_backward, dy, entry, layer.entries, out=p.grad(at, "weight", weight))
+        p.call(_embedding_backward, dy, entry.reshape(-1), p.grad(at, "weight", weight), layer.entries)
         if not need:
             return None
         dx = p.like(x)

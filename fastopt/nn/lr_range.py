@@ -16,8 +16,8 @@ from fastopt.drawing import figure
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
-from fastopt.nn.trainer import Steps
-from fastopt.nn.training import batches, bound, holding, look_ahead
+from fastopt.nn.trainer import Steps, holding, look_ahead
+from fastopt.nn.training import batches, bound
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastopt import files
+from fastopt import checks, files
 from fastopt.checks import Array
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.init import at_most
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
+from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
 from fastopt.optimizer import Optimizer
 
@@ -178,6 +179,54 @@ class Sequential(Compiled):
             callbacks=callbacks,
             on_nonfinite=on_nonfinite,
         )
+
+    def trainer(
+        self,
+        optimizer: Optimizer | str = "adam",
+        loss: Loss = softmax_cross_entropy,
+        *,
+        on_nonfinite: Literal["stop", "skip", "ignore"] = "stop",
+    ) -> Trainer:
+        """Steps of training for a loop of one's own: one call each, of C alone where `fit` has none but that, either.
+
+        Parameters
+        ----------
+        optimizer : Optimizer or str, default "adam"
+            As for `fit`; its ``t`` counts the calls, of which dropout masks are a function.
+        loss : callable, default softmax_cross_entropy
+        on_nonfinite : {"stop", "skip", "ignore"}, default "stop"
+            As for `fit`: a step that is skipped returns NaN.
+
+        Returns
+        -------
+        Trainer
+            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule; of a step, where a batch does not fit the model or the loss.
+        NonFiniteError
+            Of a step, with the first layer and pass whose result is not finite; parameters are those of before.
+
+        Examples
+        --------
+        >>> from fastopt import data, nn
+        >>> x, y = data.digits()
+        >>> model = nn.Sequential([nn.Flatten(), nn.Dense(16, activation="relu"), nn.Dense(10)], x.shape[1:])
+        >>> step = model.trainer("adam")
+        >>> for i in range(0, 320, 32):
+        ...     loss = step(x[i : i + 32], y[i : i + 32])
+        >>> loss < 2.3
+        True
+        """
+        checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
+        made = loop.bound(self, optimizer)
+        if getattr(made, "needs_closure", False):
+            raise TypeError(
+                f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
+            )
+        return Trainer(self, made, loss, on_nonfinite)
 
     def copy(self, *, dtype: Any = None) -> Sequential:
         """An independent model with the same layers, options and values.

@@ -141,7 +141,8 @@ class _SampleNorm(Layer):
         return self.normalise(x, scale=self.params["scale"], shift=self.params["shift"], eps=self.eps)
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
-        dx, dscale, dshift = F.group_norm_backward(dy, cache)
+        learnt = {f"d{name}": np.empty_like(param) for name, param in self.params.items()}
+        dx, dscale, dshift = F.group_norm_backward(dy, cache, **learnt)
         return dx, {"scale": dscale, "shift": dshift}
 
 

@@ -96,7 +96,6 @@ class Program:
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
-        self._found = _kernels.Snapshot(_settings(model, loss))
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
         p = Writer(n, model.dtype, self.grads if loss is not None else None)
@@ -119,6 +118,7 @@ class Program:
             backward(dy, False)
             p.settle()
             marks.append(len(p.items))
+            self.grads = {name: grad for name, grad in p.grads.items() if name in p.written}
             kernels_alone = all(item.kind != "python" for item in p.items)
             for grad in self.grads.values() if check else ():
                 # In kernels, what is not finite in the gradient of a layer's output is so in that of its bias.
@@ -126,6 +126,9 @@ class Program:
                     p.add("finite", grad)
             marks.append(len(p.items))
             p.add("step")
+        p.watch(model)
+        self._found = _kernels.Snapshot([getattr(loss, "__dict__", {}), *p.watched])
+        self._stacks = p.stacks
         self.nbytes = _allocate(p.items)
         self.calls = _kernels.Program()
         self._record(p.items, marks)
@@ -230,7 +233,7 @@ class Program:
 
     def holds(self) -> bool:
         """Whether options and arrays of the layers and the loss are those that it was made for."""
-        return self._found.holds()
+        return self._found.holds() and all(stack.layers == layers for stack, layers in self._stacks)
 
     @property
     def doutput(self) -> Array:
@@ -321,14 +324,6 @@ def _called(item: Item) -> Callable[[int, int], None]:
 
     call.__name__ = item.label
     return call
-
-
-def _settings(model: Stack, loss: Any) -> list[dict[str, Any]]:
-    """All that a program is made of: dicts, of which may be seen whether they have changed."""
-    found: list[Any] = [getattr(loss, "__dict__", {})]
-    for layer in model.walk():
-        found += [vars(layer), layer.params, layer.state, layer.params.marks, layer.parts]
-    return [each for each in found if isinstance(each, dict)]
 
 
 def _allocate(items: list[Item]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,10 @@ from fastopt.checks import Array
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, lowering_of
 from fastopt.nn.program import Compiled, Program, Targets
+from fastopt.nn.stack import Stack, samples
+from fastopt.nn.targets import weights
+from fastopt.nn.trace import NonFiniteError, find_anomaly
+from fastopt.optimizers import LookAheadNesterov
 
 Indices = NDArray[np.int64]
 
@@ -47,6 +53,7 @@ class Steps:
         self._model, self._optimizer, self._loss, self._check = model, optimizer, loss, check
         self._in_use = contextlib.ExitStack()
         self._programs: dict[int, Program] = {}
+        self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
         self._sums: Grads = {}
 
@@ -90,17 +97,17 @@ class Steps:
             With what was taken before as its argument.
         """
         program = self.program(n)
-        if not program.native or not hasattr(self._optimizer, "ahead"):
+        if not program.native or not hasattr(self._optimizer, "upcoming"):
             return None
         batches = program.batches(most)
-        ahead = self._optimizer.ahead(batches)
-        if ahead is None:
+        upcoming = self._optimizer.upcoming(batches)
+        if upcoming is None:
             return None
         started = time.perf_counter()
-        done, stopped = program.calls.run(order, n, batches, counter, grads=program.grads, **ahead.options)
+        done, stopped = program.calls.run(order, n, batches, counter, grads=program.grads, **upcoming.options)
         if done:
             program.seconds = (time.perf_counter() - started) / done
-        ahead.finish(done)
+        upcoming.finish(done)
         taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
         if stopped >= 0:
             self._stop(program, stopped, order, done, taken)
@@ -123,7 +130,7 @@ class Steps:
         value, right, total = 0.0, 0, 0.0
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
         for i, chosen in enumerate(parts):
-            program = self.program(len(chosen))
+            program = self._last = self.program(len(chosen))
             self._phase(program, 0, chosen, counter + i)
             own, weight = program.result[0].tolist()
             share = 1.0
@@ -156,11 +163,11 @@ class Steps:
             return float(self._loss.total_weight(y[chosen], own))
         return float(len(chosen) if own is None else own.sum())
 
-    def check(self, grads: Grads, n: int) -> None:
-        """Raise `NonFinite` where gradients are not finite."""
-        if not self._check:
+    def check(self, grads: Grads) -> None:
+        """Raise `NonFinite` where the gradients are not finite."""
+        program = self._last
+        if not self._check or program is None:
             return
-        program = self.program(n)
         try:
             finite = _kernels.all_finite(grads.values(), program.native)
         except _kernels.Misfit:
@@ -168,3 +175,67 @@ class Steps:
         if not finite:
             program.restore()
             raise NonFinite
+
+
+def look_ahead(optimizer: Any) -> None:
+    """Move the parameters to where `LookAheadNesterov` takes the gradient; other optimizers leave them as they are."""
+    if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
+        optimizer.look_ahead()
+
+
+@contextlib.contextmanager
+def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
+    """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
+    if optimizer is not None:
+        model.params.mark("held", getattr(optimizer, "frozen", ()))
+    try:
+        yield
+    finally:
+        model.params.mark("held", ())
+
+
+class Trainer:
+    """Training steps of a loop of one's own: see `fastopt.nn.Sequential.trainer`."""
+
+    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, on_nonfinite: str) -> None:
+        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, loss, on_nonfinite
+        self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore")
+
+    def __call__(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
+        """A step on one batch.
+
+        Parameters
+        ----------
+        x, y : ndarray (n, …)
+            Inputs and targets.
+        sample_weight : ndarray (n,), optional
+
+        Returns
+        -------
+        float
+            The mean loss before the step; NaN where it was skipped.
+        """
+        model, optimizer = self._model, self._optimizer
+        x, y = samples(model, x, y, self._loss)
+        if not len(x):
+            raise ValueError("x must hold at least one sample, got none")
+        weight = weights(sample_weight, None, y, model.dtype)
+        with holding(model, optimizer), self._steps as steps:
+            steps.feed(x, y, weight)
+            look_ahead(optimizer)
+            try:
+                taken = steps.many(None, len(x), 1, optimizer.t)
+                if taken is not None:
+                    return float(taken.loss[0])
+                value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                steps.check(grads)
+            except NonFinite:
+                if self._on_nonfinite == "skip":
+                    return math.nan
+                batch = model.converted(x), y, self._loss
+                cause = find_anomaly(model, *batch, sample_weight=weight, counter=optimizer.t)
+                raise NonFiniteError(
+                    f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"
+                ) from None
+            optimizer.step(grads)
+            return value

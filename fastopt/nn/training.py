@@ -24,9 +24,9 @@ from fastopt.nn.program import Compiled
 from fastopt.nn.stack import Stack, room_for_convolutions, samples
 from fastopt.nn.targets import are_labels, weights
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken
+from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken, holding, look_ahead
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
+from fastopt.optimizers import OPTIMIZERS
 
 __all__ = ["Callback", "History", "Run", "batches"]
 
@@ -367,8 +367,7 @@ class Run:
         look_ahead(self.optimizer)
 
     def _many(self, left: list[Indices]) -> Taken | None:
-        """The next steps, by C alone, as many as it takes in one go, or one where callbacks are told of each; None where
-        it takes none."""
+        """The next steps, as many as C takes in one go, or one where callbacks are told of each; None for none."""
         if self.accumulate > 1 or "on_gradients" in self._hooks:
             return None
         n, alike = len(left[0]), 1
@@ -430,7 +429,7 @@ class Run:
         loss, weight, right, grads = self._steps.gradients(self._parts, self._counter)
         if "on_gradients" in self._hooks:
             self._tell("on_gradients", step, grads)
-        self._steps.check(grads, len(self._parts[-1]))
+        self._steps.check(grads)
         return Taken(np.array([loss]), np.array([weight]), np.array([right])), grads
 
 
@@ -465,17 +464,6 @@ def _go_on(average: Applied | None, *, check: bool) -> None:
             "to go on from the values that were trained, or make a new one to begin from those that are there"
         )
     average.restore()
-
-
-@contextlib.contextmanager
-def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
-    """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
-    if optimizer is not None:
-        model.params.mark("held", getattr(optimizer, "frozen", ()))
-    try:
-        yield
-    finally:
-        model.params.mark("held", ())
 
 
 #: Models that are trained at present: their process, and identity.
@@ -557,12 +545,6 @@ def count_batches(n: int, batch_size: int) -> int:
 
 def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
     return {name: id(array) for name, array in arrays.items()}
-
-
-def look_ahead(optimizer: Optimizer) -> None:
-    """Move the parameters to where `LookAheadNesterov` takes the gradient; other optimizers leave them as they are."""
-    if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
-        optimizer.look_ahead()
 
 
 def bound(model: Stack, optimizer: Any) -> Optimizer:

@@ -223,18 +223,18 @@ def test_the_digits_model_of_the_docstring():
 
 
 class Dirty(nn.Layer):
-    """A layer that takes for granted that arrays begin with zeros."""
+    """A layer that takes for granted that its array begins with zeros, as it does for the first pass."""
 
-    def forward(self, x, *, training=False, counter=0, memory=nn.FRESH):
+    def forward(self, x, *, training=False, counter=0):
+        self.dx = getattr(self, "dx", np.zeros_like(x))
         return x, None
 
-    def backward(self, dy, cache, *, memory=nn.FRESH):
-        dx = memory.array("mine", dy.shape, dy.dtype) if memory is not nn.FRESH else np.zeros_like(dy)
-        dx += dy
-        return dx, {}
+    def backward(self, dy, cache):
+        self.dx += dy
+        return self.dx, {}
 
 
-def test_gradients_are_checked_in_a_workspace_too(rng):
+def test_gradients_are_those_of_programs_too(rng):
     model = nn.Sequential([nn.Dense(4), Dirty(), nn.Dense(3)], (5,))
     finding = nn.debug.gradient_check(model, rng.normal(size=(6, 5)), np.arange(6) % 3)
     assert not finding

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cases, functional, nn
+from fastopt import cases, nn
 
 
 @pytest.fixture(autouse=True)
@@ -112,12 +112,10 @@ def test_a_resnet_beside_torch(torch, rng):
     options = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
     optimizer, their_optimizer = fastopt.Momentum(model.params, **options), torch.optim.SGD(theirs, **options)
     x, y = rng.normal(size=(4, 32, 32, 3)), rng.integers(10, size=4)
-    memory, losses = model.workspace(), []
+    losses, step_of_program = [], model.trainer(optimizer)
     for step in range(20):
         chosen = np.arange(2) + 2 * (step % 2)
-        output, cache = model.forward(x[chosen], training=True, counter=step, memory=memory)
-        loss, dy = functional.softmax_cross_entropy(output, y[chosen])
-        optimizer.step(model.backward(dy, cache, memory=memory, input_grad=False)[1])
+        loss = step_of_program(x[chosen], y[chosen])
 
         their_optimizer.zero_grad()
         images = torch.tensor(x[chosen].transpose(0, 3, 1, 2))

@@ -2,11 +2,9 @@
 
 import copy
 import json
-import math
 import os
 import subprocess
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from finite_differences import check_gradients
 
 import fastopt
 from fastopt import cases, functional, nn, reference
-from fastopt.nn.memory import Workspace
 from fastopt.nn.model import decode, encode
 
 N = 4
@@ -89,50 +86,6 @@ def test_caches_are_independent(case, rng, same_bits):
         same_bits(now, before)
 
 
-def test_a_workspace_changes_no_bit(case, rng, same_bits):
-    """Results are those in fresh memory, and lie in the same arrays in each pass."""
-    layer, shape = case
-    memory = Workspace({name: np.full_like(param, np.nan) for name, param in layer.params.items()})
-    places = []
-    for counter in range(3):
-        x, dy = inputs(layer, rng, N, *shape), rng.normal(size=(N, *layer.output_shape(shape)))
-        passes = []
-        for given in ({}, {"memory": memory}):
-            state = copy.deepcopy(layer.state)
-            y, cache = layer.forward(x, training=True, counter=counter, **given)
-            passes.append((y, *layer.backward(dy, cache, **given)))
-            if not given:
-                for name, array in state.items():
-                    layer.state[name][...] = array
-        (y, dx, grads), (own_y, own_dx, own_grads) = passes
-        same_bits(own_y, y)
-        same_bits(own_dx, dx)
-        assert set(own_grads) == set(grads)
-        for name, grad in grads.items():
-            same_bits(own_grads[name], grad)
-        places.append([a.__array_interface__["data"][0] for a in own_grads.values()])
-    assert places[0] == places[1] == places[2]
-    assert all(memory.grad(name, param) is own_grads[name] for name, param in layer.params.items())
-
-
-def test_a_workspace_saves_allocations(case, rng):
-    """In the steady state, no array of the batch's size is made. (NumPy has buffers of 64 KiB for itself.)"""
-    layer, shape = case
-    n = 60_000 // min(math.prod(shape), math.prod(layer.output_shape(shape)))
-    x, dy = inputs(layer, rng, n, *shape), rng.normal(size=(n, *layer.output_shape(shape)))
-    memory = Workspace()
-
-    def step():
-        layer.backward(dy, layer.forward(x, training=True, counter=1, memory=memory)[1], memory=memory)
-
-    step()
-    tracemalloc.start()
-    step()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 100_000 + (x.nbytes if isinstance(layer, nn.Embedding) else 0)
-
-
 def test_in_float32(case, rng):
     """The same numbers, but for rounding, in the same type throughout."""
     layer, shape = case
@@ -198,20 +151,6 @@ def test_configuration_makes_the_same_layer(case):
 )
 def test_repr_reads_like_the_code(code):
     assert repr(eval(code, vars(nn).copy())) == code
-
-
-def test_without_the_gradient_of_the_input(case, rng, same_bits):
-    layer, shape = case
-    if not layer.may_skip_input_grad:
-        return
-    x, dy = inputs(layer, rng, N, *shape), rng.normal(size=(N, *layer.output_shape(shape)))
-    _, cache = layer.forward(x, training=True, counter=0)
-    wanted = layer.backward(dy, cache)[1]
-    dx, grads = layer.backward(dy, layer.forward(x, training=True, counter=0)[1], input_grad=False)
-    assert dx is None
-    assert set(grads) == set(wanted)
-    for name, grad in grads.items():
-        same_bits(grad, wanted[name])
 
 
 def test_initial_weights_have_the_declared_variance(rng):

@@ -10,7 +10,6 @@ import pytest
 from finite_differences import check_gradients
 
 from fastopt import functional, nn, optimizers
-from fastopt.nn.memory import FRESH
 
 
 def small_cnn(dtype=np.float64, seed=1):
@@ -126,28 +125,6 @@ def test_results_are_the_callers(batch, same_bits):
         same_bits(result, before[name])
 
 
-@pytest.mark.parametrize("make", [small_cnn, shared, nested, branched, pooled, pooled_double])
-def test_a_workspace_changes_no_bit_of_a_model(make, batch, same_bits):
-    model, twin = make(), make()
-    memory = model.workspace()
-    for counter, n in enumerate([8, 8, 3, 8]):
-        x, y = batch(model, n)
-        output, caches = twin.forward(x, training=True, counter=counter)
-        dy = functional.softmax_cross_entropy(output, y)[1]
-        wanted = twin.backward(dy, caches)
-        own_output, own_caches = model.forward(x, training=True, counter=counter, memory=memory)
-        same_bits(own_output, output)
-        dx, grads = model.backward(dy, own_caches, memory=memory)
-        same_bits(dx, wanted[0])
-        assert list(grads) == list(wanted[1])
-        for name, grad in grads.items():
-            same_bits(grad, wanted[1][name])
-            assert grad is memory.grad(name, model.params[name])
-    for name, array in model.state.items():
-        same_bits(array, twin.state[name])
-    same_bits(model.predict(x), twin.forward(x)[0])
-
-
 @pytest.mark.parametrize("make", [small_cnn, shared, nested])
 def test_gradients_of_a_whole_model(make, batch):
     model = make()
@@ -159,111 +136,6 @@ def test_gradients_of_a_whole_model(make, batch):
     output, caches = model.forward(x, training=True, counter=5)
     dx, grads = model.backward(functional.softmax_cross_entropy(output, y)[1], caches)
     check_gradients(loss, {"x": x, **model.params}, {"x": dx, **grads})
-
-
-@pytest.mark.parametrize(
-    ("layers", "stages"),
-    [
-        ([nn.Dense(40), nn.ReLU(), nn.Dropout(0.4), nn.Dense(3), nn.ReLU()], [0, 3]),
-        ([nn.Dense(40, activation="relu"), nn.Dropout(0.4), nn.Dropout(0.1), nn.Dense(3)], [0, 2, 3]),
-        (
-            [nn.Dense(40), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.6, "keep"), nn.Dense(3), nn.Dropout(0.5)],
-            [0, 1, 4, 5],
-        ),
-        ([nn.ReLU(), nn.Dropout(0.4), nn.BatchNorm(), nn.Dropout(0.2)], [0, 1, 2, 3]),
-    ],
-)
-@pytest.mark.parametrize("training", [True, False])
-def test_layers_that_are_called_together_give_the_same_bits(layers, stages, training, batch, same_bits):
-    model = nn.Sequential(copy.deepcopy(layers), (6,), seed=2)
-    assert [i for i, *_ in model._stages] == stages
-    twin = model.copy()
-    x, _ = batch(model, 70)
-    y, caches = model.forward(x, training=training, counter=9)
-    one_by_one, signal = [], x
-    for i, layer in enumerate(twin.layers):
-        signal, cache = layer.forward(signal, training=training, counter=9 * len(layers) + i)
-        one_by_one.append(cache)
-    same_bits(y, signal)
-    if not training:
-        return
-    dy = batch(nn.Sequential([nn.Flatten()], y.shape[1:]), 70)[0]
-    _, grads = model.backward(dy, caches)
-    dx = dy
-    for i in reversed(range(len(layers))):
-        dx, own = twin.layers[i].backward(dx, one_by_one[i])
-        for name, grad in own.items():
-            same_bits(grads[f"{i}.{name}"], grad)
-    same_bits(model.backward(dy, caches)[0], dx)
-
-
-@pytest.mark.parametrize("between", [[nn.ReLU()], []], ids=["ReLU", "nothing"])
-def test_batch_norm_and_max_pooling_are_called_together(between, batch, same_bits):
-    """To the bits of one after the other, but for the order of sums; in a workspace, over batch norm's input."""
-    layers = [nn.Conv2D(4), nn.BatchNorm(), *between, nn.MaxPool2D((2, 3)), nn.BatchNorm(), nn.MaxPool2D(2, 1)]
-    model = nn.Sequential(layers, (9, 7, 2), seed=2, dtype=np.float64)
-    last = len(layers) - 2
-    assert [(i, bool(overwrite)) for i, _, _, overwrite in model._stages] == [
-        (0, False),
-        (1, True),
-        (last, False),
-        (last + 1, False),
-    ]
-    x, _ = batch(model, 5)
-    y, caches = model.forward(x, training=True)
-    one_by_one, signal = [], x
-    for layer in model.copy().layers:
-        signal, cache = layer.forward(signal, training=True)
-        one_by_one.append(cache)
-    same_bits(y, signal)
-    dy = batch(nn.Sequential([nn.Flatten()], y.shape[1:]), 5)[0].astype(np.float64)
-    dx, grads = model.backward(dy, caches)
-    signal = dy
-    for i in reversed(range(len(layers))):
-        signal, own = layers[i].backward(signal, one_by_one[i])
-        for name, grad in own.items():
-            np.testing.assert_allclose(grads[f"{i}.{name}"], grad, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(dx, signal, rtol=1e-9, atol=1e-12)
-    memory = model.workspace()
-    own_dx, own_grads = model.backward(dy, model.forward(x, training=True, memory=memory)[1], memory=memory)
-    same_bits(own_dx, dx)
-    for name, grad in grads.items():
-        same_bits(own_grads[name], grad)
-    same_bits(model.predict(x), model.forward(x)[0])
-
-
-def test_what_is_overwritten_serves_one_backward_pass(batch):
-    model = pooled()
-    x, y = batch(model)
-    memory = model.workspace()
-    output, caches = model.forward(x, training=True, memory=memory)
-    dy = functional.softmax_cross_entropy(output, y)[1]
-    model.backward(dy, caches, memory=memory)
-    with pytest.raises(ValueError, match=r"BatchNorm\.backward needs the cache"):
-        model.backward(dy, caches, memory=memory)
-
-
-def test_a_layer_of_the_users_own_keeps_its_output():
-    class Own(nn.Conv2D):
-        pass
-
-    for first, overwrites in ((nn.Conv2D(4), True), (Own(4), False), (nn.Conv2D(4, activation="relu"), False)):
-        stages = nn.Sequential([first, nn.BatchNorm(), nn.MaxPool2D()])._stages
-        assert bool(stages[1][3]) is overwrites
-    del nn.layers.Layer.classes["Own"]
-
-
-def test_without_the_gradient_of_the_input(batch, same_bits):
-    inner = nn.Sequential([nn.ReLU(), nn.Dense(5), nn.ReLU()])
-    for model in (small_cnn(), nested(), nn.Sequential([nn.Dropout(0.1), inner, nn.Dense(4)], (6,))):
-        x, _ = batch(model)
-        y, caches = model.forward(x, training=True)
-        dx, wanted = model.backward(y, caches)
-        assert dx is not None
-        nothing, grads = model.backward(y, caches, input_grad=False)
-        assert nothing is None
-        for name, grad in wanted.items():
-            same_bits(grads[name], grad)
 
 
 def test_a_layer_that_stands_twice_draws_two_masks():
@@ -508,10 +380,10 @@ def test_layers_of_your_own(batch, tmp_path, monkeypatch, same_bits):
             super().__init__()
             self.factor = factor
 
-        def forward(self, x, *, training=False, counter=0, memory=FRESH):
+        def forward(self, x, *, training=False, counter=0):
             return x * self.factor, None
 
-        def backward(self, dy, cache, *, memory=FRESH):
+        def backward(self, dy, cache):
             return dy * self.factor, {}
 
     model = nn.Sequential([Scale(0.5), nn.Dense(3)], (4,))
