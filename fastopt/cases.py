@@ -367,11 +367,9 @@ _add("count_right", lambda x, n, c: {"scores": x(n, c), "labels": np.arange(n) *
      lambda scores, labels: np.array([(scores.argmax(axis=1) == labels).sum()]) if scores.size else np.zeros(1, int),
      edges=[*_LOSS, (4, 0)], threads=_ROWS_THREADS, bench=_softmax_sizes["bench"])
 _add("embedding_forward",
-     lambda x, n, count, d: {"x": (np.arange(n) ** 2 % count).astype(x(0).dtype), "weight": x(count, d),
-                             "wrong": np.ones(1, np.int64)},
-     lambda x, weight, wrong: (reference.embedding_forward(x, weight), x.astype(np.int64),
-                               *[np.zeros(1, np.int64)] * (wrong is not None)),
-     outputs=("out", "entry"), updates=("wrong",), options=[{}, {"wrong": None}], free=("weight",),
+     lambda x, n, count, d: {"x": (np.arange(n) ** 2 % count).astype(x(0).dtype), "weight": x(count, d)},
+     lambda x, weight: (reference.embedding_forward(x, weight), x.astype(np.int64)),
+     kernels=("wrong_entries", "embedding_forward"), outputs=("out", "entry"), free=("weight",),
      edges=[(0, 17, 3), (70, 17, 33), (44, 9, 16), (70, 17, 1), (44, 9, 7), (13, 40, 100), (5, 3, 0)],
      threads=[(LARGE // 8, 17, 1), (6007, 17, 45), (501, 17, 517)], bench=[(2048, 1000, 64)])
 _add("embedding_backward",
