@@ -201,7 +201,7 @@ class Call:
     def ways(self, key):
         """How an array can be wrong, and what is then said of it."""
         if self.arrays[key].dtype.kind != "f":
-            ways = {"gaps": WRONG["gaps"]}
+            ways = {"gaps": WRONG["gaps"]} if self.arrays[key].size > 1 else {}
         elif key == self.free[0]:
             ways = WRONG
         else:

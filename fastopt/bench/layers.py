@@ -291,6 +291,12 @@ def _rms_norm_backward(dy: Array, cache: F.RMSNormCache) -> dict[str, Rival]:
     return {TEXTBOOK: (lambda: reference.rms_norm_backward(dy, textbook), None)}
 
 
+@_contest("weight_norm_backward", reads=lambda dweight, cache: {"dweight": dweight, "direction": cache.direction,
+                                                                "gain": cache.gain})  # fmt: skip
+def _weight_norm_backward(dweight: Array, cache: F.WeightNormCache) -> dict[str, Rival]:
+    return {TEXTBOOK: (lambda: reference.weight_norm_backward(dweight, cache.direction, cache.gain), None)}
+
+
 @_contest("batch_norm_max_pool_forward", "batch_norm_forward max_pool", relu=True, reads=_affine)
 def _batch_norm_max_pool_forward(
     x: Array, scale: Array, shift: Array, max_pool: tuple[int, int], axis: int, relu: bool, **running: Array

@@ -408,3 +408,43 @@ def test_norm_refusals(refuses, rng):
     refuses(lambda: backward(y, cache, out=x), "out and cache.x must not overlap|cache.x and out", x, y)
     refuses(lambda: backward(y, cache, parts=np.ones(3)), r"parts must have shape", y)
     refuses(lambda: backward(y, cache, dscale=np.ones(5)), "dscale must have 6 elements", y)
+
+
+# ---- Running statistics, and weight norm ----------------------------------------------------------
+
+
+def test_batch_norm_by_running_statistics_in_pytorch(isa, dtype, rng, close):
+    torch = pytest.importorskip("torch")
+    dy, x = rng.standard_normal((2, 6, 5, 7)).astype(dtype)
+    scale, shift, mean = rng.standard_normal((3, 7)).astype(dtype)
+    var = rng.uniform(0.5, 2, 7).astype(dtype)
+    given = [torch.tensor(a, requires_grad=True) for a in (x, scale, shift)]
+    y = torch.nn.functional.batch_norm(
+        given[0].movedim(-1, 1), torch.tensor(mean), torch.tensor(var), *given[1:], eps=1e-3
+    )
+    y.movedim(1, -1).backward(torch.tensor(dy))
+    results = functional.batch_norm_inference_backward(dy, x, scale, mean, var, eps=1e-3)
+    for result, tensor in zip(results, given, strict=True):
+        close(result, tensor.grad.numpy(), 1e-12 if dtype == np.float64 else 1e-5)
+
+
+def test_weight_norm_in_pytorch(isa, dtype, rng, close):
+    torch = pytest.importorskip("torch")
+    direction, dweight = rng.standard_normal((2, 3, 2, 67)).astype(dtype)
+    gain = rng.standard_normal(67).astype(dtype)
+    given = [torch.tensor(direction, requires_grad=True), torch.tensor(gain, requires_grad=True)]
+    weight = torch._weight_norm(given[0].movedim(-1, 0), given[1].reshape(-1, 1, 1), 0).movedim(0, -1)
+    weight.backward(torch.tensor(dweight))
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    ours, cache = functional.weight_norm_forward(direction, gain)
+    close(ours, weight.detach().numpy(), tolerance)
+    for result, tensor in zip(functional.weight_norm_backward(dweight, cache), given, strict=True):
+        close(result, tensor.grad.numpy(), tolerance)
+
+
+def test_a_direction_of_zeros_has_no_weight():
+    weight, cache = functional.weight_norm_forward(np.array([[0.0, 3.0], [0.0, 4.0]]), np.array([1.0, 5.0]))
+    np.testing.assert_array_equal(weight, [[np.nan, 3], [np.nan, 4]])
+    assert cache.norm.tolist() == [0, 5]
+    with pytest.raises(TypeError, match="cache must come from weight_norm_forward, got NoneType"):
+        functional.weight_norm_backward(weight, None)
