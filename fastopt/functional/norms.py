@@ -713,8 +713,8 @@ def group_norm_backward(
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
     if cache.layout != "nhwc":
-        of_copy = {"cache": cache._replace(layout="nhwc"), "layout": cache.layout}
-        return by_layout(group_norm_backward, locals() | of_copy, dy=FEATURES, out=FEATURES)
+        given = {**locals(), "cache": cache._replace(layout="nhwc"), "layout": cache.layout}
+        return by_layout(group_norm_backward, given, dy=FEATURES, out=FEATURES)
     x, scale, mean, inv_std, groups, _ = cache
     channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):
