@@ -363,7 +363,7 @@ def key(seed: Any, counter: Any) -> tuple[int, int]:
 def _key(seed: Any, counter: Any, rng: Any) -> None:
     """Check what a key is to be drawn from; nothing is drawn yet."""
     if rng is None:
-        if seed is None or counter is None:
+        if seed is None and counter is None:
             raise TypeError("seed and counter must be given, or rng, such as np.random.default_rng(1)")
         key(seed, counter.value if isinstance(counter, Counter) else counter)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,208 @@ __all__ = [
 _SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
     _kernels.LIMITS[name] for name in ("SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
 )
+
+# ---- Windows ------------------------------------------------------------------------------------------------
+
+
+class _Windows(NamedTuple):
+    """Sizes of images; height and width of windows, strides, padding and dilation; and places down and across."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    kh: int
+    kw: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    dilation_h: int
+    dilation_w: int
+    oh: int
+    ow: int
+
+
+@_kernels.Memoised
+def _windows(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> _Windows:
+    """The checked sizes of windows that slide over images."""
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
+    n, h, w, c = checks.lengths("shape", shape)
+    (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
+    (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
+    oh, ow = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
+    if oh is None or ow is None:
+        spread = "" if dh == dw == 1 else f" spread over {(dh * (kh - 1) + 1, dw * (kw - 1) + 1)}"
+        wanted = f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}"
+        raise ValueError(f"{wanted}, got {(kh, kw)}{spread}{hint((n, h, w, c))}")
+    warn_of_channels_second((n, h, w, c))
+    return _Windows(n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow)
+
+
+# ---- Patches ------------------------------------------------------------------------------------------------
+
+_im2col = kernel("im2col", columns="out")
+_col2im = kernel("col2im", dx="out")
+
+
+def im2col(
+    x: Array,
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    layout: Layout | None = None,
+) -> Array:
+    """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size : int or (int, int)
+        Height kh and width kw of the window.
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
+        Zeros on each side.
+    out : ndarray (n, oh, ow, kh, kw, c), optional
+        Where to write.
+    dilation : int or (int, int), default 1
+        Distance of neighbours in the window: only each such pixel is taken.
+    layout : {"nhwc", "nchw"}, optional
+        As in `max_pool_forward`. With ``"nchw"``, columns are (n, oh, ow, c, kh, kw), for weights (k, c, kh, kw):
+        ``columns.reshape(-1, c * kh * kw) @ weight.reshape(k, -1).T``.
+
+    Returns
+    -------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+        With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
+        ``columns.reshape(-1, kh * kw * c)`` is free.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> columns = im2col(np.arange(9.0).reshape(1, 3, 3, 1), 2)
+    >>> columns.shape
+    (1, 2, 2, 2, 2, 1)
+    >>> columns[0, 0, 0, :, :, 0]
+    array([[0., 1.],
+           [3., 4.]])
+    """
+    if layout is not None:
+        return by_layout(im2col, locals(), out=COLUMNS)
+    return _im2col(x, out, *_windows(checks.shape("x", x, ndim=4), size, stride, padding, dilation)[4:12])
+
+
+def col2im(
+    columns: Array,
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    layout: Layout | None = None,
+) -> Array:
+    """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
+
+    Parameters
+    ----------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+    shape : tuple of int
+        The shape (n, h, w, c) of the image.
+    size, stride, padding, dilation, layout
+        As in `im2col`.
+    out : ndarray (n, h, w, c), optional
+        Where to write.
+
+    Returns
+    -------
+    x : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> col2im(np.ones((1, 2, 2, 2, 2, 1)), (1, 3, 3, 1), 2)[0, :, :, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    """
+    if layout is not None:
+        return by_layout(col2im, locals())
+    return _col2im(columns, out, *_windows(shape, size, stride, padding, dilation)[:12])
+
+
+def patches_shape(
+    shape: tuple[int, ...],
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    *,
+    layout: Layout | None = None,
+) -> tuple[int, ...]:
+    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of the images.
+    size, stride, padding, dilation, layout
+        As in `im2col`.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> patches_shape((1, 5, 5, 3), 3, stride=2)
+    (1, 2, 2, 3, 3, 3)
+    """
+    if layout is not None:
+        wanted = by_layout(patches_shape, locals(), ())
+        return tuple(wanted[axis] for axis in COLUMNS.inverse(6)) if layout == "nchw" else wanted
+    windows = _windows(shape, size, stride, padding, dilation)
+    return windows.n, windows.oh, windows.ow, windows.kh, windows.kw, windows.c
+
+
+#: How many numbers im2col lays out at a time, at most, where one image has no more: the bits of the gradients of
+#: weights depend on it.
+_AT_A_TIME = 1 << 22
+
+
+def _blocks(windows: _Windows, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array]]:
+    """Some images at a time, and memory for their patches."""
+    n, patch = windows.n, (windows.oh, windows.ow, windows.kh, windows.kw, windows.c)
+    count = max(1, min(n, _AT_A_TIME // max(math.prod(patch), 1)))
+    columns = np.empty((count, *patch), dtype)
+    for first in range(0, max(n, 1), count):
+        yield slice(first, first + count), columns[: n - first]
+
+
+def _matrix(array: Array) -> Array:
+    """Images, patches or weights as a matrix, whose rows the first three axes count."""
+    return array.reshape(math.prod(array.shape[:3]), math.prod(array.shape[3:]))
+
 
 # ---- Pooling ------------------------------------------------------------------------------------------------
 
@@ -268,7 +470,7 @@ def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
 @_kernels.Memoised
 def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[int, ...]:
     """Sizes for the kernels: n, h, w, c, and height and width of the window and of the stride."""
-    return _geometry(shape, size, size if stride is None else stride, 0, 1)[:8]
+    return _windows(shape, size, size if stride is None else stride, 0, 1)[:8]
 
 
 # ---- Convolution --------------------------------------------------------------------------------------------
@@ -349,19 +551,20 @@ def conv2d(
     if layout is not None:
         return by_layout(conv2d, locals())
     shape = checks.shape("x", x, ndim=4)
-    sizes = _convolution(shape, weight, stride, padding, dilation, checks.array("x", x).dtype)
-    window, filters, relu = sizes[4:10], weight.shape[3], checks.flag("relu", relu)
-    reads, options = {"x": x, "weight": weight, "bias": bias}, (filters, relu)
+    windows = _windows_of_weight(shape, weight, stride, padding, dilation, checks.array("x", x).dtype)
+    filters, relu = weight.shape[3], checks.flag("relu", relu)
+    reads = {"x": x, "weight": weight, "bias": bias}
     if _by_winograd(winograd, weight.shape, stride, dilation):
-        return _convolve(_winograd_pack, _winograd_forward, reads, out, packed, False, (*window[4:], *options))
-    if _fits(sizes, filters):
-        return _convolve(_conv_pack, _conv_forward, reads, out, packed, False, (*window, *options))
+        options = windows.pad_h, windows.pad_w, filters, relu
+        return _convolve(_winograd_pack, _winograd_forward, reads, out, packed, False, options)
+    if _fits(windows, filters):
+        return _convolve(_conv_pack, _conv_forward, reads, out, packed, False, (*windows[4:10], filters, relu))
     if bias is not None:
         checks.array("bias", bias, dtype=x.dtype, shape=(filters,))
-    y = _result(out, (shape[0], *_places(sizes), filters), reads)
+    y = _result(out, (windows.n, windows.oh, windows.ow, filters), reads)
     _check_packed(weight, packed, False)
-    for some, columns in _blocks(sizes, x.dtype):
-        _im2col(x[some], columns, *sizes[4:])
+    for some, columns in _blocks(windows, x.dtype):
+        _im2col(x[some], columns, *windows[4:12])
         dense_forward(_matrix(columns), _matrix(weight), bias, relu=relu, out=_matrix(y[some]))
     return y
 
@@ -418,9 +621,9 @@ def conv2d_input_grad(
     if layout is not None:
         return by_layout(conv2d_input_grad, locals())
     checks.shape("dy", dy, ndim=4)
-    sizes = _convolution(shape, weight, stride, padding, dilation, checks.array("dy", dy).dtype)
-    n, _, _, c, kh, kw, *strides, pad_h, pad_w, _, _ = sizes
-    checks.array("dy", dy, shape=(n, *_places(sizes), weight.shape[3]))
+    windows = _windows_of_weight(shape, weight, stride, padding, dilation, checks.array("dy", dy).dtype)
+    n, h, w, c, kh, kw, *strides, pad_h, pad_w, _, _, oh, ow = windows
+    checks.array("dy", dy, shape=(n, oh, ow, weight.shape[3]))
     # A convolution of dy, whose weights are those of y with the taps in reverse order.
     pads = kh - 1 - pad_h, kw - 1 - pad_w
     reads = {"dy": dy, "weight": weight, "bias": None}
@@ -428,13 +631,13 @@ def conv2d_input_grad(
         if min(pads) < 0:
             raise ValueError(f"winograd must be False for a padding of more than 2, got {(pad_h, pad_w)}")
         return _convolve(_winograd_pack, _winograd_input_grad, reads, out, packed, True, (*pads, c, False))
-    if strides == [1, 1] and min(pads) >= 0 and _fits(sizes, weight.shape[3]):
+    if strides == [1, 1] and min(pads) >= 0 and _fits(windows, weight.shape[3]):
         return _convolve(_conv_pack, _conv_input_grad, reads, out, packed, True, (kh, kw, 1, 1, *pads, c, False))
-    dx = _result(out, sizes[:4], reads)
+    dx = _result(out, (n, h, w, c), reads)
     _check_packed(weight, packed, True)
-    for some, columns in _blocks(sizes, dy.dtype):
+    for some, columns in _blocks(windows, dy.dtype):
         dense_input_grad(_matrix(dy[some]), _matrix(weight), out=_matrix(columns))
-        _col2im(columns, dx[some], len(columns), *sizes[1:])
+        _col2im(columns, dx[some], len(columns), *windows[1:12])
     return dx
 
 
@@ -492,21 +695,21 @@ def conv2d_weight_grad(
     """
     if layout is not None:
         return by_layout(conv2d_weight_grad, locals(), out=WEIGHT)
-    shape = checks.shape("x", x, ndim=4)
-    sizes = _geometry(shape, size, stride, padding, dilation)
+    windows = _windows(checks.shape("x", x, ndim=4), size, stride, padding, dilation)
     filters = checks.shape("dy", dy, ndim=4)[3]
-    checks.array("dy", dy, dtype=checks.array("x", x).dtype, shape=(shape[0], *_places(sizes), filters))
-    if _by_winograd(winograd, (*sizes[4:6], shape[3], filters), stride, dilation):
-        return _winograd_weight_grad(x, dy, out, sums, dbias, *sizes[8:10])[0]
-    if _fits(sizes, filters) and filters % _WINOGRAD_GRAIN == 0:
-        return _conv_weight_grad(x, dy, out, dbias, *sizes[4:10])[0]
+    checks.array("dy", dy, dtype=checks.array("x", x).dtype, shape=(windows.n, windows.oh, windows.ow, filters))
+    weight = windows.kh, windows.kw, windows.c, filters
+    if _by_winograd(winograd, weight, stride, dilation):
+        return _winograd_weight_grad(x, dy, out, sums, dbias, windows.pad_h, windows.pad_w)[0]
+    if _fits(windows, filters) and filters % _WINOGRAD_GRAIN == 0:
+        return _conv_weight_grad(x, dy, out, dbias, *windows[4:10])[0]
     reads = {"x": x, "dy": dy}
-    dweight = _result(out, (*sizes[4:6], shape[3], filters), reads)
+    dweight = _result(out, weight, reads)
     if dbias is not None:
         _result(dbias, (filters,), reads | {"out": dweight}, "dbias")
     part = np.empty_like(dweight)
-    for some, columns in _blocks(sizes, x.dtype):
-        _im2col(x[some], columns, *sizes[4:])
+    for some, columns in _blocks(windows, x.dtype):
+        _im2col(x[some], columns, *windows[4:12])
         dense_weight_grad(_matrix(columns), _matrix(dy[some]), out=_matrix(part if some.start else dweight))
         if some.start:
             with np.errstate(all="ignore"):
@@ -556,15 +759,14 @@ def conv2d_fits(
     (True, False)
     """
     if layout is not None:
-        return bool(by_layout(conv2d_fits, locals(), ()))
-    return _fits(_geometry(shape, size, stride, padding, 1), checks.integer("filters", filters, 0))
+        return by_layout(conv2d_fits, locals(), ())
+    return _fits(_windows(shape, size, stride, padding, 1), checks.integer("filters", filters, 0))
 
 
-@_kernels.Memoised
-def _fits(sizes: tuple[int, ...], filters: int) -> bool:
-    _, _, w, c, kh, kw, _, sw, _, _, *dilation = sizes
-    width = max(((_places(sizes)[1] - 1) * sw + kw) * c, (w + kw - 1) * filters)
-    return dilation == [1, 1] and kh <= _MAX_KERNEL_ROWS and kh * width <= _SCRATCH
+def _fits(windows: _Windows, filters: int) -> bool:
+    _, _, w, c, kh, kw, _, stride_w, _, _, dilation_h, dilation_w, _, ow = windows
+    width = max(((ow - 1) * stride_w + kw) * c, (w + kw - 1) * filters)
+    return dilation_h == dilation_w == 1 and kh <= _MAX_KERNEL_ROWS and kh * width <= _SCRATCH
 
 
 def winograd_fits(weight: tuple[int, ...], stride: Pair = 1, *, layout: Layout | None = None) -> bool:
@@ -589,7 +791,7 @@ def winograd_fits(weight: tuple[int, ...], stride: Pair = 1, *, layout: Layout |
     (True, False, False)
     """
     if layout is not None:
-        return bool(by_layout(winograd_fits, locals(), ()))
+        return by_layout(winograd_fits, locals(), ())
     kh, kw, *deep = _weight(weight)
     fit = (n % _WINOGRAD_GRAIN == 0 and 0 < n <= _WINOGRAD_CHANNELS for n in deep)
     return (kh, kw) == (3, 3) and checks.pair("stride", stride, 1) == (1, 1) and all(fit)
@@ -605,10 +807,10 @@ def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair, dilation
     return True
 
 
-def _convolution(
+def _windows_of_weight(
     shape: Any, weight: Array, stride: Pair, padding: Pair, dilation: Pair, dtype: np.dtype[Any]
-) -> tuple[int, ...]:
-    """Sizes as those of `_geometry`, for weights that fit the images."""
+) -> _Windows:
+    """The windows of weights, which fit the images."""
     kh, kw, c, filters = weights = checks.shape("weight", weight, ndim=4)
     checks.array("weight", weight, dtype=dtype)
     if isinstance(shape, (tuple, list)) and len(shape) == 4 and shape[3] != c:
@@ -619,10 +821,9 @@ def _convolution(
         elif weights[1] == channels:
             cure = "; for weights (k, c, kh, kw) write np.ascontiguousarray(weight.transpose(2, 3, 1, 0))"
         raise ValueError(f"weight must have shape (kh, kw, {channels}, k), got {weights}{cure}")
-    sizes = _geometry(shape, (kh, kw), stride, padding, dilation)
     if kh > kw == c == filters == 3:
         warn_of_filters_first(weights)
-    return sizes
+    return _windows(shape, (kh, kw), stride, padding, dilation)
 
 
 def _result(given: Array | None, shape: tuple[int, ...], reads: Mapping[str, Array | None], name: str = "out") -> Array:
@@ -640,25 +841,6 @@ def _result(given: Array | None, shape: tuple[int, ...], reads: Mapping[str, Arr
 def _check_packed(weight: Array, packed: Array | None, reverse: bool) -> None:
     if packed is not None:
         _conv_pack.check(weight, packed, reverse)
-
-
-#: How many numbers im2col lays out at a time, at most, where one image has no more: the bits of the gradients of
-#: weights depend on it.
-_AT_A_TIME = 1 << 22
-
-
-def _blocks(sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array]]:
-    """Some images at a time, and memory for their patches."""
-    n, patch = sizes[0], (*_places(sizes), *sizes[4:6], sizes[3])
-    count = max(1, min(n, _AT_A_TIME // max(math.prod(patch), 1)))
-    columns = np.empty((count, *patch), dtype)
-    for first in range(0, max(n, 1), count):
-        yield slice(first, first + count), columns[: n - first]
-
-
-def _matrix(array: Array) -> Array:
-    """Images, patches or weights as a matrix, whose rows the first three axes count."""
-    return array.reshape(math.prod(array.shape[:3]), math.prod(array.shape[3:]))
 
 
 def packed_shape(
@@ -691,7 +873,7 @@ def packed_shape(
     ((2, 9, 16, 32), (16, 2, 16, 32))
     """
     if layout is not None:
-        return tuple(by_layout(packed_shape, locals(), ()))
+        return by_layout(packed_shape, locals(), ())
     kh, kw, c, filters = _weight(weight)
     reverse = checks.flag("reverse", reverse)
     if checks.flag("winograd", winograd):
@@ -726,177 +908,6 @@ def _convolve(
     checks.apart({"out": out, "weight": given["weight"]})
     pack(weight, packed, reverse)
     return run(x, packed, bias, out, *options)
-
-
-# ---- Patches ------------------------------------------------------------------------------------------------
-
-_im2col = kernel("im2col", columns="out")
-_col2im = kernel("col2im", dx="out")
-
-
-def im2col(
-    x: Array,
-    size: Pair,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    out: Array | None = None,
-    *,
-    dilation: Pair = 1,
-    layout: Layout | None = None,
-) -> Array:
-    """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
-
-    Parameters
-    ----------
-    x : ndarray (n, h, w, c)
-    size : int or (int, int)
-        Height kh and width kw of the window.
-    stride : int or (int, int), default 1
-    padding : int or (int, int), default 0
-        Zeros on each side.
-    out : ndarray (n, oh, ow, kh, kw, c), optional
-        Where to write.
-    dilation : int or (int, int), default 1
-        Distance of neighbours in the window: only each such pixel is taken.
-    layout : {"nhwc", "nchw"}, optional
-        As in `max_pool_forward`. With ``"nchw"``, columns are (n, oh, ow, c, kh, kw), for weights (k, c, kh, kw):
-        ``columns.reshape(-1, c * kh * kw) @ weight.reshape(k, -1).T``.
-
-    Returns
-    -------
-    columns : ndarray (n, oh, ow, kh, kw, c)
-        With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
-        ``columns.reshape(-1, kh * kw * c)`` is free.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an argument breaks its rule; nothing was changed then.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> columns = im2col(np.arange(9.0).reshape(1, 3, 3, 1), 2)
-    >>> columns.shape
-    (1, 2, 2, 2, 2, 1)
-    >>> columns[0, 0, 0, :, :, 0]
-    array([[0., 1.],
-           [3., 4.]])
-    """
-    if layout is not None:
-        return by_layout(im2col, locals(), out=COLUMNS)
-    return _im2col(x, out, *_geometry(checks.shape("x", x, ndim=4), size, stride, padding, dilation)[4:])
-
-
-def col2im(
-    columns: Array,
-    shape: tuple[int, int, int, int],
-    size: Pair,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    out: Array | None = None,
-    *,
-    dilation: Pair = 1,
-    layout: Layout | None = None,
-) -> Array:
-    """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
-
-    Parameters
-    ----------
-    columns : ndarray (n, oh, ow, kh, kw, c)
-    shape : tuple of int
-        The shape (n, h, w, c) of the image.
-    size, stride, padding, dilation, layout
-        As in `im2col`.
-    out : ndarray (n, h, w, c), optional
-        Where to write.
-
-    Returns
-    -------
-    x : ndarray (n, h, w, c)
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an argument breaks its rule; nothing was changed then.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> col2im(np.ones((1, 2, 2, 2, 2, 1)), (1, 3, 3, 1), 2)[0, :, :, 0]
-    array([[1., 2., 1.],
-           [2., 4., 2.],
-           [1., 2., 1.]])
-    """
-    if layout is not None:
-        return by_layout(col2im, locals())
-    return _col2im(columns, out, *_geometry(shape, size, stride, padding, dilation))
-
-
-def patches_shape(
-    shape: tuple[int, ...],
-    size: Pair,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    dilation: Pair = 1,
-    *,
-    layout: Layout | None = None,
-) -> tuple[int, ...]:
-    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        That of the images.
-    size, stride, padding, dilation, layout
-        As in `im2col`.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an argument breaks its rule.
-
-    Examples
-    --------
-    >>> patches_shape((1, 5, 5, 3), 3, stride=2)
-    (1, 2, 2, 3, 3, 3)
-    """
-    if layout is not None:
-        wanted = by_layout(patches_shape, locals(), ())
-        return tuple(wanted[axis] for axis in COLUMNS.inverse(6)) if layout == "nchw" else wanted
-    sizes = _geometry(shape, size, stride, padding, dilation)
-    return (sizes[0], *_places(sizes), *sizes[4:6], sizes[3])
-
-
-@_kernels.Memoised
-def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
-    """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
-    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
-        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
-    n, h, w, c = checks.lengths("shape", shape)
-    (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
-    (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
-    if dh * (kh - 1) >= h + 2 * ph or dw * (kw - 1) >= w + 2 * pw:
-        spread = "" if dh == dw == 1 else f" spread over {(dh * (kh - 1) + 1, dw * (kw - 1) + 1)}"
-        padded = h + 2 * ph, w + 2 * pw
-        wanted = f"size must be at most that of the padded image {padded}"
-        raise ValueError(f"{wanted}, got {(kh, kw)}{spread}{hint((n, h, w, c))}")
-    warn_of_channels_second((n, h, w, c))
-    return n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw
-
-
-@_kernels.Memoised
-def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """How many places a window has in an image, down and across."""
-    _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
-    down, across = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
-    assert down is not None  # as _geometry saw
-    assert across is not None
-    return down, across
 
 
 # ---- Depthwise convolution ----------------------------------------------------------------------------------
@@ -951,8 +962,8 @@ def depthwise_forward(
     """
     if layout is not None:
         return by_layout(depthwise_forward, locals(), **_DEPTHWISE_WEIGHTS)
-    sizes = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
-    return _depthwise_forward(x, weight, out, *sizes[6:])
+    windows = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
+    return _depthwise_forward(x, weight, out, *windows[6:12])
 
 
 def depthwise_backward(
@@ -1003,21 +1014,21 @@ def depthwise_backward(
     """
     if layout is not None:
         return by_layout(depthwise_backward, locals(), ("out", "dweight"), **_DEPTHWISE_WEIGHTS)
-    _, h, w, _, kh, kw, *window = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
+    _, h, w, _, kh, kw, *how, _, _ = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
     checks.array("weight", weight, dtype=checks.array("x", x).dtype)
-    dweight = _depthwise_weight_backward.check(dy, x, dweight, kh, kw, *window)
+    dweight = _depthwise_weight_backward.check(dy, x, dweight, kh, kw, *how)
     checks.apart({"dweight": dweight, "weight": weight})
     if checks.flag("input_grad", input_grad):
-        out = _depthwise_backward.check(dy, weight, out, h, w, *window)
+        out = _depthwise_backward.check(dy, weight, out, h, w, *how)
         checks.apart({"out": out, "x": x})
         checks.apart({"out": out, "dweight": dweight})
-        _depthwise_backward(dy, weight, out, h, w, *window)
+        _depthwise_backward(dy, weight, out, h, w, *how)
     else:
         out = None
-    return out, _depthwise_weight_backward(dy, x, dweight, kh, kw, *window)
+    return out, _depthwise_weight_backward(dy, x, dweight, kh, kw, *how)
 
 
-def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
+def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> _Windows:
     try:
         kh, kw, channels = checks.shape("weight", weight, ndim=3)
     except ValueError as error:
@@ -1025,4 +1036,4 @@ def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pai
         raise ValueError(f"{error}{cure}") from None
     if channels != shape[3]:
         raise ValueError(f"weight must have {shape[3]} channels, got shape {weight.shape}{hint(shape)}")
-    return _geometry(shape, (kh, kw), stride, padding, dilation)
+    return _windows(shape, (kh, kw), stride, padding, dilation)

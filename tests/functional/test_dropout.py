@@ -193,7 +193,7 @@ def test_what_is_refused_draws_nothing(call, refuses):
     assert rng.bit_generator.state == state
     assert counter.value == 0
     refuses(lambda: call(x, 0.5), "seed and counter must be given, or rng, such as")
-    refuses(lambda: call(x, 0.5, seed=1), "seed and counter must be given, or rng")
+    refuses(lambda: call(x, 0.5, seed=1), "counter must be an integer, got None")
     refuses(lambda: call(x, 0.5, rng=3), r"rng must be a numpy\.random\.Generator, such as .*default_rng\(3\), got int")
     refuses(lambda: call(x, 0.5, rng=np.random.RandomState(3)), "rng must be a .* got RandomState")
     refuses(lambda: functional.Counter(-1), "value must be in")

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from fastopt import cases, functional
+from fastopt import cases, functional, nn
 from fastopt.functional import images
 
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-11}
@@ -329,26 +329,38 @@ def test_refusals_say_what_to_write(call, message, refuses):
     refuses(call, message)
 
 
+#: Calls with n images: what is looked at is memoised, so n is another one each time.
 GUESSED = [
-    lambda **how: functional.max_pool_forward(X, 3, **how),
-    lambda **how: functional.average_pool_forward(GRAY, (1, 2), **how),
-    lambda **how: functional.im2col(X, 3, 1, 1, **how),
-    lambda **how: functional.patches_shape(X.shape, 3, **how),
-    lambda **how: functional.group_norm_forward(X, 1, **how),
-    lambda **how: functional.instance_norm_forward(GRAY, **how),
-    lambda **how: functional.batch_norm_forward(X, **how),
-    lambda **how: functional.conv2d(np.ones((1, 24, 20, 3)), np.ones((16, 3, 3, 3)), **how),
+    lambda n, **how: functional.max_pool_forward(np.ones((n, 3, 32, 32)), 3, **how),
+    lambda n, **how: functional.average_pool_forward(np.ones((n, 1, 28, 28)), (1, 2), **how),
+    lambda n, **how: functional.im2col(np.ones((n, 3, 32, 32)), 3, 1, 1, **how),
+    lambda n, **how: functional.patches_shape((n, 3, 32, 32), 2, **how),
+    lambda n, **how: functional.group_norm_forward(np.ones((n, 3, 32, 32)), 1, **how),
+    lambda n, **how: functional.instance_norm_forward(np.ones((n, 1, 28, 28)), **how),
+    lambda n, **how: functional.batch_norm_forward(np.ones((n, 3, 32, 32)), **how),
+    lambda n, **how: functional.conv2d(np.ones((n, 24, 20, 3)), np.ones((16, 3, 3, 3)), **how),
 ]
 
 
-@pytest.mark.parametrize("call", GUESSED)
-def test_what_goes_through_by_accident_warns(call):
+@pytest.mark.parametrize("number", range(len(GUESSED)))
+def test_what_goes_through_by_accident_warns(number):
     """At the caller's line, and not where the layout is stated."""
+    call, n = GUESSED[number], 10 + 2 * number
     with pytest.warns(UserWarning, match=r"looks like \((n|k), c, .* write layout='nhwc'") as caught:
-        call()
+        call(n)
     assert {warning.filename for warning in caught} == {__file__}
     with warnings.catch_warnings(action="error"):
-        call(layout="nhwc")
+        call(n + 1, layout="nhwc")
+        with pytest.raises(UserWarning, match="looks like"):
+            call(n + 100)
+
+
+def test_models_of_such_images_get_the_hint():
+    for shape in ((3, 32, 32), (1, 28, 28)):
+        with pytest.warns(UserWarning, match=r"x of shape \(1, ., .*\) looks like \(n, c, h, w\)"):
+            nn.Sequential([nn.Conv2D(16, 3)], shape)
+    with pytest.raises(ValueError, match=r"size must be at most .* if x is \(n, c, h, w\)"):
+        nn.Sequential([nn.MaxPool2D(2)], (1, 28, 28))
 
 
 def test_no_alarm_where_images_are_as_they_should_be():
@@ -372,3 +384,4 @@ def test_no_alarm_where_images_are_as_they_should_be():
         functional.batch_norm_forward(np.ones((2, 3, 8, 8)), axis=-1)
         functional.batch_norm_forward(np.ones((2, 3, 8)))
         functional.conv2d(np.ones((1, 24, 20, 3)), np.ones((3, 3, 3, 3)))
+        nn.Sequential([nn.Conv2D(16, 3), nn.MaxPool2D()], (32, 32, 3))
