@@ -544,10 +544,8 @@ def spelled(method: F) -> F:
             raise TypeError(unknown(".".join([type(self).__name__, *own]), of, name, keywords[name], taken))
         if len(args) > most:
             named = ", ".join(name for name in taken if name not in by_place)
-            raise TypeError(
-                f"{'.'.join([type(self).__name__, *own])} takes {', '.join(by_place)} by place, got {len(args)} arguments: "
-                f"write the names of {named}"
-            )
+            got = f"takes {', '.join(by_place)} by place, got {len(args)} arguments"
+            raise TypeError(f"{'.'.join([type(self).__name__, *own])} {got}: write the names of {named}")
         return method(self, *args, **keywords)
 
     return cast(F, checked)

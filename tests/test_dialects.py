@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastopt
+import fastopt.data
 from fastopt import checks, dialects, nn
 from fastopt.dialects import ATTRIBUTES, KEYWORDS, VALUES, rows
 from fastopt.nn.arguments import BY_NAME
