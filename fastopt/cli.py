@@ -171,8 +171,8 @@ def peak_rate(name: str) -> float:
 def _fit(
     model: nn.Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
 ) -> nn.History:
-    """Train with the optimizer's learning rate annealed by a cosine; on all samples at once where it is for that."""
-    peak, batch_size = optimizer.lr, len(x) if optimizer.full_batch else batch_size
+    """Train with the optimizer's learning rate annealed by a cosine."""
+    peak = optimizer.lr
     falling = nn.LearningRateScheduler(step=lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
     return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
@@ -186,10 +186,11 @@ def train(arguments: argparse.Namespace) -> None:
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
     bound = optimizer(model.params, lr=peak_rate(arguments.optimizer) if arguments.lr is None else arguments.lr)
+    batch_size = len(training) if optimizer.full_batch else arguments.batch_size
     print(model.summary())
     print(
         f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
-        f"seed {arguments.seed}, batches of {arguments.batch_size}, {bound!r}",
+        f"seed {arguments.seed}, batches of {batch_size}, {bound!r}",
         flush=True,
     )
     with _folder(arguments.out) as out:
@@ -203,7 +204,7 @@ def train(arguments: argparse.Namespace) -> None:
                 x[training],
                 y[training],
                 arguments.epochs,
-                arguments.batch_size,
+                batch_size,
                 validation_data=(x[validation], y[validation]),
                 callbacks=[
                     _SameArguments(arguments, bound.lr),
@@ -298,13 +299,13 @@ class _SameArguments(nn.Callback):
 
 
 def ablations() -> dict[str, tuple[dict[str, Any], str]]:
-    """The variants that `ablate` compares: options of `build`, and an optimizer, by the row's name."""
+    """The variants that `ablate` compares: options of `build`, and an optimizer for mini-batches, by the row's name."""
     return {
         "all of it": ({}, OPTIMIZER),
         "no batch norm": ({"batch_norm": False}, OPTIMIZER),
         "no dropout": ({"dropout": False}, OPTIMIZER),
         "Xavier instead of He": ({"init": "xavier"}, OPTIMIZER),
-        **{name: ({}, name) for name in OPTIMIZERS if name != OPTIMIZER},
+        **{name: ({}, name) for name, cls in OPTIMIZERS.items() if name != OPTIMIZER and not cls.full_batch},
     }
 
 

@@ -362,7 +362,7 @@ def test_ablate(run):
 
 def test_what_ablate_compares():
     rows = ablations()
-    assert {optimizer for _, optimizer in rows.values()} == set(OPTIMIZERS)
+    assert {optimizer for _, optimizer in rows.values()} == set(OPTIMIZERS) - {"rprop"}  # which is for full batches
     texts = [
         repr(build(model, (8, 8, 1), 10, 0, **options)) for options, _ in rows.values() for model in ("mlp", "cnn")
     ]

@@ -11,7 +11,7 @@ of a model before training, whose outputs are near zero: a first loss far from i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,10 @@ class SoftmaxCrossEntropy(_MeanLoss):
 
     def __init__(self, label_smoothing: float = 0.0, class_weight: Sequence[float] | None = None) -> None:
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1]")
+        if isinstance(class_weight, (str, Mapping)):
+            raise TypeError(
+                f"class_weight must be a sequence of numbers, got {class_weight!r}: write fit(class_weight=…) for that"
+            )
         if class_weight is not None:
             class_weight = [checks.number("class_weight", weight, "[0, inf)") for weight in class_weight]
         self.class_weight = class_weight
