@@ -18,8 +18,9 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
+POSITIONAL = inspect.Parameter.POSITIONAL_ONLY
 F = TypeVar("F", bound=Callable[..., Any])
 Words = Mapping[str, Mapping[str, Mapping[str, str]]]
 
@@ -559,8 +560,23 @@ class Spelled:
         if "__init__" in vars(cls):
             cls.__init__ = spelled(vars(cls)["__init__"])  # type: ignore[method-assign]
 
-    def __init__(self) -> None:
-        super().__init__()
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            of = type(self).__mro__
+            others = of[of.index(Spelled) + 1 : -1]
+            if not any("__init__" in vars(cls) for cls in others):
+                if keywords:
+                    name, value = next(iter(keywords.items()))
+                    raise TypeError(unknown(type(self).__name__, [cls.__name__ for cls in of], name, value, ()))
+                if args:
+                    raise TypeError(f"{type(self).__name__} takes no arguments, got {len(args)}")
+            super().__init__(*args, **keywords)
 
 
-Spelled.__init__ = spelled(Spelled.__init__)  # type: ignore[method-assign]
+#: Of a class that has no constructor; what a class takes that is none of ours, beside this one, is its own affair.
+vars(Spelled)["__init__"].__signature__ = inspect.Signature([inspect.Parameter("self", POSITIONAL)])

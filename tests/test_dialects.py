@@ -473,6 +473,13 @@ def test_keywords_of_classes_of_ones_own():
     class Tap(Scale):
         pass
 
+    class Held(nn.Callback, dict):
+        pass
+
+    assert Held(a=1) == {"a": 1}
+    assert list(inspect.signature(nn.Callback).parameters) == []
+    with pytest.raises(TypeError, match=r"^SigmoidCrossEntropy takes no arguments, got 1$"):
+        nn.SigmoidCrossEntropy(3)
     assert Scale(2, name="s").more == Tap(2, name="s").more == {"name": "s"}
     assert list(inspect.signature(Shift).parameters) == ["offset"]
     with pytest.raises(TypeError, match=r"^Shift has no keyword 'ofset': did you mean 'offset'\?"):
