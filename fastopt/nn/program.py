@@ -25,9 +25,11 @@ import numpy as np
 from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.losses import Loss, lowering_of, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, copy_result, lower, resolved
-from fastopt.nn.stack import Stack, room_for_convolutions, samples
+from fastopt.dialects import spelled
+from fastopt.nn.arguments import samples, weights
+from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, softmax_cross_entropy
+from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import accuracy, are_labels, count_right
 
 #: Batches of one call of C at most: as many have room in the tables of results.
@@ -166,8 +168,7 @@ class Program:
             rows: Any = slice(batch * self.n, (batch + 1) * self.n)
             rows = rows if self._order is None else self._order[rows]
             targets, weight = targets[rows], None if weight is None else weight[rows]
-            value, gradient = loss(y, targets) if weight is None else loss(y, targets, sample_weight=weight)
-            copy_result(dy, gradient, "loss must return a gradient")
+            value, dy[...] = loss_of(loss, y, targets, weight)
             of_loss = getattr(loss, "total_weight", None)
             total = len(y) if weight is None else weight.sum()
             self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
@@ -377,6 +378,7 @@ def _allocate(items: list[Item]) -> int:
 class Compiled(Stack, loadable=False):
     """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
 
+    @spelled
     def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
         """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
 
@@ -418,6 +420,7 @@ class Compiled(Stack, loadable=False):
             self.programs.clear()
         self.programs.setdefault(key, []).append(found)
 
+    @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
         """The outputs in inference.
 
@@ -470,8 +473,15 @@ class Compiled(Stack, loadable=False):
                     self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
                 done += part
 
+    @spelled
     def evaluate(
-        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None = None,
+        *,
+        batch_size: int = 256,
+        loss: LossLike = softmax_cross_entropy,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -481,8 +491,11 @@ class Compiled(Stack, loadable=False):
             Inputs; converted to the model's type.
         y : ndarray (n, …)
             Targets.
+        sample_weight : ndarray (n,), optional
+            The weight of each sample in the mean loss, in [0, inf). The accuracy is without.
         batch_size : int, default 256
-        loss : callable, default softmax_cross_entropy
+        loss : callable or str, default softmax_cross_entropy
+            As for `fit`.
 
         Returns
         -------
@@ -494,9 +507,10 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs or targets do not fit the model or the loss.
         """
-        x, y = samples(self, x, y, loss)
+        x, y, loss = samples(self, x, y, loss)
+        weight = weights(sample_weight, None, y, loss, self.dtype)
         output = self.predict(x, batch_size=batch_size)
-        measured = {"loss": loss(output, y)[0]}
+        measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
         return measured
