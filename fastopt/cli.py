@@ -265,29 +265,18 @@ def build(
     return nn.Sequential(layers, input_shape, seed=seed)
 
 
-#: Initial learning rates where three times an optimizer's default is none, or too high: a velocity sums up ten
-#: gradients, a schedule-free step has the size of its gradient, and Yogi's average of squares grows slowly.
-RATES = {
-    "sgd": 0.05,
-    "momentum": 0.01,
-    "look_ahead_nesterov": 0.01,
-    "rmsprop_momentum": 3e-4,
-    "yogi": 0.003,
-    "schedule_free_sgd": 0.3,
-}
-
-
 def peak_rate(name: str) -> float:
-    """The default of the initial learning rate for an optimizer."""
-    return RATES.get(name) or 3 * inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
+    """The default of the initial learning rate for an optimizer: three times its default, unless it has a `rate`."""
+    optimizer = OPTIMIZERS[name]
+    return optimizer.rate or 3 * inspect.signature(optimizer).parameters["lr"].default
 
 
 def _fit(
     model: nn.Sequential, optimizer: Optimizer, x: Any, y: Any, epochs: int, batch_size: int, **options: Any
 ) -> nn.History:
-    """Train with the optimizer's learning rate annealed by a cosine."""
-    peak = optimizer.lr
-    falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
+    """Train with the optimizer's learning rate annealed by a cosine; on all samples at once where it is for that."""
+    peak, batch_size = optimizer.lr, len(x) if optimizer.full_batch else batch_size
+    falling = nn.LearningRateScheduler(step=lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
     return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
 

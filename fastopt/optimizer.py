@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fastopt import _kernels, arena, checks
+from fastopt import _kernels, arena, checks, dialects
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import scale_down
 from fastopt.hyper import REQUIRED as REQUIRED
@@ -164,6 +164,12 @@ class Optimizer(Declared):
     name: ClassVar[str]
     #: Whether a step depends on its number t, which the functional form then asks for.
     counts_steps: ClassVar[bool] = False
+    #: The learning rate with which `fit` makes one by its name, if it is not the default of `lr`: one with which small
+    #: networks train, where there is no default, or it is for others. (A velocity sums up ten gradients, a step of
+    #: schedule-free SGD has the size of its gradient, and Yogi's average of squares grows slowly.)
+    rate: ClassVar[float | None] = None
+    #: Whether it is for gradients of all samples, which have no noise.
+    full_batch: ClassVar[bool] = False
     #: The scalars before the first step: see `_compute`.
     scalars: ClassVar[dict[str, float]] = {}
     #: How state arrays are initialised, for the docstring of the functional form (see `_initial`).
@@ -334,11 +340,13 @@ class Optimizer(Declared):
         values = {name: self.declared[name].default for name in names} | hyper
         if lr is not REQUIRED:
             values["lr"] = lr
+        for name, value in hyper.items():
+            if name not in names:
+                mro = [cls.__name__ for cls in type(self).__mro__]
+                raise TypeError(dialects.unknown(type(self).__name__, mro, name, value, names))
         for name in values:
             if values[name] is REQUIRED:
                 raise TypeError(f"{type(self).__name__}.__init__() missing 1 required positional argument: {name!r}")
-            if name not in names:
-                raise TypeError(f"{type(self).__name__} has no keyword {name!r}; it takes {', '.join(names)}")
         self._groups: tuple[Group, ...] = ()
         self._scheduled: dict[tuple[Group | None, str], Schedule] = {}
         self._settings: dict[str, float] = {}
@@ -548,6 +556,11 @@ class Optimizer(Declared):
             return OF_GROUPS[name](name, value), None
         declared = getattr(type(self), name)
         if not isinstance(value, Schedule):
+            if callable(value) and isinstance(declared, (Number, Limit)):
+                raise TypeError(
+                    f"{name} must be a number, or a schedule that fastopt.schedules.bind returns, got {value!r}: bind one "
+                    "of fastopt.schedules, or write callbacks=nn.LearningRateScheduler(step=…) in fit"
+                )
             return declared.encode(value), None
         if not isinstance(declared, (Number, Limit)):
             raise TypeError(f"{name} cannot follow a schedule, got {value!r}")

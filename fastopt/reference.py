@@ -496,7 +496,7 @@ def _per_channel(a: Array, ndim: int, axis: int) -> Array:
 
 def batch_norm_forward(
     x, scale=1.0, shift=0.0, running_mean=None, running_var=None, *, training=True, eps=1e-5, momentum=0.1,
-    momentum_of="new", unbiased=True, axis=1, relu=False,
+    momentum_of="new", unbiased=True, axis=-1, relu=False,
 ):  # fmt: skip
     """Returns y, (x_hat, inv_std, scale, axes, y or None), running_mean, running_var."""
     axes = tuple(i for i in range(x.ndim) if i != axis % x.ndim)

@@ -12,13 +12,14 @@ import numpy as np
 
 from fastopt import files
 from fastopt.checks import Array
+from fastopt.dialects import spelled
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.init import at_most
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.stack import Stack
 from fastopt.nn.training import Callback
-from fastopt.optimizer import Optimizer
+from fastopt.schedules import Schedule
 
 __all__ = ["Sequential", "load"]
 
@@ -74,6 +75,7 @@ class Sequential(Stack):
     #: `fastopt.nn.playback.is_recordable`.
     calls_layers_alone = True
 
+    @spelled
     def fit(
         self,
         x: Array,
@@ -81,14 +83,15 @@ class Sequential(Stack):
         *,
         epochs: int = 1,
         batch_size: int = 32,
-        optimizer: Optimizer | str = "adam",
-        validation_data: tuple[Array, Array] | None = None,
-        loss: Loss = softmax_cross_entropy,
+        optimizer: Any = "adam",
+        lr: float | Schedule | None = None,
+        validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None = None,
+        loss: LossLike = softmax_cross_entropy,
         sample_weight: Array | None = None,
-        class_weight: Mapping[int, float] | Sequence[float] | Array | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | Array | Literal["balanced"] | None = None,
         accumulate: int = 1,
         seed: int | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         on_nonfinite: Literal["stop", "skip", "ignore"] | None = None,
     ) -> loop.History:
         """Train by mini-batches.
@@ -98,29 +101,38 @@ class Sequential(Stack):
         x : ndarray (n, …)
             Inputs, finite; converted to the model's type.
         y : ndarray (n,)
-            Targets, finite; for softmax cross-entropy integer labels.
+            Targets, finite; for softmax cross-entropy integer labels, also as bools, as whole floats or as a column
+            (n, 1), or distributions (n, classes), one-hot say.
         epochs : int, default 1
         batch_size : int, default 32
             Samples are shuffled in each epoch. A single last sample joins the batch before, since batch norm needs two.
-        optimizer : Optimizer or str, default "adam"
-            One that is bound to ``model.params``, with which a further `fit` continues; or the name of a new one, with
-            its defaults. With `fastopt.LBFGS`, a batch must hold all samples: ``batch_size=len(x)``.
-        validation_data : (ndarray, ndarray), optional
-            Inputs and targets to evaluate on after each epoch.
-        loss : callable, default softmax_cross_entropy
+        optimizer : Optimizer, str or class, default "adam"
+            One that is bound to ``model.params``, with which a further `fit` continues; or the name or the class of a
+            new one, with its defaults. With `fastopt.LBFGS` and `fastopt.Rprop`, a batch must hold all samples:
+            ``batch_size=len(x)``.
+        lr : float or Schedule, optional
+            The learning rate of an optimizer that is given by its name or class; where absent, one with which small
+            networks train, that of the class unless it has a `rate`.
+        validation_data : (ndarray, ndarray) or (ndarray, ndarray, ndarray), optional
+            Inputs and targets, and the weights of samples, to evaluate on after each epoch.
+        loss : callable, str or class, default softmax_cross_entropy
+            One of `fastopt.nn.losses`, or its name: ``"softmax_cross_entropy"``, ``"sigmoid_cross_entropy"``,
+            ``"hinge"``, ``"squared_error"``, ``"l1"``, ``"huber"``, or one of Keras, PyTorch or scikit-learn, such as
+            ``"categorical_crossentropy"``; or a function of your own,
             ``loss(output, targets) -> (mean loss, gradient)``; where there are weights,
             ``loss(output, targets, sample_weight=w)``, whose mean is ``Σ w·l / Σ w``.
         sample_weight : ndarray (n,), optional
             The weight of each sample, in [0, inf).
-        class_weight : dict, sequence or ndarray (classes,), optional
-            The weight of each sample of a class, in [0, inf); multiplies `sample_weight`.
+        class_weight : "balanced", dict, sequence or ndarray (classes,), optional
+            The weight of each sample of a class, in [0, inf); multiplies `sample_weight`. ``"balanced"``: that of a
+            class of k of n samples is ``n / (classes·k)``, so that all classes weigh the same.
         accumulate : int, default 1
             The batches per step of the optimizer. Their gradients are averaged, so that a step is that of one batch
             of all their samples (up to rounding, and except for batch norm and dropout, which act on each batch).
             Callbacks are told of them as one batch.
         seed : int, optional
             Decides the order of samples; the model's own seed where absent.
-        callbacks : sequence of Callback, optional
+        callbacks : Callback or sequence of Callback, optional
             See `fastopt.nn.callbacks`.
         on_nonfinite : {"stop", "skip", "ignore"}, optional
             What happens where a loss or a gradient is NaN or infinite: the run ends with `NonFiniteError`, and the
@@ -174,6 +186,7 @@ class Sequential(Stack):
             batch_size=batch_size,
             accumulate=accumulate,
             optimizer=optimizer,
+            lr=lr,
             validation_data=validation_data,
             loss=loss,
             sample_weight=sample_weight,

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastopt import arena, checks, files
 from fastopt.checks import Array
-from fastopt.nn.activations import Sigmoid, Softmax
+from fastopt.dialects import spelled
+from fastopt.nn.arguments import samples, weights
 from fastopt.nn.config import encode
 from fastopt.nn.layers import Composite, Conv2D, Grads, Layer, Shape
-from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, loss_of, softmax_cross_entropy
 from fastopt.nn.memory import FRESH, OUTPUTS, Memory, Workspace
-from fastopt.nn.targets import accuracy, are_labels, check_finite
+from fastopt.nn.targets import accuracy, are_labels
 from fastopt.optimizer import chosen_names
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
@@ -28,8 +29,12 @@ class Stack(Composite, loadable=False):
     def __init__(
         self, layers: Sequence[Layer], input_shape: Shape | None = None, *, seed: int = 0, dtype: Any = np.float32
     ) -> None:
+        if isinstance(layers, Layer):
+            raise TypeError(f"layers must be a sequence of Layer, got {type(layers).__name__}: write them in a list")
         self.layers = list(layers)
         for i, layer in enumerate(self.layers):
+            if isinstance(layer, type):
+                raise TypeError(f"layers[{i}] must be a Layer, got the class {layer.__name__}: call it")
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a Layer, got {type(layer).__name__}")
         # The arrays of a layer that occurs more than once are named by its first place.
@@ -46,6 +51,8 @@ class Stack(Composite, loadable=False):
         self._whole = input_shape is not None
         if input_shape is not None:
             elsewhere = {id(param) for layer in self.walk() for param in layer.params.values()}
+            if not isinstance(input_shape, Iterable):
+                raise TypeError(f"input_shape must be a tuple of int, got {input_shape!r}: write ({input_shape!r},)")
             shape = tuple(checks.integer("input_shape", length, 1) for length in input_shape)
             self.build(shape, np.random.default_rng(self.seed), self.dtype)
             # The arrays of layers that were built before stay where they are: an optimizer may be bound to them.
@@ -241,8 +248,15 @@ class Stack(Composite, loadable=False):
 
     # ---- Use ------------------------------------------------------------------------------------------------
 
+    @spelled
     def evaluate(
-        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None = None,
+        *,
+        batch_size: int = 256,
+        loss: LossLike = softmax_cross_entropy,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -252,8 +266,11 @@ class Stack(Composite, loadable=False):
             Inputs; converted to the model's type.
         y : ndarray (n, …)
             Targets.
+        sample_weight : ndarray (n,), optional
+            The weight of each sample in the mean loss, in [0, inf). The accuracy is without.
         batch_size : int, default 256
-        loss : callable, default softmax_cross_entropy
+        loss : callable or str, default softmax_cross_entropy
+            As for `fit`.
 
         Returns
         -------
@@ -265,13 +282,15 @@ class Stack(Composite, loadable=False):
         TypeError, ValueError
             Where inputs or targets do not fit the model or the loss.
         """
-        x, y = samples(self, x, y, loss)
+        x, y, loss = samples(self, x, y, loss)
+        weight = weights(sample_weight, None, y, loss, self.dtype)
         output = self.predict(x, batch_size=batch_size)
-        measured = {"loss": loss(output, y)[0]}
+        measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
         return measured
 
+    @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
         """The outputs in inference.
 
@@ -391,41 +410,3 @@ def room_for_convolutions(model: Stack) -> contextlib.AbstractContextManager[Non
     if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
         return blas_on_one_thread()
     return contextlib.nullcontext()
-
-
-def samples(
-    model: Stack, x: Array, y: Array, loss: Loss, whose: str = "", *, finite: bool = False
-) -> tuple[Array, Array]:
-    """Inputs and targets, checked against the model and the loss, and whether they are `finite`; `whose` is what their
-    names begin with."""
-    if not callable(loss):
-        raise TypeError(f"loss must be a function such as fastopt.nn.SquaredError(), got {loss!r}")
-    if isinstance(loss, type):
-        raise TypeError(f"loss must be a function, got the class {loss.__name__}: call it")
-    given, x, y = x, model.inputs(f"{whose}x", x), np.asarray(y)
-    if finite:
-        check_finite(f"{whose}x", x, given)
-        check_finite(f"{whose}y", y)
-    if y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"{whose}y must have one target per input, {len(x)}, got shape {y.shape}")
-    _check_last_layer(model, loss)
-    if loss is softmax_cross_entropy:
-        if len(model.shapes[-1]) != 1:
-            raise ValueError(f"outputs must have shape (n, c) for softmax cross-entropy, got (n, *{model.shapes[-1]})")
-        checks.labels(f"{whose}y", y, len(x), model.shapes[-1][-1])
-    elif hasattr(loss, "check"):
-        loss.check(y, (len(x), *model.shapes[-1]))
-    return x, y
-
-
-def _check_last_layer(model: Stack, loss: Loss) -> None:
-    """Refuse a layer before a loss that does the same once more."""
-    last: Layer = model
-    while isinstance(last, Stack) and last.layers:
-        last = last.layers[-1]
-    for kind, of in ((Softmax, SoftmaxCrossEntropy), (Sigmoid, SigmoidCrossEntropy)):
-        if isinstance(last, kind) and (isinstance(loss, of) or (loss is softmax_cross_entropy and kind is Softmax)):
-            raise ValueError(
-                f"the model must end before its {kind.__name__}, which the loss has in it: leave the layer out, and "
-                f"apply it to predictions, as nn.{kind.__name__}().forward(model.predict(x))[0]"
-            )
