@@ -8,8 +8,8 @@ PORT = """
 +import numpy as np
 +import fastopt
 
--            self.optimizer = RMSProp(lr=0.01)
-+            self.optimizer = fastopt.RMSProp([layer.params for layer in self.q.layers], lr=0.01, decay=0.95, eps=0.01)
+-            self.optimizer = RMSProp(lr=0.02)
++            self.optimizer = fastopt.RMSProp([layer.params for layer in self.q.layers], lr=0.02, decay=0.95, eps=0.1)
 
 -        self.optimizer.update(self.q.layers, grads)
 +        self.optimizer.step(grads)
@@ -47,7 +47,7 @@ class QNetwork:
 
 
 class RMSProp:
-    def __init__(self, lr, decay=0.95, eps=0.01):
+    def __init__(self, lr, decay=0.95, eps=0.1):
         self.lr, self.decay, self.eps, self.squares = lr, decay, eps, {}
 
     def update(self, layers, grads):
@@ -78,7 +78,7 @@ class Agent:
         states, actions, rewards, following, done = (np.array(column) for column in zip(*batch, strict=True))
         values = self.q(np.eye(self.states)[states])
         if self.optimizer is None:
-            self.optimizer = RMSProp(lr=0.01)
+            self.optimizer = RMSProp(lr=0.02)
             self.synchronize()
         targets = rewards + gamma * (1 - done) * self.target(np.eye(self.states)[following]).max(axis=1)
         rows = np.arange(len(batch))
@@ -97,7 +97,7 @@ def chain(state, action, length):
     return following, 1.0 if done else 0.05 * (following == 0), float(done)
 
 
-def train(steps=400, batch_size=32, length=6):
+def train(steps=220, batch_size=32, length=6):
     rng = np.random.default_rng(7)
     agent, memory, losses, state = Agent(length, 2, rng), [], [], 0
     for step in range(steps):
