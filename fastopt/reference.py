@@ -469,14 +469,15 @@ def dropout_probability(p: float) -> float:
 
 def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:
     mask = dropout_mask(x.size, p, seed=seed, counter=counter).reshape(x.shape)
-    return dropout_apply(x, mask, p), mask
+    return dropout_backward(x, mask, p), mask
 
 
 def dropout_apply(x: Array, mask: NDArray[np.bool_], p: float) -> Array:
-    return np.where(mask, x / (1 - dropout_probability(p)), 0)
+    return np.where(mask, x / (1 - p), 0)
 
 
-dropout_backward = dropout_apply
+def dropout_backward(dy: Array, mask: NDArray[np.bool_], p: float) -> Array:
+    return dropout_apply(dy, mask, dropout_probability(p))
 
 
 def bias_relu_dropout_forward(x: Array, bias: Array, p: float, *, seed: int, counter: int) -> Array:

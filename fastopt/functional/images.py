@@ -610,14 +610,15 @@ def _convolution(
     """Sizes as those of `_geometry`, for weights that fit the images."""
     kh, kw, c, filters = weights = checks.shape("weight", weight, ndim=4)
     checks.array("weight", weight, dtype=dtype)
-    sizes = _geometry(shape, (kh, kw), stride, padding, dilation)
-    if sizes[3] != c:
-        cure = hint(sizes[:4])
-        if weights[1] == sizes[1]:
+    if isinstance(shape, (tuple, list)) and len(shape) == 4 and shape[3] != c:
+        _, second, _, channels = checks.lengths("shape", shape)
+        cure = hint(tuple(shape))
+        if weights[1] == second:
             cure = "; for weights (k, c, kh, kw) and images (n, c, h, w) write layout='nchw'"
-        elif weights[1] == sizes[3]:
+        elif weights[1] == channels:
             cure = "; for weights (k, c, kh, kw) write np.ascontiguousarray(weight.transpose(2, 3, 1, 0))"
-        raise ValueError(f"weight must have shape (kh, kw, {sizes[3]}, k), got {weights}{cure}")
+        raise ValueError(f"weight must have shape (kh, kw, {channels}, k), got {weights}{cure}")
+    sizes = _geometry(shape, (kh, kw), stride, padding, dilation)
     if kh > kw == c == filters == 3:
         warn_of_filters_first(weights)
     return sizes

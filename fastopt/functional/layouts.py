@@ -112,9 +112,7 @@ def _converted(
 
 def _channels_last(name: str, value: Any, kind: Kind, result: bool) -> Any:
     """The argument for the function: a shape, a new array for a result, or a copy."""
-    if isinstance(value, (tuple, list)):
-        if not kind.fits(tuple(value)):
-            raise ValueError(f"{name} must be {kind.words}, got {value!r}")
+    if isinstance(value, (tuple, list)) and kind.fits(tuple(value)):
         return tuple(value[axis] for axis in kind.permutation(len(value)))
     if not isinstance(value, np.ndarray):
         return value  # for the function to refuse, like arrays of other types

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
-from fastopt.functional.dropouts import key, threshold
+from fastopt.functional.dropouts import Counter, key, threshold
 from fastopt.functional.layouts import FEATURES, Layout, by_layout, warn_of_channels_second
 from fastopt.kernel import kernel, shape_of
 
@@ -85,7 +85,7 @@ def batch_norm_forward(
     relu: bool = False,
     dropout: float = 0.0,
     seed: int = 0,
-    counter: int = 0,
+    counter: int | Counter = 0,
     max_pool: Pair | None = None,
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
@@ -122,8 +122,9 @@ def batch_norm_forward(
     dropout : float, default 0.0
         With `relu`, and in training: what `dropout` is then to drop of y, in [0, 1), by `seed` and `counter`.
         `batch_norm_backward` knows of that, too, and reads y, which must be unchanged.
-    seed, counter : int, default 0
-        Those of `dropout`, each in [0, 2**64).
+    seed : int, default 0
+    counter : int or Counter, default 0
+        Those of `dropout`; a `Counter` counts the calls that drop.
     max_pool : int or (int, int), optional
         For images (n, h, w, c), channels last: the size of the windows of a `max_pool_forward` that is then applied,
         without dropout. It is taken in the same pass, and y (n, h // size, w // size, c) has the same bits as that of
@@ -174,7 +175,7 @@ def batch_norm_forward(
     training, eps, new_weight, unbiased, epilogue, cut, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
     )
-    seed, counter = key(seed, counter)
+    seed, number = key(seed, counter.value if isinstance(counter, Counter) else counter)
     if cut and pool is not None:
         raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
     if (running_mean is None) != (running_var is None):
@@ -200,7 +201,7 @@ def batch_norm_forward(
         _check_sums(sums, sizes, {"x": x, "scale": scale, "shift": shift, "out": out, "mean": mean, "inv_std": inv_std})
     sums, blocks, lanes = _row_sums(sums, sizes)
     correction = count / (count - 1) if unbiased and count > 1 else 1.0
-    options = (*sizes, blocks, lanes, epilogue, seed, counter, cut, eps, new_weight, correction, factor)
+    options = (*sizes, blocks, lanes, epilogue, seed, number, cut, eps, new_weight, correction, factor)
     running = running_mean, running_var
     y: Array | None = None
     if pool is None:
@@ -222,6 +223,8 @@ def batch_norm_forward(
     if not count:
         mean.fill(0)
         inv_std.fill(0)
+    if cut and isinstance(counter, Counter):
+        counter.take()
     relu, dropped = epilogue > 0, y if cut else None
     return y, BatchNormCache(x, scale, shift, mean, inv_std, axis, relu, dropped, factor, pool, chosen)
 
@@ -230,7 +233,7 @@ def _norm_windows(names: tuple[str, str, str], x: Array, axis: int, max_pool: Pa
     """The checked size of windows of images whose channels are last."""
     _, h, w, _ = checks.shape(names[0], x, ndim=4)
     if checks.second_or_last(names[1], axis, 4) != 3:
-        raise ValueError(f"{names[1]} must be -1, channels last, with max_pool, got {axis}")
+        raise ValueError(f"{names[1]} must be -1 with max_pool, got {axis}")
     size = checks.pair(names[2], max_pool, 1)
     if size[0] > h or size[1] > w:
         raise ValueError(f"{names[2]} must be at most the size of the images, {(h, w)}, got {size}")
@@ -710,8 +713,8 @@ def group_norm_backward(
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
     if cache.layout != "nhwc":
-        of_copy = {"cache": cache._replace(layout="nhwc"), "layout": cache.layout}
-        return by_layout(group_norm_backward, locals() | of_copy, dy=FEATURES, out=FEATURES)
+        given = {**locals(), "cache": cache._replace(layout="nhwc"), "layout": cache.layout}
+        return by_layout(group_norm_backward, given, dy=FEATURES, out=FEATURES)
     x, scale, mean, inv_std, groups, _ = cache
     channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):

@@ -185,7 +185,7 @@ def test_relu_of_a_batch_norm_keeps_nan(isa, dtype, rng):
 def everything(x, dy, vectors, **options):
     """All that batch norm returns and updates."""
     vectors = [v.copy() for v in vectors]
-    y, cache = functional.batch_norm_forward(x, *vectors, **options)
+    y, cache = functional.batch_norm_forward(x, *vectors, **options, axis=1)
     return [y, cache.mean, cache.inv_std, *vectors[2:], *functional.batch_norm_backward(dy, cache)]
 
 
