@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastopt import _kernels, checks
+from fastopt import _kernels, checks, dialects
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.dialects import Spelled
@@ -333,8 +333,8 @@ class Ranger(LookAhead):
     L. Wright, "Ranger: a synergistic optimizer", 2019 (software).
     """
 
-    #: See `Optimizer.rate`.
-    rate = 3e-3
+    #: See `Optimizer.default_rate`.
+    default_rate = 3e-3
 
     def __init__(
         self,
@@ -349,5 +349,10 @@ class Ranger(LookAhead):
         threshold: float | Schedule = 5.0,
         **common: Any,
     ) -> None:
+        taken = (*RAdam._setting_names(), "groups")
+        for name in common:
+            if name not in taken:
+                of = ("Ranger", "RAdam", "Optimizer", "LookAhead")
+                raise TypeError(dialects.unknown("Ranger", of, name, common[name], ("k", "alpha", *taken)))
         radam = RAdam(params, lr, beta1=beta1, beta2=beta2, eps=eps, threshold=threshold, **common)
         super().__init__(radam, k=k, alpha=alpha)

@@ -266,9 +266,9 @@ def build(
 
 
 def peak_rate(name: str) -> float:
-    """The default of the initial learning rate for an optimizer: three times its default, unless it has a `rate`."""
+    """The default of the initial learning rate for an optimizer: its `default_rate`, or three times its default."""
     optimizer = OPTIMIZERS[name]
-    return optimizer.rate or 3 * inspect.signature(optimizer).parameters["lr"].default
+    return optimizer.default_rate or 3 * inspect.signature(optimizer).parameters["lr"].default
 
 
 def _fit(

@@ -28,6 +28,7 @@ Words = Mapping[str, Mapping[str, Mapping[str, str]]]
 
 _OWN_LOSS = "a function of your own, loss(output, targets) -> (mean loss, gradient)"
 _NEXT = "None, and nn.{}() as the next layer"
+_NO_RATE = "leave it out: the line search finds the length of each step"
 _ALWAYS_FUSED = "leave it out: every step is one fused call"
 _SHAPE_OF_MODEL = "nn.Sequential(layers, input_shape=…), for the whole model"
 _INSIDE = "fastopt.LookAhead(fastopt.Adam(params, …))"
@@ -142,34 +143,38 @@ VALUES: Words = {
 
 #: Keywords, by the class or the method that they are given to; those of a class are also for what is derived from it.
 KEYWORDS: Words = {
-    "Optimizer, Muon, LBFGS": {
+    "Optimizer": {
+        "Keras": {
+            "clipnorm": "clip_norm",
+            "clipvalue": "clip_value",
+            "global_clipnorm": "clip_global_norm",
+            "use_ema": "fastopt.EMA(params), beside it",
+            "nesterov": "fastopt.Momentum(params, lr, nesterov=True), or fastopt.NAdam(params, …)",
+        },
+        "PyTorch": {
+            "lr_decay": "lr=fastopt.schedules.bind(fastopt.schedules.inverse_time, …)",
+            "rho": "decay",
+            "alpha": "decay",
+        },
+        "Optax, autograd": {"mass": "momentum", "gamma": "decay"},
+        "elsewhere": {"l2": "weight_decay", "reg": "weight_decay"},
+    },
+    "Optimizer, Muon": {
         "Keras": {
             "learning_rate": "lr",
             "beta_1": "beta1",
             "beta_2": "beta2",
             "epsilon": "eps",
-            "clipnorm": "clip_norm",
-            "clipvalue": "clip_value",
-            "global_clipnorm": "clip_global_norm",
-            "use_ema": "fastopt.EMA(params) beside it",
             "name": "leave it out: optimizers have no names",
-            "amsgrad": "fastopt.AMSGrad(params, …)",
-            "nesterov": "fastopt.Momentum(params, lr, nesterov=True), or fastopt.NAdam(params, …)",
         },
         "PyTorch": {
-            "betas": _IN_ADAM,
             "foreach": _ALWAYS_FUSED,
             "fused": _ALWAYS_FUSED,
             "capturable": _ALWAYS_FUSED,
             "differentiable": _ALWAYS_FUSED,
-            "lr_decay": "lr=fastopt.schedules.bind(fastopt.schedules.inverse_time, …)",
-            "centered": "fastopt.CenteredRMSProp(params, …)",
-            "rho": "decay",
-            "alpha": "decay",
         },
-        "Optax, autograd": {"step_size": "lr", "b1": "beta1", "b2": "beta2", "mass": "momentum", "gamma": "decay"},
+        "Optax, autograd": {"step_size": "lr", "b1": "beta1", "b2": "beta2"},
         "scikit-learn": {"learning_rate_init": "lr", "eta0": "lr"},
-        "elsewhere": {"l2": "weight_decay", "reg": "weight_decay"},
     },
     "SGD": {
         "Keras, PyTorch": {
@@ -177,9 +182,17 @@ KEYWORDS: Words = {
             "nesterov": "fastopt.Momentum(params, lr, nesterov=True)",
         }
     },
-    "RMSProp": {"Keras, PyTorch": {"momentum": "fastopt.RMSPropMomentum(params, …)"}},
-    "Adagrad": {"Keras, PyTorch": {"momentum": "fastopt.RMSPropMomentum(params, …)"}},
-    "Adam, Adamax, NAdam, RAdam, AdaBelief, LAMB": {"elsewhere": {"momentum": "beta1"}},
+    "RMSProp": {
+        "Keras, PyTorch": {
+            "momentum": "fastopt.RMSPropMomentum(params, …)",
+            "centered": "fastopt.CenteredRMSProp(params, …)",
+        }
+    },
+    "Adam, Adamax, NAdam, RAdam, AdaBelief, LAMB, Lion, ScheduleFreeAdamW, Muon": {"PyTorch": {"betas": _IN_ADAM}},
+    "Adam, Adamax, NAdam, RAdam, AdaBelief, LAMB": {
+        "Keras, PyTorch": {"amsgrad": "fastopt.AMSGrad(params, …)"},
+        "elsewhere": {"momentum": "beta1"},
+    },
     "Rprop": {"PyTorch": {"etas": "eta_minus=…, eta_plus=…", "step_sizes": "min_step=…, max_step=…"}},
     "Muon": {"PyTorch": {"ns_steps": "steps", "adjust_lr_fn": "adjust"}},
     "LookAhead": {
@@ -187,11 +200,19 @@ KEYWORDS: Words = {
         "elsewhere": dict.fromkeys(("lr", "learning_rate", "weight_decay"), _INSIDE),
     },
     "LBFGS": {
-        "PyTorch, SciPy": {"maxiter": "max_iter", "maxcor": "history_size", "gtol": "tolerance_grad",
-                           "ftol": "tolerance_change", "line_search_fn": "leave it out: it is SciPy's",
-                           "lr": "leave it out: the line search finds the length of each step",
-                           "max_eval": "max_iter",
-                           "weight_decay": "fastopt.penalty, as a term of the loss"},
+        "PyTorch": {
+            "lr": _NO_RATE,
+            "max_eval": "max_iter",
+            "line_search_fn": "leave it out: it is SciPy's",
+            "weight_decay": "fastopt.penalty, as a term of the loss",
+        },
+        "Keras": {"learning_rate": _NO_RATE},
+        "SciPy": {
+            "maxiter": "max_iter",
+            "maxcor": "history_size",
+            "gtol": "tolerance_grad",
+            "ftol": "tolerance_change",
+        },
     },
     "EMA": {"elsewhere": {"beta": "decay", "alpha": "decay", "momentum": "decay"}},
     "Layer": {
@@ -274,13 +295,14 @@ KEYWORDS: Words = {
             "reduction": "leave it out: losses are means",
         },
         "PyTorch": {
-            "weight": "class_weight",
             "size_average": "leave it out: losses are means",
             "pos_weight": "sample_weight=…, of fit",
             "ignore_index": "sample_weight=…, of fit, with zeros",
-            "beta": "delta",
         },
     },
+    "SoftmaxCrossEntropy": {"PyTorch": {"weight": "class_weight"}},
+    "SigmoidCrossEntropy": {"PyTorch": {"weight": "sample_weight=…, of fit"}},
+    "Huber": {"PyTorch": {"beta": "delta"}},
     "Callback": {"Keras": {"verbose": "callbacks=nn.Lines(), which prints"}},
     "EarlyStopping": {"Keras": {"restore_best_weights": "restore_best"},
                       "scikit-learn": {"n_iter_no_change": "patience", "tol": "min_delta"}},
@@ -372,7 +394,7 @@ def plain(word: str) -> str:
 
 
 _VALUES = {(row.of, plain(row.word)): row.instead for row in rows(VALUES)}
-_KEYWORDS = {(row.of, row.word): row.instead for row in rows(KEYWORDS)}
+_KEYWORDS = {(row.of, plain(row.word)): row.instead for row in rows(KEYWORDS)}
 
 
 # ---- What is said -------------------------------------------------------------------------------------------
@@ -390,7 +412,7 @@ def value_of(name: str, word: str, options: Iterable[str]) -> tuple[str | None, 
     by_plain = {plain(option): option for option in options}
     instead = by_plain.get(plain(word)) or _VALUES.get((name, plain(word)))
     if instead is None:
-        return None, hint(word, by_plain.values())
+        return None, hint(word, [*by_plain.values(), *(row.word for row in rows(VALUES) if row.of == name)])
     return (instead, "") if instead in by_plain.values() else (None, f": {_written(instead)}")
 
 
@@ -421,7 +443,7 @@ def unknown(owner: str, of: Iterable[str], name: str, value: Any, taken: Iterabl
     taken = list(taken)
     said = f"{owner} has no keyword {name!r}"
     for each in of:
-        instead = _KEYWORDS.get((each, name))
+        instead = _KEYWORDS.get((each, plain(name)))
         if instead in taken:
             return f"{said}: write {instead}={_short(value)}"
         if instead and not instead.isidentifier():

@@ -167,7 +167,7 @@ class Optimizer(Declared):
     #: The learning rate with which `fit` makes one by its name, if it is not the default of `lr`: one with which small
     #: networks train, where there is no default, or it is for others. (A velocity sums up ten gradients, a step of
     #: schedule-free SGD has the size of its gradient, and Yogi's average of squares grows slowly.)
-    rate: ClassVar[float | None] = None
+    default_rate: ClassVar[float | None] = None
     #: Whether it is for gradients of all samples, which have no noise.
     full_batch: ClassVar[bool] = False
     #: The scalars before the first step: see `_compute`.
@@ -558,8 +558,8 @@ class Optimizer(Declared):
         if not isinstance(value, Schedule):
             if callable(value) and isinstance(declared, (Number, Limit)):
                 raise TypeError(
-                    f"{name} must be a number, or a schedule that fastopt.schedules.bind returns, got {value!r}: bind one "
-                    "of fastopt.schedules, or write callbacks=nn.LearningRateScheduler(step=…) in fit"
+                    f"{name} must be a number, or a schedule that fastopt.schedules.bind returns, got {value!r}: bind "
+                    "one of fastopt.schedules, or write callbacks=nn.LearningRateScheduler(step=…) in fit"
                 )
             return declared.encode(value), None
         if not isinstance(declared, (Number, Limit)):

@@ -69,12 +69,12 @@ class SGD(_Descent):
     """Stochastic gradient descent: ``p ← p − lr·g``."""
 
     kernel = "sgd"
-    rate = 0.05
+    default_rate = 0.05
 
 
 class _Velocity(_Descent, abstract=True):
     kernel = "momentum"
-    rate = 0.01
+    default_rate = 0.01
     momentum: Number = Number("[0, 1]", default=0.9, doc="The share of the old velocity that is kept.")
 
 
@@ -235,7 +235,7 @@ class RMSPropMomentum(RMSProp):
 
     kernel = "rmsprop_momentum"
     name = "rmsprop_momentum"
-    rate: ClassVar[float | None] = 3e-4
+    default_rate: ClassVar[float | None] = 3e-4
     momentum: Number = _Velocity.momentum
     lr_in_velocity: Flag = Flag(
         default=False,
@@ -256,7 +256,7 @@ class CenteredRMSProp(RMSPropMomentum):
 
     kernel = "centered_rmsprop"
     name = "centered_rmsprop"
-    rate = None
+    default_rate = None
     momentum = RMSPropMomentum.momentum.replace(default=0.0)
 
 
@@ -515,7 +515,7 @@ class Yogi(Adam):
     """
 
     kernel = "yogi"
-    rate = 3e-3
+    default_rate = 3e-3
     lr = Optimizer.lr.replace(default=1e-2)
     eps = Adam.eps.replace(default=1e-3)
     initial_accumulator_value: Number = Number(
@@ -551,7 +551,7 @@ class Lion(Optimizer):
     """
 
     kernel = "lion"
-    rate = 3e-4
+    default_rate = 3e-4
     lr = Optimizer.lr.replace(default=1e-4)
     decoupled = Optimizer.decoupled.replace(default=True)
     beta1: Number = Number("[0, 1]", default=0.9, doc="Decay rate of the direction.")
@@ -572,7 +572,7 @@ class LAMB(_Moments):
     """
 
     kernel = "lamb"
-    rate = 3e-3
+    default_rate = 3e-3
     decoupled = Optimizer.decoupled.replace(
         default=True, doc="Decoupled decay: it is a part of u, unless `decay_outside`. False adds it to the gradient."
     )
@@ -687,7 +687,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
-    rate = 0.3
+    default_rate = 0.3
     lr = Optimizer.lr.replace(default=1.0)
     decoupled: Flag = Flag(default=False, init=False)  # in the direction, decay would do the very same
     weight_decay = Optimizer.weight_decay.replace(doc="Decay: ``weight_decay·y`` is added to the gradient.")

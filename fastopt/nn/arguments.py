@@ -28,7 +28,7 @@ from fastopt.nn.losses import (
 )
 from fastopt.nn.params import Params
 from fastopt.nn.targets import check_finite
-from fastopt.optimizer import REQUIRED, Optimizer
+from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS, Adam
 from fastopt.schedules import Schedule
 
@@ -236,7 +236,7 @@ def validation(
 # ---- Optimizers -------------------------------------------------------------------------------------------------
 
 
-def _look_ahead(params: Arrays, lr: float | Schedule = REQUIRED) -> LookAhead:
+def _look_ahead(params: Arrays, lr: float | Schedule = Adam.lr.default) -> LookAhead:
     return LookAhead(Adam(params, lr))
 
 
@@ -295,7 +295,7 @@ def _made(model: Model, make: Callable[..., Any], name: str, lr: Any) -> Any:
         if lr is not None:
             raise ValueError(f"lr must be left out with optimizer {name!r}, which has no learning rate, got {lr!r}")
         return make(model.params)
-    rate = getattr(make, "rate", None) if lr is None else lr
+    rate = getattr(make, "default_rate", None) if lr is None else lr
     if rate is not None:
         return make(model.params, lr=rate)
     if taken["lr"].default is inspect.Parameter.empty:

@@ -112,7 +112,7 @@ class Sequential(Stack):
             ``batch_size=len(x)``.
         lr : float or Schedule, optional
             The learning rate of an optimizer that is given by its name or class; where absent, one with which small
-            networks train, that of the class unless it has a `rate`.
+            networks train, that of the class unless that has a `default_rate`.
         validation_data : (ndarray, ndarray) or (ndarray, ndarray, ndarray), optional
             Inputs and targets, and the weights of samples, to evaluate on after each epoch.
         loss : callable, str or class, default softmax_cross_entropy

@@ -151,7 +151,7 @@ class Less(nn.Callback):
 
 
 def less_while_scheduled(model):
-    return {"callbacks": [nn.LearningRateScheduler(lambda step, steps: less_dropout(model) or 0.01)]}
+    return {"callbacks": [nn.LearningRateScheduler(step=lambda step, steps: less_dropout(model) or 0.01)]}
 
 
 def less_while_measured(model):
@@ -240,10 +240,10 @@ def test_a_loop_of_your_own(name, dtype, samples, same_bits):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda dy: dy.astype(np.float64), "dy must be float32, got float64"),
-        (lambda dy: dy[:1], r"dy must have shape \(16, 3\), got \(1, 3\)"),
-        (lambda dy: dy.tolist(), "dy must be a NumPy array, got list"),
-        (np.asfortranarray, "dy must be C-contiguous"),
+        (lambda dy: dy[:1], r"loss must return a gradient of the shape of the output, \(16, 3\), got \(1, 3\)"),
+        (lambda dy: dy[..., None], r"loss must return a gradient of the shape of the output, .*, got \(16, 3, 1\)"),
+        (lambda dy: dy.astype(complex), r"loss must return \(mean loss, .*\), both real numbers, got .* complex128"),
+        (lambda dy: None, r"loss must return \(mean loss, .*\), both real numbers, got .* object"),
     ],
 )
 @pytest.mark.parametrize("step", [0, 2])
