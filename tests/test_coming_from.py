@@ -205,7 +205,6 @@ def test_torch(left, right, settings, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     ours, theirs = started("PyTorch"), in_torch(torch)
-    torch.save(theirs["optimizer"].state_dict(), "adam.pt")
     first = value_of(code(left)[0], in_torch(torch)) if left.startswith(("`torch.nn.", "`torch.optim.")) else None
     if isinstance(first, torch.nn.Module) and "Loss" in repr(first):
         assert same_losses(torch, first, value_of(*code(right), ours), ours)
@@ -264,8 +263,9 @@ def test_alpha_of_sklearn():
 
 
 SKLEARN = """
+import copy
+
 import joblib
-from sklearn.base import clone
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
