@@ -15,7 +15,7 @@ import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
-from fastopt.gradients import square_sum, square_sums, structured
+from fastopt.gradients import square_sum, square_sums
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
 from fastopt.optimizer import (
@@ -23,13 +23,14 @@ from fastopt.optimizer import (
     Changes,
     Now,
     Optimizer,
+    Params,
     check_alike,
     check_entries,
     check_order,
     chosen_names,
+    copies,
     copying,
     frozen_groups,
-    in_code,
 )
 from fastopt.optimizers import AdamW
 from fastopt.schedules import Schedule
@@ -87,7 +88,7 @@ class _Directed(Optimizer, abstract=True):
             lengths.append(length)
             directions.append(slot.direction)
             storing += copying(state, {key: slot.state[key] for key in state})
-        stepping: Call = (self._plan.advance, (structured(self._bound, directions), 1.0, lengths, changes, t))
+        stepping: Call = (self._plan.advance, (checks.structured(self._bound, directions), 1.0, lengths, changes, t))
         return [stepping, *storing]
 
     def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
@@ -362,7 +363,7 @@ class Muon:
     ) -> None:
         by_name = checks.named("param", params)
         for name, param in by_name.items():
-            check_order(checks.param_label(name), param, in_code(params, name))
+            check_order(checks.param_label(name), param, checks.in_code(params, name))
             checks.array(checks.param_label(name), param, writable=True)
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         chosen = chosen_names(matrices, by_name)
@@ -404,20 +405,38 @@ class Muon:
     def state(self) -> Mapping[str, Mapping[str, Array]]:
         return {**self.matrices.state, **self.rest.state}
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> None:
         """See `Optimizer.step`."""
-        _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+        _kernels.uninterrupted(self._taking(grads, grad_scale, strict)[0])
 
-    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
-        scale = checks.number("grad_scale", grad_scale)
-        params = {**checks.named("param", self.matrices.params), **checks.named("param", self.rest.params)}
-        check_entries(self.params, params)
-        checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
-        given = checks.named("param", grads)
+    def updated(self, params: Params, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> Params:
+        """See `Optimizer.updated`."""
+        new = copies(self.params, params)
+        _kernels.uninterrupted(self._updating(new, grads, grad_scale, strict)[0])
+        return new
+
+    def _taking(self, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        parts = (checks.named("param", part.params) for part in (self.matrices, self.rest))
+        check_entries(self.params, {name: param for part in parts for name, param in part.items()})
         calls: list[Call] = []
-        for part in (self.matrices, self.rest):
-            calls += part._stepping({name: given[name] for name in part.state}, scale)[0]
+        for part, given in self._parted(self.params, grads, strict):
+            calls += part._taking(given, grad_scale, strict)[0]
         return calls, True
+
+    def _updating(self, params: Arrays, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        by_name = checks.named("param", params)
+        calls: list[Call] = []
+        for part, given in self._parted(params, grads, strict):
+            calls += part._updating({name: by_name[name] for name in given}, given, grad_scale, strict)[0]
+        return [*calls, (vars(self).update, ({"params": params},))], True
+
+    def _parted(self, params: Arrays, grads: Arrays, strict: bool) -> list[tuple[Optimizer, dict[str, Any]]]:
+        """The two, each with its gradients by the names of its parameters, once these fit in whole."""
+        given = checks.matched(params, grads, self.frozen, strict=checks.flag("strict", strict))
+        resting = set() if strict else {name for name, grad in given.items() if grad is None}
+        bound = checks.labelled(checks.named("param", params), self.state)
+        checks.gradients(params, checks.structured(params, given.values()), bound, self.frozen | resting)
+        return [(part, {name: given[name] for name in part._slots}) for part in (self.matrices, self.rest)]
 
     def rebind(self, params: Arrays) -> None:
         """See `Optimizer.rebind`."""
@@ -426,7 +445,7 @@ class Muon:
     def _rebinding(self, params: Arrays) -> list[Call]:
         check_alike(self.params, params)
         by_name = checks.named("param", params)
-        parts = [part._rebinding({name: by_name[name] for name in part.state}) for part in (self.matrices, self.rest)]
+        parts = [part._rebinding({name: by_name[name] for name in part._slots}) for part in (self.matrices, self.rest)]
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         return [*parts[0], *parts[1], (vars(self).update, ({"params": params},))]
 
