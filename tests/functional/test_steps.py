@@ -110,6 +110,8 @@ def test_class_function_and_reference_have_the_same_defaults(name):
 def test_a_step_out_of_place_has_the_bits_of_one_in_place(rule, dtype, rng, same_bits):
     for shape in ((), (67,), (3, 0), (2, 3, 5)):
         param, states, grads = draw(rng, shape, rule, dtype)
+        param, *states = map(np.array, (param, *states))
+        grads = [*map(np.array, grads)]
         others = [a.copy() for a in (param, *states)]
         for t, grad in enumerate(grads, start=2):
             before, out = param.copy(), np.empty_like(param)
