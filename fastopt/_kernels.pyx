@@ -919,8 +919,7 @@ cdef class Plan:
         """The same with the number of steps taken, a factor for each gradient, and new hyperparameters as in `assign`:
         what was worked out for the step after `t`."""
         self.check(grads)
-        if self.hypers[0] != t:
-            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        self.be_after(t)
         if len(factors) != self.total:
             raise Misfit("there must be a factor for each gradient")
         self.check_places(changes)
@@ -928,6 +927,19 @@ cdef class Plan:
         self.scale_each(factors)
         self.assign(changes)
         self.run()
+
+    def count_alone(self, double grad_scale, changes, Py_ssize_t t):
+        """Raise the step counters and set hyperparameters alone, for the step after `t` that is taken elsewhere."""
+        self.claim()
+        self.be_after(t)
+        self.check_places(changes)
+        self.count_step(grad_scale)
+        self.assign(changes)
+
+    cdef int be_after(self, Py_ssize_t t) except -1:
+        if self.hypers[0] != t:
+            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        return 0
 
     def check(self, grads):
         """Have `explain` raise where gradients do not fit."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
+from fastopt.extending import InNumPy, Parameter
 from fastopt.gradients import square_sum, square_sums
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
@@ -45,24 +46,10 @@ def _matrix(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
 
 
-class _Parameter(NamedTuple):
-    """What a direction is computed from, and the array that it is written to."""
-
-    param: Array
-    grad: Array
-    #: The factor of the gradient.
-    scale: float
-    state: Mapping[str, Array]
-    hyper: Mapping[str, float]
-    t: int
-    out: Array
-
-
-class _Directed(Optimizer, abstract=True):
+class _Directed(InNumPy, abstract=True):
     """Steps along directions that take the place of gradients: ``p ← p − lr·(f·d + weight_decay·p)``."""
 
-    kernel = "sgd"
-    # The kernel would apply penalties and clipping by value to the direction.
+    # The kernel of gradient descent would apply penalties and clipping by value to the direction.
     decoupled: Flag = Flag(default=True, init=False)
     l1: Number = Number("[0, inf)", default=0.0, init=False)
     clip_value: Limit = Limit("(0, inf)", default=None, init=False)
@@ -71,28 +58,20 @@ class _Directed(Optimizer, abstract=True):
     def _advance(
         self, grads: Arrays, grad_scale: float, factors: Sequence[float], changes: Changes, t: int, now: Now
     ) -> list[Call]:
-        given = checks.named("param", grads)
-        names, directions, lengths = self._setting_names(), [], []
-        storing: list[Call] = []
-        for (name, slot), factor in zip(self._slots.items(), factors, strict=True):
-            if slot.frozen:
-                directions.append(slot.param)
-                lengths.append(0.0)
-                continue
+        directions = {name: slot.param for name, slot in self._slots.items()}
+        lengths, storing = dict.fromkeys(directions, 0.0), []
+        for of in self._each(grads, grad_scale, factors, now):
+            slot = self._slots[of.name]
             if slot.direction is None:
                 slot.direction = np.empty_like(slot.param)
-            hyper = {key: self._value(key, slot.groups, now) for key in names}
-            scale, grad = grad_scale * factor, np.asarray(given[name], order="C")
-            of = _Parameter(slot.param, grad, scale, slot.state, hyper, self._taken(slot) + 1, slot.direction)
-            length, state = self._direct(of)
-            lengths.append(length)
-            directions.append(slot.direction)
+            lengths[of.name], state = self._direct(of, slot.direction)
+            directions[of.name] = slot.direction
             storing += copying(state, {key: slot.state[key] for key in state})
-        stepping: Call = (self._plan.advance, (checks.structured(self._bound, directions), 1.0, lengths, changes, t))
-        return [stepping, *storing]
+        along = checks.structured(self._bound, directions.values())
+        return [(self._plan.advance, (along, 1.0, list(lengths.values()), changes, t)), *storing]
 
-    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
-        """Write a direction to `of.out`; return its factor f, and the state after the step."""
+    def _direct(self, of: Parameter, out: Array) -> tuple[float, dict[str, Array]]:
+        """Write a direction to `out`; return its factor f, and the state after the step."""
         raise TypeError("a subclass says what its direction is")
 
 
@@ -127,8 +106,8 @@ class Adafactor(_Directed):
     def _further_state(self, param: Array) -> dict[str, Array]:
         return adafactor_state(param)
 
-    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
-        param, grad, scale, state, hyper, t, out = of
+    def _direct(self, of: Parameter, out: Array) -> tuple[float, dict[str, Array]]:
+        _, param, grad, scale, state, hyper, t = of
         if not param.size:
             return 0.0, {}
         info = np.finfo(param.dtype)
@@ -281,15 +260,15 @@ class MuonMatrices(_Directed):
     def _further_state(self, param: Array) -> dict[str, Array]:
         return {"momentum": np.zeros_like(param)}
 
-    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
+    def _direct(self, of: Parameter, out: Array) -> tuple[float, dict[str, Array]]:
         if not of.param.size:
             return 0.0, {}
         real, keep = of.param.dtype.type, of.hyper["momentum"]
-        np.multiply(of.grad, real((1 - keep) * of.scale), out=of.out)
+        np.multiply(of.grad, real((1 - keep) * of.scale), out=out)
         momentum = of.state["momentum"] * real(keep)
-        momentum += of.out
-        u = of.out + real(keep) * momentum if of.hyper["nesterov"] else momentum
-        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=int(of.hyper["steps"]))
+        momentum += out
+        u = out + real(keep) * momentum if of.hyper["nesterov"] else momentum
+        _matrix(out)[...] = orthogonalize(_matrix(u), steps=int(of.hyper["steps"]))
         factor = ADJUSTMENTS[tuple(ADJUSTMENTS)[int(of.hyper["adjust"])]](*_matrix(of.param).shape)
         return factor, {"momentum": momentum}
 

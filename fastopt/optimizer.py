@@ -334,8 +334,9 @@ class Optimizer(Declared):
         groups: Sequence[Mapping[str, Any]] = (),
         **hyper: Any,
     ) -> None:
-        if type(self) is Optimizer:
-            raise TypeError("Optimizer is what all optimizers share; use one of them, such as fastopt.Adam")
+        if not hasattr(type(self), "name"):
+            shared = type(self).__name__
+            raise TypeError(f"{shared} is what optimizers share; use one of them, such as fastopt.Adam")
         self._itself = weakref.ref(self)
         names = self._setting_names()
         values = {name: self.declared[name].default for name in names} | hyper
