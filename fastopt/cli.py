@@ -11,6 +11,7 @@ import inspect
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -144,6 +145,18 @@ def _streams() -> Iterator[None]:
         yield
 
 
+def _optimizer(text: str) -> str:
+    """The name of an optimizer, in any writing."""
+    try:
+        return checks.word("optimizer", text.strip(), tuple(OPTIMIZERS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _optimizers(text: str) -> list[str]:
+    return [_optimizer(each) for each in text.split(",")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastopt",
@@ -164,7 +177,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", parents=[shared], help="train a network and measure it on held-out data")
     command.set_defaults(run=train)
-    command.add_argument("--optimizer", choices=list(OPTIMIZERS), default=OPTIMIZER, help=f"default: {OPTIMIZER}")
+    command.add_argument(
+        "--optimizer",
+        type=_optimizer,
+        default=OPTIMIZER,
+        metavar="NAME",
+        help=f"one of {', '.join(OPTIMIZERS)} (default: {OPTIMIZER})",
+    )
     command.add_argument(
         "--lr",
         type=float,
@@ -198,7 +217,10 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=landscape)
     command.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
     command.add_argument(
-        "--optimizers", metavar="A,B,…", help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)"
+        "--optimizers",
+        type=_optimizers,
+        metavar="A,B,…",
+        help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)",
     )
     command.add_argument("--steps", type=int, help="default: that of the surface")
     command.add_argument("--seed", type=int, default=0, help="decides the noise of noisy-bowl (default: 0)")
@@ -306,6 +328,7 @@ def train(arguments: argparse.Namespace) -> int:
         checkpoint = out / CHECKPOINT
         if arguments.overwrite:
             checkpoint.unlink(missing_ok=True)
+        same = _SameArguments(arguments, bound.lr)
         try:
             history = _fit(
                 model,
@@ -316,23 +339,23 @@ def train(arguments: argparse.Namespace) -> int:
                 arguments.batch_size,
                 validation_data=(x[validation], y[validation]),
                 callbacks=[
-                    _SameArguments(arguments, bound.lr),
+                    same,
                     nn.Lines(),
                     *([nn.monitor.Monitor()] if arguments.monitor else []),
                     nn.ModelCheckpoint(checkpoint, resume=arguments.resume),
                 ],
             )
         except nn.NonFiniteError as error:
-            kept = f"{checkpoint} has the model of epoch {error.epochs}" if error.epochs else "no model was written"
+            kept = "no model was written"
+            if error.epochs:
+                kept = f"{checkpoint} has the model of epoch {error.epochs}"
+                same.run.history.add({"loss": math.nan})  # that of the epoch which was not completed
+                kept += "".join(f", {out / name} shows the run" for name in _draw(same.run.history, out))
             raise Failure(f"{error}; {kept}; try a lower --lr") from error
         model.save(out / "model.npz")
         history.save(out / "history.json")
-    written = ["model.npz", "history.json"]
-    (out / "curves.png").unlink(missing_ok=True)
-    try:
-        nn.monitor.plot(history, out / "curves.png")
-        written.append("curves.png")
-    except ImportError:
+    written = ["model.npz", "history.json", *_draw(history, out)]
+    if len(written) == 2:
         print("no picture of the curves: matplotlib is not installed")
     print(f"wrote {', '.join(str(out / name) for name in written)}")
     if not history.stopped:
@@ -341,6 +364,16 @@ def train(arguments: argparse.Namespace) -> int:
         print(f"--resume --out {out} goes on from {checkpoint}")
     print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
     return INTERRUPTED if _was_interrupted(history) else FINE
+
+
+def _draw(history: nn.History, out: Path) -> list[str]:
+    """Draw the curves of a run in the place of those of an earlier one; the files, none where there is no matplotlib."""
+    (out / "curves.png").unlink(missing_ok=True)
+    try:
+        nn.monitor.plot(history, out / "curves.png")
+    except ImportError:
+        return []
+    return ["curves.png"]
 
 
 #: What the folder of a run holds until the run is complete.
@@ -404,6 +437,9 @@ class _SameArguments(nn.Callback):
     def __init__(self, arguments: argparse.Namespace, lr: float) -> None:
         names = ("model", "data", "optimizer", "epochs", "batch_size", "seed")
         self.own = {name: getattr(arguments, name) for name in names} | {"lr": lr}
+
+    def on_train_begin(self, run: nn.Run) -> None:
+        self.run = run
 
     def state_dict(self) -> dict[str, Any]:
         return self.own
@@ -476,9 +512,7 @@ def ablate(arguments: argparse.Namespace) -> None:
 def landscape(arguments: argparse.Namespace) -> None:
     """Run optimizers on a surface, print their last points, and plot their paths."""
     surface = SURFACES[arguments.surface]
-    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers.replace(" ", "").split(",")
-    for name in names:
-        checks.choice("optimizer", name, tuple(OPTIMIZERS))
+    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers
     check_path(arguments.out)
     runs = [best(name, arguments.surface, steps=arguments.steps, seed=arguments.seed) for name in names]
     for run in runs:

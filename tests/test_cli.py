@@ -287,7 +287,7 @@ def test_the_first_loss_is_that_of_guessing(model, options):
 
 def test_options_are_taken(run, tmp_path):
     lines = run(
-        "train", "--model=mlp", "--epochs=1", "--batch-size=100", "--lr=0.25", "--optimizer=sgd", "--out", tmp_path
+        "train", "--model=mlp", "--epochs=1", "--batch-size=100", "--lr=0.25", "--optimizer=SGD", "--out", tmp_path
     )
     assert "seed 0, batches of 100, SGD(lr=0.25, t=0)" in lines
 
@@ -318,7 +318,9 @@ def test_numbers_gone_bad_leave_the_last_good_model(capsys, tmp_path, monkeypatc
     assert main(["train", "--model", "mlp", "--optimizer", "sgd", "--epochs", "3", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert err.startswith("fastopt: epoch 2, batch ")
-    assert f"{tmp_path / 'checkpoint.npz'} has the model of epoch 1; try a lower --lr" in err
+    drawn = f", {tmp_path / 'curves.png'} shows the run" if CURVES else ""
+    assert f"{tmp_path / 'checkpoint.npz'} has the model of epoch 1{drawn}; try a lower --lr" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.npz"} | CURVES
     x, y, *_ = data.load("digits")
     _, validation = data.stratified_split(y, 0.1, seed=0)
     loss = nn.load(tmp_path / "checkpoint.npz").evaluate(x[validation], y[validation])["loss"]
@@ -538,6 +540,16 @@ def test_wrong_words(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert re.match("fastopt.*: error: ", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_an_optimizer_that_is_meant(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--optimizer", "adamm"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        "error: argument --optimizer: optimizer must be one of .*; got 'adamm': did you mean 'adam'\\?\n$", said
+    )
 
 
 # ---- ablate ---------------------------------------------------------------------------------------------
