@@ -367,7 +367,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _draw(history: nn.History, out: Path) -> list[str]:
-    """Draw the curves of a run in the place of those of an earlier one; the files, none where there is no matplotlib."""
+    """Draw the curves of a run in the place of those of an earlier one; their files, none without matplotlib."""
     (out / "curves.png").unlink(missing_ok=True)
     try:
         nn.monitor.plot(history, out / "curves.png")
