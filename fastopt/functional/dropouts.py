@@ -156,7 +156,7 @@ def dropout(
     (dtype('uint8'), (125,))
     """
     cut, factor = threshold(p, p_is)
-    if not checks.flag("inverted", inverted):
+    if inverted is not True and not checks.flag("inverted", inverted):  # the usual case quickly
         factor = 1.0
     if mask_format != "bits":
         checks.choice("mask_format", mask_format, ("bits", "bytes"))
@@ -355,6 +355,8 @@ def bias_relu_dropout_backward(
 
 def key(seed: Any, counter: Any) -> tuple[int, int]:
     """The checked key of random bits."""
+    if type(seed) is type(counter) is int and 0 <= seed <= _LAST and 0 <= counter <= _LAST:
+        return seed, counter  # the usual case quickly
     return checks.integer("seed", seed, 0, _LAST), checks.integer("counter", counter, 0, _LAST)
 
 

@@ -265,6 +265,7 @@ def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32 if real == np.float32 else np.int64)
 
 
+@_kernels.Memoised
 def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[int, ...]:
     """Sizes for the kernels: n, h, w, c, and height and width of the window and of the stride."""
     return _geometry(shape, size, size if stride is None else stride, 0, 1)[:8]
@@ -888,6 +889,7 @@ def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pai
     return n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw
 
 
+@_kernels.Memoised
 def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
     """How many places a window has in an image, down and across."""
     _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
@@ -1016,12 +1018,11 @@ def depthwise_backward(
 
 
 def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
-    if getattr(weight, "ndim", 3) == 4:
-        raise ValueError(
-            f"weight must have 3 dimensions, (kh, kw, c), got shape {weight.shape}; for (c, 1, kh, kw), and images "
-            "(n, c, h, w), write layout='nchw'"
-        )
-    kh, kw, channels = checks.shape("weight", weight, ndim=3)
+    try:
+        kh, kw, channels = checks.shape("weight", weight, ndim=3)
+    except ValueError as error:
+        cure = "; for (c, 1, kh, kw), and images (n, c, h, w), write layout='nchw'" if weight.ndim == 4 else ""
+        raise ValueError(f"{error}{cure}") from None
     if channels != shape[3]:
         raise ValueError(f"weight must have {shape[3]} channels, got shape {weight.shape}{hint(shape)}")
     return _geometry(shape, (kh, kw), stride, padding, dilation)

@@ -104,9 +104,12 @@ def _converted(
     except ValueError as error:
         raise ValueError(f"{error} (channels last, to which layout='nchw' converts)") from None
     values = list(returned) if isinstance(returned, tuple) else [returned]
-    for i, name in enumerate(results):
-        if values[i] is not None:
-            values[i] = _channels_second(values[i], kinds[name], given.get(name))
+    views = {i: kinds[name].first(values[i]) for i, name in enumerate(results) if values[i] is not None}
+    for i, view in views.items():
+        place = given.get(results[i])
+        values[i] = np.empty(view.shape, view.dtype) if place is None else place
+    for i, view in views.items():
+        values[i][...] = view
     return tuple(values) if isinstance(returned, tuple) else values[0]
 
 
@@ -121,13 +124,6 @@ def _channels_last(name: str, value: Any, kind: Kind, result: bool) -> Any:
         raise ValueError(f"{name} must have shape {kind.words}, got {value.shape}")
     view = kind.last(value)
     return np.empty(view.shape, value.dtype) if result else np.ascontiguousarray(view)
-
-
-def _channels_second(value: Array, kind: Kind, place: Array | None) -> Array:
-    if place is None:
-        return np.ascontiguousarray(kind.first(value))
-    place[...] = kind.first(value)
-    return place
 
 
 # ---- Hints --------------------------------------------------------------------------------------------------

@@ -76,7 +76,6 @@ def batch_norm_forward(
     running_var: Array | None = None,
     *,
     axis: int | None = None,
-    layout: Layout | None = None,
     training: bool = True,
     eps: float = 1e-5,
     momentum: float = 0.1,
@@ -92,6 +91,7 @@ def batch_norm_forward(
     inv_std: NDArray[np.float64] | None = None,
     sums: NDArray[np.float64] | None = None,
     chosen: Array | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Array, BatchNormCache | None]:
     """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
 
@@ -104,8 +104,6 @@ def batch_norm_forward(
         Running statistics: moved towards those of the batch in training, used instead of them in inference.
     axis : int, optional
         The axis of the channels: the last, −1, where absent, as in images (n, h, w, c); or 1.
-    layout : {"nhwc", "nchw"}, optional
-        The same in the words of the other functions of images: the last axis, or 1. Nothing is copied.
     training : bool, default True
         Whether to normalise with the statistics of the batch.
     eps : float, default 1e-5
@@ -137,6 +135,8 @@ def batch_norm_forward(
         Work array for partial sums; results do not depend on it.
     chosen : ndarray like y, optional
         Where to write the cache's, with `max_pool` in training.
+    layout : {"nhwc", "nchw"}, optional
+        In place of `axis`, in the words of other functions of images: the last axis, or 1. Nothing is copied.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def batch_norm_forward(
     training, eps, new_weight, unbiased, epilogue, cut, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
     )
-    seed, number = key(seed, counter.value if isinstance(counter, Counter) else counter)
+    seed, number = key(seed, counter.value if type(counter) is Counter else counter)
     if cut and pool is not None:
         raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
     if (running_mean is None) != (running_var is None):
@@ -223,7 +223,7 @@ def batch_norm_forward(
     if not count:
         mean.fill(0)
         inv_std.fill(0)
-    if cut and isinstance(counter, Counter):
+    if cut and type(counter) is Counter:
         counter.take()
     relu, dropped = epilogue > 0, y if cut else None
     return y, BatchNormCache(x, scale, shift, mean, inv_std, axis, relu, dropped, factor, pool, chosen)
@@ -614,7 +614,7 @@ def group_norm_forward(
     if layout is not None:
         y, cache = by_layout(group_norm_forward, locals(), x=FEATURES, out=FEATURES)
         return y, cache._replace(layout=layout)
-    shape = _pixels(x, scale)
+    shape = _pixels(checks.shape("x", x), scale is None)
     groups = checks.integer("groups", groups, 1)
     if shape[2] % groups:
         cure = "; for x of shape (n, c, …) write layout='nchw'" if x.ndim > 2 and x.shape[1] % groups == 0 else ""
@@ -665,7 +665,7 @@ def instance_norm_forward(
     if layout is not None:
         y, cache = by_layout(instance_norm_forward, locals(), x=FEATURES, out=FEATURES)
         return y, cache._replace(layout=layout)
-    shape = _pixels(x, scale)
+    shape = _pixels(checks.shape("x", x), scale is None)
     return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
 
 
@@ -757,12 +757,12 @@ def _normalise(
     return y, GroupNormCache(x.reshape(shape), None if scale is None else scale.reshape(-1), mean, inv_std, groups)
 
 
-def _pixels(x: Array, scale: Array | None) -> tuple[int, int, int]:
-    """The shape (n, …, c) as (n, pixels, c)."""
-    shape = checks.shape("x", x)
+@_kernels.Memoised
+def _pixels(shape: tuple[int, ...], guess: bool) -> tuple[int, int, int]:
+    """The shape (n, …, c) as (n, pixels, c); without a scale, which says what channels are, there is a guess at it."""
     if len(shape) < 2:
         raise ValueError(f"x must have shape (n, …, c), got {shape}")
-    if scale is None:
+    if guess:
         warn_of_channels_second(shape)
     return shape[0], math.prod(shape[1:-1]), shape[-1]
 
