@@ -16,6 +16,7 @@ import difflib
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -369,6 +370,40 @@ KEYWORDS: Words = {
     "predict": {"Keras": {"verbose": "leave it out: it prints nothing"}, "scikit-learn": {"X": "x"}},
 }  # fmt: skip
 
+#: Attributes, by the class.
+ATTRIBUTES: Words = {
+    "Sequential": {
+        "Keras": {
+            "compile": "fit(x, y, optimizer=…, loss=…)",
+            "add": "nn.Sequential([…], input_shape)",
+            "get_weights": "params",
+            "weights": "params",
+            "trainable_weights": "params",
+            "set_weights": "params.update(…)",
+            "save_weights": "save(path)",
+            "load_weights": "nn.load(path)",
+            "train_on_batch": "fit, or a loop of your own, as in docs/training.md",
+            "get_config": "config()",
+        },
+        "PyTorch": {
+            "parameters": "params",
+            "named_parameters": "params",
+            "state_dict": "params and state",
+            "load_state_dict": "nn.load(path), or params.update(…)",
+            "train": "forward(x, training=True)",
+            "eval": "leave it out: forward(x) and predict(x) are in inference",
+            "zero_grad": "leave it out: gradients are not kept",
+            "to": "leave it out: all is on the CPU",
+            "cuda": "leave it out: all is on the CPU",
+        },
+        "scikit-learn": {
+            "score": 'evaluate(x, y)["accuracy"]',
+            "predict_proba": "nn.Softmax().forward(model.predict(x))[0]",
+            "partial_fit": "fit(…, optimizer=…), by one optimizer each time",
+        },
+    }
+}
+
 
 class Row(NamedTuple):
     """A row of the table: whose name, for what, it is, and what to write instead."""
@@ -380,7 +415,7 @@ class Row(NamedTuple):
 
 
 def rows(table: Words) -> Iterator[Row]:
-    """All rows of `VALUES` or `KEYWORDS`, one for each class or argument."""
+    """All rows of `VALUES`, `KEYWORDS` or `ATTRIBUTES`, one for each class or argument."""
     for names, libraries in table.items():
         for of in names.split(", "):
             for library, words in libraries.items():
@@ -394,6 +429,7 @@ def plain(word: str) -> str:
 
 
 _VALUES = {(row.of, plain(row.word)): row.instead for row in rows(VALUES)}
+_ATTRIBUTES = {(row.of, row.word): row.instead for row in rows(ATTRIBUTES)}
 _KEYWORDS = {(row.of, plain(row.word)): row.instead for row in rows(KEYWORDS)}
 
 
@@ -427,12 +463,17 @@ def hint(word: Any, options: Iterable[str]) -> str:
 
 
 def unknown(owner: str, of: Iterable[str], name: str, value: Any, taken: Iterable[str]) -> str:
-    """What is said of a keyword that is not taken.
+    """What is said of a keyword that is not taken: see `suggestion`, and `owner` is what it was given to."""
+    taken = list(taken)
+    said = suggestion(of, name, value, taken) or f"; it takes {', '.join(taken) or 'none'}"
+    return f"{owner} has no keyword {name!r}{said}"
+
+
+def suggestion(of: Iterable[str], name: str, value: Any, taken: Iterable[str]) -> str:
+    """What to write instead of a keyword, to end a message; empty where that is not known.
 
     Parameters
     ----------
-    owner : str
-        What it was given to, as messages call it.
     of : iterable of str
         Under which names that stands in `KEYWORDS`, the closest first.
     name, value
@@ -441,16 +482,20 @@ def unknown(owner: str, of: Iterable[str], name: str, value: Any, taken: Iterabl
         The keywords that are taken.
     """
     taken = list(taken)
-    said = f"{owner} has no keyword {name!r}"
     for each in of:
         instead = _KEYWORDS.get((each, plain(name)))
         if instead in taken:
-            return f"{said}: write {instead}={_short(value)}"
+            return f": write {instead}={_short(value)}"
         if instead and not instead.isidentifier():
-            return f"{said}: {_written(instead)}"
-    if meant := near(name, taken):
-        return f"{said}: did you mean {meant!r}?"
-    return f"{said}; it takes {', '.join(taken)}" if taken else f"{said}; it takes none"
+            return f": {_written(instead)}"
+    return hint(name, taken)
+
+
+def no_attribute(cls: type, name: str) -> str:
+    """What is said of an attribute that an object has not."""
+    found = (_ATTRIBUTES.get((base.__name__, name)) for base in cls.__mro__)
+    instead = next((f": {_written(text)}" for text in found if text), "")
+    return f"{cls.__name__!r} object has no attribute {name!r}{instead}"
 
 
 def _short(value: Any) -> str:
@@ -484,15 +529,23 @@ def spelled(method: F) -> F:
         return method
     taken = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     known = frozenset(taken)
+    by_place = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    most = len(by_place) if len(by_place) < len(parameters) and by_place else sys.maxsize  # else, Python says it well
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        most = sys.maxsize
+
+    own = [] if method.__name__ == "__init__" else [method.__name__]
 
     @functools.wraps(method)
     def checked(self: Any, *args: Any, **keywords: Any) -> Any:
         if not known.issuperset(keywords):
             name = next(name for name in keywords if name not in known)
-            owner, of = type(self).__name__, [cls.__name__ for cls in type(self).__mro__]
-            if method.__name__ != "__init__":
-                owner, of = f"{owner}.{method.__name__}", [method.__name__]
-            raise TypeError(unknown(owner, of, name, keywords[name], taken))
+            of = own or [cls.__name__ for cls in type(self).__mro__]
+            raise TypeError(unknown(".".join([type(self).__name__, *own]), of, name, keywords[name], taken))
+        if len(args) > most:
+            named = ", ".join(name for name in taken if name not in by_place)
+            got = f"takes {', '.join(by_place)} by place, got {len(args)} arguments"
+            raise TypeError(f"{'.'.join([type(self).__name__, *own])} {got}: write the names of {named}")
         return method(self, *args, **keywords)
 
     return cast(F, checked)

@@ -293,6 +293,11 @@ class Optimizer(Declared):
         return [*cls._hyper_names, *cls._whole_names]
 
     @classmethod
+    def _lineage(cls) -> list[str]:
+        """The names of the class and its bases, under which `fastopt.dialects` has keywords."""
+        return [base.__name__ for base in cls.__mro__]
+
+    @classmethod
     def keywords(cls) -> dict[str, Any]:
         """The hyperparameters with their defaults, or REQUIRED."""
         given = inspect.signature(cls).parameters  # also of a subclass with a constructor of its own
@@ -350,8 +355,7 @@ class Optimizer(Declared):
             values["lr"] = lr
         for name, value in hyper.items():
             if name not in names:
-                mro = [cls.__name__ for cls in type(self).__mro__]
-                raise TypeError(dialects.unknown(type(self).__name__, mro, name, value, names))
+                raise TypeError(dialects.unknown(type(self).__name__, self._lineage(), name, value, names))
         for name in values:
             if values[name] is REQUIRED:
                 raise TypeError(f"{type(self).__name__}.__init__() missing 1 required positional argument: {name!r}")
@@ -389,7 +393,8 @@ class Optimizer(Declared):
         allowed = [*self.hyper_names(), *OF_GROUPS]
         for name in settings:
             if name not in allowed:
-                raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}")
+                instead = dialects.suggestion(self._lineage(), name, settings[name], allowed)
+                raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}{instead}")
         group = Group(owner or self, chosen_names(given["params"], by_name))
         self._own[group] = {}
         for name, value in settings.items():
@@ -650,9 +655,9 @@ class Optimizer(Declared):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name.startswith("_") or hasattr(type(self), name)):
-            raise AttributeError(
-                f"{type(self).__name__} has no hyperparameter {name!r}; it has {', '.join(self._setting_names())}"
-            )
+            names = self._setting_names()
+            said = dialects.suggestion(self._lineage(), name, value, names) or f"; it has {', '.join(names)}"
+            raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}{said}")
         super().__setattr__(name, value)
 
     # ---- Stepping -------------------------------------------------------------------------------------------

@@ -1,15 +1,18 @@
 """The table of other libraries' names; and the rows of docs/dialects.md whose numbers are those of a program that is
 not at hand, by a loop of that program."""
 
+import copy
 import inspect
+import pickle
 import re
 
 import numpy as np
 import pytest
 
 import fastopt
+import fastopt.data
 from fastopt import checks, dialects, nn
-from fastopt.dialects import KEYWORDS, VALUES, rows
+from fastopt.dialects import ATTRIBUTES, KEYWORDS, VALUES, rows
 from fastopt.nn.arguments import BY_NAME
 from fastopt.nn.init import INITIALIZERS
 from fastopt.nn.losses import LOSSES
@@ -339,7 +342,7 @@ def test_a_keyword_is_refused_with_what_to_write(row):
 
 def test_a_name_means_one_thing():
     """In one place, libraries do not differ."""
-    for table in (VALUES, KEYWORDS):
+    for table in (VALUES, KEYWORDS, ATTRIBUTES):
         found = {}
         for row in rows(table):
             key = (row.of, dialects.plain(row.word))
@@ -411,6 +414,50 @@ def test_a_name_means_one_thing():
 def test_what_is_said_of_a_keyword(call, message):
     with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
         call()
+
+
+def test_arguments_by_place():
+    model = nn.Sequential([nn.Dense(3)], (2,))
+    with pytest.raises(
+        TypeError, match=r"^Sequential.fit takes x, y by place, got 4 arguments: write the names of epochs"
+    ):
+        model.fit(np.ones((4, 2)), np.arange(4) % 3, 100, 32)
+    with pytest.raises(
+        TypeError, match=r"^Sequential.predict takes x by place, got 2 arguments: write the names of batch_size$"
+    ):
+        model.predict(np.ones((4, 2)), 32)
+
+
+def test_settings_of_other_names():
+    """Of groups, and of an optimizer that is there."""
+    with pytest.raises(ValueError, match=r"^a group must have settings among .*; got 'learning_rate': write lr=0.1$"):
+        fastopt.Adam([np.ones(3)], groups=[{"params": "*", "learning_rate": 0.1}])
+    adam = fastopt.Adam(np.ones(3))
+    with pytest.raises(AttributeError, match=r"^Adam has no hyperparameter 'learning_rate': write lr=0.1$"):
+        adam.learning_rate = 0.1
+    with pytest.raises(AttributeError, match=r"^Adam has no hyperparameter 'momentum': write beta1=0.5$"):
+        adam.momentum = 0.5
+
+
+@pytest.mark.parametrize("row", [*rows(ATTRIBUTES)], ids=str)
+def test_an_attribute_is_missed_with_what_to_write(row):
+    model = nn.Sequential([nn.Dense(3)], (2,))
+    with pytest.raises(
+        AttributeError, match=rf"^'Sequential' object has no attribute '{row.word}': .*{re.escape(row.instead)}$"
+    ):
+        getattr(model, row.word)
+    exists(row.instead)
+    first = re.match(r"\w+", row.instead).group()
+    assert first in ("nn", "leave") or hasattr(model, first)
+
+
+def test_an_attribute_that_nobody_has():
+    model = nn.Sequential([nn.Dense(3)], (2,))
+    with pytest.raises(AttributeError, match=r"^'Sequential' object has no attribute 'spam'$"):
+        model.spam  # noqa: B018
+    assert not hasattr(model, "__array__")
+    assert isinstance(pickle.loads(pickle.dumps(model)), nn.Sequential)
+    assert copy.deepcopy(model).shapes == model.shapes
 
 
 def test_keywords_of_classes_of_ones_own():

@@ -86,6 +86,11 @@ def targets(name: str, y: Array, loss: Loss, shape: tuple[int, ...]) -> Array:
     if takes_labels is None:
         return y
     if not takes_labels:
+        if y.shape == shape[:1] and len(shape) == 2 and shape[1] > 1:
+            raise ValueError(
+                f"{name} must have shape {shape}, got {y.shape}: for labels write np.eye({shape[1]})[y], or "
+                'loss="softmax_cross_entropy"'
+            )
         return y.reshape(shape) if y.shape == shape[:1] and shape[1:] == (1,) else y
     if shape[1:] == (1,) and (y != y.ndim - 1).any():
         raise ValueError(

@@ -6,11 +6,11 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastopt import files
+from fastopt import dialects, files
 from fastopt.checks import Array
 from fastopt.dialects import spelled
 from fastopt.nn import training as loop
@@ -195,6 +195,11 @@ class Sequential(Stack):
             callbacks=callbacks,
             on_nonfinite=on_nonfinite,
         )
+
+    if not TYPE_CHECKING:  # which knows what is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(dialects.no_attribute(type(self), name), name=name, obj=self)
 
     def copy(self, *, dtype: Any = None) -> Sequential:
         """An independent model with the same layers, options and values.

@@ -118,6 +118,7 @@ def refusals(model, x, y):
         ({"y": y + 0.5}, r"y must be labels of classes, .*, got 0.5 at y\[0\]: .* write loss=nn.SquaredError\(\)"),
         ({"y": np.full(65, 2.0**60)}, r"y must be labels of classes, .*, got 1.15.*e\+18 at y\[0\]"),
         ({"y": np.eye(3)[y], "loss": "hinge"}, "targets must be an array of integers, got float64|targets must have"),
+        ({"loss": nn.SquaredError}, r"y must have shape \(65, 3\), got \(65,\): for labels write np.eye\(3\)\[y\], or"),
         ({"y": y + 0.5, "class_weight": "balanced", "loss": numbers}, "class_weight must come with integer labels"),
         ({"y": y - 1, "class_weight": [1, 2, 3], "loss": numbers}, "class_weight must .* of 0 or more"),
         ({"loss": numbers, "class_weight": "balanced"}, r"loss must take weights, as loss\(output, targets, sample_we"),
@@ -134,12 +135,12 @@ def numbers(output, targets):
     return 0.0, 0 * output
 
 
-@pytest.mark.parametrize("number", range(27))
+@pytest.mark.parametrize("number", range(28))
 def test_refused_with_what_to_write(number, samples, refuses):
     x, y = samples
     model = model_of()
     every = refusals(model, x, y)
-    assert len(every) == 27
+    assert len(every) == 28
     options, message = every[number]
     options = {"x": x, "y": y, "batch_size": 20} | options
     refuses(lambda: model.fit(**options), message, *model.params.values())
