@@ -355,6 +355,7 @@ def test_every_value_can_be_seen(history, tmp_path, monkeypatch):
         assert all(tick == int(tick) for tick in plot.get_xticks())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 1e30], ids=["one record", "NaN"])
 def test_a_record_can_be_seen(rate, tmp_path, monkeypatch):
     x, y = data.digits()
