@@ -12,7 +12,7 @@ from typing import Any
 from fastopt import _kernels, checks
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
-from fastopt.optimizer import Call, Optimizer, Params, check_alike, copies, copying, with_more
+from fastopt.optimizer import Call, OptimizerLike, Params, check_alike, copies, copying, with_more
 from fastopt.optimizers import SGD, RAdam
 from fastopt.schedules import Schedule
 
@@ -229,7 +229,12 @@ class LookAhead:
     M. Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019, algorithm 1.
     """
 
-    def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
+    # Those of the wrapped one, by `__getattr__`.
+    params: Arrays
+    t: int
+    optimizer: Any
+
+    def __init__(self, optimizer: OptimizerLike, *, k: int = 5, alpha: float = 0.5) -> None:
         self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
         if not hasattr(optimizer, "params"):
             raise TypeError(f"optimizer must be an Optimizer, got {type(optimizer).__name__}")

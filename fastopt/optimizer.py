@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,46 @@ Params = TypeVar("Params", bound=Arrays)
 
 #: A builtin function and its arguments: see `fastopt._kernels.uninterrupted`.
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class OptimizerLike(Protocol):
+    """What `fit` and whatever else trains a model takes for an optimizer, whoever wrote it: for type checkers.
+
+    Further attributes are used where they are there: `lr`, which callbacks set; `state_dict` and `load_state_dict`,
+    which checkpoints call; `frozen`, the names of the parameters that are not stepped; `skip_nonfinite`.
+
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Plain:
+    ...     def __init__(self, params, lr):
+    ...         self.params, self.lr, self.t = params, lr, 0
+    ...
+    ...     def step(self, grads):
+    ...         for name, grad in grads.items():
+    ...             self.params[name] -= self.lr * grad
+    ...         self.t += 1
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=20, optimizer=Plain(model.params, lr=1.0))
+    >>> history["loss"][-1] < 0.2
+    True
+
+    Attributes
+    ----------
+    params : ndarray, list or dict of ndarray
+        Those of the model: the same arrays, which `step` updates in place.
+    t : int
+        The number of steps taken.
+    """
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def t(self) -> int: ...
+
+    def step(self, grads: Any, /) -> Any:
+        """Take a step along gradients, in the structure of the parameters."""
+
 
 #: What groups may say beside hyperparameters of the kernel.
 OF_GROUPS: dict[str, Callable[[str, Any], Any]] = {

@@ -17,7 +17,7 @@ from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.stack import samples
 from fastopt.nn.training import batches, bound, holding, look_ahead
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import OptimizerLike
 from fastopt.optimizers import OPTIMIZERS
 
 __all__ = ["LRRange", "lr_find"]
@@ -68,7 +68,7 @@ def lr_find(
     x: Array,
     y: Array,
     *,
-    optimizer: Optimizer | str = "adam",
+    optimizer: OptimizerLike | str = "adam",
     loss: Loss = softmax_cross_entropy,
     low: float = 1e-6,
     high: float = 10.0,

@@ -18,7 +18,7 @@ from fastopt.nn.init import at_most
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.stack import Stack
 from fastopt.nn.training import Callback
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import OptimizerLike
 
 __all__ = ["Sequential", "load"]
 
@@ -81,7 +81,7 @@ class Sequential(Stack):
         *,
         epochs: int = 1,
         batch_size: int = 32,
-        optimizer: Optimizer | str = "adam",
+        optimizer: OptimizerLike | str = "adam",
         validation_data: tuple[Array, Array] | None = None,
         loss: Loss = softmax_cross_entropy,
         sample_weight: Array | None = None,

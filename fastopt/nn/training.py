@@ -27,7 +27,7 @@ from fastopt.nn.playback import Passes, is_recordable
 from fastopt.nn.stack import Stack, room_for_convolutions, samples
 from fastopt.nn.targets import are_labels, count_right, weights
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import Optimizer, OptimizerLike
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 __all__ = ["Callback", "History", "Run", "batches"]
@@ -636,7 +636,7 @@ def fit(
     epochs: int,
     batch_size: int,
     accumulate: int,
-    optimizer: Optimizer | str,
+    optimizer: OptimizerLike | str,
     validation_data: tuple[Array, Array] | None,
     loss: Loss,
     sample_weight: Any,
