@@ -1066,11 +1066,11 @@ def check_order(label: str, param: Array, code: str) -> None:
 
 def check_alike(bound: Any, params: Any, name: str = "") -> None:
     """The same structure: one array, as many in a list, or a dict with the same keys; and so on for what is in it."""
-    kinds = (dict, (list, tuple)) if name else (np.ndarray, dict, (list, tuple))
     at = f"[{name}]" if name else ""
-    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in kinds):
-        if name and not isinstance(bound, checks.NEST) and not isinstance(params, checks.NEST):
-            return
+    if name and not isinstance(bound, checks.NEST) and not isinstance(params, (dict, tuple)):
+        checks.array(f"params{at}", params, contiguous=False)
+        return
+    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in (np.ndarray, dict, (list, tuple))):
         wanted, got = type(bound).__name__, type(params).__name__
         raise TypeError(f"params{at} must have the structure that the optimizer was made with, {wanted}, got {got}")
     if isinstance(bound, np.ndarray):

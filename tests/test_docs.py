@@ -185,3 +185,23 @@ def test_a_loop_of_your_own_is_fit(training):
     models[1].fit(x, y, epochs=3)
     for name, param in models[0].params.items():
         np.testing.assert_array_equal(param, models[1].params[name])
+
+
+def test_what_is_written_on_the_page_of_extensions_works(names):
+    """The layer and the loss have right gradients, the optimizer trains, and goes on with its schedule."""
+    pages = [page for page in PAGES if page.name == "extending.md"]
+    if not pages:
+        pytest.skip("the pages are not beside the tests")
+    left, _ = names(pages[0])
+    model, x, y = left["model"], left["x"], left["y"]
+    for loss in (nn.softmax_cross_entropy, left["focal"]):
+        assert nn.debug.gradient_check(model, x[:16], y[:16], loss=loss)
+    wrong = lambda output, targets: (left["focal"](output, targets)[0], output)  # noqa: E731
+    assert not nn.debug.gradient_check(model, x[:16], y[:16], loss=wrong)
+    assert left["history"]["accuracy"][-1] > 0.9
+    assert model.evaluate(left["x_test"], left["y_test"])["accuracy"] > 0.9
+    schedule = left["signum"].schedules["lr"]
+    assert left["resumed"].schedules["lr"] == schedule
+    assert left["resumed"].lr == schedule(left["resumed"].t - 1)
+    assert left["resumed"].t == left["signum"].t + len(left["x"]) // 32 + (len(left["x"]) % 32 > 1)
+    assert left["optimizer"].t == 10

@@ -1,5 +1,5 @@
-"""What type checkers make of the declarations of hyperparameters, of parameters and of `fit`; `make check` runs mypy and
-pyright on it.
+"""What type checkers make of the declarations of hyperparameters, of parameters and of `fit`; `make check` runs mypy
+and pyright on it.
 
 An error that is not found is one, too: both warn of each `type: ignore` that they do not need.
 """
