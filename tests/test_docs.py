@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import data, functional, nn
+from fastopt import data, functional, nn, schedules
 from fastopt.optimizers import OPTIMIZERS
 
 # ---- Docstrings -------------------------------------------------------------------------------------------------
@@ -105,6 +106,17 @@ def blocks(page: Path) -> list[str]:
     return found if HAS_MATPLOTLIB else [re.sub(r"^.*\.plot\(.*\n", "", block, flags=re.MULTILINE) for block in found]
 
 
+@contextlib.contextmanager
+def restored(registry: dict):
+    """Afterwards, a registry holds what it held before."""
+    before = dict(registry)
+    try:
+        yield
+    finally:
+        registry.clear()
+        registry.update(before)
+
+
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     """Runs a page in a folder of its own, once, and returns the names that it leaves, and the folder."""
@@ -113,7 +125,7 @@ def names(tmp_path_factory):
     def run(page: Path):
         if page not in results:
             folder, left = tmp_path_factory.mktemp("page"), {}
-            with pytest.MonkeyPatch.context() as patch:
+            with pytest.MonkeyPatch.context() as patch, restored(schedules.SCHEDULES):
                 patch.chdir(folder)
                 for number, block in enumerate(blocks(page), start=1):
                     exec(compile(block, f"{page.name}, example {number}", "exec"), left)
