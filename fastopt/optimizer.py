@@ -718,7 +718,7 @@ class Optimizer(Declared):
         """Take a step out of place: return new arrays, and leave those of `params` as they are.
 
         The results have the same bits as those of `step`. They are then the parameters of this optimizer, as after
-        `rebind`; its state is updated in place.
+        `rebind`, whose costs come on top of a step's; its state is updated in place.
 
         >>> import numpy as np, fastopt
         >>> before = {"w": np.ones(2)}
@@ -751,6 +751,8 @@ class Optimizer(Declared):
 
     def _taking(self, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
         """The calls of a step, and whether it is taken, or skipped; parameters without a gradient rest."""
+        if strict is True and not self._resting:
+            return self._stepping(grads, grad_scale)
         resting: frozenset[str] = frozenset()
         if not checks.flag("strict", strict):
             given = checks.matched(self._bound, grads, self._frozen, strict=False)
@@ -1133,14 +1135,16 @@ def _explain(
     raise TypeError("grads must be arrays that are what their attributes say")
 
 
-def _roots(squares: Sequence[float], params: Arrays, grads: Arrays, frozen: Collection[str]) -> Iterator[float]:
+def _roots(squares: Sequence[float], params: Arrays, grads: Arrays, idle: Collection[str]) -> Iterator[float]:
     """The norms of gradients; where squares of finite numbers have overflowed, with the largest one taken out."""
-    for square, grad in zip(squares, checks.matched(params, grads, frozen).values(), strict=True):
-        if square == math.inf and grad.dtype == np.float64 and np.isfinite(grad).all():
-            largest = float(np.abs(grad).max())
-            yield largest * math.sqrt(float(np.square(grad / largest).sum()))
-        else:
-            yield math.sqrt(square)
+    for place, square in enumerate(squares):
+        if square == math.inf:
+            grad = list(checks.matched(params, grads, idle).values())[place]
+            if grad.dtype == np.float64 and np.isfinite(grad).all():
+                largest = float(np.abs(grad).max())
+                yield largest * math.sqrt(float(np.square(grad / largest).sum()))
+                continue
+        yield math.sqrt(square)
 
 
 def _same_keys(name: str, wanted: Iterable[Any], given: Iterable[Any]) -> None:
