@@ -33,6 +33,7 @@ check: alone  ## style, types, stubs
 	.venv/bin/cython-lint fastopt/_kernels.pyx
 	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
 	.venv/bin/mypy
+	.venv/bin/pyright --pythonpath $(PYTHON)
 	$(PYTHON) -m mypy.stubtest fastopt._kernels --mypy-config-file pyproject.toml
 
 alone:  ## compile each C file by itself, as editors do: it includes what it uses

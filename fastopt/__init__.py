@@ -21,13 +21,23 @@ from fastopt.functional import plan
 from fastopt.interchange import *  # noqa: F403
 from fastopt.lbfgs import LBFGS
 from fastopt.matrices import Adafactor, Muon, MuonMatrices
-from fastopt.optimizer import vectors
+from fastopt.optimizer import OptimizerLike, vectors
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.penalties import elastic_net, penalty
 from fastopt.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
-__all__ = ["LBFGS", "Adafactor", "Muon", "MuonMatrices", "NumPyOptimizer", "elastic_net", "flatten", "functional"]
+__all__ = [
+    "LBFGS",
+    "Adafactor",
+    "Muon",
+    "MuonMatrices",
+    "NumPyOptimizer",
+    "OptimizerLike",
+    "elastic_net",
+    "flatten",
+    "functional",
+]
 __all__ += ["get_num_threads", "gradients", "isa", "isas", "matrices", "penalty", "plan", "set_num_threads", "vectors"]
 __all__ += averaging.__all__
 __all__ += interchange.__all__

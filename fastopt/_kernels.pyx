@@ -789,8 +789,9 @@ cdef class Plan:
         cdef Py_ssize_t i, position = 0
         cdef PyObject *key
         cdef PyObject *value
-        cdef list leaves = []
+        cdef list leaves
         if self.nest is not None:
+            leaves = []
             if not gather(self.nest, self.owner, leaves, True):
                 return False
             for i in range(self.total):

@@ -13,7 +13,7 @@ from fastopt import _kernels, checks, dialects
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
 from fastopt.dialects import Spelled
-from fastopt.optimizer import Call, Optimizer, Params, check_alike, copies, copying, with_more
+from fastopt.optimizer import Call, OptimizerLike, Params, check_alike, copies, copying, with_more
 from fastopt.optimizers import SGD, RAdam
 from fastopt.schedules import Schedule
 
@@ -230,7 +230,12 @@ class LookAhead(Spelled):
     M. Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019, algorithm 1.
     """
 
-    def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
+    # Those of the wrapped one, by `__getattr__`.
+    params: Arrays
+    t: int
+    optimizer: Any
+
+    def __init__(self, optimizer: OptimizerLike, *, k: int = 5, alpha: float = 0.5) -> None:
         self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
         if not hasattr(optimizer, "params"):
             raise TypeError(

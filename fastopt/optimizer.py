@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,46 @@ Params = TypeVar("Params", bound=Arrays)
 
 #: A builtin function and its arguments: see `fastopt._kernels.uninterrupted`.
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class OptimizerLike(Protocol):
+    """What `fit` and whatever else trains a model takes for an optimizer, whoever wrote it: for type checkers.
+
+    Further attributes are used where they are there: `lr`, which callbacks set; `state_dict` and `load_state_dict`,
+    which checkpoints call; `frozen`, the names of the parameters that are not stepped; `skip_nonfinite`.
+
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Plain:
+    ...     def __init__(self, params, lr):
+    ...         self.params, self.lr, self.t = params, lr, 0
+    ...
+    ...     def step(self, grads):
+    ...         for name, grad in grads.items():
+    ...             self.params[name] -= self.lr * grad
+    ...         self.t += 1
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=20, optimizer=Plain(model.params, lr=1.0))
+    >>> history["loss"][-1] < 0.2
+    True
+
+    Attributes
+    ----------
+    params : ndarray, list or dict of ndarray
+        Those of the model: the same arrays, which `step` updates in place.
+    t : int
+        The number of steps taken.
+    """
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def t(self) -> int: ...
+
+    def step(self, grads: Any, /) -> Any:
+        """Take a step along gradients, in the structure of the parameters."""
+
 
 #: What groups may say beside hyperparameters of the kernel.
 OF_GROUPS: dict[str, Callable[[str, Any], Any]] = {
@@ -705,7 +745,7 @@ class Optimizer(Declared):
         """Take a step out of place: return new arrays, and leave those of `params` as they are.
 
         The results have the same bits as those of `step`. They are then the parameters of this optimizer, as after
-        `rebind`; its state is updated in place.
+        `rebind`, whose costs come on top of a step's; its state is updated in place.
 
         >>> import numpy as np, fastopt
         >>> before = {"w": np.ones(2)}
@@ -738,6 +778,8 @@ class Optimizer(Declared):
 
     def _taking(self, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
         """The calls of a step, and whether it is taken, or skipped; parameters without a gradient rest."""
+        if strict is True and not self._resting:
+            return self._stepping(grads, grad_scale)
         resting: frozenset[str] = frozenset()
         if not checks.flag("strict", strict):
             given = checks.matched(self._bound, grads, self._frozen, strict=False)
@@ -1099,11 +1141,11 @@ def check_order(label: str, param: Array, code: str) -> None:
 
 def check_alike(bound: Any, params: Any, name: str = "") -> None:
     """The same structure: one array, as many in a list, or a dict with the same keys; and so on for what is in it."""
-    kinds = (dict, (list, tuple)) if name else (np.ndarray, dict, (list, tuple))
     at = f"[{name}]" if name else ""
-    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in kinds):
-        if name and not isinstance(bound, checks.NEST) and not isinstance(params, checks.NEST):
-            return
+    if name and not isinstance(bound, checks.NEST) and not isinstance(params, (dict, tuple)):
+        checks.array(f"params{at}", params, contiguous=False)
+        return
+    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in (np.ndarray, dict, (list, tuple))):
         wanted, got = type(bound).__name__, type(params).__name__
         raise TypeError(f"params{at} must have the structure that the optimizer was made with, {wanted}, got {got}")
     if isinstance(bound, np.ndarray):
@@ -1166,14 +1208,16 @@ def _explain(
     raise TypeError("grads must be arrays that are what their attributes say")
 
 
-def _roots(squares: Sequence[float], params: Arrays, grads: Arrays, frozen: Collection[str]) -> Iterator[float]:
+def _roots(squares: Sequence[float], params: Arrays, grads: Arrays, idle: Collection[str]) -> Iterator[float]:
     """The norms of gradients; where squares of finite numbers have overflowed, with the largest one taken out."""
-    for square, grad in zip(squares, checks.matched(params, grads, frozen).values(), strict=True):
-        if square == math.inf and grad.dtype == np.float64 and np.isfinite(grad).all():
-            largest = float(np.abs(grad).max())
-            yield largest * math.sqrt(float(np.square(grad / largest).sum()))
-        else:
-            yield math.sqrt(square)
+    for place, square in enumerate(squares):
+        if square == math.inf:
+            grad = list(checks.matched(params, grads, idle).values())[place]
+            if grad.dtype == np.float64 and np.isfinite(grad).all():
+                largest = float(np.abs(grad).max())
+                yield largest * math.sqrt(float(np.square(grad / largest).sum()))
+                continue
+        yield math.sqrt(square)
 
 
 def _same_keys(name: str, wanted: Iterable[Any], given: Iterable[Any]) -> None:

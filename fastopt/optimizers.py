@@ -660,8 +660,8 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
         """Where the parameters hold averages, and the values that are trained are these, steps are refused."""
         return super()._routing(settings, scheduled) if trained is None else [(vars(self).pop, ("step", None))]
 
-    def _taking(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
-        return [*super()._taking(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
+    def _exchanging(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
+        return [*super()._exchanging(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; while the parameters hold averages, ``trained`` has the values to be trained."""

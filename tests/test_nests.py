@@ -475,7 +475,7 @@ def test_autograds_program_is_that_of_pytorch(name, rng):
     theirs = [tuple(torch.tensor(a, requires_grad=True) for a in layer) for layer in params]
     ours, other = OF_TORCH[name]
     optimizer, peer = ours(params), other(torch, [a for layer in theirs for a in layer])
-    for _ in range(20):
+    for _ in range(6):
         value, grads = value_and_grad(params)
         optimizer.step(grads)
         peer.zero_grad()

@@ -18,7 +18,7 @@ import numpy as np
 from values import Memory
 
 import fastopt
-from fastopt import _kernels, cases, data, gradients, landscape, matrices, nn, schedules, threads
+from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, nn, schedules, threads
 from fastopt import functional as F  # noqa: N812
 from fastopt.cases import Case, map_arrays
 from fastopt.hyper import Choice, Flag, Hyper, Number
@@ -174,17 +174,28 @@ CALLS["functional.plan, a step"] = _prepared
 def _structure(memory: Memory, rng: random.Random, dtype: type, *, alone: bool = True) -> Any:
     """Parameters, or gradients of the same shapes."""
     arrays = [memory.array(np.arange(1.0, 1 + np.prod(s)).reshape(s).astype(dtype)) for s in ((3, 4), (5,), (2, 2))]
-    kind = rng.randrange(3 if alone else 2)
-    return (arrays, dict(zip("wbv", arrays, strict=True)), arrays[0])[kind]
+    w, b, v = arrays
+    kind = rng.randrange(5 if alone else 4)
+    return (arrays, dict(zip("wbv", arrays, strict=True)), [(w, b), [v]], {"w": {"x": w, "y": (b,)}, "b": v}, w)[kind]
 
 
 def _like(memory: Memory, params: Any) -> Any:
-    copied = map_arrays(memory.array, params)
-    return [memory.array(a) for a in params] if isinstance(params, list) else copied
+    return checks.structured(params, map(memory.array, _arrays(params)))
 
 
 def _arrays(params: Any) -> list[np.ndarray]:
-    return [params] if isinstance(params, np.ndarray) else list(params.values() if isinstance(params, dict) else params)
+    return list(checks.named("param", params).values())
+
+
+class Written(fastopt.NumPyOptimizer):
+    """Momentum, in NumPy."""
+
+    momentum: Number = Number("[0, 1]", default=0.9)
+    states = ("velocity",)
+
+    def update(self, param: Any, grad: Any, state: Any, *, lr: float, momentum: float) -> None:
+        state["velocity"] = momentum * state["velocity"] + grad
+        param -= lr * state["velocity"]
 
 
 #: Every optimizer, and classes with a step like theirs.
@@ -194,6 +205,7 @@ STEPPERS: dict[str, Callable[..., Any]] = {
     "Muon": fastopt.Muon,
     "MuonMatrices": fastopt.MuonMatrices,
     "Ranger": fastopt.Ranger,
+    "NumPyOptimizer": Written,
 }
 
 
@@ -244,8 +256,17 @@ def _construct(name: str) -> Maker:
 def _step(name: str) -> Maker:
     def make(memory: Memory, rng: random.Random) -> Call:
         optimizer, params = _made(name, memory, rng)
-        arguments = {"grads": _like(memory, params), "grad_scale": 0.5}
+        arguments = {"grads": _like(memory, params), "grad_scale": 0.5, "strict": rng.random() < 0.7}
         return Call(optimizer.step, arguments, more=_arrays(params), state=_state_of(optimizer, params))
+
+    return make
+
+
+def _updated(name: str) -> Maker:
+    def make(memory: Memory, rng: random.Random) -> Call:
+        optimizer, params = _made(name, memory, rng)
+        arguments = {"params": _like(memory, params), "grads": _like(memory, params), "grad_scale": 0.5}
+        return Call(optimizer.updated, arguments, state=_state_of(optimizer, params))
 
     return make
 
@@ -281,6 +302,7 @@ def _adding(memory: Memory, rng: random.Random) -> Call:
 for _name in STEPPERS:
     CALLS[_name] = _construct(_name)
     CALLS[f"{_name}.step"] = _step(_name)
+    CALLS[f"{_name}.updated"] = _updated(_name)
     CALLS[f"{_name}, a setting"] = _setting(_name)
     CALLS[f"{_name}.load_state_dict"] = _loading(_name)
 CALLS["Optimizer.add_params"] = _adding
