@@ -92,6 +92,7 @@ class Program:
         check: bool = True,
     ) -> None:
         self.n, self.training = n, loss is not None
+        self._loss = loss  # held, as programs are found again by the identity of their loss
         self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
