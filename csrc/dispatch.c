@@ -28,6 +28,28 @@ static const unsigned char sums_before[] = {
 };
 #undef SUMS
 
+/* A step's scalars: behind so many hyperparameters, as so many doubles, by the function of that number. */
+#define SCALARS(name, scalars) SCALARS_##name,
+enum {
+#include "kernels.def"
+};
+#undef SCALARS
+#define SCALARS(name, scalars)                                                                                         \
+    [STEP_##name] = {sizeof(struct name##_hyper) / sizeof(double), sizeof(struct name##_scalars) / sizeof(double),     \
+                     SCALARS_##name},
+static const struct {
+    size_t begin, count, number;
+} scalars_of[STEP_squares] = {
+#include "kernels.def"
+};
+#undef SCALARS
+
+#define SCALARS(name, scalars) {#name, #scalars},
+const struct fastopt_scalars_row fastopt_scalars_rows[] = {
+#include "kernels.def"
+    {0}};
+#undef SCALARS
+
 #define LAYER(name, ...) {#name, #__VA_ARGS__},
 const struct fastopt_layer_row fastopt_layer_rows[] = {
 #include "kernels.def"
@@ -433,6 +455,23 @@ void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor 
     run(step_part, &work, bytes_of(&work, arrays_of(tensors, count)));
     if (((const struct fastopt_every_step *)hyper)->max_norm < HUGE_VAL)
         run(constrain_part, &work, bytes_of(&work, 1));
+}
+
+int fastopt_next_scalars(size_t row, double *hyper)
+{
+    const size_t begin = scalars_of[row].begin, end = begin + scalars_of[row].count;
+    if (begin == end)
+        return 1;
+    double next[FASTOPT_MAX_HYPERS];
+    memcpy(next, hyper, end * sizeof(double));
+    const float_mode old = set_mode();
+    active->kernels[FASTOPT_DOUBLE]->scalars[scalars_of[row].number](next, next + begin);
+    restore(old);
+    for (size_t k = begin; k < end; ++k)
+        if (!(fabs(next[k]) < HUGE_VAL))
+            return 0;
+    memcpy(hyper, next, end * sizeof(double));
+    return 1;
 }
 
 struct layer_work {

@@ -12,7 +12,7 @@
 
 enum {
     FASTOPT_MAX_STATES = 4,
-    FASTOPT_MAX_HYPERS = 24,
+    FASTOPT_MAX_HYPERS = 24,  /* the scalars of a step among them */
     FASTOPT_MAX_ARRAYS = 12,  /* of a layer */
     FASTOPT_MAX_NUMBERS = 20, /* of a layer: extents, options, and doubles */
     FASTOPT_MAX_THREADS = 256,
@@ -47,6 +47,8 @@ struct fastopt_share {
 };
 
 typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count, const double *hyper);
+/* Brings the scalars of a step to the step that hyper says, and works out what follows from them. */
+typedef void fastopt_scalars_fn(double *hyper, double *scalars);
 typedef void fastopt_sums_fn(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS]);
 /* Writes the preprocessed gradient, where that is more than a scale: clipping by value and penalties. */
 typedef void fastopt_preprocess_fn(const struct fastopt_tensor *tensor, const double *hyper, void *preprocessed);
@@ -61,6 +63,9 @@ typedef int64_t extent; /* an integer that follows from the shapes of arrays */
 /* What the rows of kernels.def say, as text; each table ends with a row of null pointers. */
 struct fastopt_step_row {
     const char *name, *states, *hypers;
+};
+struct fastopt_scalars_row {
+    const char *name, *scalars;
 };
 struct fastopt_layer_row {
     const char *name, *arguments;
@@ -77,6 +82,7 @@ struct fastopt_dimension_row {
 };
 extern const char fastopt_every_step[]; /* FASTOPT_EVERY_STEP, as text */
 extern const struct fastopt_step_row fastopt_step_rows[];
+extern const struct fastopt_scalars_row fastopt_scalars_rows[];
 extern const struct fastopt_layer_row fastopt_layer_rows[];
 extern const struct fastopt_limit fastopt_limits[];
 extern const struct fastopt_choice_row fastopt_choice_rows[];
@@ -94,6 +100,7 @@ enum fastopt_sums {
 struct fastopt_kernels {
     fastopt_step_fn *const *steps;
     fastopt_sums_fn *const *sums;
+    fastopt_scalars_fn *const *scalars; /* of the rows that have some */
     fastopt_preprocess_fn *preprocess;
     fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;
@@ -123,6 +130,9 @@ void fastopt_run_step(size_t row, enum fastopt_real real, struct fastopt_tensor 
                       const double *hyper, double *scratch);
 void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fastopt_tensor *tensors, size_t count,
                       const double *hyper, double *scratch);
+/* Brings the scalars of a step, which stand behind its hyperparameters, to the step whose number those say. Returns 0,
+ * with nothing changed, where a scalar would not be finite. A step without scalars has nothing to bring. */
+int fastopt_next_scalars(size_t row, double *hyper);
 size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
 

@@ -62,6 +62,16 @@ static inline int64_t maximum(int64_t a, int64_t b)
     _Static_assert(offsetof(struct name##_hyper, lr) == offsetof(struct fastopt_every_step, lr), #name);
 #include "kernels.def"
 #undef STEP
+
+/* struct <name>_scalars: what a step has beside them, and keeps from step to step. */
+#define SCALARS(name, scalars)                                                                                         \
+    struct name##_scalars {                                                                                            \
+        double UNWRAP scalars;                                                                                         \
+    };                                                                                                                 \
+    _Static_assert(sizeof(struct name##_hyper) + sizeof(struct name##_scalars) <= FASTOPT_MAX_HYPERS * sizeof(double), \
+                   #name);
+#include "kernels.def"
+#undef SCALARS
 #undef UNWRAP
 
 #define LIMIT(name, value) name = value,

@@ -25,6 +25,12 @@ static fastopt_sums_fn *const sums[] = {
 };
 #undef SUMS
 
+#define SCALARS(name, scalars) name##_scalars,
+static fastopt_scalars_fn *const scalars[] = {
+#include "kernels.def"
+};
+#undef SCALARS
+
 #define LAYER(name, ...) name,
 static fastopt_layer_fn *const layers[] = {
 #include "kernels.def"
@@ -32,4 +38,4 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, sums, preprocess, constrain, layers};
+const struct fastopt_kernels VARIANT = {steps, sums, scalars, preprocess, constrain, layers};

@@ -8,7 +8,7 @@ from fastopt.checks import Array, Arrays
 
 __test__: dict[str, str]
 
-STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]
 LAYERS: dict[str, str]
 LIMITS: dict[str, int]
 CHOICES: dict[str, tuple[str, ...]]

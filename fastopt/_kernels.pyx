@@ -75,6 +75,9 @@ cdef extern from "fastopt.h" nogil:
         const char *name
         const char *states
         const char *hypers
+    struct fastopt_scalars_row:
+        const char *name
+        const char *scalars
     struct fastopt_layer_row:
         const char *name
         const char *arguments
@@ -93,6 +96,7 @@ cdef extern from "fastopt.h" nogil:
         int (*supported)() noexcept
     const char fastopt_every_step[]
     const fastopt_step_row fastopt_step_rows[]
+    const fastopt_scalars_row fastopt_scalars_rows[]
     const fastopt_layer_row fastopt_layer_rows[]
     const fastopt_limit fastopt_limits[]
     const fastopt_choice_row fastopt_choice_rows[]
@@ -103,6 +107,7 @@ cdef extern from "fastopt.h" nogil:
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
                           const double *hyper, double *scratch)
+    int fastopt_next_scalars(size_t row, double *hyper)
     size_t fastopt_blocks(size_t n)
     void fastopt_run_layer(size_t row, fastopt_real real, const void *arguments, size_t bytes)
     unsigned fastopt_get_num_threads()
@@ -450,11 +455,17 @@ cdef words(str cell):
 
 cdef read_steps():
     cdef const fastopt_step_row *row = fastopt_step_rows
+    cdef const fastopt_scalars_row *scalars = fastopt_scalars_rows
     every = words((<const char *>fastopt_every_step).decode().strip("()"))
+    beside = {}
+    while scalars.name != NULL:
+        beside[scalars.name.decode()] = words(scalars.scalars.decode().strip("()"))
+        scalars += 1
     steps = {}
     while row.name != NULL:
         steps[row.name.decode()] = (words(row.states.decode().strip("()")),
-                                    (*every, *words(row.hypers.decode().strip("()"))))
+                                    (*every, *words(row.hypers.decode().strip("()"))),
+                                    beside.get(row.name.decode(), ()))
         row += 1
     return steps
 
@@ -498,7 +509,7 @@ cdef read_dimensions():
     return dimensions
 
 
-#: Optimizer steps: name -> (names of state arrays, names of hyperparameters).
+#: Optimizer steps: name -> (names of state arrays, of hyperparameters, of scalars).
 STEPS = read_steps()
 #: Other kernels: name -> members of the struct of its arguments, as text: see `fastopt.kernel`.
 LAYERS = read_layers()
@@ -532,7 +543,7 @@ cdef class Plan:
         For each parameter, its state arrays in the order of the table.
     hypers : list of sequence of float
         For each bucket (parameters that share hyperparameters and step counter) its hyperparameters, in the order of
-        the table.
+        the table. Where its scalars stand behind them, each step works out the hyperparameters that follow from those.
     bucket_of : sequence of int, optional
         For each parameter the number of its bucket; -1 where it is frozen: neither it nor its gradient is accessed.
     explain : callable, optional
@@ -548,6 +559,8 @@ cdef class Plan:
     cdef long busy              # the generation of the process in which a thread is in the middle of a step, or 0
     cdef list copies            # of gradients with gaps, where there are any
     cdef Py_ssize_t total, count, buckets, width, bytes
+    cdef Py_ssize_t scalars     # where those of a bucket begin among its hyperparameters, or 0
+    cdef tuple scalar_names
     cdef object keys, explain, owner
     cdef list arrays
     cdef bint single
@@ -574,9 +587,14 @@ cdef class Plan:
         # Integers of Python's own, which equal themselves alone.
         cdef list numbers = [0] * len(arrays) if bucket_of is None else list(map(int, bucket_of))
         self.total, self.buckets = len(arrays), len(hypers)
-        self.width = 1 + len(STEPS[step][0])
+        cdef tuple names = STEPS[step]
+        self.width, self.scalar_names = 1 + len(<tuple>names[0]), names[2]
+        cdef Py_ssize_t known = len(<tuple>names[1])
+        if hypers and self.scalar_names and len(hypers[0]) > known:
+            self.scalars = known
+            known += len(self.scalar_names)
         if (len(states) != self.total or len(numbers) != self.total or self.width > 1 + FASTOPT_MAX_STATES
-                or any(len(hyper) != len(STEPS[step][1]) for hyper in hypers)):
+                or any(len(hyper) != known for hyper in hypers)):
             raise Misfit("a plan must have the state arrays, groups and hyperparameters of its step")
         self.real = -1
         self.place = <Py_ssize_t *>PyMem_Calloc(self.total + 1, sizeof(Py_ssize_t))
@@ -824,9 +842,30 @@ cdef class Plan:
         cdef Py_ssize_t bucket
         if not self.hypers[0] < LAST_STEP:
             raise ValueError(f"t must be below 2**53 before a step, got {self.hypers[0]:.0f}")
+        if self.scalars:
+            return self.count_scalars(grad_scale, ())
         for bucket in range(self.buckets):
             self.hypers[bucket * FASTOPT_MAX_HYPERS] += 1
             self.hypers[bucket * FASTOPT_MAX_HYPERS + 1] = grad_scale
+        return 0
+
+    cdef int count_scalars(self, double grad_scale, changes) except -1:
+        """The same with changes as in `assign`, where scalars follow from them; with nothing changed where one would
+        not be finite."""
+        cdef Py_ssize_t bucket, size = self.buckets * FASTOPT_MAX_HYPERS * sizeof(double)
+        cdef double *next
+        cdef double value
+        memcpy(self.running, self.hypers, size)
+        for i, value, bucket in changes:
+            self.running[bucket * FASTOPT_MAX_HYPERS + <Py_ssize_t>i] = value
+        for bucket in range(self.buckets):
+            next = self.running + bucket * FASTOPT_MAX_HYPERS
+            next[0] += 1
+            next[1] = grad_scale
+            if not fastopt_next_scalars(self.row, next):
+                values = [f"{name}={next[self.scalars + k]}" for k, name in enumerate(self.scalar_names)]
+                raise ValueError(f"step {next[0]:.0f} must leave all scalars finite, got {', '.join(values)} before it")
+        memcpy(self.hypers, self.running, size)
         return 0
 
     def step(self, grads, *, grad_scale=1.0):
@@ -853,9 +892,12 @@ cdef class Plan:
         if len(factors) != self.total:
             raise Misfit("there must be a factor for each gradient")
         self.check_places(changes)
-        self.count_step(grad_scale)
+        if self.scalars and self.hypers[0] < LAST_STEP:
+            self.count_scalars(grad_scale, changes)
+        else:
+            self.count_step(grad_scale)
+            self.assign(changes)
         self.scale_each(factors)
-        self.assign(changes)
         self.run()
 
     def check(self, grads):

@@ -49,7 +49,7 @@ class Applied:
         self._refuse_if_applied()
         averages, live = self.averaged(), self._live()
         trained = {name: param.copy() for name, param in live.items()}
-        self._take(averages, {"_trained": trained})
+        _kernels.uninterrupted(self._taking(averages, trained))
 
     def restore(self) -> None:
         """Give the parameters the values back that are trained, to the bit; what was written to them since is lost.
@@ -61,12 +61,13 @@ class Applied:
         """
         if self._trained is None:
             raise ValueError("the parameters must hold averages to be restored: call apply() first")
-        self._take(self._trained, {"_trained": None})
+        _kernels.uninterrupted(self._taking(self._trained, None))
 
-    def _take(self, values: Mapping[str, Array], own: dict[str, Any]) -> None:
-        """Copy values to the parameters, and set attributes: all, or nothing where an exception comes."""
+    def _taking(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Any]:
+        """The calls that copy values to the parameters, while the values that are trained are kept: see
+        `fastopt._kernels.uninterrupted`."""
         copying = [(operator.setitem, (param, ..., values[name])) for name, param in self._live().items()]
-        _kernels.uninterrupted([*copying, (vars(self).update, (own,))])
+        return [*copying, (vars(self).update, ({"_trained": trained},))]
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

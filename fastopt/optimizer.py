@@ -94,8 +94,6 @@ class Bucket:
     #: Its number in the plan, which counts its steps.
     number: int
     groups: tuple[Group, ...]
-    #: State that is not in arrays: what `Optimizer._compute` passes on from step to step.
-    scalars: Mapping[str, float]
 
 
 @dataclass
@@ -164,7 +162,7 @@ class Optimizer(Declared):
     name: ClassVar[str]
     #: Whether a step depends on its number t, which the functional form then asks for.
     counts_steps: ClassVar[bool] = False
-    #: The scalars before the first step: see `_compute`.
+    #: State that is not in arrays, before the first step: scalars that the kernel's row says, of each bucket.
     scalars: ClassVar[dict[str, float]] = {}
     #: How state arrays are initialised, for the docstring of the functional form (see `_initial`).
     begins: ClassVar[str] = "of zeros at first"
@@ -236,18 +234,24 @@ class Optimizer(Declared):
 
     # ---- What a class says ----------------------------------------------------------------------------------
 
-    #: The kernel's hyperparameters, and their places in its row of the table.
+    #: The kernel's hyperparameters, and settings that scalars depend on, by their places in the plan.
     _place: ClassVar[dict[str, int]] = {}
+    #: The scalars by their places there.
+    _scalar_place: ClassVar[dict[str, int]] = {}
     #: Hyperparameters of the kernel that the class decides, …
     fixed: ClassVar[dict[str, float]] = {}
-    #: … and those that it works out before each step (see `_compute`); the functional form asks for them.
+    #: … and those that follow from scalars in each step; the functional form asks for them.
     computed: ClassVar[tuple[str, ...]] = ()
     _hyper_names: ClassVar[tuple[str, ...]] = ()
     _whole_names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         if hasattr(cls, "kernel"):
-            cls._place = {name: place for place, name in enumerate(_kernels.STEPS[cls.kernel][1])}
+            _, hypers, beside = _kernels.STEPS[cls.kernel]
+            behind = {name: place for place, name in enumerate(beside, start=len(hypers))}
+            cls._scalar_place = {name: place for name, place in behind.items() if name in cls.scalars}
+            cls._place = {name: place for place, name in enumerate(hypers)}
+            cls._place |= {name: place for name, place in behind.items() if name not in cls.scalars}
         super().__init_subclass__()
         decided = {name: each for name, each in cls.declared.items() if isinstance(each, Hyper) and not each.init}
         cls.computed = tuple(name for name, each in decided.items() if each.default is REQUIRED)
@@ -291,14 +295,8 @@ class Optimizer(Declared):
         """The checked hyperparameters as the kernel takes them, those after ``t`` and ``grad_scale``."""
         return tuple(
             cls.fixed[name] if name in cls.fixed else getattr(cls, name).encode(hyper[name])
-            for name in list(cls._place)[2:]
+            for name in _kernels.STEPS[cls.kernel][1][2:]
         )
-
-    def _compute(
-        self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """For step t, what is `computed`, and the `scalars` to keep after it."""
-        return {}, {}
 
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:
         """What a state array is filled with, where the parameter's learning rate begins with `lr`."""
@@ -307,6 +305,9 @@ class Optimizer(Declared):
     def _further_state(self, param: Array) -> dict[str, Array]:
         """State arrays of other shapes, which are not the kernel's."""
         return {}
+
+    def _check_ready(self) -> None:
+        """Raise where no step may be taken now; what changes the answer changes the route (`_routing`)."""
 
     def _check_param(self, label: str, param: Array) -> None:
         """Raise where an array cannot be a parameter of this optimizer."""
@@ -394,10 +395,7 @@ class Optimizer(Declared):
                 kinds[name] = slot.groups, slot.taken, tuple(sorted(slot.scalars.items()))
         # The first bucket, which may be empty, counts the steps of the optimizer.
         first = next((kind for kind in kinds.values() if kind[:2] == ((), t)), ((), t, tuple(self.scalars.items())))
-        buckets = {
-            kind: Bucket(number, kind[0], dict(kind[2]))
-            for number, kind in enumerate(dict.fromkeys((first, *kinds.values())))
-        }
+        buckets = {kind: Bucket(number, kind[0]) for number, kind in enumerate(dict.fromkeys((first, *kinds.values())))}
         for name, kind in kinds.items():
             slots[name].bucket = buckets[kind]
 
@@ -427,7 +425,10 @@ class Optimizer(Declared):
             self.kernel,
             bound,
             [tuple(state[name].values()) if name in state else () for name in slots],
-            [(kind[1], 1.0, *self._values(bucket)) for kind, bucket in buckets.items()],
+            [
+                (kind[1], 1.0, *self._values(bucket), *(dict(kind[2])[name] for name in self._scalar_place))
+                for kind, bucket in buckets.items()
+            ],
             [slot.bucket.number if slot.bucket else -1 for slot in slots.values()],
             functools.partial(_explain, params, bound, looks, frozen),
             params,
@@ -440,13 +441,18 @@ class Optimizer(Declared):
         """Copies of the slots in no bucket, with the steps and scalars of the bucket that they were in."""
         unbound = {}
         for name, slot in self._slots.items():
-            scalars = slot.bucket.scalars if slot.bucket else slot.scalars
-            unbound[name] = Slot(slot.param, slot.state, taken=self._taken(slot), scalars=scalars)
+            unbound[name] = Slot(slot.param, slot.state, taken=self._taken(slot), scalars=self._scalars(slot))
         return unbound
 
     def _taken(self, slot: Slot) -> int:
         """The number of steps that a parameter has taken."""
         return int(self._plan.get_hyper(0, slot.bucket.number)) if slot.bucket else slot.taken
+
+    def _scalars(self, slot: Slot) -> Mapping[str, float]:
+        """The scalars of a parameter after those steps."""
+        if slot.bucket is None:
+            return slot.scalars
+        return {name: self._plan.get_hyper(place, slot.bucket.number) for name, place in self._scalar_place.items()}
 
     def _route(self) -> None:
         _kernels.uninterrupted(self._routing(self._settings, self._scheduled))
@@ -456,7 +462,7 @@ class Optimizer(Declared):
         call of the latter would be a quarter of a small step."""
         cls = type(self)
         own = all(getattr(cls, name) is getattr(Optimizer, name) for name in ("step", "_stepping", "_advance"))
-        if own and not (self.computed or scheduled or self._needs_norms(settings)):
+        if own and not (scheduled or self._needs_norms(settings)):
             ones = [1.0] * len(self._slots)
             return [(self._plan.scale_each, (ones,)), (vars(self).update, ({"step": self._plan.step},))]
         return [(vars(self).pop, ("step", None))]
@@ -612,7 +618,7 @@ class Optimizer(Declared):
 
     def _values(self, bucket: Bucket) -> tuple[float, ...]:
         """All hyperparameters of a bucket, those after ``t`` and ``grad_scale``."""
-        decided = self.fixed | dict.fromkeys(self.computed, 0.0)
+        decided = self.fixed | dict.fromkeys(self.computed, 0.0)  # until the first step
         return tuple(
             decided[name] if name in decided else self._value(name, bucket.groups) for name in list(self._place)[2:]
         )
@@ -647,6 +653,7 @@ class Optimizer(Declared):
 
     def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         """The calls of a step, and whether it is taken, or skipped."""
+        self._check_ready()
         scale = checks.number("grad_scale", grad_scale)
         t, clip, norm, factors = self.t, 1.0, None, [1.0] * len(self._slots)
         now = {place: getattr(type(self), place[1]).encode(s(t)) for place, s in self._scheduled.items()}
@@ -669,20 +676,8 @@ class Optimizer(Declared):
             clip = scale_down(math.hypot(*(min(own, limits[0]) for own in norms)), limits[1], eps)
         else:
             self._plan.check(grads)
-        changes, after = self._places(now), self._holding(now)
-        for bucket in self._buckets if self.computed else ():
-            taken = int(self._plan.get_hyper(0, bucket.number)) if bucket.number else t
-            if bucket.groups:
-                own: Mapping[str, float] = {
-                    name: self._value(name, bucket.groups, now) for name in self._setting_names()
-                }
-            else:
-                own = self._settings | {name: held for (group, name), held in now.items() if group is None}
-            values, scalars = self._compute(own, bucket.scalars, taken + 1)
-            changes += [(self._place[name], values[name], bucket.number) for name in self.computed]
-            after.append((vars(bucket).update, ({"scalars": scalars},)))
-        after.append((vars(self).update, ({"_grad_norm": norm},)))
-        return [*self._advance(grads, scale * clip, factors, changes, t, now), *after], True
+        after: list[Call] = [*self._holding(now), (vars(self).update, ({"_grad_norm": norm},))]
+        return [*self._advance(grads, scale * clip, factors, self._places(now), t, now), *after], True
 
     def upcoming(self, steps: int) -> Upcoming | None:
         """The next steps, where they are those of the plan alone, with hyperparameters that may follow schedules; None

@@ -15,7 +15,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 from fastopt import _kernels, checks
@@ -442,12 +442,6 @@ class NAdam(_Moments):
         "[0, 1]", init=False, doc="Of the functional form alone: ``μ₁⋯μₜ₋₁``, which is 1 in the first step."
     )
 
-    def _compute(
-        self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        mu = hyper["beta1"] * (1 - 0.5 * 0.96 ** (t * hyper["momentum_decay"]))
-        return dict(scalars), {"mu_product": scalars["mu_product"] * mu}
-
 
 class RAdam(_Moments):
     """RAdam [1]_: Adam whose step is rectified for the variance that its rates have in early steps.
@@ -624,15 +618,6 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
     def _initial(self, key: str, param: Array, lr: float) -> float | Array:
         return param if key == "z" else 0.0
 
-    def _compute(
-        self, hyper: Mapping[str, float], scalars: Mapping[str, float], t: int
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        largest = max(scalars["largest_lr"], hyper["lr"])
-        weight_power, lr_power = (hyper.get(key, getattr(self, key)) for key in ("weight_power", "lr_power"))
-        weight = t**weight_power * largest**lr_power
-        total = scalars["weight_sum"] + weight
-        return {"average_weight": weight / total if total else 0.0}, {"weight_sum": total, "largest_lr": largest}
-
     def averaged(self) -> dict[str, Array]:
         """The average x of all iterates, by the names of the parameters, as new arrays: ``x = z + (y − z) / beta``.
 
@@ -650,9 +635,20 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
     def _live(self) -> dict[str, Array]:
         return {name: slot.param for name, slot in self._slots.items()}
 
-    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
+    def _check_ready(self) -> None:
         self._refuse_if_applied()
-        return super()._stepping(grads, grad_scale)
+
+    def _routing(self, settings: Mapping[str, Any], scheduled: Collection[Any]) -> list[Call]:
+        return self._routing_of(self._trained, settings, scheduled)
+
+    def _routing_of(
+        self, trained: dict[str, Array] | None, settings: Mapping[str, Any], scheduled: Collection[Any]
+    ) -> list[Call]:
+        """Where the parameters hold averages, and the values that are trained are these, steps are refused."""
+        return super()._routing(settings, scheduled) if trained is None else [(vars(self).pop, ("step", None))]
+
+    def _taking(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
+        return [*super()._taking(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; while the parameters hold averages, ``trained`` has the values to be trained."""
@@ -661,6 +657,7 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
     def _load(self, state_dict: Mapping[str, Any]) -> list[Call]:
         calls = super()._load(state_dict)
         self._trained = self._checked_state(state_dict)
+        self._route()
         return calls
 
 

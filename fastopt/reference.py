@@ -283,6 +283,19 @@ def schedule_free_adamw(
     return y, z, v
 
 
+def scalars_after(name, hyper, scalars, t):
+    """What the functional form asks for in step t, and the scalars after it."""
+    if name == "nadam":
+        mu = hyper["beta1"] * (1 - 0.5 * 0.96 ** (t * hyper["momentum_decay"]))
+        return dict(scalars), {"mu_product": scalars["mu_product"] * mu}
+    if name in ("schedule_free_sgd", "schedule_free_adamw"):
+        largest = max(scalars["largest_lr"], hyper["lr"])
+        weight = t ** hyper["weight_power"] * largest ** hyper["lr_power"]
+        total = scalars["weight_sum"] + weight
+        return {"average_weight": weight / total if total else 0.0}, {"weight_sum": total, "largest_lr": largest}
+    return {}, {}
+
+
 def _averaged(y, direction, z, lr, beta, weight):
     """A schedule-free step: y is (1 - beta) z + beta x, so beta x is y - (1 - beta) z."""
     beta_x = y - (1 - beta) * z

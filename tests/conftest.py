@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastopt import _kernels, cases
+from fastopt import _kernels, cases, reference
 from fastopt.cases import Case, lively_rule, rules
 from fastopt.optimizers import OPTIMIZERS
 
@@ -241,9 +241,9 @@ class Rule(cases.Rule):
 
     def scalars_of(self, optimizer) -> dict[str, Any]:
         """What the class has worked out for its next step, and the functional form asks for."""
-        (bucket,) = optimizer._buckets
-        hyper = {key: optimizer._value(key, bucket.groups) for key in self.cls.hyper_names()}
-        return optimizer._compute(hyper, bucket.scalars, optimizer.t + 1)[0]
+        hyper = {key: getattr(optimizer, key) for key in self.cls._setting_names()}
+        (scalars,) = {tuple(each.items()) for each in optimizer.state_dict()["scalars"].values()}
+        return reference.scalars_after(self.name, hyper, dict(scalars), optimizer.t + 1)[0]
 
 
 @pytest.fixture(params=[Rule(rule.name, rule.hyper) for name in OPTIMIZERS for rule in rules(name)], ids=str)

@@ -145,12 +145,12 @@ def test_steps_in_place_are_those_of_the_reference(name, rng, close):
     optimizer = maker(param)
     arrays = [param.copy(), *(state.copy() for state in optimizer.state["param"].values())]
     wanted, scalars = [array.copy() for array in arrays], optimizer.scalars
-    hyper = {key: getattr(optimizer, key) for key in optimizer.hyper_names()}
+    hyper = {key: getattr(optimizer, key) for key in optimizer._setting_names()}
     a, b = np.empty((2, 50))
     for t in range(1, 9):  # RAdam's sixth step is the first that is rectified
         grad = rng.normal(size=50) * 1e-4  # so that eps counts
         getattr(inplace, name)(arrays[0], grad, *arrays[1:], t=t, a=a, b=b)
-        computed, scalars = optimizer._compute(hyper, scalars, t)
+        computed, scalars = reference.scalars_after(optimizer.name, hyper, scalars, t)
         counted = {"t": t} if optimizer.counts_steps else {}
         wanted = getattr(reference, optimizer.name)(
             wanted[0], grad, *wanted[1:], **maker.keywords, **computed, **counted

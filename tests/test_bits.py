@@ -4,8 +4,7 @@ python tests/test_bits.py           # writes tests/bits.json anew, and prints wh
 
 Inputs are integers of PCG64 times a power of two, products are fastopt's own, and nothing is hashed that NumPy has
 summed up or taken the exponential of: what is left owes nothing to the versions of NumPy, BLAS and Python. Nets also
-depend on the order of samples, which `Generator.permutation` draws; should NumPy draw another, they are skipped. One
-power is the C library's, NAdam's 0.96^(t ψ).
+depend on the order of samples, which `Generator.permutation` draws; should NumPy draw another, they are skipped.
 """
 
 import hashlib

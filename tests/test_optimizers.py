@@ -1,6 +1,7 @@
 """The classes: the same bits as the functions in every structure, and state that can be saved and taken up again."""
 
 import copy
+import functools
 import gc
 import io
 import pickle
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import optimizers
+from fastopt import optimizers, reference
 
 SHAPES = [(3, 4), (), (17,), (0, 5), (2, 3, 4), (1,), (17_000,)]
 
@@ -391,3 +392,93 @@ def test_decay_outside_of_lamb_is_decoupled(refuses):
     assert optimizer.decoupled
     optimizer.decay_outside = False
     optimizer.decoupled = False
+
+
+# ---- Scalars, which C keeps from step to step --------------------------------------------------------------
+
+WITH_SCALARS = [
+    fastopt.NAdam,
+    *(functools.partial(fastopt.NAdam, momentum_decay=decay) for decay in (0.0, 0.37, 25.0, 1e6)),
+    *(fastopt.ScheduleFreeSGD, fastopt.ScheduleFreeAdamW),
+    *(
+        functools.partial(fastopt.ScheduleFreeSGD, weight_power=of_t, lr_power=of_lr)
+        for of_t, of_lr in ((0.5, 1.0), (1 / 3, 0.0), (2.0, 2.75), (0.1, 0.7))
+    ),
+]
+
+
+@pytest.mark.parametrize("begin", [0, 7, 123_456, 2**40])
+@pytest.mark.parametrize("make", WITH_SCALARS)
+def test_scalars_are_those_of_the_reference(make, begin, rng):
+    """The kernel's own functions, by correctly rounded operations alone, beside Python's powers."""
+    optimizer = make(np.ones(3))
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state | {"t": begin, "born": {"param": 0}})
+    scalars = state["scalars"]["param"]
+    for t in range(begin + 1, begin + 101):
+        optimizer.lr = rng.uniform(0.01, 2)
+        hyper = {name: getattr(optimizer, name) for name in optimizer._setting_names()}
+        computed, scalars = reference.scalars_after(optimizer.name, hyper, scalars, t)
+        optimizer.step(np.zeros(3))
+        assert optimizer.state_dict()["scalars"]["param"] == pytest.approx(scalars, rel=1e-13)
+        for name, value in computed.items():
+            used = optimizer._plan.get_hyper(optimizer._place[name])
+            assert used == pytest.approx(value, rel=1e-13)
+
+
+def test_a_power_of_a_scalar_may_be_any():
+    """Squares and roots, exactly: of powers of two."""
+    for power in (0.0, 0.5, 0.75, 1.0, 2.25, 3.0, 61.0, 100.5):
+        optimizer = fastopt.ScheduleFreeSGD(np.ones(1), lr=2.0**-4, lr_power=power)
+        optimizer.step(np.ones(1))
+        assert optimizer.state_dict()["scalars"]["param"]["weight_sum"] == 2.0 ** (-4 * power)
+
+
+@pytest.mark.parametrize("clip", [None, 1e9], ids=["alone", "clipped"])
+def test_a_step_after_which_no_scalar_were_finite_is_refused(clip, refuses):
+    """6⁴⁰⁰ is beyond float64; so is the tenth power of a learning rate of 1e31, in the second bucket alone."""
+    params = {"w": np.ones(3), "b": np.ones(2)}
+    grads = {name: np.ones_like(param) for name, param in params.items()}
+    groups = [{"params": "b", "lr": 0.5}]
+    optimizer = fastopt.ScheduleFreeSGD(params, 1e-3, weight_power=400.0, groups=groups, clip_global_norm=clip)
+    for _ in range(5):
+        optimizer.step(grads)
+    before, arrays = saved(optimizer), [*params.values()]
+    message = "step 6 must leave all scalars finite, got weight_power=400.0, lr_power=2.0, weight_sum="
+    refuses(lambda: optimizer.step(grads), message, *arrays)
+    assert saved(optimizer) == before
+    optimizer.weight_power, optimizer.lr_power = 1.0, 10.0
+    optimizer.groups[0].lr = 1e31
+    before = saved(optimizer)
+    refuses(lambda: optimizer.step(grads), "step 6 must leave all scalars finite", *arrays)
+    assert saved(optimizer) == before
+    optimizer.groups[0].lr = 0.5
+    optimizer.step(grads)
+    assert optimizer.t == 6
+
+
+@pytest.mark.parametrize("make", [fastopt.NAdam, fastopt.ScheduleFreeSGD, fastopt.ScheduleFreeAdamW])
+def test_scalars_do_not_keep_a_step_from_the_short_way(make):
+    optimizer = make(np.ones(3))
+    assert optimizer.step == optimizer._plan.step
+
+
+def test_the_short_way_is_closed_while_averages_are_applied(refuses):
+    w = np.ones(3)
+    optimizer = fastopt.ScheduleFreeSGD(w, 0.1)
+    optimizer.step(np.ones(3))
+    message = "the parameters must be those that are trained"
+    with optimizer.applied():
+        refuses(lambda: optimizer.step(np.ones(3)), message, w)
+        optimizer.lr = 0.2  # which chooses the way anew
+        refuses(lambda: optimizer.step(np.ones(3)), message, w)
+        optimizer.clip_norm = None
+        refuses(lambda: optimizer.step(np.ones(3)), message, w)
+        state = optimizer.state_dict()
+    assert optimizer.step == optimizer._plan.step
+    optimizer.load_state_dict(state)
+    refuses(lambda: optimizer.step(np.ones(3)), message, w)
+    other = copy.deepcopy(optimizer)
+    refuses(lambda: other.step(np.ones(3)), message, other.params)
+    optimizer.restore()
+    assert optimizer.step == optimizer._plan.step

@@ -1,7 +1,14 @@
 /* Schedule-free AdamW (Defazio et al. 2024, algorithm 1): schedule_free_sgd.c with g / (sqrt(v / c2) + eps) for g,
  * v <- beta2 v + (1 - beta2) g^2, c2 = 1 - beta2^t. The decay acts at y, on y and z.
  */
-#include "step.h"
+#include "schedule_free.h"
+
+static void schedule_free_adamw_scalars(double *hyper, double *scalars)
+{
+    struct schedule_free_adamw_hyper *h = (void *)hyper;
+    struct schedule_free_adamw_scalars *s = (void *)scalars;
+    h->average_weight = next_weight(h->t, h->lr, s->weight_power, s->lr_power, &s->weight_sum, &s->largest_lr);
+}
 
 static void schedule_free_adamw(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {

@@ -3,7 +3,14 @@
  *
  *   y <- (1 - c) y + c z - lr (1 - beta (1 - c)) g;  z <- z - lr g
  */
-#include "step.h"
+#include "schedule_free.h"
+
+static void schedule_free_sgd_scalars(double *hyper, double *scalars)
+{
+    struct schedule_free_sgd_hyper *h = (void *)hyper;
+    struct schedule_free_sgd_scalars *s = (void *)scalars;
+    h->average_weight = next_weight(h->t, h->lr, s->weight_power, s->lr_power, &s->weight_sum, &s->largest_lr);
+}
 
 static void schedule_free_sgd(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {

@@ -79,6 +79,26 @@ static inline void powers(double *a, double *b, double t)
     }
 }
 
+/* x^y for x, y >= 0, by squaring and taking roots: the same bits on every machine. */
+static inline double power(double x, double y)
+{
+    const double most = 0x1p63; /* a power of which is 0, 1 or infinite */
+    const double whole = y < most ? floor(y) : most;
+    double result = 1, square = x, root = x;
+    for (uint64_t n = (uint64_t)whole; n; n >>= 1) {
+        if (n & 1)
+            result *= square;
+        square *= square;
+    }
+    for (double rest = y < most ? y - whole : 0; rest != 0; rest -= floor(rest)) {
+        rest *= 2;
+        root = sqrt(root);
+        if (rest >= 1)
+            result *= root;
+    }
+    return result;
+}
+
 /* Bias corrections of moments that begin at zero: 1 - beta^t. */
 struct corrections {
     double first, second;

@@ -122,13 +122,13 @@ def _in_place(name: str, param: Array, grad: Array, states: list[Array]) -> tupl
 
 def _textbook(name: str, optimizer: Optimizer, param: Array, grad: Array, states: list[Array]) -> Callable[[], Array]:
     formula, given = getattr(reference, optimizer.name), steps()[name].keywords
-    hyper = {key: getattr(optimizer, key) for key in optimizer.hyper_names()}
+    hyper = {key: getattr(optimizer, key) for key in optimizer._setting_names()}
     held, number, scalars = [param.copy(), *states], itertools.count(1), optimizer.scalars
 
     def step() -> Array:
         nonlocal scalars
         t = next(number)
-        computed, scalars = optimizer._compute(hyper, scalars, t)
+        computed, scalars = reference.scalars_after(optimizer.name, hyper, scalars, t)
         counted = {"t": t} if optimizer.counts_steps else {}
         held[:] = formula(held[0], grad, *held[1:], **given, **computed, **counted)
         return held[0]

@@ -309,45 +309,52 @@ class Run:
 
     def _one_epoch(self) -> dict[str, float] | None:
         """The epoch's metrics; None where it was stopped before its end."""
-        started, taken, skipped, step, seen = time.perf_counter(), [], 0, 0, 0  # type: float, list[Taken], int, int, int
-        left = [*batches(len(self._x), self.batch_size, np.random.default_rng([self.seed, self.optimizer.t]))]
-        while left:
-            self._parts, self._counter = left[: self.accumulate], self.optimizer.t * self.accumulate
+        started, taken, skipped, at, seen = time.perf_counter(), [], 0, 0, 0  # type: float, list[Taken], int, int, int
+        each = Batches(np.random.default_rng([self.seed, self.optimizer.t]).permutation(self.samples), self.batch_size)
+        while at < len(each):
+            step = at // self.accumulate
             if self._hooks:
+                self._begin_step(each, at)
                 self._tell("on_batch_begin", step)
-            loss, steps = math.nan, 1
+            loss, count = math.nan, self.accumulate
             try:
                 self._prepare()
-                now = self._many(left)
-                now = self._one(step) if now is None else now
+                now = self._many(each, at)
+                if now is None:
+                    self._begin_step(each, at)
+                    now = self._one(step)
+                loss, count = float(now.loss[-1]), len(now.loss) * self.accumulate
                 taken.append(now)
-                loss, steps = float(now.loss[-1]), len(now.loss)
-                seen += sum(map(len, left[: steps * self.accumulate]))
+                seen += each.rows(at, at + count)
             except NonFinite as error:
                 for before in error.args:  # steps that C took before
                     taken.append(before)
-                    seen += sum(map(len, left[: len(before.loss)]))
-                    del left[: len(before.loss)]
-                    step += len(before.loss)
-                self._parts, self._counter = left[: self.accumulate], self.optimizer.t * self.accumulate
+                    seen += each.rows(at, at + len(before.loss))
+                    at += len(before.loss)
+                self._begin_step(each, at)
+                step, skipped = at // self.accumulate, skipped + 1
                 if self.on_nonfinite != "skip":
                     raise self._error(step) from None
-                skipped += 1
                 if skipped == self.batches:
                     raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
+            at += count
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
-            del left[: steps * self.accumulate]
-            step += steps
-            if self.stopped and left:
-                self._where = f"after {step} of {self.batches} batches of epoch {self.epoch + 1}"
+            if self.stopped and at < len(each):
+                done = at // self.accumulate
+                self._where = f"after {done} of {self.batches} batches of epoch {self.epoch + 1}"
                 return None
         logs = self._metrics(taken, seen)
         if self.on_nonfinite == "skip":
             logs["skipped"] = skipped
         logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
-        self._check_arrays(step - 1)
+        self._check_arrays(self.batches - 1)
         return logs
+
+    def _begin_step(self, each: Batches, at: int) -> None:
+        """Let `parts` be those of the step that begins with a batch."""
+        self._parts = [each[i] for i in range(at, min(at + self.accumulate, len(each)))]
+        self._counter = self.optimizer.t * self.accumulate
 
     def _metrics(self, taken: Sequence[Taken], seen: int) -> dict[str, float]:
         """The mean loss of the epoch's steps, and, of labels, the share of right answers among so many samples."""
@@ -366,18 +373,12 @@ class Run:
             kept[...] = array
         look_ahead(self.optimizer)
 
-    def _many(self, left: list[Indices]) -> Taken | None:
+    def _many(self, each: Batches, at: int) -> Taken | None:
         """The next steps, as many as C takes in one go, or one where callbacks are told of each; None for none."""
         if self.accumulate > 1 or "on_gradients" in self._hooks:
             return None
-        n, alike = len(left[0]), 1
-        while not self._hooks and alike < len(left) and len(left[alike]) == n:
-            alike += 1
-        order: Any = left[0].base if alike > 1 else left[0]  # the batches are slices of one array
-        if alike > 1:
-            begin = (_kernels.address(left[0]) - _kernels.address(order)) // order.itemsize
-            order = order[begin : begin + alike * n]
-        return self._steps.many(order, n, alike, self._counter)
+        most = 1 if self._hooks else each.alike(at)
+        return self._steps.many(each.order[at * each.size :], each.rows(at, at + 1), most, self.optimizer.t)
 
     def _one(self, step: int) -> Taken:
         """Forward, backward and the optimizer's step."""
@@ -527,14 +528,32 @@ def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indic
     >>> [len(chosen) for chosen in nn.batches(9, 4, np.random.default_rng(0))]
     [4, 5]
     """
-    order = rng.permutation(n)
-    start = 0
-    while start < n:
-        end = start + batch_size
-        if n - end == 1:
-            end = n
-        yield order[start:end]
-        start = end
+    each = Batches(rng.permutation(n), batch_size)
+    for i in range(len(each)):
+        yield each[i]
+
+
+class Batches:
+    """Rows in an order, by batches of a size. A single last row joins the batch before."""
+
+    def __init__(self, order: Indices, size: int) -> None:
+        self.order, self.size = order, size
+        self._count = count_batches(len(order), size)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def rows(self, begin: int, end: int) -> int:
+        """The number of rows in the batches from one to before another."""
+        return (len(self.order) if end >= self._count else end * self.size) - begin * self.size
+
+    def __getitem__(self, i: int) -> Indices:
+        return self.order[i * self.size : i * self.size + self.rows(i, i + 1)]
+
+    def alike(self, i: int) -> int:
+        """The number of batches of the same size from one on."""
+        whole = self._count - (self.rows(self._count - 1, self._count) != self.size)
+        return max(1, whole - i)
 
 
 def count_batches(n: int, batch_size: int) -> int:
