@@ -70,6 +70,8 @@ def embedding_forward(
         out = np.empty(shape, x.dtype)
     elif checks.shape("out", out) != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if wrong is None:
+        wrong = np.zeros(1, np.int64)
     y, entry, wrong = _embedding_forward(x, weight, out, entry, wrong)
     if wrong[0]:
         valid = (x >= 0) & (x < entries)
