@@ -1414,7 +1414,7 @@ cdef class Program:
                 raise Misfit("there must be rows for all batches")
             if plan is not None:
                 plan.check(grads)
-                if not plan.hypers[0] + batches <= LAST_STEP:
+                if not batches <= LAST_STEP - plan.hypers[0]:
                     raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
                 step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
                 step.buckets, step.first = plan.buckets, plan.first
