@@ -89,14 +89,14 @@ class _MeanLoss:
             raise ValueError("output must have shape (n, …), got ()")
         targets = self.check(targets, output.shape)
         if self._are_labels(targets):
-            targets = np.ascontiguousarray(targets, np.int64)
+            targets = checks.contiguous(targets, np.int64)
         else:
             targets = _finite_as("targets", targets, output.dtype)
         weight = None
         if sample_weight is not None:
             weight = _numbers("sample_weight", sample_weight, output.shape[:1], low=0.0)
             weight = _finite_as("sample_weight", weight, output.dtype)
-        output = np.ascontiguousarray(output)
+        output = checks.contiguous(output)
         gradient, result = np.empty_like(output), np.empty(2)
         self.lower(_now, np.empty, output, targets, weight, out=gradient, result=result)
         return float(result[0]), gradient
@@ -163,7 +163,7 @@ def _now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
 def _finite_as(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers in a real type, which must hold all that are finite."""
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, dtype)
+        converted = checks.contiguous(array, dtype)
     beyond = np.isinf(converted) & np.isfinite(array)
     if beyond.any():
         raise ValueError(f"{name} must be finite as {dtype}, got {array[beyond][0]}")

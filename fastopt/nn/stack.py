@@ -231,7 +231,7 @@ class Stack(Composite, loadable=False):
 
     def converted(self, x: Array) -> Array:
         """Inputs as layers take them: C-contiguous, of the model's type."""
-        return plain(x, self.dtype)
+        return checks.contiguous(x, self.dtype)
 
     def inputs(self, name: str, x: Any) -> Array:
         """Both."""
@@ -308,12 +308,6 @@ def room_for_convolutions(model: Stack) -> contextlib.AbstractContextManager[Non
     if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
         return blas_on_one_thread()
     return contextlib.nullcontext()
-
-
-def plain(x: Array, dtype: np.dtype[Any]) -> Array:
-    """An array as kernels take it: C-contiguous, aligned, of a type."""
-    x = np.ascontiguousarray(x, dtype)
-    return x if x.flags.aligned else x.copy()
 
 
 def samples(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 
@@ -39,7 +40,7 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
     if weight is None:
         return None
     with np.errstate(over="ignore"):
-        weight = np.ascontiguousarray(weight, dtype)
+        weight = checks.contiguous(weight, dtype)
     if not np.isfinite(weight).all():
         raise ValueError(f"sample_weight and class_weight must have products that are finite as {dtype}")
     return weight
@@ -92,7 +93,7 @@ def check_finite(name: str, array: Array, dtype: np.dtype[Any] | None = None) ->
 def count_right(output: Array, y: Array) -> int:
     """The number of rows whose largest output is at the label."""
     real = output.dtype if output.dtype in (np.float32, np.float64) else np.float64
-    return int(F.count_right(np.ascontiguousarray(output, real), np.ascontiguousarray(y, np.int64))[0])
+    return int(F.count_right(checks.contiguous(output, real), checks.contiguous(y, np.int64))[0])
 
 
 def accuracy(output: Array, y: Array) -> float:

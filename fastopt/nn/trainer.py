@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import _kernels
+from fastopt import _kernels, checks
 from fastopt.checks import Array
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, lowering_of
 from fastopt.nn.program import Compiled, Program, Targets
-from fastopt.nn.stack import Stack, plain, samples
+from fastopt.nn.stack import Stack, samples
 from fastopt.nn.targets import weights
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.optimizers import LookAheadNesterov
@@ -69,10 +69,10 @@ class Steps:
     def feed(self, x: Array, y: Array, weight: Array | None) -> None:
         """Take batches from the rows of these arrays from now on; they were checked."""
         if weight is not None and not _kernels.gathers(weight):
-            weight = plain(weight, self._model.dtype)
+            weight = checks.contiguous(weight, self._model.dtype)
         targets = Targets(y, self._model.dtype, weight is not None)
         if lowering_of(self._loss) is not None:
-            y = y if _kernels.gathers(y) else plain(y, targets.dtype)
+            y = y if _kernels.gathers(y) else checks.contiguous(y, targets.dtype)
         self._data, self._targets = (x, y, weight), targets
         for program, _ in self._programs.values():
             program.feed(x, y, weight)
