@@ -1,6 +1,7 @@
 """Measure training end to end: samples per second of fastopt and its peers, side by side in one process.
 
 python benchmarks/bench_training.py [--only MLP] [--threads 2] [--no-compiled] [--json FILE] [--markdown]
+python benchmarks/bench_training.py --tiny    # the time per step of small networks
 env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/bench_training.py    # as most users have it
 
 Each contender trains one epoch in its turn, round after round; a rate is that of the median round. `outside products`
@@ -49,6 +50,11 @@ def main() -> None:
     fence = "```\n" if arguments.markdown else ""
     print(f"{fence}{cli.describe_environment()}\nBLAS variables   {', '.join(variables) or 'unset'}\n"
           f"threads of all   {arguments.threads}\nload before      {load:.1f}\n{fence}", flush=True)  # fmt: skip
+    if arguments.tiny:
+        import tiny
+
+        tiny.main(arguments.rounds, arguments.markdown)
+        return
     results = {}
     for name, net in trainers.NETS.items():
         if arguments.only in name:
@@ -172,6 +178,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", default="", metavar="TEXT", help="the nets whose name holds TEXT")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of every contender; default: 1")
+    parser.add_argument("--tiny", action="store_true", help="the time per step of small networks instead")
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="the peers too")

@@ -251,7 +251,8 @@ def _compiled_norm(x, scale, shift):
 
 
 def _layer(
-    name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, columns=None, scale=None, shift=None, weight=None
+    name, x=None, dy=None, y=None, mask=None, bias=None, labels=None, columns=None, scale=None, shift=None, weight=None,
+    **_of_layers_without_an_entry
 ):  # fmt: skip
     """The operator, and the tensor that it leaves its result in, seen as fastopt lays it out; None for a layer that has
     no entry."""

@@ -1,6 +1,7 @@
 /* Runs programs: see program.h. */
 #include "program.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- Rows of samples ---------------------------------------------------------------------------------------------- */
@@ -58,20 +59,69 @@ int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
 
 /* ---- Steps -------------------------------------------------------------------------------------------------------- */
 
-static void step(struct fastopt_plan *plan)
+double fastopt_norm(const double *numbers, size_t n)
 {
-    for (size_t bucket = 0; bucket < plan->buckets; ++bucket) {
-        double *hyper = plan->hypers + bucket * FASTOPT_MAX_HYPERS;
-        hyper[0] += 1; /* t */
-        hyper[1] = 1;  /* grad_scale */
+    double largest = 0, sum = 0;
+    for (size_t i = 0; i < n; ++i)
+        if (!(numbers[i] <= largest)) /* NaN, too */
+            largest = numbers[i];
+    if (!(largest > 0 && largest < HUGE_VAL))
+        return largest;
+    for (size_t i = 0; i < n; ++i)
+        sum += numbers[i] / largest * (numbers[i] / largest);
+    return largest * sqrt(sum);
+}
+
+/* The factor, at most 1, that scales a norm down to a limit. */
+static double scale_down(double norm, double limit, double eps)
+{
+    const double factor = limit / (norm + eps);
+    return norm > 0 && factor < 1 ? factor : 1;
+}
+
+/* Scales each gradient, and all of them, down to the limits of their norms; returns whether those are finite. */
+static int clip(struct fastopt_plan *plan, double *global)
+{
+    size_t count = (size_t)plan->first[plan->buckets];
+    double *norms = plan->norms;
+    fastopt_run_sums(FASTOPT_SUMS_squares, plan->real, plan->tensors, count, plan->hypers, plan->scratch);
+    for (size_t i = 0; i < plan->params; ++i)
+        norms[i] = plan->place[i] < 0 ? 0 : sqrt(plan->tensors[plan->place[i]].sums[0]);
+    plan->norm = fastopt_norm(norms, plan->params);
+    if (!(plan->norm < HUGE_VAL))
+        return 0;
+    for (size_t i = 0; i < plan->params; ++i) {
+        if (plan->place[i] >= 0)
+            plan->tensors[plan->place[i]].grad_scale = scale_down(norms[i], plan->clip_norm, plan->clip_eps);
+        norms[i] = norms[i] < plan->clip_norm ? norms[i] : plan->clip_norm;
     }
+    *global = scale_down(fastopt_norm(norms, plan->params), plan->clip_global_norm, plan->clip_eps);
+    return 1;
+}
+
+/* Takes a step; returns whether it was taken: else nothing has changed, and the optimizer says why. */
+static int step(struct fastopt_plan *plan)
+{
+    double global = 1;
+    if (plan->norms && !clip(plan, &global))
+        return 0;
+    memcpy(plan->next, plan->hypers, plan->buckets * FASTOPT_MAX_HYPERS * sizeof(double));
     for (size_t i = 0; i < plan->changes; ++i)
-        plan->hypers[plan->places[i]] = plan->values[plan->steps * plan->changes + i];
+        plan->next[plan->places[i]] = plan->values[plan->steps * plan->changes + i];
+    for (size_t bucket = 0; bucket < plan->buckets; ++bucket) {
+        double *hyper = plan->next + bucket * FASTOPT_MAX_HYPERS;
+        hyper[0] += 1; /* t */
+        hyper[1] = global;
+        if (plan->scalars && !fastopt_next_scalars(plan->row, hyper))
+            return 0;
+    }
+    memcpy(plan->hypers, plan->next, plan->buckets * FASTOPT_MAX_HYPERS * sizeof(double));
     for (size_t bucket = 0; bucket < plan->buckets; ++bucket)
         fastopt_run_step(plan->row, plan->real, plan->tensors + plan->first[bucket],
                          (size_t)(plan->first[bucket + 1] - plan->first[bucket]),
                          plan->hypers + bucket * FASTOPT_MAX_HYPERS, plan->scratch);
     ++plan->steps;
+    return 1;
 }
 
 /* ---- The list ----------------------------------------------------------------------------------------------------- */
@@ -97,8 +147,7 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
     case FASTOPT_ZERO:
         return *(const int64_t *)item->from == 0;
     case FASTOPT_STEP:
-        step(item->plan);
-        return 1;
+        return step(item->plan);
     }
     return 0;
 }

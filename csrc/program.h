@@ -10,10 +10,16 @@ struct fastopt_plan {
     size_t row;
     enum fastopt_real real;
     struct fastopt_tensor *tensors;
+    size_t params;          /* of the user … */
+    const ptrdiff_t *place; /* … and where each is among the tensors, or -1 */
     size_t buckets;
     const ptrdiff_t *first; /* the first tensor of each bucket, and their number */
-    double *hypers;         /* FASTOPT_MAX_HYPERS for each bucket */
+    double *hypers, *next;  /* FASTOPT_MAX_HYPERS for each bucket; room for as many */
     double *scratch;
+    int scalars;   /* whether the row has some, behind the hyperparameters */
+    double *norms; /* room for those of the gradients, where these are clipped by them; else null */
+    double clip_norm, clip_global_norm, clip_eps;
+    double norm; /* of all gradients, of the last step */
     size_t changes;           /* hyperparameters that follow a schedule … */
     const size_t *places;     /* … where they stand in `hypers` … */
     const double *values;     /* … and their values, for each step of a run */
@@ -61,6 +67,9 @@ struct fastopt_item {
  * Returns the number of batches that were completed; if fewer than all, *stopped is the item that stopped the next. */
 size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
                            size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
+
+/* The Euclidean norm of n numbers that are not negative. */
+double fastopt_norm(const double *numbers, size_t n);
 
 /* Whether all of n numbers are finite. */
 int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n);

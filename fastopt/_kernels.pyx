@@ -129,10 +129,19 @@ cdef extern from "program.h" nogil:
         size_t row
         fastopt_real real
         fastopt_tensor *tensors
+        size_t params
+        const Py_ssize_t *place
         size_t buckets
         const Py_ssize_t *first
         double *hypers
+        double *next
         double *scratch
+        int scalars
+        double *norms
+        double clip_norm
+        double clip_global_norm
+        double clip_eps
+        double norm
         size_t changes
         const size_t *places
         const double *values
@@ -159,6 +168,7 @@ cdef extern from "program.h" nogil:
     size_t fastopt_run_program(fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
                                size_t first_batch, size_t batches, uint64_t passes, size_t *stopped)
     int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
+    double fastopt_norm(const double *numbers, size_t n)
 
 
 # What NumPy's headers let every extension read of an array: the struct that is part of its ABI.
@@ -411,6 +421,24 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+def norm(list numbers):
+    """The Euclidean norm of numbers that are not negative."""
+    cdef double few[64]
+    cdef double *all_ = few
+    cdef Py_ssize_t i, n = len(numbers)
+    if n > 64:
+        all_ = <double *>PyMem_Calloc(n, sizeof(double))
+        if not all_:
+            raise MemoryError
+    try:
+        for i in range(n):
+            all_[i] = numbers[i]
+        return fastopt_norm(all_, n)
+    finally:
+        if n > 64:
+            PyMem_Free(all_)
 
 
 def uninterrupted(calls):
@@ -1334,7 +1362,8 @@ cdef class Program:
         self.aimed[place] = target
 
     def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
-            Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, dict seconds=None):
+            Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, clips=None,
+            dict seconds=None):
         """Run items for some batches.
 
         Parameters
@@ -1354,6 +1383,8 @@ cdef class Program:
             What steps, and along which gradients.
         places, values : list of (int, int), float64 ndarray (batches, places)
             Hyperparameters that change from step to step, as (place in the table, bucket), and their values.
+        clips : tuple of float, optional
+            The largest norm of a gradient, and of all together, and what is added to a norm that is divided by.
         seconds : dict, optional
             To which the time of each item is added, by its name.
 
@@ -1368,6 +1399,8 @@ cdef class Program:
             The number of batches.
         stopped : int
             The item that stopped the next batch, or -1.
+        norm : float
+            Of all gradients of the last step, where they are clipped by norms.
         """
         cdef size_t first = begin, last = self.count if end is None else end, stopped = 0, done = 0
         cdef size_t moved = self.bytes * batches
@@ -1418,7 +1451,14 @@ cdef class Program:
                     raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
                 step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
                 step.buckets, step.first = plan.buckets, plan.first
-                step.hypers, step.scratch = plan.hypers, plan.scratch
+                step.hypers, step.next = plan.hypers, plan.running
+                step.scratch, step.scalars = plan.scratch, plan.scalars > 0
+                step.params, step.place = plan.total, plan.place
+                if clips is not None:
+                    step.clip_norm, step.clip_global_norm, step.clip_eps = clips
+                    step.norms = <double *>PyMem_Calloc(plan.total + 1, sizeof(double))
+                    if not step.norms:
+                        raise MemoryError
                 if places:
                     take(values, &table, False)
                     if real_of(&table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches:
@@ -1452,9 +1492,10 @@ cdef class Program:
         finally:
             self.running = False
             PyMem_Free(changed)
+            PyMem_Free(step.norms)
             PyBuffer_Release(&numbers)
             PyBuffer_Release(&table)
-        return done, (<Py_ssize_t>stopped if <Py_ssize_t>done < batches else -1)
+        return done, (<Py_ssize_t>stopped if <Py_ssize_t>done < batches else -1), step.norm
 
     cdef size_t timed(self, const int64_t *index, size_t rows, size_t first_batch, size_t batches, uint64_t number,
                       size_t first, size_t last, dict seconds, size_t *stopped):

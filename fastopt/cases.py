@@ -208,9 +208,9 @@ _add("activation_backward", lambda x, n: {"dy": x(n), "seen": x(n), "kind": "gel
      in_place="dy", options=[*_KINDS, *_ALPHAS], **_elementwise | {"bench": _FLAT_BENCH[:2]})
 
 _add("add", lambda x, n: {"a": x(n), "b": x(n)}, lambda a, b, relu=False: np.maximum(a + b, 0) if relu else a + b,
-     in_place="a", exact=True, options=[{}, {"relu": True}], **_elementwise | {"bench": ()})
+     in_place="a", exact=True, options=[{}, {"relu": True}], **_elementwise)
 _add("scale", lambda x, n: {"x": x(n), "factor": 0.3}, lambda x, factor: x * x.dtype.type(factor),
-     in_place="x", exact=True, **_elementwise | {"bench": ()})
+     in_place="x", exact=True, **_elementwise)
 
 
 # ---- Dropout ------------------------------------------------------------------------------------------------
@@ -229,9 +229,9 @@ def _dropout(x: Any, p: float, *, p_is: str = "drop", inverted: bool = True, **k
     return y if inverted else np.where(kept, x, 0), np.packbits(kept, bitorder="little")
 
 
-def _apply(x: Any, mask: Any, p: float, *, p_is: str = "drop", inverted: bool = True) -> Array:
+def _masked(by: Any, x: Any, mask: Any, p: float, *, p_is: str = "drop", inverted: bool = True) -> Array:
     kept = np.unpackbits(mask, count=x.size, bitorder="little").view(bool) if mask.dtype == np.uint8 else mask
-    return reference.dropout_apply(x, kept, _share(p, p_is)) if inverted else np.where(kept, x, 0)
+    return by(x, kept, _share(p, p_is)) if inverted else np.where(kept, x, 0)
 
 
 _HOW: list[Arguments] = [{}, {"inverted": False}, {"p": 0.75, "p_is": "keep"}, {"p": 0.0}]
@@ -240,9 +240,10 @@ _drops = {"options": _HOW, "edges": [*_FLAT, (63,), (64,), (95,), (97,), (128,),
 
 _add("dropout", lambda x, n: {"x": x(n), "p": 0.5, "seed": 2**64 - n - 1, "counter": n}, _dropout,
      kernels=("dropout_forward",), outputs=("out", "mask"), in_place="x", **_drops)
-_add("dropout_apply", lambda x, n: {"x": x(n), "mask": np.arange(n) % 3 > 0, "p": 0.3}, _apply,
-     in_place="x", **_drops | {"bench": ()})
-_add("dropout_backward", lambda x, n: {"dy": x(n), "mask": _bits(n), "p": 0.5}, lambda dy, **how: _apply(dy, **how),
+_add("dropout_apply", lambda x, n: {"x": x(n), "mask": np.arange(n) % 3 > 0, "p": 0.3},
+     functools.partial(_masked, reference.dropout_apply), in_place="x", **_drops | {"bench": ()})
+_add("dropout_backward", lambda x, n: {"dy": x(n), "mask": _bits(n), "p": 0.5},
+     lambda dy, **how: _masked(reference.dropout_backward, dy, **how),
      kernels=("dropout_apply",), in_place="dy", **_drops)
 
 
@@ -277,11 +278,11 @@ _add("bias_relu_dropout_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d),
 _add("scale_channels", lambda x, n, *shape: {"x": x(n, *shape), "factor": x(n, shape[-1])},
      lambda x, factor: x * factor.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1]), in_place="x", exact=True,
      edges=[(0, 3, 4), (2, 5, 33), (3, 4, 2, 16), (3, 7), (1, 1, 1), (2, 0, 5), (2, 5, 0), (4, 3, 3, 70)],
-     threads=[(17, 33, 31, 45), (6007, 45), (2, 45_001, 3)])
+     threads=[(17, 33, 31, 45), (6007, 45), (2, 45_001, 3)], bench=[(64, 28, 28, 64)])
 _add("swap_axes", lambda x, *shape: {"x": x(*shape)}, lambda x: x.swapaxes(0, 1), exact=True,
      edges=[(0, 3, 4), (5, 7, 33), (70, 3, 5), (3, 130, 1), (130, 3, 1), (1, 1, 1), (65, 64, 2), (3, 4, 0),
             (16, 200, 8)],
-     threads=[(1031, 17, 16), (17, 1031, 16), (709, 517, 1), (2, 3, 45_001)])
+     threads=[(1031, 17, 16), (17, 1031, 16), (709, 517, 1), (2, 3, 45_001)], bench=[(50_176, 4, 16)])
 
 
 def _softmax(x: Any, log_sum: Any) -> Any:
@@ -334,14 +335,15 @@ def _of_labels(x: Draw, n: int, c: int) -> Arguments:
 
 def _of_targets(x: Draw, n: int, c: int) -> Arguments:
     logits, targets = x(n, c), abs(x(n, c))
-    return {"x": logits, "targets": targets / targets.sum(axis=1, keepdims=True)}
+    sums = np.cumsum(targets, axis=1, dtype=np.float64)[:, -1:]  # in an order that no version of NumPy changes
+    return {"x": logits, "targets": (targets / sums).astype(targets.dtype)}
 
 
 for _word, _targets in (("", _of_targets), (" of labels", _of_labels)):
     _add(f"softmax_loss{_word}",
          lambda x, n, c, make=_targets: make(x, n, c) | _of_rows_loss(x, n) | {"class_weight": abs(x(c))},
          _of_loss(reference.softmax_loss), options=[{"label_smoothing": 0.1}, {}, _unweighted],
-         **_losses | {"outputs": ("", "out", "mass")})
+         bench=() if _word else _softmax_sizes["bench"], **_losses | {"outputs": ("", "out", "mass")})
     _add(f"softmax_loss{_word} with equal classes", lambda x, n, c, make=_targets: make(x, n, c) | _of_rows_loss(x, n),
          _of_loss(reference.softmax_loss), options=[{}, {"label_smoothing": 0.1}, _unweighted | {"label_smoothing": 1}],
          kernels=("softmax_loss",), **_losses)
@@ -349,30 +351,28 @@ _add("softmax_loss of labels alone", _of_labels, _of_loss(reference.softmax_loss
      kernels=("softmax_cross_entropy",), **_losses | {"updates": ()})
 _add("hinge_loss", lambda x, n, c: {"x": x(n, c), "targets": np.arange(n) ** 2 % c, **_of_rows_loss(x, n)},
      _of_loss(lambda x, targets, **how: reference.hinge_loss(x, targets, **how)),
-     options=[{}, _unweighted, {"margin": 0.3}], **_losses)
+     options=[{}, _unweighted, {"margin": 0.3}], bench=_softmax_sizes["bench"], **_losses)
 _add("element_loss",
      lambda x, *shape: {"x": x(*shape), "targets": x(*shape), "kind": "huber", "delta": 0.3,
                         **_of_rows_loss(x, *shape)},
      _of_loss(lambda x, targets, kind, **how: reference.element_loss(x, targets, kind, **how)),
-     options=[{}, _unweighted, *({"kind": kind} for kind in F.ELEMENT_LOSSES)],
+     options=[{}, _unweighted, *({"kind": kind} for kind in F.ELEMENT_LOSSES)], bench=_DENSE,
      **_losses | {"edges": [(0, 4), (3, 33), (65, 10), *_LOSS[3:], (2500,), (1,), (3, 2, 5), (3, 0), (2, 1023),
                             (2, 1024), (2, 1025)]})
 _add("mean_loss", lambda x, n: {"losses": x(n), "weight": abs(x(n)), "mass": abs(x(n))},
      lambda losses, weight, mass: reference.mean_loss(
          losses, *(1.0 if factor is None else factor for factor in (weight, mass))),
      outputs=("result",), options=[{}, {"weight": None}, {"mass": None}, {"weight": None, "mass": None}],
-     edges=[(0,), (35,), *_FLAT[2:]], threads=_FLAT_THREADS)
+     edges=[(0,), (35,), *_FLAT[2:]], threads=_FLAT_THREADS, bench=[(64,), (4096,)])
 _add("count_right", lambda x, n, c: {"scores": x(n, c), "labels": np.arange(n) ** 2 % max(c, 1)},
      lambda scores, labels: np.array([(scores.argmax(axis=1) == labels).sum()]) if scores.size else np.zeros(1, int),
-     edges=[*_LOSS, (4, 0)], threads=_ROWS_THREADS)
+     edges=[*_LOSS, (4, 0)], threads=_ROWS_THREADS, bench=_softmax_sizes["bench"])
 _add("embedding_forward",
-     lambda x, n, count, d: {"x": (np.arange(n) ** 2 % count).astype(x(0).dtype), "weight": x(count, d),
-                             "wrong": np.ones(1, np.int64)},
-     lambda x, weight, wrong: (reference.embedding_forward(x, weight), x.astype(np.int64),
-                               *[np.zeros(1, np.int64)] * (wrong is not None)),
-     outputs=("out", "entry"), updates=("wrong",), options=[{}, {"wrong": None}], free=("weight",),
+     lambda x, n, count, d: {"x": (np.arange(n) ** 2 % count).astype(x(0).dtype), "weight": x(count, d)},
+     lambda x, weight: (reference.embedding_forward(x, weight), x.astype(np.int64)),
+     kernels=("wrong_entries", "embedding_forward"), outputs=("out", "entry"), free=("weight",),
      edges=[(0, 17, 3), (70, 17, 33), (44, 9, 16), (70, 17, 1), (44, 9, 7), (13, 40, 100), (5, 3, 0)],
-     threads=[(LARGE // 8, 17, 1), (6007, 17, 45), (501, 17, 517)])
+     threads=[(LARGE // 8, 17, 1), (6007, 17, 45), (501, 17, 517)], bench=[(2048, 1000, 64)])
 _add("embedding_backward",
      lambda x, n, count, d: {"dy": x(n, d), "entries": np.arange(n) ** 2 % count, "count": count},
      reference.embedding_backward,
@@ -501,7 +501,7 @@ _add("batch_norm_inference_backward",
          1 / math.sqrt(running_var.min(initial=1) + 1e-5), math.sqrt(dy.size / running_var.min(initial=1)),
          math.sqrt(dy.size)),
      edges=[(0, 33), (5, 33), (2, 3, 65), (1, 1), (130, 64), (37, 2, 3), (500, 10), (3, 0), (9, 300)],
-     threads=[(6001, 45), (253, 1061), (130_001, 2), (2, 131_075)])
+     threads=[(6001, 45), (253, 1061), (130_001, 2), (2, 131_075)], bench=[(64, 28, 28, 64)])
 
 _POOLED_BATCHES: list[Size] = [
     ((0, 4, 4, 3), (2, 2)), ((2, 5, 7, 33), (2, 2)), ((2, 5, 7, 3), (2, 2)), ((1, 9, 4, 45), (3, 2)),
@@ -600,10 +600,11 @@ _add("rms_norm_backward",
      ),
      outputs=("out", "dscale"), magnitudes=functools.partial(_norm_magnitudes, inverse="inv_rms"), **_of_rows)
 
+_of_weights = _of_rows | {"edges": [(4, 0), *_of_rows["edges"][1:-1]]}
 _add("weight_norm_forward", lambda x, *shape: {"direction": x(*shape), "gain": x(shape[-1])},
      lambda direction, gain: (
          reference.weight_norm_forward(direction, gain), np.sqrt((direction**2).sum(axis=(*range(direction.ndim - 1),)))
-     ) if direction.size else None, outputs=("out", "norm"), **_of_rows)
+     ) if direction.size else None, outputs=("out", "norm"), **_of_weights)
 _add("weight_norm_backward",
      lambda x, *shape: {"dweight": x(*shape), "cache": F.weight_norm_forward(x(*shape), x(shape[-1]))[1]},
      lambda dweight, cache: (
@@ -612,7 +613,7 @@ _add("weight_norm_backward",
      outputs=("out", "dgain"), in_place="dweight",
      magnitudes=lambda dweight, cache: (
          abs(cache.gain).max(initial=0) / (cache.norm.min(initial=1) or 1.0) * abs(dweight).max(initial=0), 3.0),
-     **_of_rows)
+     **_of_weights)
 
 
 # ---- Images -------------------------------------------------------------------------------------------------
@@ -733,6 +734,39 @@ for _word, _way, _sizes in (
     _add(f"conv2d_weight_grad{_word}", functools.partial(_conv_weight, bool(_word)), _conv_weight_grad,
          kernels=(f"{_way}_weight_grad",), free=("dy",), updates=("dbias",) + ("sums",) * bool(_word),
          options=[{}, {"dbias": None}], edges=[edge for edge in _edges if edge[2] % 16 == 0], **_more)
+
+# What has no kernel of its own: shape, window, filters, stride, padding and dilation.
+_BY_COLUMNS: list[Size] = [
+    ((0, 5, 5, 16), (3, 3), 5, (2, 2), _ONE, (2, 1)), ((2, 9, 11, 5), (3, 2), 7, (2, 1), (3, 2), (1, 2)),
+    ((3, 8, 9, 1), (3, 3), 1, (2, 3), (2, 1), (2, 2)), ((1, 6, 8, 33), _ONE, 33, (1, 2), _ONE, (3, 1)),
+    ((2, 5, 5, 0), (3, 3), 4, (2, 2), _ONE, (2, 2)), ((1, 3, 400, 16), (3, 3), 16, _ONE, _ONE, _ONE),
+    ((2, 40, 3, 2), (33, 1), 3, (3, 2), (34, 0), _ONE),
+]
+_BY_COLUMNS_THREADS: list[Size] = [((9, 33, 31, 30), (3, 2), 31, (2, 1), (1, 2), (1, 3))]
+_columns: Any = {"whole": 1, "edges": _BY_COLUMNS, "threads": _BY_COLUMNS_THREADS}
+
+
+def _with_dilation(make: Callable[..., Arguments], x: Draw, *size: Any) -> Arguments:
+    shape, window, filters, *how = size
+    arguments = make(False, x, shape, window, filters, *how[:2]) | {"stride": how[0], "dilation": how[2]}
+    if "dy" in arguments:
+        arguments["dy"] = x(*F.patches_shape(shape, window, *how)[:3], filters)
+    return {name: value for name, value in arguments.items() if name not in ("winograd", "packed")}
+
+
+def _columns_input_grad(dy: Any, weight: Any, shape: Any, **how: Any) -> Array:
+    return reference.col2im(np.einsum("nyxf,hwcf->nyxhwc", dy, weight), shape, weight.shape[:2], **how)
+
+
+_add("conv2d by columns", functools.partial(_with_dilation, _conv),
+     lambda x, weight, bias, *, relu=False, **how: _relu_if(
+         relu, reference.conv2d_forward(x, weight, np.zeros(1) if bias is None else bias, **how)),
+     kernels=("im2col", "dense_forward"), free=("weight",), options=[{"relu": True}, {}, {"bias": None}], **_columns)
+_add("conv2d_input_grad by columns", functools.partial(_with_dilation, _conv_input), _columns_input_grad,
+     kernels=("dense_input_grad", "col2im"), free=("weight",), **_columns)
+_add("conv2d_weight_grad by columns", functools.partial(_with_dilation, _conv_weight),
+     functools.partial(_conv_weight_grad, winograd=False), kernels=("im2col", "dense_weight_grad", "bias_backward"),
+     free=("dy",), updates=("dbias",), options=[{}, {"dbias": None}], **_columns)
 
 # Shape, window, stride, padding and dilation.
 _PATCHES: list[Size] = [

@@ -80,6 +80,9 @@ class Group:
 
 NO_STATE: Mapping[str, Array] = MappingProxyType({})
 
+#: The settings by which gradients are clipped by their norms.
+_CLIPS = ("clip_norm", "clip_global_norm", "clip_eps")
+
 #: Settings that follow a schedule, or are about to be set, by group and name, as they are held.
 Now = Mapping[tuple[Group | None, str], Any]
 NOTHING: Now = MappingProxyType({})
@@ -660,7 +663,7 @@ class Optimizer(Declared):
         if self._needs_norms(self._settings):
             squares = self._plan.squares(grads)
             norms = [abs(scale) * root for root in _roots(squares, self._bound, grads)]
-            norm = math.hypot(*norms)
+            norm = _kernels.norm(norms)
             if not math.isfinite(norm) and self._settings["skip_nonfinite"]:
                 return [(vars(self).update, ({"_skipped": self._skipped + 1, "_grad_norm": norm},))], False
             limits = [self._value(name, (), now) for name in ("clip_norm", "clip_global_norm", "clip_eps")]
@@ -673,7 +676,7 @@ class Optimizer(Declared):
                 )
             eps = limits[2]
             factors = [scale_down(own, limits[0], eps) for own in norms]
-            clip = scale_down(math.hypot(*(min(own, limits[0]) for own in norms)), limits[1], eps)
+            clip = scale_down(_kernels.norm([min(own, limits[0]) for own in norms]), limits[1], eps)
         else:
             self._plan.check(grads)
         after: list[Call] = [*self._holding(now), (vars(self).update, ({"_grad_norm": norm},))]
@@ -695,7 +698,8 @@ class Optimizer(Declared):
         own = all(getattr(cls, name) is getattr(Optimizer, name) for name in ("step", "_stepping", "_advance"))
         if patched is not None and getattr(patched, "__self__", None) is not self._plan:
             own = False
-        if not own or self.computed or self._needs_norms(self._settings):
+        scheduled = {name for _, name in self._scheduled}
+        if not own or scheduled.intersection(_CLIPS):
             return None
         return Upcoming(self, self._plan, steps)
 
@@ -874,7 +878,10 @@ class Upcoming:
     def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int) -> None:
         self._optimizer = optimizer
         self._now: list[Now] = []
+        self._clips = optimizer._needs_norms(optimizer._settings)
         self.options: dict[str, Any] = {"plan": plan}
+        if self._clips:
+            self.options["clips"] = tuple(optimizer._settings[name] for name in _CLIPS)
         if optimizer._scheduled:
             plan.scale_each([1.0] * len(optimizer._slots))
             t, cls = optimizer.t, type(optimizer)
@@ -886,11 +893,13 @@ class Upcoming:
             self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
             self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])
 
-    def finish(self, taken: int) -> None:
-        """Take note that so many of the steps were taken."""
-        if taken and self._now:
-            _kernels.uninterrupted(self._optimizer._holding(self._now[taken - 1]))
-        vars(self._optimizer)["_grad_norm"] = None
+    def finish(self, taken: int, norm: float) -> None:
+        """Take note that so many of the steps were taken, and of the norm of the last one's gradients."""
+        if not taken:
+            return
+        calls = self._optimizer._holding(self._now[taken - 1]) if self._now else []
+        noting: Call = (vars(self._optimizer).update, ({"_grad_norm": norm if self._clips else None},))
+        _kernels.uninterrupted([*calls, noting])
 
 
 _A_GROUP = 'such as {"params": "*bias", "weight_decay": 0.0}'

@@ -12,7 +12,17 @@ INLINE int64_t entry_named(real x, int64_t entries)
     return (real)entry == x ? entry : -1;
 }
 
-/* wrong: how many numbers name no entry; their rows are zeros. */
+static void wrong_entries(const void *arguments, struct fastopt_share share)
+{
+    const struct wrong_entries_args *a = arguments;
+    int64_t wrong = 0;
+    if (share.index > 0)
+        return;
+    for (int64_t i = 0; i < a->places; ++i)
+        wrong += entry_named(a->x[i], a->entries) < 0;
+    a->wrong[0] = wrong;
+}
+
 static void embedding_forward(const void *arguments, struct fastopt_share share)
 {
     const struct embedding_forward_args *a = arguments;
@@ -25,11 +35,6 @@ static void embedding_forward(const void *arguments, struct fastopt_share share)
             memset(a->y + i * width, 0, width * sizeof(real));
         else
             memcpy(a->y + i * width, a->weight + entry * width, width * sizeof(real));
-    }
-    if (share.index == 0) {
-        a->wrong[0] = 0;
-        for (int64_t i = 0; i < places; ++i)
-            a->wrong[0] += entry_named(a->x[i], entries) < 0;
     }
 }
 

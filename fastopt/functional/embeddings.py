@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 
+_wrong_entries = kernel("wrong_entries")
 _embedding_forward = kernel("embedding_forward", y="out")
 _embedding_backward = kernel("embedding_backward", entry="entries", dtable="out", entries="count")
 
@@ -42,7 +43,7 @@ def embedding_forward(
     entry : int64 ndarray like `x`, optional
         Where to write `x` as integers.
     wrong : int64 ndarray (1,), optional
-        Where to write how many `x` are no entry.
+        Where to write how many `x` are no entry, and that before anything else.
 
     Returns
     -------
@@ -53,8 +54,7 @@ def embedding_forward(
     Raises
     ------
     TypeError, ValueError
-        Where an argument breaks its rule; nothing was changed then. ValueError also where an `x` is no whole number in
-        [0, entries): then all has been written, with 0 as its entry, and zeros as its row.
+        Where an argument breaks its rule; nothing was changed then, but for `wrong`.
 
     Examples
     --------
@@ -70,15 +70,15 @@ def embedding_forward(
         out = np.empty(shape, x.dtype)
     elif checks.shape("out", out) != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
-    if wrong is None:
-        wrong = np.zeros(1, np.int64)
-    y, entry, wrong = _embedding_forward(x, weight, out, entry, wrong)
-    if wrong[0]:
+    out, entry = _embedding_forward.check(x, weight, out, entry)
+    if isinstance(wrong, np.ndarray):
+        checks.apart({"wrong": wrong, "weight": weight, "out": out, "entry": entry})
+    if _wrong_entries(x, wrong, entries)[0]:
         valid = (x >= 0) & (x < entries)
         if valid.all():
             raise ValueError(f"x must be whole numbers, got {x[x != np.floor(x)][0]}")
         raise ValueError(f"x must be in [0, {entries}), got {x[~valid][0]}")
-    return y, entry
+    return _embedding_forward(x, weight, out, entry)
 
 
 def embedding_backward(dy: Array, entries: NDArray[np.integer[Any]], count: int, out: Array | None = None) -> Array:

@@ -84,7 +84,7 @@ class _MeanLoss:
         return _numbers("targets", targets, shape)
 
     def __call__(self, output: Array, targets: Any, sample_weight: Array | None = None) -> tuple[float, Array]:
-        checks.array("output", output, contiguous=False)
+        checks.array("output", output)
         if output.ndim == 0:
             raise ValueError("output must have shape (n, …), got ()")
         targets = self.check(targets, output.shape)
@@ -96,7 +96,6 @@ class _MeanLoss:
         if sample_weight is not None:
             weight = _numbers("sample_weight", sample_weight, output.shape[:1], low=0.0)
             weight = _finite_as("sample_weight", weight, output.dtype)
-        output = checks.contiguous(output)
         gradient, result = np.empty_like(output), np.empty(2)
         self.lower(_now, np.empty, output, targets, weight, out=gradient, result=result)
         return float(result[0]), gradient
@@ -252,7 +251,7 @@ class SoftmaxCrossEntropy(_MeanLoss):
     ) -> None:
         losses, by_class, mass = empty(output.shape[:1], output.dtype), None, None
         if self.class_weight is not None:
-            by_class = _finite_as("class_weight", np.array(self.class_weight, np.float64), output.dtype)
+            by_class = np.array(self.class_weight, output.dtype)
             mass = empty(output.shape[:1], output.dtype)
         written = {"out": out, "losses": losses, "mass": mass}
         call(F.softmax_loss, output, targets, weight, by_class, label_smoothing=self.label_smoothing, **written)

@@ -253,7 +253,7 @@ class Writer:
 
 
 #: Without a look at the entries.
-_embedding_forward, _embedding_backward = kernel("embedding_forward"), kernel("embedding_backward")
+_embedding_backward = kernel("embedding_backward")
 
 Followers = collections.deque[tuple[Place, Layer]]
 #: Writes the backward calls by the gradient of the output, and returns that of the input, where it is wanted.
@@ -820,7 +820,7 @@ def _weight_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buff
 def _embedding(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     weight, y, entry = layer.params["weight"], p.empty((*x.shape, layer.width)), p.empty(x.shape, np.int64)
     wrong = np.zeros(1, np.int64)
-    p.call(_embedding_forward, x, weight, y, entry, wrong)
+    p.call(F.embedding_forward, x, weight, out=y, entry=entry, wrong=wrong)
     p.add("zero", wrong)
 
     def backward(dy: Buffer, need: bool) -> Any:

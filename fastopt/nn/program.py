@@ -267,7 +267,7 @@ class Program:
             if not isinstance(segment, tuple):
                 segment(counter, batch)
                 continue
-            done, stopped = self.calls.run(
+            done, stopped, _ = self.calls.run(
                 order, self.n, 1, counter, begin=segment[0], end=segment[1], first_batch=batch
             )
             if not done:
@@ -278,6 +278,10 @@ class Program:
         """Put the running statistics back that the last batch began with."""
         for array, kept in self._kept:
             array[...] = kept
+
+    def is_step(self, item: int) -> bool:
+        """Whether an item is the optimizer's step."""
+        return item == len(self.calls) - 1
 
     def stops_on_input(self, item: int) -> bool:
         """Whether an item stops where inputs of a layer are none that it takes."""
@@ -462,7 +466,7 @@ class Compiled(Stack, loadable=False):
                 part = program.batches(batches - done)
                 if program.native:
                     started = time.perf_counter()
-                    ran, stopped = program.calls.run(None, size, part, first_batch=done)
+                    ran, stopped, _ = program.calls.run(None, size, part, first_batch=done)
                     program.seconds = (time.perf_counter() - started) / part
                 else:
                     ran, stopped = part, program.run_phase(0, None, done, 0)

@@ -49,7 +49,7 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any
 def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be an array of numbers, got {value!r}") from None
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")

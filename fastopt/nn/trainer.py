@@ -110,13 +110,16 @@ class Steps:
         if upcoming is None:
             return None
         started = time.perf_counter()
-        done, stopped = program.calls.run(order, n, batches, counter, grads=program.grads, **upcoming.options)
+        done, stopped, norm = program.calls.run(order, n, batches, counter, grads=program.grads, **upcoming.options)
         if done:
             program.seconds = (time.perf_counter() - started) / done
-        upcoming.finish(done)
+        upcoming.finish(done, norm)
         taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
-        if stopped >= 0:
+        if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
+        if stopped >= 0 and not done:  # Python says why the optimizer takes no such step
+            program.restore()
+            return None
         return taken
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:

@@ -116,6 +116,35 @@ for _case in cases.CASES.values():
     CALLS[f"functional.{_case.name}"] = _of_case(_case)
 
 _IMAGES, _WEIGHT = (2, 6, 7, 16), (3, 3, 16, 32)
+_SECOND = {"x": (2, 5, 6, 7), "weight": (3, 5, 2, 3), "dy": (2, 3, 5, 5)}
+plain("functional.Counter", F.Counter, lambda x, rng: {"value": 2**63})
+plain("functional.dropout, a generator", F.dropout,
+      lambda x, rng: {"x": x(33), "p": 0.3, "rng": np.random.default_rng(1), "out": x(33)},
+      written=("out",))  # fmt: skip
+plain("functional.dropout, a counter", F.dropout,
+      lambda x, rng: {"x": x(33), "p": 0.3, "seed": 1, "counter": F.Counter(), "out": x(33)},
+      written=("out",))  # fmt: skip
+plain("functional.conv2d, channels second", F.conv2d,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "weight": x(*_SECOND["weight"]), "bias": x(3), "layout": "nchw",
+                      "out": x(*_SECOND["dy"])}, written=("out", "packed"))  # fmt: skip
+plain("functional.conv2d_input_grad, channels second", F.conv2d_input_grad,
+      lambda x, rng: {"dy": x(*_SECOND["dy"]), "weight": x(*_SECOND["weight"]), "shape": _SECOND["x"],
+                      "layout": "nchw", "out": x(*_SECOND["x"])}, written=("out", "packed"))  # fmt: skip
+plain("functional.conv2d_weight_grad, channels second", F.conv2d_weight_grad,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "dy": x(*_SECOND["dy"]), "size": (2, 3), "dbias": x(3), "layout": "nchw",
+                      "out": x(*_SECOND["weight"])}, written=("out", "sums", "dbias"))  # fmt: skip
+plain("functional.depthwise_forward, channels second", F.depthwise_forward,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "weight": x(5, 1, 2, 3), "layout": "nchw", "out": x(2, 5, 5, 5)},
+      written=("out",))  # fmt: skip
+plain("functional.max_pool_forward, channels second", F.max_pool_forward,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "size": (2, 3), "stride": 1, "layout": "nchw", "out": x(2, 5, 5, 5)},
+      written=("out", "winner"))  # fmt: skip
+plain("functional.im2col, channels second", F.im2col,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "size": (2, 3), "layout": "nchw", "out": x(2, 5, 5, 5, 2, 3)},
+      written=("out",))  # fmt: skip
+plain("functional.group_norm_forward, channels second", F.group_norm_forward,
+      lambda x, rng: {"x": x(2, 6, 5), "groups": 3, "scale": x(6), "shift": x(6), "layout": "nchw",
+                      "out": x(2, 6, 5)}, written=("out", "mean", "inv_std"))  # fmt: skip
 plain("functional.batch_norm_sums_shape", F.batch_norm_sums_shape, lambda x, rng: {"shape": (9001, 3), "axis": 1})
 plain("functional.conv2d_fits", F.conv2d_fits,
       lambda x, rng: {"shape": _IMAGES, "filters": 16, "size": 3, "stride": 1, "padding": (1, 0)})  # fmt: skip

@@ -8,6 +8,7 @@ from finite_differences import check_gradients
 
 import fastopt
 from fastopt import nn
+from fastopt.nn import losses
 
 
 def labels(rng, n, c):
@@ -171,6 +172,87 @@ def test_large_outputs_are_safe():
 def test_repr_makes_the_same_loss(loss):
     assert repr(eval(repr(loss), vars(nn))) == repr(loss)
 
+
+# ---- The kernel calls of a loss -------------------------------------------------------------------
+
+
+def lowered(loss, output, targets, weight, out):
+    """What the calls of a loss compute that are listed before there is any output."""
+    given, result, calls = output.copy(), np.full(2, np.nan), []
+    output[...] = np.nan
+    lower = losses.lowering_of(loss)
+    lower(
+        lambda function, *arguments, **options: calls.append((function, arguments, options)),
+        lambda shape, dtype: np.full(shape, np.nan, dtype),
+        output,
+        targets,
+        weight,
+        out=out,
+        result=result,
+    )
+    for _ in range(2):  # as for batch after batch
+        output[...] = given
+        for function, arguments, options in calls:
+            function(*arguments, **options)
+    return result, out
+
+
+@pytest.mark.parametrize("weigh", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_calls_of_a_loss_compute_the_same(case, dtype, weigh, in_place, rng, same_bits):
+    loss, output, targets, _ = case
+    output = output.astype(dtype)
+    targets = targets if targets.dtype.kind == "i" else targets.astype(dtype)
+    weight = rng.uniform(size=len(output)).astype(dtype) if weigh else None
+    value, gradient = loss(output, targets, weight)
+    result, out = lowered(loss, output.copy(), targets, weight, np.empty_like(output))
+    assert result.tolist() == [value, pytest.approx(loss.total_weight(targets, weight), rel=1e-6)]
+    same_bits(out, gradient)
+    if in_place:
+        own = output.copy()
+        losses.lowering_of(loss)(call_now, np.empty, own, targets, weight, out=own, result=result)
+        assert result[0] == value
+        same_bits(own, gradient)
+
+
+def call_now(function, *arguments, **options):
+    function(*arguments, **options)
+
+
+def test_the_calls_of_softmax_cross_entropy(rng, dtype, same_bits):
+    output, targets = rng.standard_normal((70, 11)).astype(dtype), rng.integers(11, size=70)
+    value, gradient = nn.softmax_cross_entropy(output, targets)
+    result, out = lowered(nn.softmax_cross_entropy, output.copy(), targets, None, np.empty_like(output))
+    assert result.tolist() == [value, 70]
+    same_bits(out, gradient)
+    weight = rng.uniform(size=70).astype(dtype)
+    result, out = lowered(nn.softmax_cross_entropy, output.copy(), targets, weight, np.empty_like(output))
+    value, gradient = nn.SoftmaxCrossEntropy()(output, targets, weight)
+    assert result[0] == value
+    same_bits(out, gradient)
+
+
+def test_a_loss_of_ones_own_has_no_kernel_calls():
+    class Doubled(nn.SquaredError):
+        def __call__(self, *arguments, **options):
+            loss, gradient = super().__call__(*arguments, **options)
+            return 2 * loss, 2 * gradient
+
+    assert losses.lowering_of(lambda output, targets: (0.0, output)) is None
+    assert losses.lowering_of(Doubled()) is None
+
+
+def test_numbers_that_are_not_finite_in_the_type_of_the_output():
+    output = np.zeros((2, 1), np.float32)
+    for loss, more, message in (
+        (nn.L1(), {"targets": [[1e300], [0.0]]}, "targets must be finite as float32, got 1e\\+300"),
+        (nn.L1(), {"targets": output, "sample_weight": [1e300, 1]}, "sample_weight must be finite as float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(output, **more)
+
+
+# ---- Refusals -------------------------------------------------------------------------------------
 
 OUTPUT = np.zeros((3, 4))
 
