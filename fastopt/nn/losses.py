@@ -41,7 +41,7 @@ Loss = Callable[..., tuple[float, Array]]
 #: A function that calls a kernel's function, or records the call: ``call(function, *arguments, **options)``.
 Caller = Callable[..., Any]
 #: A function that makes an array for a call to write to: ``empty(shape, dtype)``.
-Maker = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+Maker = Callable[..., Any]
 
 
 class Lowering(Protocol):
@@ -51,11 +51,11 @@ class Lowering(Protocol):
         self,
         call: Caller,
         empty: Maker,
-        output: Array,
-        targets: Array,
-        weight: Array | None,
+        output: Any,
+        targets: Any,
+        weight: Any,
         *,
-        out: Array,
+        out: Any,
         result: NDArray[np.float64],
     ) -> None: ...
 

@@ -597,7 +597,7 @@ def _validation(model: Stack, given: Any, loss: Loss, finite: bool) -> tuple[Arr
 
 
 def fit(
-    model: Stack,
+    model: Compiled,
     x: Array,
     y: Array,
     *,
