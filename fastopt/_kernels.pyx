@@ -16,7 +16,7 @@ import numpy
 
 cimport cython
 from cpython.dict cimport PyDict_GetItem, PyDict_Size
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
@@ -1225,6 +1225,7 @@ cdef class Program:
     cdef fastopt_item *items
     cdef Py_ssize_t count, room
     cdef size_t bytes           # that a batch moves
+    cdef int64_t most           # batches of a run, for which there is room
     cdef list arrays            # of each item, those that it reads, and those that it writes
     cdef dict fed, aimed        # what rows are gathered of, and where copies go, by item
     cdef bint running
@@ -1235,7 +1236,7 @@ cdef class Program:
     cdef object outer
 
     def __cinit__(self):
-        self.arrays, self.fed, self.aimed = [], {}, {}
+        self.arrays, self.fed, self.aimed, self.most = [], {}, {}, INT64_MAX
 
     def __dealloc__(self):
         PyMem_Free(self.items)
@@ -1245,6 +1246,7 @@ cdef class Program:
 
     cdef fastopt_item *new(self, fastopt_kind kind, tuple reads, tuple writes) except NULL:
         cdef fastopt_item *more
+        self.must_rest()
         if self.count == self.room:
             more = <fastopt_item *>PyMem_Realloc(self.items, (2 * self.room + 16) * sizeof(fastopt_item))
             if not more:
@@ -1256,6 +1258,23 @@ cdef class Program:
         self.arrays.append((reads, writes))
         self.count += 1
         return item
+
+    cdef int must_rest(self) except -1:
+        if self.running:
+            raise RuntimeError("one program cannot run twice at once, or be changed meanwhile: another thread runs it")
+        return 0
+
+    cdef int moves_on(self, array, int64_t stride) except -1:
+        """Take note that an array is followed by as many as its base has room for."""
+        base = array
+        while isinstance(base.base, ndarray):
+            base = base.base
+        if stride < 0:
+            raise ValueError(f"stride must be at least 0, got {stride}")
+        if stride:
+            end = address(base) + base.nbytes
+            self.most = min(self.most, (end - address(array) - array.nbytes) // stride + 1)
+        return 0
 
     # ---- Adding items ----------------------------------------------------------------------------------------
 
@@ -1271,13 +1290,25 @@ cdef class Program:
         moving : ndarray, optional
             An array among the arguments in whose place, for batch i, is what lies i times `stride` bytes further.
         stride : int
+
+        Raises
+        ------
+        ValueError
+            Where the function calls no kernel; as what it raises itself, that leaves the list as it was.
         """
         cdef Py_ssize_t before = self.count
+        self.must_rest()
         self.counts, self.moving, self.stride = <int64_t>PyLong_AsUnsignedLongLongMask(counts), NULL, stride
         if moving is not None:
+            self.moves_on(moving, stride)
             self.moving = <const char *><uintptr_t>address(moving)
-        with self:
-            made = function(*arguments, **options)
+        try:
+            with self:
+                made = function(*arguments, **options)
+        except BaseException:
+            self.count = before
+            del self.arrays[before:]
+            raise
         if self.count == before:
             raise ValueError(f"{getattr(function, '__name__', function)} must call a kernel")
         return made
@@ -1332,18 +1363,27 @@ cdef class Program:
         return self.count - 1
 
     def finite(self, array, elements=None, stride=0):
-        """Add a stop where some real numbers, for batch i those `stride` bytes times i further, are not finite."""
+        """Add a stop where some real numbers, for batch i those `stride` bytes times i further, are not finite: the
+        first so many of an array, or all."""
         cdef buffer view
         take(array, &view, False)
         PyBuffer_Release(&view)
         if real_of(&view) < 0:
             raise Misfit("type")
+        if elements is not None and not 0 <= elements <= view.len // view.itemsize:
+            raise ValueError(f"elements must be in [0, {view.len // view.itemsize}], got {elements}")
+        self.moves_on(array, stride)
         cdef fastopt_item *item = self.new(FASTOPT_FINITE, (array,), ())
         item.real, item.source, item.stride = <fastopt_real>real_of(&view), view.buf, stride
         item.elements = view.len // view.itemsize if elements is None else elements
 
     def zero(self, array):
         """Add a stop where an int64 is not 0."""
+        cdef buffer view
+        take(array, &view, False)
+        PyBuffer_Release(&view)
+        if not has_type(&view, INT64, FASTOPT_FLOAT) or view.len != 8:
+            raise Misfit("there must be one int64")
         self.new(FASTOPT_ZERO, (array,), ()).source = <const void *><uintptr_t>address(array)
 
     def step(self):
@@ -1366,6 +1406,7 @@ cdef class Program:
         cdef buffer view
         if not (0 <= place < self.count and self.items[place].kind == FASTOPT_GATHER):
             raise ValueError(f"item {place} must gather rows")
+        self.must_rest()
         if not gathers(source):
             raise Misfit("rows must be contiguous, of native numbers of a type that is known")
         item, target = &self.items[place], self.arrays[place][1][0]
@@ -1385,6 +1426,7 @@ cdef class Program:
         cdef buffer view
         if not (0 <= place < self.count and self.items[place].kind == FASTOPT_COPY):
             raise ValueError(f"item {place} must copy")
+        self.must_rest()
         take(target, &view, True)
         PyBuffer_Release(&view)
         self.items[place].to, self.items[place].to_stride = view.buf, self.items[place].bytes
@@ -1417,6 +1459,11 @@ cdef class Program:
         seconds : dict, optional
             To which the time of each item is added, by its name.
 
+        Raises
+        ------
+        Misfit, ValueError, RuntimeError
+            Where these do not fit the items, or the program runs already; nothing has been done then.
+
         Returns
         -------
         completed : int
@@ -1429,7 +1476,7 @@ cdef class Program:
         cdef size_t first = begin, last = self.count if end is None else end, stopped = 0, done = 0
         cdef size_t moved = self.bytes * batches
         cdef fastopt_plan step
-        cdef size_t changed[64]
+        cdef size_t *changed = NULL
         cdef int64_t most = INT64_MAX
         cdef buffer numbers, table
         cdef const int64_t *index = NULL
@@ -1437,10 +1484,21 @@ cdef class Program:
         cdef Py_ssize_t i
         if not (0 <= begin <= <Py_ssize_t>last <= self.count):
             raise ValueError("items must be those of the program")
-        if self.running:
-            raise RuntimeError("one program cannot run twice at once: another thread runs it")
+        if rows < 0 or not 0 <= batches <= self.most or not 0 <= first_batch <= self.most - batches:
+            raise ValueError(f"there must be rows and batches, those that there is room for, got {batches} of {rows}, "
+                             f"from {first_batch}")
+        if rows and first_batch + batches > INT64_MAX // rows:
+            raise ValueError(f"there must be rows for all batches, got {batches} of {rows}")
+        self.must_rest()
+        for i in range(begin, <Py_ssize_t>last):
+            if self.items[i].kind == FASTOPT_GATHER:
+                if i not in self.fed:
+                    raise ValueError(f"item {i} must be fed before it gathers rows")
+                if len(self.arrays[i][1][0]) != rows:
+                    raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
         numbers.obj = table.obj = NULL
         memset(&step, 0, sizeof(step))
+        self.running = True
         try:
             if order is not None:
                 take(order, &numbers, False)
@@ -1460,12 +1518,12 @@ cdef class Program:
                 raise Misfit("there must be rows for all batches")
             if plan is not None:
                 plan.check(grads)
-                if not plan.hypers[0] + batches <= LAST_STEP:
+                if not batches <= LAST_STEP - plan.hypers[0]:
                     raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
                 step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
                 step.buckets, step.first = plan.buckets, plan.first
                 step.hypers, step.next = plan.hypers, plan.running
-                step.scratch, step.places, step.scalars = plan.scratch, changed, plan.scalars > 0
+                step.scratch, step.scalars = plan.scratch, plan.scalars > 0
                 step.params, step.place = plan.total, plan.place
                 if clips is not None:
                     step.clip_norm, step.clip_global_norm, step.clip_eps = clips
@@ -1476,8 +1534,10 @@ cdef class Program:
                     take(values, &table, False)
                     if real_of(&table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches:
                         raise Misfit("values must be float64, one for each place and batch")
-                    if len(places) > 64:
-                        raise Misfit("there may be 64 places at most")
+                    changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
+                    if not changed:
+                        raise MemoryError
+                    step.places = changed
                     for i, (place, bucket) in enumerate(places):
                         plan.hyper(place, bucket)
                         changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
@@ -1493,16 +1553,16 @@ cdef class Program:
             elif moved < KEEP_GIL_BELOW:
                 done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number, &stopped)
             else:
-                self.running = True
                 if plan is not None:
                     plan.busy = generation
                 with nogil:
                     done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number,
                                                &stopped)
-                self.running = False
                 if plan is not None:
                     plan.busy = 0
         finally:
+            self.running = False
+            PyMem_Free(changed)
             PyMem_Free(step.norms)
             PyBuffer_Release(&numbers)
             PyBuffer_Release(&table)

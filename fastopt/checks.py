@@ -199,6 +199,12 @@ def plain(name: str, value: Array) -> None:
         raise TypeError(f"{name} must be a plain array, got a masked one; pass {name}.filled(0), say")
 
 
+def contiguous(value: Array, dtype: Any = None) -> Array:
+    """An array as kernels take it: C-contiguous, aligned, and of a type; a copy only where it is another."""
+    value = np.ascontiguousarray(value, dtype)
+    return value if value.flags.aligned else value.copy()
+
+
 def shape(name: str, value: Any, ndim: int | None = None) -> tuple[int, ...]:
     """The shape of an array, of so many dimensions; all else about it is for a kernel to check."""
     if isinstance(value, np.ndarray) and (ndim is None or value.ndim == ndim):

@@ -151,7 +151,7 @@ def weights(sample_weight: Any, class_weight: Any, y: Array, loss: Loss, dtype: 
     if not weight.any():
         raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
     with np.errstate(over="ignore"):
-        weight = np.ascontiguousarray(weight, dtype)
+        weight = checks.contiguous(weight, dtype)
     if not np.isfinite(weight).all():
         raise ValueError(f"sample_weight and class_weight must have products that are finite as {dtype}")
     _check_takes_weights(loss)
@@ -197,7 +197,7 @@ def _numbers(name: str, value: Any, n: int) -> Array:
     """Weights (n,), checked; also as a column."""
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be an array of numbers, got {value!r}") from None
     if array.shape == (n, 1):
         array = array[:, 0]

@@ -464,6 +464,7 @@ class Conv2D(_Affine):
             filters = weight.reshape(*self.size, self.filters)
             dx: Any
             dx, dweight = F.depthwise_backward(dy, x, filters, **how, dilation=self.dilation)
+            assert dx is not None
             return dx, {"weight": dweight.reshape(weight.shape), "bias": F.bias_backward(dy)}
         if columns is None:
             winograd, dbias = self.by_winograd(x.dtype), np.empty_like(self.params["bias"])

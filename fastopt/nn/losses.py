@@ -44,7 +44,7 @@ LossLike = Loss | str | type[Any]
 #: A function that calls a kernel's function, or records the call: ``call(function, *arguments, **options)``.
 Caller = Callable[..., Any]
 #: A function that makes an array for a call to write to: ``empty(shape, dtype)``.
-Maker = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+Maker = Callable[..., Any]
 
 
 class Lowering(Protocol):
@@ -54,11 +54,11 @@ class Lowering(Protocol):
         self,
         call: Caller,
         empty: Maker,
-        output: Array,
-        targets: Array,
-        weight: Array | None,
+        output: Any,
+        targets: Any,
+        weight: Any,
         *,
-        out: Array,
+        out: Any,
         result: NDArray[np.float64],
     ) -> None: ...
 
@@ -95,7 +95,7 @@ class _MeanLoss(Spelled):
             raise ValueError("output must have shape (n, …), got ()")
         targets = self.check(targets, output.shape)
         if self._are_labels(targets):
-            targets = np.ascontiguousarray(targets, np.int64)
+            targets = checks.contiguous(targets, np.int64)
         else:
             targets = _finite_as("targets", targets, output.dtype)
         weight = None
@@ -168,7 +168,7 @@ def _now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
 def _finite_as(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers in a real type, which must hold all that are finite."""
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, dtype)
+        converted = checks.contiguous(array, dtype)
     beyond = np.isinf(converted) & np.isfinite(array)
     if beyond.any():
         raise ValueError(f"{name} must be finite as {dtype}, got {array[beyond][0]}")

@@ -94,6 +94,7 @@ class Program:
         check: bool = True,
     ) -> None:
         self.n, self.training = n, loss is not None
+        self._loss = loss  # held, as programs are found again by the identity of their loss
         self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
@@ -101,7 +102,7 @@ class Program:
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
         p = Writer(n, model.dtype, self.grads if loss is not None else None)
-        for array in model.state.values() if self.training and check else ():
+        for array in model.state.values() if self.training else ():
             self._kept.append((array, np.empty_like(array)))
             p.add("copy", self._kept[-1][1], array)
         x = p.empty((n, *model.check_built()))
@@ -129,7 +130,8 @@ class Program:
             marks.append(len(p.items))
             p.add("step")
         p.watch(model)
-        self._found = _kernels.Snapshot([getattr(loss, "__dict__", {}), *p.watched])
+        of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
+        self._found = _kernels.Snapshot([*of_loss, *p.watched])
         self._stacks = p.stacks
         self.nbytes = _allocate(p.items)
         self.calls = _kernels.Program()
@@ -419,6 +421,8 @@ class Compiled(Stack, loadable=False):
         if found is None:
             found = Program(self, n, loss=loss, targets=targets, check=check)
         yield found
+        if not found.holds():
+            return
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
         self.programs.setdefault(key, []).append(found)

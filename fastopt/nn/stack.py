@@ -234,7 +234,7 @@ class Stack(Composite, loadable=False):
 
     def converted(self, x: Array) -> Array:
         """Inputs as layers take them: C-contiguous, of the model's type."""
-        return np.ascontiguousarray(x, self.dtype)
+        return checks.contiguous(x, self.dtype)
 
     def inputs(self, name: str, x: Any) -> Array:
         """Both."""

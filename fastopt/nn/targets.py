@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 
@@ -49,7 +50,7 @@ def check_finite(name: str, array: Array, dtype: np.dtype[Any] | None = None) ->
 def count_right(output: Array, y: Array) -> int:
     """The number of rows whose largest output is at the label."""
     real = output.dtype if output.dtype in (np.float32, np.float64) else np.float64
-    return int(F.count_right(np.ascontiguousarray(output, real), np.ascontiguousarray(y, np.int64))[0])
+    return int(F.count_right(checks.contiguous(output, real), checks.contiguous(y, np.int64))[0])
 
 
 def accuracy(output: Array, y: Array) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import _kernels
+from fastopt import _kernels, checks
 from fastopt.checks import Array
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.layers import Grads
@@ -50,39 +51,44 @@ class Steps:
 
     def __init__(self, model: Compiled, optimizer: Any, *, check: bool) -> None:
         self._model, self._optimizer, self._check = model, optimizer, check
-        self._in_use = contextlib.ExitStack()
-        self._programs: dict[int, Program] = {}
+        #: By the size of batches, programs, and what gives each back.
+        self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
         self._sums: Grads = {}
+        self._kept: list[tuple[Array, Array]] = []  # running statistics, with those before the first of several batches
 
     def __enter__(self) -> Steps:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._programs.clear()
-        self._in_use.close()
+        while self._programs:
+            self._programs.popitem()[1][1].close()
 
     def feed(self, x: Array, y: Array, weight: Array | None, loss: Loss) -> None:
         """Take batches from the rows of these arrays from now on; they were checked."""
         self._loss = loss
         if weight is not None and not _kernels.gathers(weight):
-            weight = np.ascontiguousarray(weight, self._model.dtype)
+            weight = checks.contiguous(weight, self._model.dtype)
         targets = Targets(y, self._model.dtype, weight is not None)
         if lowering_of(self._loss) is not None:
-            y = y if _kernels.gathers(y) else np.ascontiguousarray(y, targets.dtype)
+            y = y if _kernels.gathers(y) else checks.contiguous(y, targets.dtype)
         self._data, self._targets = (x, y, weight), targets
-        for program in self._programs.values():
+        for program, _ in self._programs.values():
             program.feed(x, y, weight)
 
     def program(self, n: int) -> Program:
         """The program of batches of a size, fed."""
-        found = self._programs.get(n)
-        if found is None or not found.holds():
-            assert self._data is not None
-            own = self._model.program(n, self._loss, self._targets, self._check)
-            found = self._programs[n] = self._in_use.enter_context(own)
+        found, in_use = self._programs.get(n, (None, None))
+        if found is not None and found.holds():
+            return found
+        if in_use is not None:
+            in_use.close()
+        assert self._data is not None
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(self._model.program(n, self._loss, self._targets, self._check))
             found.feed(*self._data)
+            self._programs[n] = found, stack.pop_all()
         return found
 
     # ---- Steps of C alone --------------------------------------------------------------------------------------
@@ -117,13 +123,21 @@ class Steps:
         return taken
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
-        program.restore()
-        if program.stops_on_input(item):
-            assert self._data is not None
-            rows = slice(batch * program.n, (batch + 1) * program.n)
-            chosen = self._data[0][rows if order is None else order[rows]]
-            self._model.forward(self._model.converted(chosen), training=True, counter=0)  # says what is wrong
+        try:
+            if program.stops_on_input(item):
+                assert self._data is not None
+                rows = slice(batch * program.n, (batch + 1) * program.n)
+                chosen = self._data[0][rows if order is None else order[rows]]
+                self._model.forward(self._model.converted(chosen), training=True, counter=0)  # says what is wrong
+        finally:
+            self._restore(program)
         raise NonFinite(*taken)
+
+    def _restore(self, program: Program) -> None:
+        """Put the running statistics back that the step began with."""
+        program.restore()
+        for array, kept in self._kept:
+            array[...] = kept
 
     # ---- One by one --------------------------------------------------------------------------------------------
 
@@ -132,6 +146,7 @@ class Steps:
         answers, and the gradients, which the next call overwrites."""
         value, right, total = 0.0, 0, 0.0
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
+        self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         for i, chosen in enumerate(parts):
             program = self._last = self.program(len(chosen))
             self._phase(program, 0, chosen, counter + i)
@@ -153,7 +168,11 @@ class Steps:
         return value, total, right, grads
 
     def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
-        stopped = program.run_phase(phase, chosen, 0, counter)
+        try:
+            stopped = program.run_phase(phase, chosen, 0, counter)
+        except BaseException:  # of a layer or a loss of the user's
+            self._restore(program)
+            raise
         if stopped >= 0:
             self._stop(program, stopped, chosen, 0)
 
@@ -176,7 +195,7 @@ class Steps:
         except _kernels.Misfit:
             return  # the optimizer says what is wrong
         if not finite:
-            program.restore()
+            self._restore(program)
             raise NonFinite
 
 
@@ -184,6 +203,23 @@ def look_ahead(optimizer: Any) -> None:
     """Move the parameters to where `LookAheadNesterov` takes the gradient; other optimizers leave them as they are."""
     if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
         optimizer.look_ahead()
+
+
+#: Models that are trained at present: their process, and identity.
+_trained: set[tuple[int, int]] = set()
+
+
+@contextlib.contextmanager
+def alone(model: Stack) -> Iterator[None]:
+    """Within the block, no other run may train the model."""
+    key = os.getpid(), id(model)
+    if key in _trained:
+        raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
+    _trained.add(key)
+    try:
+        yield
+    finally:
+        _trained.discard(key)
 
 
 @contextlib.contextmanager
@@ -223,7 +259,7 @@ class Trainer:
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
         weight = weights(sample_weight, None, y, loss, model.dtype)
-        with holding(model, optimizer), self._steps as steps:
+        with alone(model), holding(model, optimizer), self._steps as steps:
             steps.feed(x, y, weight, loss)
             look_ahead(optimizer)
             try:

@@ -23,10 +23,10 @@ from fastopt.nn import arguments
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss
 from fastopt.nn.program import Compiled
-from fastopt.nn.stack import Stack, room_for_convolutions
+from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken, holding, look_ahead
+from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
 
 __all__ = ["Callback", "History", "Run", "batches"]
@@ -466,23 +466,6 @@ def _go_on(average: Applied | None, *, check: bool) -> None:
             "to go on from the values that were trained, or make a new one to begin from those that are there"
         )
     average.restore()
-
-
-#: Models that are trained at present: their process, and identity.
-_trained: set[tuple[int, int]] = set()
-
-
-@contextlib.contextmanager
-def alone(model: Stack) -> Iterator[None]:
-    """Within the block, no other run may train the model."""
-    key = os.getpid(), id(model)
-    if key in _trained:
-        raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
-    _trained.add(key)
-    try:
-        yield
-    finally:
-        _trained.discard(key)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def test_what_is_wrong_is_found():
 LEFT_OUT = {
     "what all share": ("Callback", "Composite", "Initializer", "Layer", "Optimizer", "OptimizerLike"),
     "results": ("BatchNormCache", "GroupNormCache", "RMSNormCache", "History", "LRRange", "NonFiniteError"),
-    "made by the trainer": ("Passes", "Run", "Workspace"),
+    "made by the trainer": ("Program", "Run"),
     "functions of many steps of the trainer": ("lr_find", "lsuv"),
     "takes a function of one's own": ("register",),
 }
