@@ -5,8 +5,8 @@ python benchmarks/compilers.py gcc "python -m ziglang cc -target x86_64-linux-gn
 python benchmarks/compilers.py --rounds 30 --only dense
 
 Each compiler's kernels are built into a folder of their own below build/compilers, and run in a process of its own; the
-two take turns within each round. Ratios are medians over rounds, and beyond 1.05 in either direction one is named. That the
-bits are the same is what `make clang-test` shows.
+two take turns within each round. Ratios are medians over rounds; beyond 1.05, the slower compiler is named. That bits
+are the same is what `make clang-test` shows.
 """
 
 import argparse
