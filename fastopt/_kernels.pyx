@@ -103,6 +103,10 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
+    struct fastopt_kernels:
+        int tile_rows
+        int tile_columns
+    const fastopt_kernels *fastopt_active(fastopt_real real)
     void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
@@ -230,6 +234,12 @@ _isa = None
 def isa():
     """The instruction set in use."""
     return _isa
+
+
+def tile():
+    """Rows and columns of the micro-kernel that products of float32 matrices are made of."""
+    cdef const fastopt_kernels *kernels = fastopt_active(FASTOPT_FLOAT)
+    return kernels.tile_rows, kernels.tile_columns
 
 
 def use_isa(name):

@@ -553,6 +553,7 @@ def environment() -> dict[str, str]:
         "BLAS": f"{blas['name']} {blas['version']}",
         **_blas_runtime(),
         "dense layers": "products of fastopt's" if nn.layers.PRODUCTS == "own" else "products of the BLAS",
+        "micro-kernel": "{} × {} float32".format(*_kernels.tile()),
         "Python": platform.python_version(),
         "machine": platform.machine(),
     }

@@ -619,6 +619,8 @@ def test_info(run):
     assert facts["instruction set"] == f"{_kernels.isa()} (of {', '.join(_kernels.isas())})"
     assert facts["BLAS"]
     assert facts["dense layers"] == "products of fastopt's"
+    rows, columns = {"avx512": (8, 32), "avx2": (6, 16), "neon": (8, 8)}.get(_kernels.isa(), (6, 8))
+    assert facts["micro-kernel"] == f"{rows} × {columns} float32"
 
 
 def test_bench_table(run):
