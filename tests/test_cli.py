@@ -91,7 +91,7 @@ def test_what_is_written_has_been_measured(run, tmp_path):
     """The averaged weights, in a schedule-free optimizer's case."""
     run("train", "--model", "mlp", "--epochs", 1, "--optimizer", "schedule_free_adamw", "--out", tmp_path)
     x, y, *_ = data.load("digits")
-    _, validation = data.stratified_split(y, 0.1, seed=0)
+    _, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     measured = nn.load(tmp_path / "model.npz").evaluate(x[validation], y[validation])
     assert measured["loss"] == json.loads((tmp_path / "history.json").read_text())["val_loss"][-1]
 
@@ -148,7 +148,7 @@ def test_numbers_gone_bad_leave_the_last_good_model(capsys, tmp_path, monkeypatc
     assert err.startswith("fastopt: epoch 2, batch ")
     assert f"{tmp_path / 'checkpoint.npz'} has the model of epoch 1; try a lower --lr" in err
     x, y, *_ = data.load("digits")
-    _, validation = data.stratified_split(y, 0.1, seed=0)
+    _, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     loss = nn.load(tmp_path / "checkpoint.npz").evaluate(x[validation], y[validation])["loss"]
     assert f"val loss {loss:.4f}" in out
 
