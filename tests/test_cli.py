@@ -315,7 +315,7 @@ def test_train_on_files_of_your_own(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "data must be 'digits' or a folder .* got 'nowhere'"),
+        (["--data", "nowhere"], "data must be 'digits', .* got 'nowhere'"),
         (["--lr", "nan"], r"lr must be in \[0, inf\), got nan"),
         (["--lr", "-1"], r"lr must be in \[0, inf\), got -1.0"),
         (["--epochs", "-1"], "epochs must be at least 0, got -1"),

@@ -181,7 +181,7 @@ def _cifar_of_pickle(name: Any, content: bytes, kinds: Sequence[str]) -> tuple[B
                 raise ValueError(f"{kind!r} must be a list of {len(pixels)} labels, got {got}")
             for i, label in enumerate(labels):
                 if type(label) is not int or not 0 <= label < 256:
-                    got = label if type(label) is int else type(label).__name__
+                    got = str(label) if type(label) is int else type(label).__name__
                     raise ValueError(f"{kind!r} must hold integers in [0, 256), got {got} at {i}")
             by_kind[kind] = np.array(labels, np.uint8)
     except ValueError as error:
