@@ -303,13 +303,14 @@ def _apart(
     x: Array, y: Array | None, rng: Rng, choice: NDArray[np.int64], transforms: Sequence[Transform]
 ) -> tuple[Array, Array | None]:
     """Each image through the transformation that is chosen for it, -1 for none, and all of them together again."""
+    numbers = np.unique(choice)
+    if len(numbers) == 1:
+        return transforms[numbers[0]](x, y, rng) if numbers[0] >= 0 else (x, y)
     made: list[tuple[Any, Any, Any]] = []
-    for number in np.unique(choice):
+    for number in numbers:
         members = np.flatnonzero(choice == number)
         part = x[members], None if y is None else y[members]
         made.append((members, *(part if number < 0 else transforms[number](*part, rng))))
-    if len(made) == 1:
-        return made[0][1], made[0][2]
     shapes = sorted({(part.shape[1:], part.dtype.name) for _, part, _ in made})
     if len(shapes) > 1:
         raise ValueError(f"images must stay of one shape and type, got {shapes[0]} and {shapes[1]}")

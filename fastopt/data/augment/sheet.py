@@ -68,6 +68,9 @@ def preview(
     if not callable(augmentation) or isinstance(augmentation, type):
         raise TypeError(f"augmentation must be callable as (x, y, rng), got {augmentation!r:.80}")
     draws = checks.integer("draws", draws, 1, 50)
+    if names is not None and (isinstance(names, bytes) or not isinstance(names, Sequence)):
+        raise TypeError(f"names must be a sequence of text, got {type(names).__name__}")
+    target = None if path is None else os.fspath(path)
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     columns = [(x, y), *(augmentation(x, y, rng) for _ in range(draws))]
     side = 1.1
@@ -89,17 +92,21 @@ def preview(
     for ax in axes[:, 0]:
         for spine in ax.spines.values():
             spine.set(linewidth=2, color="tab:blue")
-    if path is not None:
-        page.savefig(path, dpi=150)
+    if target is not None:
+        page.savefig(target, dpi=150)
     return page
 
 
 def _caption(target: Any, names: Sequence[str] | None) -> str:
     """A label, or the classes of which there is most, with their shares."""
-    if np.ndim(target) == 0:
-        whole = np.asarray(target).dtype.kind in "iu"
-        return names[target] if names is not None and whole else f"{target}" if whole else f"{target:.3g}"
-    if np.ndim(target) > 1:
+
+    def name(label: int) -> str:
+        return str(names[label]) if names is not None and 0 <= label < len(names) else f"{label}"
+
+    target = np.asarray(target)
+    if target.ndim == 0:
+        return name(int(target)) if target.dtype.kind in "iu" else f"{target.item():.5}"
+    if target.ndim > 1 or target.dtype.kind != "f":
         return ""
-    best = [each for each in np.argsort(-np.asarray(target), kind="stable")[:2] if target[each] > 0.005]
-    return ", ".join(f"{names[each] if names is not None else each}: {target[each]:.2f}" for each in best)
+    best = [int(each) for each in np.argsort(-target, kind="stable")[:2] if target[each] > 0.005]
+    return ", ".join(f"{name(each)}: {target[each]:.2f}" for each in best)
