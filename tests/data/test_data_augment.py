@@ -3,6 +3,7 @@ they come from."""
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -823,7 +824,10 @@ def test_preview(channels, dtype, tmp_path):
     assert sheet.get_suptitle() == repr(flip)
     mixed = augment.preview(x, augment.Mixup(classes=4), y)
     assert len(mixed.axes) == 24
-    assert ": 0." in mixed.axes[1].get_xlabel() or ": 1.00" in mixed.axes[1].get_xlabel()
+    captions = [ax.get_xlabel() for ax in mixed.axes]
+    assert captions[0] == "1"
+    assert all(re.fullmatch(r"\d 1\.00|\d 0\.\d\d(\n\d 0\.\d\d)?", each) for each in captions[1:8])
+    assert augment.preview(x, augment.HorizontalFlip(), np.linspace(0, 1, 3)).axes[8].get_xlabel() == "0.5"
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,10 @@ def preview(
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     columns = [(x, y), *(augmentation(x, y, rng) for _ in range(draws))]
     side = 1.1
-    captions = 0.0 if y is None else 0.32
+    captions = [_caption(label, names) for _, labels in columns if labels is not None for label in labels]
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     title = textwrap.wrap(repr(augmentation), width=max(int(13 * side * (draws + 1)), 20))[:4]
-    height = len(x) * (side + captions) + 0.3 + 0.2 * len(title)
+    height = len(x) * (side * x.shape[1] / x.shape[2] + 0.03 + 0.12 * lines) + 0.3 + 0.16 * len(title)
     page = figure((side * (draws + 1), height))
     page.suptitle("\n".join(title), fontsize=9)
     axes = page.subplots(len(x), draws + 1, squeeze=False)
@@ -109,4 +110,4 @@ def _caption(target: Any, names: Sequence[str] | None) -> str:
     if target.ndim > 1 or target.dtype.kind != "f":
         return ""
     best = [int(each) for each in np.argsort(-target, kind="stable")[:2] if target[each] > 0.005]
-    return ", ".join(f"{name(each)}: {target[each]:.2f}" for each in best)
+    return "\n".join(f"{name(each)} {target[each]:.2f}" for each in best)
