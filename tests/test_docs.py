@@ -102,7 +102,11 @@ HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 def blocks(page: Path) -> list[str]:
     """The Python of a page; lines that draw, only where there is matplotlib."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return found if HAS_MATPLOTLIB else [re.sub(r"^.*\.(plot|preview)\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+    return (
+        found
+        if HAS_MATPLOTLIB
+        else [re.sub(r"^.*\.(plot|preview)\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+    )
 
 
 @pytest.fixture(scope="module")
