@@ -24,6 +24,8 @@ def threads():
 def no_thread_stays():
     yield
     gc.collect()
+    for thread in threads():  # of an epoch that was left: they are told to end, and not waited for
+        thread.join(60)
     assert not threads()
 
 
@@ -239,6 +241,7 @@ def test_threads_end_with_the_loop(way, workers):
     next(batches)
     if way == "close":
         batches.close()
+        assert not threads()
         batches.close()
         assert list(batches) == []
     elif way == "with":
