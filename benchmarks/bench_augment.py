@@ -4,9 +4,10 @@
     python benchmarks/bench_augment.py --only crop
     python benchmarks/bench_augment.py --check        # do batch and loop compute the same? measures nothing
 
-The loop is what one writes per image in NumPy: the same formulas with the same random numbers drawn image by image.
-Both run in one process, in turn. The last tables say what resampling by other means takes, and what a training step of
-the CNN takes beside the usual chain (with PyTorch's and fastopt's threads at one).
+The loop is what one writes per image in NumPy: the same formulas with random numbers drawn image by image. All that is
+compared runs in one process, in turn. Two more tables say what resampling by other means takes, and what training steps
+of the CNN 32×32×3 take alone, and with batches that a loader augments beside them in one thread (with two CPUs at hand;
+kernels keep to one).
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import trainers
 
+import fastopt
+from fastopt import data
 from fastopt.data import augment
-from fastopt.data.augment.colors import _of_hue, _of_saturation
+from fastopt.data.augment.colors import LUMA, _of_hue, _of_saturation
+from fastopt.data.augment.warp import warp
 
 N, SIZE, CLASSES = 128, 32, 10
 Rng = np.random.Generator
@@ -45,7 +50,7 @@ def jitter(image: Any, rng: Rng) -> Any:
     brightness, contrast, saturation = rng.uniform(0.6, 1.4, 3)
     turn = rng.uniform(-0.1, 0.1, 1)
     matrix = _of_hue(turn)[0] @ _of_saturation(np.array([saturation]))[0] * (brightness * contrast)
-    luma = image.reshape(-1, 3).mean(axis=0) @ augment.colors.LUMA
+    luma = image.reshape(-1, 3).mean(axis=0) @ LUMA
     values = image.astype(np.float32) @ matrix.T.astype(np.float32) + np.float32((1 - contrast) * brightness * luma)
     values = np.clip(values, 0, white)
     return np.rint(values).astype(np.uint8) if image.dtype == np.uint8 else values
@@ -151,6 +156,57 @@ def check() -> None:
             assert abs(a.std() - c.std()) < 0.02 * scale, name
 
 
+def resampling(rounds: int) -> None:
+    """At random places: NumPy's gathers beside SciPy."""
+    from scipy import ndimage
+
+    print("\n| bilinear, float32 | fastopt, ms | map_coordinates | affine_transform |\n| --- | ---: | ---: | ---: |")
+    rng = np.random.default_rng(0)
+    for n, h, w in ((N, SIZE, SIZE), (8, 224, 224)):
+        x, places = rng.random((n, h, w, 3), np.float32), rng.uniform(-2, h + 1, (2, n, h, w))
+        matrix, mode = np.array([[0.98, 0.1], [-0.1, 0.98]]), {"order": 1, "mode": "grid-constant"}
+
+        def ours(x: Any = x, places: Any = places) -> Any:
+            return warp(x, x.shape[1:3], lambda some: (places[0, some], places[1, some]))
+
+        def each(function: Callable[[Any, int], Any], x: Any = x) -> None:
+            for i in range(len(x)):
+                for channel in range(3):
+                    function(x[i, ..., channel], i)
+
+        def mapped(image: Any, i: int, places: Any = places, mode: Any = mode) -> Any:
+            return ndimage.map_coordinates(image, places[:, i], **mode)
+
+        def affine_of(image: Any, i: int, matrix: Any = matrix, mode: Any = mode) -> Any:
+            return ndimage.affine_transform(image, matrix, 1.0, **mode)
+
+        calls = [ours, functools.partial(each, mapped), functools.partial(each, affine_of)]
+        print(f"| {n} × {h}×{w}×3 |", " | ".join(f"{time * 1e3:.1f}" for time in medians(calls, rounds)), "|")
+
+
+def beside_training(rounds: int) -> None:
+    """Steps on batches that lie ready, and on those that a loader makes ahead."""
+    fastopt.set_num_threads(1)
+    net = trainers.NETS["CNN 32×32×3"]
+    model = net.model()
+    optimizer = fastopt.Momentum(model.params, lr=1e-3, nesterov=True)
+    x, y = (np.concatenate([part] * 4) for part in batch(np.float32))
+    chain = CONTESTS["flip + crop + jitter"][0]
+
+    def epoch(loader: data.Loader) -> None:
+        with loader.epoch(0) as batches:
+            for images, labels in batches:
+                model.fit(images, labels, epochs=1, batch_size=N, optimizer=optimizer)
+
+    loaders = [data.Loader((x, y), N, transform, workers=w) for transform, w in ((None, 0), (chain, 1), (chain, 0))]
+    ready, ahead, between = medians([functools.partial(epoch, loader) for loader in loaders], rounds)
+    own = medians([functools.partial(chain, *batch(np.float32), np.random.default_rng(0))], rounds)[0]
+    print(f"\nA step of the CNN: {ready / 4 * 1e3:.1f} ms; the chain on its batch: {own * 1e3:.1f} ms (must be less).")
+    print(
+        f"Steps with the chain in a thread beside them: × {ahead / ready:.2f}; between them: × {between / ready:.2f}."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="contests with this in their name")
@@ -170,6 +226,9 @@ def main() -> None:
             ours, loop = medians([functools.partial(side, x, y, rng) for side in sides], arguments.rounds)
             must = f" (must show {MUST[name]:g})" if name in MUST else ""
             print(f"| {name}{must} | {np.dtype(dtype)} | {ours * 1e6:.0f} | {loop * 1e6:.0f} | {loop / ours:.1f} |")
+    if not arguments.only:
+        resampling(arguments.rounds // 3)
+        beside_training(arguments.rounds // 3)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Files in CIFAR's binary and Python formats, to test readers with."""
 
+import io
 import struct
+import tarfile
 
 import numpy as np
 
@@ -49,3 +51,29 @@ def python(pictures, fortran=False, rows=None, **labels) -> bytes:
     content += b"(K\x03U\x01|" + _put(18) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0t" + _put(19) + b"b"
     content += (b"\x88" if fortran else b"\x89") + b"T" + struct.pack("<i", len(raw)) + raw + _put(20) + b"t" + _put(21)
     return content + b"bu."
+
+
+def write_cifar(target, ending, kind, labels=([1, 2], [3], [4, 5, 6]), names=None):
+    """An archive as CIFAR is distributed, of few images, in a file or as bytes: two files to train on where the classes
+    are ten, one where they are a hundred."""
+    names = names or (("data_batch_1", "data_batch_2", "test_batch") if kind == "10" else ("train", "train", "test"))
+    parts = [(name, images(len(own), i), own) for i, (name, own) in enumerate(zip(names, labels, strict=False))]
+    if kind == "100" and names[:2] == ("train", "train"):
+        (name, first, own), (_, second, more), test = parts
+        parts = [(name, np.concatenate([first, second]), [*own, *more]), test]
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, pictures, own in parts:
+            coarse = [0] * len(own)
+            if ending:
+                content = binary(pictures, own) if kind == "10" else binary(pictures, coarse, own)
+            elif kind == "10":
+                content = python(pictures, labels=own)
+            else:
+                content = python(pictures, fine_labels=own, coarse_labels=coarse)
+            info = tarfile.TarInfo(f"cifar/{name}{ending}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    if target is not None:
+        target.write_bytes(file.getvalue())
+    return file.getvalue()

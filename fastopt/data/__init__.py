@@ -9,7 +9,16 @@
 from fastopt.data import augment
 from fastopt.data.datasets import digits, load
 from fastopt.data.loader import Epoch, Loader, Source, rng_of
-from fastopt.data.readers import ImageFolder, Table, read_cifar10, read_cifar100, read_csv, read_idx, read_npz
+from fastopt.data.readers import (
+    ImageFolder,
+    Table,
+    read_cifar10,
+    read_cifar100,
+    read_cifar_archive,
+    read_csv,
+    read_idx,
+    read_npz,
+)
 from fastopt.data.splits import split
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "load",
     "read_cifar10",
     "read_cifar100",
+    "read_cifar_archive",
     "read_csv",
     "read_idx",
     "read_npz",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt.data.readers import ImageFolder, read_cifar10, read_cifar100, read_idx, read_npz
+from fastopt.data.readers import ImageFolder, read_cifar10, read_cifar100, read_cifar_archive, read_idx, read_npz
 from fastopt.data.splits import split
 
 Images = NDArray[np.float32]
@@ -49,7 +49,8 @@ def load(source: str | os.PathLike[str]) -> tuple[Images, Labels, Images, Labels
         ``"digits"`` are `digits`, of which a fixed quarter of each class are test data. A folder has MNIST's four IDX
         files (``train-images-idx3-ubyte`` …, gzipped or not); the files of CIFAR-10 (``data_batch_1`` …,
         ``test_batch``) or CIFAR-100 (``train``, ``test``), binary (``.bin``) or Python's; or the folders ``train`` and
-        ``test``, each as for `ImageFolder`. A file is an ``.npz`` with the entries x_train, y_train, x_test, y_test.
+        ``test``, each as for `ImageFolder`. A file is an ``.npz`` with the entries x_train, y_train, x_test, y_test, or
+        an archive as CIFAR is distributed (``cifar-10-python.tar.gz`` …).
 
     Returns
     -------
@@ -80,7 +81,10 @@ def load(source: str | os.PathLike[str]) -> tuple[Images, Labels, Images, Labels
     parts: list[tuple[NDArray[Any], NDArray[Any]]]
     if folder.suffix == ".npz":
         return _of_npz(folder)
-    if any(folder.glob("train-images*idx3-ubyte*")):
+    if folder.name.endswith((".tar.gz", ".tgz", ".tar")):
+        arrays = read_cifar_archive(folder)
+        parts = [arrays[:2], arrays[2:]]
+    elif any(folder.glob("train-images*idx3-ubyte*")):
         parts = [_idx_pair(folder, "train"), _idx_pair(folder, "t10k")]
     elif files := sorted(folder.glob("data_batch_*")):
         batches = [read_cifar10(file) for file in files if file.suffix == files[0].suffix]
@@ -95,8 +99,8 @@ def load(source: str | os.PathLike[str]) -> tuple[Images, Labels, Images, Labels
         parts = _image_folders(folder)
     else:
         raise FileNotFoundError(
-            "data must be 'digits', an .npz file, or a folder with MNIST's files, CIFAR's, or folders train and test "
-            f"of images, got {str(source)!r}"
+            "data must be 'digits', an .npz file, CIFAR's .tar.gz, or a folder with MNIST's or CIFAR's files, or with "
+            f"folders train and test of images, got {str(source)!r}"
         )
     (x_train, y_train), (x_test, y_test) = parts
     return _images(x_train, 255), y_train.astype(np.int64), _images(x_test, 255), y_test.astype(np.int64)

@@ -8,6 +8,8 @@ import io
 import math
 import os
 import pickletools
+import re
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -90,6 +92,10 @@ def _read_idx(name: Any, file: Any, size: int, packed: bool) -> NDArray[Any]:
 
 #: Of an image 32×32×3.
 _PIXELS = 3072
+#: The labels of a file, in the order of its records, and how many classes they have.
+_TENS, _HUNDREDS = {"labels": 10}, {"coarse_labels": 20, "fine_labels": 100}
+#: The files of an archive that hold images.
+_MEMBER = re.compile(r"(data_batch_\d+|test_batch|train|test)(\.bin)?")
 
 
 def read_cifar10(path: PathLike) -> tuple[Bytes, Bytes]:
@@ -111,7 +117,7 @@ def read_cifar10(path: PathLike) -> tuple[Bytes, Bytes]:
         Where the file is neither a whole number of records of 3073 bytes nor a pickle as those archives hold (nothing
         in it is called or imported), or a label is above 9.
     """
-    return _read_cifar(os.fspath(path), {"labels": 10}, "labels")
+    return _cifar(os.fspath(path), _content(path), _TENS, "labels")
 
 
 def read_cifar100(path: PathLike, labels: str = "fine") -> tuple[Bytes, Bytes]:
@@ -136,13 +142,74 @@ def read_cifar100(path: PathLike, labels: str = "fine") -> tuple[Bytes, Bytes]:
         in it is called or imported), or a label is too large.
     """
     chosen = checks.choice("labels", labels, ("fine", "coarse"))
-    return _read_cifar(os.fspath(path), {"coarse_labels": 20, "fine_labels": 100}, f"{chosen}_labels")
+    return _cifar(os.fspath(path), _content(path), _HUNDREDS, f"{chosen}_labels")
 
 
-def _read_cifar(name: Any, classes: dict[str, int], wanted: str) -> tuple[Bytes, Bytes]:
+def read_cifar_archive(path: PathLike) -> tuple[Bytes, Bytes, Bytes, Bytes]:
+    """Training and test data in one of the archives that CIFAR-10 and CIFAR-100 are distributed as.
+
+    Parameters
+    ----------
+    path : path
+        Of ``cifar-10-binary.tar.gz``, ``cifar-100-python.tar.gz`` or the like. Nothing is unpacked to the disk.
+
+    Returns
+    -------
+    x_train, y_train, x_test, y_test : ndarray, uint8
+        Images (n, 32, 32, 3) and labels (n,), of CIFAR-100 the fine ones.
+
+    Raises
+    ------
+    ValueError
+        Where the archive is damaged, lacks a file, or one of its files is not of its format.
+    """
+    name = os.fspath(path)
+    parts: dict[str, list[tuple[str, Bytes, Bytes]]] = {"train": [], "test": []}
+    try:
+        with open(name, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            unpacked: Any = gzip.GzipFile(fileobj=file) if packed else file
+            with tarfile.open(fileobj=unpacked, mode="r:") as archive:
+                for member in archive:
+                    if found := _MEMBER.fullmatch(member.name.rpartition("/")[2]):
+                        kinds = (_TENS, "labels") if "batch" in found[1] else (_HUNDREDS, "fine_labels")
+                        content = _member(archive, member, size * _DEFLATED)
+                        part = "test" if "test" in found[1] else "train"
+                        parts[part].append((member.name, *_cifar(member.name, content, *kinds)))
+            while unpacked.read(2**20):  # to the end, where the checksum is compared
+                pass
+    except (ValueError, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name!r} is not an archive of CIFAR's: {error}") from error
+    arrays: list[Bytes] = []
+    for part, read in parts.items():
+        if not read:
+            raise ValueError(f"{name!r} must hold CIFAR's files, but has none of the {part} data")
+        read.sort(key=lambda each: each[0])
+        arrays += [np.concatenate([each[1] for each in read]), np.concatenate([each[2] for each in read])]
+    x_train, y_train, x_test, y_test = arrays
+    return x_train, y_train, x_test, y_test
+
+
+def _member(archive: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    """A file of an archive from which so many bytes may come."""
+    file = archive.extractfile(member) if member.isfile() else None
+    if file is None or member.size > most:
+        raise ValueError(f"{member.name!r} must be a file of at most {most} bytes, got {member.size}")
+    content = file.read()
+    if len(content) != member.size:
+        raise ValueError(f"{member.name!r} ends after {len(content)} of {member.size} bytes")
+    return content
+
+
+def _content(path: PathLike) -> bytes:
+    with open(os.fspath(path), "rb") as file:
+        return file.read()
+
+
+def _cifar(name: Any, content: bytes, classes: dict[str, int], wanted: str) -> tuple[Bytes, Bytes]:
     """Images and labels of a file whose records are a byte per kind of labels, and the pixels."""
-    with open(name, "rb") as file:
-        content = file.read()
     by_kind: dict[str, Bytes]
     if content[:1] == b"\x80":  # the first byte of a pickle; in the binary version it is a label
         pixels, by_kind = _cifar_of_pickle(name, content, tuple(classes))
@@ -548,7 +615,7 @@ class ImageFolder:
         Height and width: each image is scaled to cover them, and what juts out is cut off on both sides alike. By
         default, all images must have the size of the first one.
     mode : "RGB" or "L", default "RGB"
-        Three channels, or one of grey values.
+        Three channels, or one of grey values. Transparency is left out.
 
     Attributes
     ----------
@@ -662,6 +729,8 @@ class ImageFolder:
         pillow = _pillow()
         try:
             with pillow.Image.open(path) as file:
+                if file.mode[0] in "IF":  # which Pillow would cut off at 255
+                    raise ValueError(f"it has more than 8 bits per channel, mode {file.mode}")
                 image = pillow.ImageOps.exif_transpose(file).convert(self.mode)
         except Exception as error:  # damaged files raise almost anything
             if isinstance(error, OSError) and error.errno is not None:  # not of the image, but of the file system

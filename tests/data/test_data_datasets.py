@@ -4,7 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
-from cifar_files import binary, images, python
+from cifar_files import binary, images, python, write_cifar
 from idx_files import idx, write_mnist
 
 from fastopt import data
@@ -76,6 +76,14 @@ def test_load_a_folder_of_cifar100_files(ending, tmp_path):
     check_loaded(tmp_path, images(2), [1, 99], images(3), [4, 5, 6])
 
 
+@pytest.mark.parametrize("kind", ["10", "100"])
+@pytest.mark.parametrize("ending", [".bin", ""])
+def test_load_an_archive_of_cifar(ending, kind, tmp_path):
+    path = tmp_path / "cifar.tar.gz"
+    write_cifar(path, ending, kind)
+    check_loaded(path, np.concatenate([images(2, 0), images(1, 1)]), [1, 2, 3], images(3, 2), [4, 5, 6])
+
+
 def test_load_folders_of_images(tmp_path):
     pillow = pytest.importorskip("PIL.Image")
     for part, label in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
@@ -124,7 +132,7 @@ def test_a_missing_cifar10_file(tmp_path):
 @pytest.mark.parametrize("name", ["nothing-here", "."])
 def test_a_folder_without_data(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"data must be 'digits', an .npz file, or a folder .*got '{name}'"):
+    with pytest.raises(FileNotFoundError, match=f"data must be 'digits', an .npz file, .*got '{name}'"):
         data.load(name)
 
 

@@ -11,7 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from cifar_files import binary, images, python
+from cifar_files import binary, images, python, write_cifar
 from idx_files import IDX_TYPES, idx
 
 from fastopt import data
@@ -164,6 +164,22 @@ def test_which_labels():
         data.read_cifar100("none", "all")
     with pytest.raises(FileNotFoundError):
         data.read_cifar100("none")
+
+
+def test_wrong_archives(tmp_path):
+    path = tmp_path / "cifar.tar.gz"
+    for content, message in ((b"", "is not an archive of CIFAR's"), (b"no archive", "is not an archive of CIFAR's")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{re.escape(repr(str(path)))} {message}"):
+            data.read_cifar_archive(path)
+    write_cifar(path, ".bin", "10", names=("data_batch_1", "readme"))
+    with pytest.raises(ValueError, match=r"must hold CIFAR's files, but has none of the test data"):
+        data.read_cifar_archive(path)
+    write_cifar(path, ".bin", "10", labels=([1], [10], [3]))
+    with pytest.raises(
+        ValueError, match=r"not an archive of CIFAR's: 'cifar/data_batch_2\.bin' must hold labels in \[0, 10"
+    ):
+        data.read_cifar_archive(path)
 
 
 # ---- npz ------------------------------------------------------------------------------------------------
@@ -370,6 +386,13 @@ def test_wrong_folders(pets, pillow, tmp_path):
             data.ImageFolder(path, **options)
 
 
+def test_images_of_more_bits(tmp_path, pillow):
+    (tmp_path / "a").mkdir()
+    pillow.fromarray(np.full((2, 2), 1000, np.uint16)).save(tmp_path / "a" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png' must be an image: it has more than 8 bits per channel, mode I"):
+        data.ImageFolder(tmp_path)
+
+
 def test_without_pillow(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(ImportError, match=r"^images need Pillow: pip install 'fastopt\[images\]'"):
@@ -399,6 +422,11 @@ SMALL = {
     "CIFAR-10, binary": (lambda: binary(PICTURES[:1], [3]), data.read_cifar10, True),
     "CIFAR-10, Python": (lambda: python(PICTURES[:1], labels=[3]), data.read_cifar10, True),
     "CIFAR-100, Python": (lambda: python(PICTURES[:1], fine_labels=[3], coarse_labels=[1]), data.read_cifar100, True),
+    "CIFAR, archive": (
+        lambda: write_cifar(None, ".bin", "10", labels=([1], [2], [3])),
+        data.read_cifar_archive,
+        True,
+    ),
     "npz": (lambda: npz(x=np.arange(6), y=np.arange(2)), data.read_npz, True),
     "npz, compressed": (lambda: npz(np.savez_compressed, x=np.zeros((5, 2))), data.read_npz, True),
     "CSV": (lambda: b"a,b,kind\n1,2.5,x\n3,4,y\n", lambda path: data.read_csv(path, "kind"), False),

@@ -448,6 +448,7 @@ plain("data.read_idx", data.read_idx, lambda x, rng: {"path": rng.choice((".", "
 plain("data.read_cifar10", data.read_cifar10, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})
 plain("data.read_cifar100", data.read_cifar100,
       lambda x, rng: {"path": rng.choice((".", "none", "state.npz")), "labels": "coarse"})  # fmt: skip
+plain("data.read_cifar_archive", data.read_cifar_archive, lambda x, rng: {"path": rng.choice((".", "none"))})
 plain("data.read_npz", data.read_npz, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})
 plain("data.read_csv", data.read_csv,
       lambda x, rng: {"path": rng.choice((".", "none", "log.csv")), "target": -1, "delimiter": ",", "header": True,
