@@ -122,7 +122,8 @@ def per_image(values: Array) -> Array:
 class Augmentation:
     """The base of augmentations: ``augmentation(x, y, rng)`` returns a batch that was changed at random.
 
-    Images are (n, h, w, c), uint8 or real numbers, and stay of their type; x and y themselves are never written to.
+    Images are (n, h, w, c), uint8 or real numbers, and stay of their type. x and y are never written to, and may be what
+    is returned.
     Each image is changed with probability `p`, independently of the others.
     """
 
