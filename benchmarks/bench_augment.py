@@ -4,8 +4,8 @@
     python benchmarks/bench_augment.py --only crop
     python benchmarks/bench_augment.py --check        # do batch and loop compute the same? measures nothing
 
-The loop is what one writes per image in NumPy: the same formulas with random numbers drawn image by image. All that is
-compared runs in one process, in turn. Two more tables say what resampling by other means takes, and what training steps
+The loop is what one writes per image in NumPy: the same formulas with random numbers drawn image by image, and nothing
+checked; "one by one" is the same augmentation on batches of one. All that is compared runs in one process, in turn. Two more tables say what resampling by other means takes, and what training steps
 of the CNN 32×32×3 take alone, and with batches that a loader augments beside them in one thread (with two CPUs at hand;
 kernels keep to one).
 """
@@ -75,6 +75,16 @@ def alone(function: Callable[[Any, Rng], Any]) -> Callable[..., Any]:
         for i in range(len(x)):
             out[i] = function(x[i], rng)
         return out, y
+
+    return loop
+
+
+def one_by_one(augmentation: Any) -> Callable[..., Any]:
+    """An augmentation on batches of one image."""
+
+    def loop(x: Any, y: Any, rng: Rng) -> Any:
+        parts = [augmentation(x[i : i + 1], y[i : i + 1], rng) for i in range(len(x))]
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     return loop
 
@@ -216,16 +226,22 @@ def main() -> None:
     check()
     if arguments.check:
         return
-    print("| batch of 128 × 32×32×3 | type | fastopt, µs | loop, µs | × loop |\n| --- | --- | ---: | ---: | ---: |")
+    print("| batch of 128 × 32×32×3 | type | fastopt, µs | loop, µs | × loop | × one by one |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
     for name, sides in CONTESTS.items():
         for dtype in (np.uint8, np.float32):
             if arguments.only not in name:
                 continue
             x, y = batch(dtype)
             rng = np.random.default_rng(2)
-            ours, loop = medians([functools.partial(side, x, y, rng) for side in sides], arguments.rounds)
+            calls = [functools.partial(side, x, y, rng) for side in (*sides, one_by_one(sides[0]))]
+            ours, loop, single = medians(calls, arguments.rounds)
             must = f" (must show {MUST[name]:g})" if name in MUST else ""
-            print(f"| {name}{must} | {np.dtype(dtype)} | {ours * 1e6:.0f} | {loop * 1e6:.0f} | {loop / ours:.1f} |")
+            print(
+                f"| {name}{must} | {np.dtype(dtype)} | {ours * 1e6:.0f} | {loop * 1e6:.0f} | {loop / ours:.1f} |",
+                end="",
+            )
+            print(f" {single / ours:.1f} |")
     if not arguments.only:
         resampling(arguments.rounds // 3)
         beside_training(arguments.rounds // 3)

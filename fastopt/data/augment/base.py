@@ -122,9 +122,8 @@ def per_image(values: Array) -> Array:
 class Augmentation:
     """The base of augmentations: ``augmentation(x, y, rng)`` returns a batch that was changed at random.
 
-    Images are (n, h, w, c), uint8 or real numbers, and stay of their type. x and y are never written to, and may be what
-    is returned.
-    Each image is changed with probability `p`, independently of the others.
+    Images are (n, h, w, c), uint8 or real numbers, and stay of their type. x and y are never written to, and
+    may be what is returned. Each image is changed with probability `p`, independently of the others.
     """
 
     p: float = field(default=1.0, kw_only=True)
