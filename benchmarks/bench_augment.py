@@ -5,9 +5,9 @@
     python benchmarks/bench_augment.py --check        # do batch and loop compute the same? measures nothing
 
 The loop is what one writes per image in NumPy: the same formulas with random numbers drawn image by image, and nothing
-checked; "one by one" is the same augmentation on batches of one. All that is compared runs in one process, in turn. Two more tables say what resampling by other means takes, and what training steps
-of the CNN 32×32×3 take alone, and with batches that a loader augments beside them in one thread (with two CPUs at hand;
-kernels keep to one).
+checked; "one by one" is the same augmentation on batches of one. All that is compared runs in one process, in turn.
+Two more tables say what resampling by other means takes, and what training steps of the CNN 32×32×3 take alone, and
+with batches that a loader augments beside them in one thread (with two CPUs at hand; kernels keep to one).
 """
 
 from __future__ import annotations

@@ -142,16 +142,25 @@ class RandomCrop(Augmentation):
             )
         if self.border == "reflect" and (above >= h or left >= w):
             raise ValueError(f"padding must be less than the image's size {(h, w)} to reflect it, got {self.padding!r}")
-        padded = x
-        if above or left:
-            around = ((0, 0), (above, above), (left, left), (0, 0))
-            fill = {"constant_values": filling(self.fill, x.dtype)} if self.border == "constant" else {}
-            padded = np.pad(x, around, self.border, **fill)  # type: ignore[call-overload]
         top, start = (np.where(chosen, rng.integers(each + 1, size=n), each // 2) for each in spare)
-        by_image, by_row, by_pixel, one = padded.strides
-        shape, strides = (n, spare[0] + 1, spare[1] + 1, height, width * c), (by_image, by_row, by_pixel, by_row, one)
-        windows = as_strided(padded, shape, strides, writeable=False)
-        return windows[np.arange(n), top, start].reshape(n, height, width, c), y
+        out = np.empty((n, height, width, c), x.dtype)
+        sides = ((h, above), (w, left))
+        if self.border == "constant":
+            frame = np.full((1, h + 2 * above, w + 2 * left, c), filling(self.fill, x.dtype), x.dtype)
+        else:
+            rows, columns = (np.pad(np.arange(length), by, mode=self.border) for length, by in sides)  # type: ignore[call-overload]
+        for some in chunks(n, (h + 2 * above) * (w + 2 * left) * c):
+            count = some.stop - some.start
+            if self.border == "constant":
+                padded = frame.repeat(count, axis=0)
+                padded[:, above : above + h, left : left + w] = x[some]
+            else:
+                padded = x[some].take(rows, axis=1).take(columns, axis=2)
+            by_image, by_row, by_pixel, one = padded.strides
+            shape = (len(padded), spare[0] + 1, spare[1] + 1, height, width * c)
+            windows = as_strided(padded, shape, (by_image, by_row, by_pixel, by_row, one), writeable=False)
+            out[some] = windows[np.arange(count), top[some], start[some]].reshape(count, height, width, c)
+        return out, y
 
 
 def _checked_border(augmentation: Any) -> None:
