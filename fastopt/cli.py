@@ -314,7 +314,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.monitor:
         require_matplotlib()
     x, y, x_test, y_test = data.load(arguments.data)
-    training, validation = data.stratified_split(y, 0.1, seed=0)
+    training, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
     bound = optimizer(model.params, lr=peak_rate(arguments.optimizer) if arguments.lr is None else arguments.lr)
@@ -476,7 +476,7 @@ def ablate(arguments: argparse.Namespace) -> None:
     if not chosen:
         raise ValueError(f"--only must be in the name of a row: {', '.join(ablations())}; got {arguments.only!r}")
     x, y, x_test, y_test = data.load(arguments.data)
-    training, validation = data.stratified_split(y, 0.1, seed=0)
+    training, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     columns = ("variant", "rate", "mean accuracy", "lowest", "highest", "CPU seconds a run")
     print(f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}")
 

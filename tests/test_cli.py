@@ -262,7 +262,7 @@ def test_what_is_written_has_been_measured(run, tmp_path):
     """The averaged weights, in a schedule-free optimizer's case."""
     run("train", "--model", "mlp", "--epochs", 1, "--optimizer", "schedule_free_adamw", "--out", tmp_path)
     x, y, *_ = data.load("digits")
-    _, validation = data.stratified_split(y, 0.1, seed=0)
+    _, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     measured = nn.load(tmp_path / "model.npz").evaluate(x[validation], y[validation])
     assert measured["loss"] == json.loads((tmp_path / "history.json").read_text())["val_loss"][-1]
 
@@ -322,7 +322,7 @@ def test_numbers_gone_bad_leave_the_last_good_model(capsys, tmp_path, monkeypatc
     assert f"{tmp_path / 'checkpoint.npz'} has the model of epoch 1{drawn}; try a lower --lr" in err
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.npz"} | CURVES
     x, y, *_ = data.load("digits")
-    _, validation = data.stratified_split(y, 0.1, seed=0)
+    _, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     loss = nn.load(tmp_path / "checkpoint.npz").evaluate(x[validation], y[validation])["loss"]
     assert f"val loss {loss:.4f}" in out
 
@@ -513,7 +513,7 @@ def test_train_on_files_of_your_own(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "data must be 'digits' or a folder .* got 'nowhere'"),
+        (["--data", "nowhere"], "data must be 'digits', .* got 'nowhere'"),
         (["--lr", "nan"], r"lr must be in \[0, inf\), got nan"),
         (["--lr", "-1"], r"lr must be in \[0, inf\), got -1.0"),
         (["--epochs", "-1"], "epochs must be at least 0, got -1"),

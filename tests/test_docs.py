@@ -103,7 +103,11 @@ HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 def blocks(page: Path) -> list[str]:
     """The Python of a page; lines that draw, only where there is matplotlib."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return found if HAS_MATPLOTLIB else [re.sub(r"^.*\.plot\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+    return (
+        found
+        if HAS_MATPLOTLIB
+        else [re.sub(r"^.*\.(plot|preview)\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+    )
 
 
 @contextlib.contextmanager
@@ -138,7 +142,7 @@ def names(tmp_path_factory):
 def test_pages_are_found():
     if not PAGES:
         pytest.skip("the pages are not beside the tests")
-    assert {page.name for page in PAGES} >= {"README.md", "training.md", "schedules.md"}
+    assert {page.name for page in PAGES} >= {"README.md", "training.md", "schedules.md", "data.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
