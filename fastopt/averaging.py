@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastopt import _kernels, checks
+from fastopt import _kernels, checks, dialects
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
+from fastopt.dialects import Spelled
 from fastopt.gradients import structured
 from fastopt.optimizer import Call, Optimizer, check_alike, copying, with_more
 from fastopt.optimizers import SGD, RAdam
@@ -73,7 +74,7 @@ class _Average:
 # ---- Averages to evaluate ------------------------------------------------------------------------------------
 
 
-class _WeightAverage(Applied):
+class _WeightAverage(Applied, Spelled):
     """What EMA and SWA share."""
 
     def __init__(self, params: Arrays) -> None:
@@ -195,7 +196,7 @@ class SWA(_WeightAverage):
 # ---- Averages to train from ---------------------------------------------------------------------------------
 
 
-class LookAhead:
+class LookAhead(Spelled):
     """LookAhead: every k steps of an optimizer, slow weights go a part of the way, and the parameters go on from there.
 
     ``slow ← slow + alpha·(p − slow)``, then ``p ← slow``. All else is the wrapped optimizer's: hyperparameters,
@@ -232,7 +233,9 @@ class LookAhead:
     def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
         self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
         if not hasattr(optimizer, "params"):
-            raise TypeError(f"optimizer must be an Optimizer, got {type(optimizer).__name__}")
+            raise TypeError(
+                f"optimizer must be an Optimizer, got {type(optimizer).__name__}: write LookAhead(fastopt.Adam(params))"
+            )
         self._average = _Average(optimizer.params)
         self.optimizer = optimizer
 
@@ -330,6 +333,9 @@ class Ranger(LookAhead):
     L. Wright, "Ranger: a synergistic optimizer", 2019 (software).
     """
 
+    #: See `Optimizer.default_rate`.
+    default_rate = 3e-3
+
     def __init__(
         self,
         params: Arrays,
@@ -343,5 +349,10 @@ class Ranger(LookAhead):
         threshold: float | Schedule = 5.0,
         **common: Any,
     ) -> None:
+        taken = (*RAdam._setting_names(), "groups")
+        for name in common:
+            if name not in taken:
+                of = ("Ranger", "RAdam", "Optimizer", "LookAhead")
+                raise TypeError(dialects.unknown("Ranger", of, name, common[name], ("k", "alpha", *taken)))
         radam = RAdam(params, lr, beta1=beta1, beta2=beta2, eps=eps, threshold=threshold, **common)
         super().__init__(radam, k=k, alpha=alpha)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastopt import dialects
 from fastopt._kernels import address, all_below
 
 Array = NDArray[Any]
@@ -108,8 +109,17 @@ def flag(name: str, value: Any) -> bool:
 def choice(name: str, value: Any, options: Sequence[str]) -> str:
     """One of some words."""
     if not (isinstance(value, str) and value in options):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+        meant = dialects.hint(value, options)
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}{meant}")
     return value
+
+
+def word(name: str, value: Any, options: Sequence[str]) -> str:
+    """One of some words, in the writing of other libraries, too: see `fastopt.dialects.VALUES`."""
+    meant, said = dialects.value_of(name, value, options) if isinstance(value, str) else (None, "")
+    if meant is None:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}{said}")
+    return meant
 
 
 def mapping(name: str, value: Any) -> Mapping[Any, Any]:

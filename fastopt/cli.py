@@ -162,21 +162,10 @@ def build(
     return nn.Sequential(layers, input_shape, seed=seed)
 
 
-#: Initial learning rates where three times an optimizer's default is none, or too high: a velocity sums up ten
-#: gradients, a schedule-free step has the size of its gradient, and Yogi's average of squares grows slowly.
-RATES = {
-    "sgd": 0.05,
-    "momentum": 0.01,
-    "look_ahead_nesterov": 0.01,
-    "rmsprop_momentum": 3e-4,
-    "yogi": 0.003,
-    "schedule_free_sgd": 0.3,
-}
-
-
 def peak_rate(name: str) -> float:
-    """The default of the initial learning rate for an optimizer."""
-    return RATES.get(name) or 3 * inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
+    """The default of the initial learning rate for an optimizer: its `default_rate`, or three times its default."""
+    optimizer = OPTIMIZERS[name]
+    return optimizer.default_rate or 3 * inspect.signature(optimizer).parameters["lr"].default
 
 
 def _fit(
@@ -184,7 +173,7 @@ def _fit(
 ) -> nn.History:
     """Train with the optimizer's learning rate annealed by a cosine."""
     peak = optimizer.lr
-    falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
+    falling = nn.LearningRateScheduler(step=lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
     return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
 
@@ -197,10 +186,11 @@ def train(arguments: argparse.Namespace) -> None:
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
     bound = optimizer(model.params, lr=peak_rate(arguments.optimizer) if arguments.lr is None else arguments.lr)
+    batch_size = len(training) if optimizer.full_batch else arguments.batch_size
     print(model.summary())
     print(
         f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
-        f"seed {arguments.seed}, batches of {arguments.batch_size}, {bound!r}",
+        f"seed {arguments.seed}, batches of {batch_size}, {bound!r}",
         flush=True,
     )
     with _folder(arguments.out) as out:
@@ -214,7 +204,7 @@ def train(arguments: argparse.Namespace) -> None:
                 x[training],
                 y[training],
                 arguments.epochs,
-                arguments.batch_size,
+                batch_size,
                 validation_data=(x[validation], y[validation]),
                 callbacks=[
                     _SameArguments(arguments, bound.lr),
@@ -309,13 +299,13 @@ class _SameArguments(nn.Callback):
 
 
 def ablations() -> dict[str, tuple[dict[str, Any], str]]:
-    """The variants that `ablate` compares: options of `build`, and an optimizer, by the row's name."""
+    """The variants that `ablate` compares: options of `build`, and an optimizer for mini-batches, by the row's name."""
     return {
         "all of it": ({}, OPTIMIZER),
         "no batch norm": ({"batch_norm": False}, OPTIMIZER),
         "no dropout": ({"dropout": False}, OPTIMIZER),
         "Xavier instead of He": ({"init": "xavier"}, OPTIMIZER),
-        **{name: ({}, name) for name in OPTIMIZERS if name != OPTIMIZER},
+        **{name: ({}, name) for name, cls in OPTIMIZERS.items() if name != OPTIMIZER and not cls.full_batch},
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
+from fastopt.dialects import Spelled
 from fastopt.optimizer import Call, check_alike, check_entries, check_order, copying, in_code
 
 __all__ = ["LBFGS"]
@@ -17,7 +18,7 @@ __all__ = ["LBFGS"]
 Closure = Callable[[], tuple[float, Arrays]]
 
 
-class LBFGS:
+class LBFGS(Spelled):
     """Limited-memory BFGS with a line search [1]_: SciPy's L-BFGS-B, without bounds, or with them.
 
     It is for losses without noise: of all data, or of one large batch that stays. A step is a run of several

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
+from fastopt.dialects import Spelled
 from fastopt.gradients import square_sum, square_sums, structured
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
@@ -317,7 +318,7 @@ def muon(
     one.step(grad, grad_scale=grad_scale)
 
 
-class Muon:
+class Muon(Spelled):
     """Muon for matrices, and AdamW for all other parameters: `MuonMatrices` and `AdamW` as one optimizer.
 
     Parameters

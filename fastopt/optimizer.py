@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fastopt import _kernels, arena, checks
+from fastopt import _kernels, arena, checks, dialects
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import scale_down
 from fastopt.hyper import REQUIRED as REQUIRED
@@ -165,6 +165,12 @@ class Optimizer(Declared):
     name: ClassVar[str]
     #: Whether a step depends on its number t, which the functional form then asks for.
     counts_steps: ClassVar[bool] = False
+    #: The learning rate with which `fit` makes one by its name, if it is not the default of `lr`: one with which small
+    #: networks train, where there is no default, or it is for others. (A velocity sums up ten gradients, a step of
+    #: schedule-free SGD has the size of its gradient, and Yogi's average of squares grows slowly.)
+    default_rate: ClassVar[float | None] = None
+    #: Whether it is for gradients of all samples, which have no noise.
+    full_batch: ClassVar[bool] = False
     #: State that is not in arrays, before the first step: scalars that the kernel's row says, of each bucket.
     scalars: ClassVar[dict[str, float]] = {}
     #: How state arrays are initialised, for the docstring of the functional form (see `_initial`).
@@ -288,6 +294,11 @@ class Optimizer(Declared):
         return [*cls._hyper_names, *cls._whole_names]
 
     @classmethod
+    def _lineage(cls) -> list[str]:
+        """The names of the class and its bases, under which `fastopt.dialects` has keywords."""
+        return [base.__name__ for base in cls.__mro__]
+
+    @classmethod
     def keywords(cls) -> dict[str, Any]:
         """The hyperparameters with their defaults, or REQUIRED."""
         given = inspect.signature(cls).parameters  # also of a subclass with a constructor of its own
@@ -338,11 +349,12 @@ class Optimizer(Declared):
         values = {name: self.declared[name].default for name in names} | hyper
         if lr is not REQUIRED:
             values["lr"] = lr
+        for name, value in hyper.items():
+            if name not in names:
+                raise TypeError(dialects.unknown(type(self).__name__, self._lineage(), name, value, names))
         for name in values:
             if values[name] is REQUIRED:
                 raise TypeError(f"{type(self).__name__}.__init__() missing 1 required positional argument: {name!r}")
-            if name not in names:
-                raise TypeError(f"{type(self).__name__} has no keyword {name!r}; it takes {', '.join(names)}")
         self._groups: tuple[Group, ...] = ()
         self._scheduled: dict[tuple[Group | None, str], Schedule] = {}
         self._settings: dict[str, float] = {}
@@ -377,7 +389,8 @@ class Optimizer(Declared):
         allowed = [*self.hyper_names(), *OF_GROUPS]
         for name in settings:
             if name not in allowed:
-                raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}")
+                instead = dialects.suggestion(self._lineage(), name, settings[name], allowed)
+                raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}{instead}")
         group = Group(owner or self, chosen_names(given["params"], by_name))
         self._own[group] = {}
         for name, value in settings.items():
@@ -557,6 +570,11 @@ class Optimizer(Declared):
             return OF_GROUPS[name](name, value), None
         declared = getattr(type(self), name)
         if not isinstance(value, Schedule):
+            if callable(value) and isinstance(declared, (Number, Limit)):
+                raise TypeError(
+                    f"{name} must be a number, or a schedule that fastopt.schedules.bind returns, got {value!r}: bind "
+                    "one of fastopt.schedules, or write callbacks=nn.LearningRateScheduler(step=…) in fit"
+                )
             return declared.encode(value), None
         if not isinstance(declared, (Number, Limit)):
             raise TypeError(f"{name} cannot follow a schedule, got {value!r}")
@@ -628,9 +646,9 @@ class Optimizer(Declared):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name.startswith("_") or hasattr(type(self), name)):
-            raise AttributeError(
-                f"{type(self).__name__} has no hyperparameter {name!r}; it has {', '.join(self._setting_names())}"
-            )
+            names = self._setting_names()
+            said = dialects.suggestion(self._lineage(), name, value, names) or f"; it has {', '.join(names)}"
+            raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}{said}")
         super().__setattr__(name, value)
 
     # ---- Stepping -------------------------------------------------------------------------------------------

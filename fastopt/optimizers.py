@@ -69,10 +69,12 @@ class SGD(_Descent):
     """Stochastic gradient descent: ``p ← p − lr·g``."""
 
     kernel = "sgd"
+    default_rate = 0.05
 
 
 class _Velocity(_Descent, abstract=True):
     kernel = "momentum"
+    default_rate = 0.01
     momentum: Number = Number("[0, 1]", default=0.9, doc="The share of the old velocity that is kept.")
 
 
@@ -233,6 +235,7 @@ class RMSPropMomentum(RMSProp):
 
     kernel = "rmsprop_momentum"
     name = "rmsprop_momentum"
+    default_rate: ClassVar[float | None] = 3e-4
     momentum: Number = _Velocity.momentum
     lr_in_velocity: Flag = Flag(
         default=False,
@@ -253,6 +256,7 @@ class CenteredRMSProp(RMSPropMomentum):
 
     kernel = "centered_rmsprop"
     name = "centered_rmsprop"
+    default_rate = None
     momentum = RMSPropMomentum.momentum.replace(default=0.0)
 
 
@@ -317,6 +321,7 @@ class Rprop(Optimizer):
     """
 
     kernel = "rprop"
+    full_batch = True
     begins = "`step_size` being the first length of steps, and `prev_grad` zeros at first"
     lr = Optimizer.lr.replace(
         default=1e-2,
@@ -504,6 +509,7 @@ class Yogi(Adam):
     """
 
     kernel = "yogi"
+    default_rate = 3e-3
     lr = Optimizer.lr.replace(default=1e-2)
     eps = Adam.eps.replace(default=1e-3)
     initial_accumulator_value: Number = Number(
@@ -539,6 +545,7 @@ class Lion(Optimizer):
     """
 
     kernel = "lion"
+    default_rate = 3e-4
     lr = Optimizer.lr.replace(default=1e-4)
     decoupled = Optimizer.decoupled.replace(default=True)
     beta1: Number = Number("[0, 1]", default=0.9, doc="Decay rate of the direction.")
@@ -559,6 +566,7 @@ class LAMB(_Moments):
     """
 
     kernel = "lamb"
+    default_rate = 3e-3
     decoupled = Optimizer.decoupled.replace(
         default=True, doc="Decoupled decay: it is a part of u, unless `decay_outside`. False adds it to the gradient."
     )
@@ -676,6 +684,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
+    default_rate = 0.3
     lr = Optimizer.lr.replace(default=1.0)
     decoupled: Flag = Flag(default=False, init=False)  # in the direction, decay would do the very same
     weight_decay = Optimizer.weight_decay.replace(doc="Decay: ``weight_decay·y`` is added to the gradient.")

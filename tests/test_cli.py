@@ -101,7 +101,8 @@ def test_every_optimizer_has_a_rate_that_trains(name):
     x, y, _, _ = data.load("digits")
     model = build("cnn", x.shape[1:], 10, seed=0)
     optimizer = OPTIMIZERS[name](model.params, lr=peak_rate(name))
-    losses = model.fit(x[:480], y[:480], epochs=4, optimizer=optimizer)["loss"]
+    size = {"batch_size": 480, "epochs": 30} if optimizer.full_batch else {"epochs": 4}
+    losses = model.fit(x[:480], y[:480], optimizer=optimizer, **size)["loss"]
     assert losses[-1] < min(losses[0], 0.9 * math.log(10))
 
 
@@ -361,7 +362,7 @@ def test_ablate(run):
 
 def test_what_ablate_compares():
     rows = ablations()
-    assert {optimizer for _, optimizer in rows.values()} == set(OPTIMIZERS)
+    assert {optimizer for _, optimizer in rows.values()} == set(OPTIMIZERS) - {"rprop"}  # which is for full batches
     texts = [
         repr(build(model, (8, 8, 1), 10, 0, **options)) for options, _ in rows.values() for model in ("mlp", "cnn")
     ]

@@ -24,6 +24,7 @@ CHAIN = (
     ("hyper", "gradients", "arena"),
     ("schedules", "kernel", "applied", "files", "threads", "drawing"),
     ("checks",),
+    ("dialects",),
     ("_kernels",),
 )
 #: What is for tests and benchmarks: the parts of fastopt that may import it.

@@ -8,6 +8,7 @@ from typing import Literal, assert_type
 import numpy as np
 
 import fastopt
+from fastopt import nn
 from fastopt.checks import Array
 from fastopt.hyper import Number
 from fastopt.optimizer import Group, Optimizer
@@ -51,3 +52,15 @@ def refused(w: Array, schedule: Schedule) -> None:
     fastopt.Adafactor(w, l1=0.1)  # type: ignore[call-arg]
     fastopt.Adam(w).lr = "fast"  # type: ignore[assignment]
     Slow(w, patience=np.ones(3))  # type: ignore[arg-type]
+
+
+def trained(model: nn.Sequential, x: Array, schedule: Schedule) -> None:
+    model.fit(x, x, optimizer="sgd", lr=schedule, loss="mse", callbacks=nn.Lines(), validation_data=(x, x, x))
+    model.fit(x, x, optimizer=fastopt.Adam, loss=nn.SquaredError, class_weight="balanced", callbacks=None)
+    model.fit(x, x, optimizer=fastopt.LookAhead(fastopt.Adam(model.params)), callbacks=[nn.Lines()])
+    nn.LearningRateScheduler(lambda epoch, lr: 0.5 * lr)
+    nn.LearningRateScheduler(step=lambda step, steps: step / steps)
+    model.fit(x, x, verbose=1)  # type: ignore[call-arg]
+    model.compile()  # type: ignore[attr-defined]
+    nn.Conv2D(8, kernel_size=3)  # type: ignore[call-arg]
+    nn.SigmoidCrossEntropy(from_logits=True)  # type: ignore[call-arg]

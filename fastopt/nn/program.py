@@ -25,9 +25,12 @@ import numpy as np
 from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.losses import Loss, lowering_of, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, copy_result, lower, resolved
-from fastopt.nn.stack import Stack, room_for_convolutions, samples
+from fastopt.dialects import spelled
+from fastopt.nn.arguments import samples, weights
+from fastopt.nn.arguments import targets as targets_of
+from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
+from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import accuracy, are_labels, count_right
 
 #: Batches of one call of C at most: as many have room in the tables of results.
@@ -168,8 +171,7 @@ class Program:
             rows: Any = slice(batch * self.n, (batch + 1) * self.n)
             rows = rows if self._order is None else self._order[rows]
             targets, weight = targets[rows], None if weight is None else weight[rows]
-            value, gradient = loss(y, targets) if weight is None else loss(y, targets, sample_weight=weight)
-            copy_result(dy, gradient, "loss must return a gradient")
+            value, dy[...] = loss_of(loss, y, targets, weight)
             of_loss = getattr(loss, "total_weight", None)
             total = len(y) if weight is None else weight.sum()
             self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
@@ -379,27 +381,42 @@ def _allocate(items: list[Item]) -> int:
 class Compiled(Stack, loadable=False):
     """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
 
-    def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
+    @spelled
+    def compile(self, batch_size: int, *, loss: LossLike | None = None, y: Any = None) -> Program:
         """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
 
         Parameters
         ----------
         batch_size : int
-        loss : callable, optional
-            That of training; the program is that of inference where absent.
+        loss : callable, name or class, optional
+            That of training, as for `fit`; the program is that of inference where absent.
         y : array_like (n, …), optional
-            Targets, whose shape and type the program of training depends on; integer labels where absent.
+            Targets, on whose shape and type the program of training depends; where absent, integer labels, or for a
+            loss that takes none, numbers like the outputs.
 
         Returns
         -------
         Program
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule, the targets do not fit the loss, or the model has no ``input_shape``.
         """
         n = checks.integer("batch_size", batch_size, 1)
         self.check_built()
         if loss is None:
             return Program(self, n)
-        targets = Targets(np.zeros(1, np.int64) if y is None else np.asarray(y), self.dtype, False)
-        return Program(self, n, loss=loss, targets=targets)
+        made, shape = named_loss(loss), self.shapes[-1]
+        if y is None:
+            like_outputs = getattr(made, "takes_labels", True) is False
+            given = np.zeros((1, *shape)) if like_outputs else np.zeros(1, np.int64)
+        else:
+            given = np.asarray(y)
+            given = targets_of("y", given, made, (len(given), *shape))
+            if hasattr(made, "check"):
+                made.check(given, (len(given), *shape))
+        return Program(self, n, loss=made, targets=Targets(given, self.dtype, False))
 
     @contextlib.contextmanager
     def program(
@@ -422,6 +439,7 @@ class Compiled(Stack, loadable=False):
             self.programs.clear()
         self.programs.setdefault(key, []).append(found)
 
+    @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
         """The outputs in inference.
 
@@ -474,8 +492,15 @@ class Compiled(Stack, loadable=False):
                     self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
                 done += part
 
+    @spelled
     def evaluate(
-        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None = None,
+        *,
+        batch_size: int = 256,
+        loss: LossLike = softmax_cross_entropy,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -485,8 +510,11 @@ class Compiled(Stack, loadable=False):
             Inputs; converted to the model's type.
         y : ndarray (n, …)
             Targets.
+        sample_weight : ndarray (n,), optional
+            The weight of each sample in the mean loss, in [0, inf). The accuracy is without.
         batch_size : int, default 256
-        loss : callable, default softmax_cross_entropy
+        loss : callable or str, default softmax_cross_entropy
+            As for `fit`.
 
         Returns
         -------
@@ -498,9 +526,10 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs or targets do not fit the model or the loss.
         """
-        x, y = samples(self, x, y, loss)
+        x, y, loss = samples(self, x, y, loss)
+        weight = weights(sample_weight, None, y, loss, self.dtype)
         output = self.predict(x, batch_size=batch_size)
-        measured = {"loss": loss(output, y)[0]}
+        measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
         return measured

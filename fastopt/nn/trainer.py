@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
+from fastopt.nn.arguments import samples, weights
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, lowering_of
 from fastopt.nn.program import Compiled, Program, Targets
-from fastopt.nn.stack import Stack, samples
-from fastopt.nn.targets import weights
+from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.optimizers import LookAheadNesterov
 
@@ -255,10 +255,10 @@ class Trainer:
             The mean loss before the step; NaN where it was skipped.
         """
         model, optimizer = self._model, self._optimizer
-        x, y = samples(model, x, y, self._loss)
+        x, y, loss = samples(model, x, y, self._loss)
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
-        weight = weights(sample_weight, None, y, model.dtype)
+        weight = weights(sample_weight, None, y, loss, model.dtype)
         with alone(model), holding(model, optimizer), self._steps as steps:
             steps.feed(x, y, weight)
             look_ahead(optimizer)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,15 +18,16 @@ import numpy as np
 from fastopt import _kernels, checks, files
 from fastopt.applied import Applied
 from fastopt.checks import Array
+from fastopt.dialects import Spelled
+from fastopt.nn import arguments
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss
 from fastopt.nn.program import Compiled
-from fastopt.nn.stack import Stack, room_for_convolutions, samples
-from fastopt.nn.targets import are_labels, weights
+from fastopt.nn.stack import room_for_convolutions
+from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS
 
 __all__ = ["Callback", "History", "Run", "batches"]
 
@@ -93,7 +94,7 @@ class Batch(NamedTuple):
     counter: int
 
 
-class Callback:
+class Callback(Spelled):
     """The base class of callbacks: methods that a run calls, which do nothing here. Their names are those of Keras.
 
     Attributes
@@ -206,7 +207,7 @@ class Run:
         batch_size: int,
         accumulate: int,
         seed: int,
-        validation_data: tuple[Array, Array] | None,
+        validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None,
         callbacks: Sequence[Callback],
         on_nonfinite: str = "stop",
     ) -> None:
@@ -545,57 +546,6 @@ def count_batches(n: int, batch_size: int) -> int:
     return -(-n // batch_size) - lone
 
 
-def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
-    return {name: id(array) for name, array in arrays.items()}
-
-
-def bound(model: Stack, optimizer: Any) -> Optimizer:
-    """The optimizer, which must be bound to the model's parameters; or a new one of that name, with its defaults."""
-    if isinstance(optimizer, str):
-        return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
-    if isinstance(optimizer, type):
-        raise TypeError(f"optimizer must be a name or an object, such as {optimizer.__name__}(model.params)")
-    if not all(hasattr(optimizer, name) for name in ("params", "step", "t")):
-        raise TypeError(f"optimizer must be the name of one, or an optimizer, got {type(optimizer).__name__}")
-    if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
-        raise ValueError("optimizer must be bound to model.params")
-    frozen: frozenset[str] = model.params.frozen
-    left_out: frozenset[str] = getattr(optimizer, "frozen", frozenset())
-    at_first: frozenset[str] = getattr(optimizer, "_frozen_by_params", frozenset())
-    if stepped := frozen - left_out:
-        raise ValueError(
-            f"optimizer must leave out what the model has frozen, but steps {min(stepped)}: make it after model.freeze"
-        )
-    if stale := (at_first - frozen) & left_out:
-        raise ValueError(
-            f"optimizer still leaves out {min(stale)}, which model.unfreeze() took back into training: set "
-            "optimizer.groups[0].frozen = False, or make a new one"
-        )
-    return optimizer
-
-
-def _callbacks(callbacks: Any) -> list[Callback]:
-    if isinstance(callbacks, (Callback, str, bytes)) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a sequence of Callback, got {type(callbacks).__name__}")
-    listed = list(callbacks)
-    for i, callback in enumerate(listed):
-        if isinstance(callback, type):
-            raise TypeError(f"callbacks[{i}] must be a Callback, got the class {callback.__name__}: call it")
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks[{i}] must be a Callback, got {type(callback).__name__}")
-    return listed
-
-
-def _validation(model: Stack, given: Any, loss: Loss, finite: bool) -> tuple[Array, Array] | None:
-    if given is None:
-        return None
-    if not isinstance(given, (tuple, list)):
-        raise TypeError(f"validation_data must be a pair (x, y), got {type(given).__name__}")
-    if len(given) != 2:
-        raise ValueError(f"validation_data must be a pair (x, y), got {len(given)} values")
-    return samples(model, given[0], given[1], loss, "validation ", finite=finite)
-
-
 def fit(
     model: Compiled,
     x: Array,
@@ -604,32 +554,35 @@ def fit(
     epochs: int,
     batch_size: int,
     accumulate: int,
-    optimizer: Optimizer | str,
-    validation_data: tuple[Array, Array] | None,
-    loss: Loss,
+    optimizer: Any,
+    lr: Any,
+    validation_data: Any,
+    loss: Any,
     sample_weight: Any,
     class_weight: Any,
     seed: int | None,
-    callbacks: Sequence[Callback],
+    callbacks: Any,
     on_nonfinite: str | None,
 ) -> History:
     """`Sequential.fit`."""
     if on_nonfinite is not None:
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
     finite = on_nonfinite != "ignore"
-    x, y = samples(model, x, y, loss, finite=finite)
+    given, (x, y, loss) = loss, arguments.samples(model, x, y, loss, finite=finite)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
-    validation = _validation(model, validation_data, loss, finite)
-    weight = weights(sample_weight, class_weight, y, model.dtype)
-    chosen = _callbacks(callbacks)
+    validation = arguments.validation(model, validation_data, given, finite=finite)
+    weight = arguments.weights(sample_weight, class_weight, y, loss, model.dtype)
+    chosen = arguments.callbacks(callbacks, Callback)
     settings = {
         "epochs": checks.integer("epochs", epochs, 0),
         "batch_size": checks.integer("batch_size", batch_size, 1),
         "accumulate": checks.integer("accumulate", accumulate, 1),
         "seed": model.seed if seed is None else checks.integer("seed", seed, 0),
     }
-    made = bound(model, optimizer)
+    made = arguments.bound(model, optimizer, lr)
+    steps = -(-count_batches(len(x), settings["batch_size"]) // settings["accumulate"])
+    arguments.check_steps(made, steps, len(x))
     if on_nonfinite is None:
         on_nonfinite = "skip" if getattr(made, "skip_nonfinite", False) else "stop"
     run = Run(

@@ -545,7 +545,7 @@ for _cls in Layer.classes.values():
         CALLS[f"nn.{_cls.__name__}"] = _layer(_cls)
 _NEEDED: dict[str, dict[str, Any]] = {
     "CSVLogger": {"path": "log.csv"},
-    "LearningRateScheduler": {"schedule": lambda epoch, batch: 0.1},
+    "LearningRateScheduler": {"schedule": lambda epoch, lr: 0.1},
     "ModelCheckpoint": {"path": "checkpoint.npz"},
     "TensorBoard": {"folder": "board"},
     "WeightAverage": {"average": fastopt.EMA([np.ones(3)])},
