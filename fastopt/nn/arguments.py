@@ -197,7 +197,7 @@ def _numbers(name: str, value: Any, n: int) -> Array:
     """Weights (n,), checked; also as a column."""
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be an array of numbers, got {value!r}") from None
     if array.shape == (n, 1):
         array = array[:, 0]
