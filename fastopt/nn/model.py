@@ -17,7 +17,7 @@ from fastopt.nn import arguments
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.init import at_most
-from fastopt.nn.losses import LossLike, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
@@ -241,7 +241,7 @@ class Sequential(Compiled):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
             )
-        return Trainer(self, made, loss, on_nonfinite)
+        return Trainer(self, made, named_loss(loss), on_nonfinite)
 
     if not TYPE_CHECKING:  # which knows what is there
 

@@ -27,7 +27,8 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
-from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, softmax_cross_entropy
+from fastopt.nn.arguments import targets as targets_of
+from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import accuracy, are_labels, count_right
@@ -382,27 +383,41 @@ class Compiled(Stack, loadable=False):
     """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
 
     @spelled
-    def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
+    def compile(self, batch_size: int, *, loss: LossLike | None = None, y: Any = None) -> Program:
         """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
 
         Parameters
         ----------
         batch_size : int
-        loss : callable, optional
-            That of training; the program is that of inference where absent.
+        loss : callable, name or class, optional
+            That of training, as for `fit`; the program is that of inference where absent.
         y : array_like (n, …), optional
-            Targets, whose shape and type the program of training depends on; integer labels where absent.
+            Targets, on whose shape and type the program of training depends; where absent, integer labels, or for a
+            loss that takes none, numbers like the outputs.
 
         Returns
         -------
         Program
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule, the targets do not fit the loss, or the model has no ``input_shape``.
         """
         n = checks.integer("batch_size", batch_size, 1)
         self.check_built()
         if loss is None:
             return Program(self, n)
-        targets = Targets(np.zeros(1, np.int64) if y is None else np.asarray(y), self.dtype, False)
-        return Program(self, n, loss=loss, targets=targets)
+        made, shape = named_loss(loss), self.shapes[-1]
+        if y is None:
+            like_outputs = getattr(made, "takes_labels", True) is False
+            given = np.zeros((1, *shape)) if like_outputs else np.zeros(1, np.int64)
+        else:
+            given = np.asarray(y)
+            given = targets_of("y", given, made, (len(given), *shape))
+            if hasattr(made, "check"):
+                made.check(given, (len(given), *shape))
+        return Program(self, n, loss=made, targets=Targets(given, self.dtype, False))
 
     @contextlib.contextmanager
     def program(
