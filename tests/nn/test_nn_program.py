@@ -1221,7 +1221,7 @@ def test_a_model_of_a_class_that_overrides_its_passes(rng):
     model.fit(rng.normal(size=(20, 5)), np.arange(20) % 3)
 
 
-class Wrong(nn.Layer):
+class Misshapen(nn.Layer):
     """Returns what it is told to, in place of what it should."""
 
     def __init__(self, **returned):
@@ -1242,15 +1242,21 @@ class Wrong(nn.Layer):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ({"y": lambda x: x[:, :2]}, "Wrong.forward must return an output of float32 (6, 4), got float32 (6, 2)"),
-        ({"y": lambda x: x[:1]}, "Wrong.forward must return an output of float32 (6, 4), got float32 (1, 4)"),
-        ({"y": lambda x: x.astype(int)}, "Wrong.forward must return an output of float32 (6, 4), got int64 (6, 4)"),
-        ({"y": lambda x: x + 0j}, "Wrong.forward must return an output of float32 (6, 4), got complex64 (6, 4)"),
-        ({"y": lambda x: x.tolist()}, "Wrong.forward must return an output of float32 (6, 4), got list"),
-        ({"y": lambda x: None}, "Wrong.forward must return an output of float32 (6, 4), got NoneType"),
-        ({"dx": lambda dy: dy.T}, "Wrong.backward must return a gradient of the input of float32 (6, 4), got float32"),
-        ({"dx": lambda dy: None}, "Wrong.backward must return a gradient of the input of float32 (6, 4), got NoneType"),
-        ({"grads": lambda grads: {}}, "Wrong.backward must return the gradients of gain, got []"),
+        ({"y": lambda x: x[:, :2]}, "Misshapen.forward must return an output of float32 (6, 4), got float32 (6, 2)"),
+        ({"y": lambda x: x[:1]}, "Misshapen.forward must return an output of float32 (6, 4), got float32 (1, 4)"),
+        ({"y": lambda x: x.astype(int)}, "Misshapen.forward must return an output of float32 (6, 4), got int64 (6, 4)"),
+        ({"y": lambda x: x + 0j}, "Misshapen.forward must return an output of float32 (6, 4), got complex64 (6, 4)"),
+        ({"y": lambda x: x.tolist()}, "Misshapen.forward must return an output of float32 (6, 4), got list"),
+        ({"y": lambda x: None}, "Misshapen.forward must return an output of float32 (6, 4), got NoneType"),
+        (
+            {"dx": lambda dy: dy.T},
+            "Misshapen.backward must return a gradient of the input of float32 (6, 4), got float32",
+        ),
+        (
+            {"dx": lambda dy: None},
+            "Misshapen.backward must return a gradient of the input of float32 (6, 4), got NoneType",
+        ),
+        ({"grads": lambda grads: {}}, "Misshapen.backward must return the gradients of gain, got []"),
         ({"grads": lambda grads: grads | {"bias": 0}}, "the gradients of gain, got ['gain', 'bias']"),
         ({"grads": lambda grads: {"gain": grads["gain"][:2]}}, "a gradient of gain of float32 (4,), got float32 (2,)"),
         ({"grads": lambda grads: {"gain": 1.0}}, "a gradient of gain of float32 (4,), got float"),
@@ -1258,7 +1264,7 @@ class Wrong(nn.Layer):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_layers_are_named(returned, message, rng):
-    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), Wrong(**returned), nn.Dense(3)], (5,))
+    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), Misshapen(**returned), nn.Dense(3)], (5,))
     x, y = rng.normal(size=(N, 5)), np.arange(N) % 3
     before = bits(model.params, model.state)
     optimizer = fastopt.Adam(model.params)
