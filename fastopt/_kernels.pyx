@@ -103,6 +103,10 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
+    struct fastopt_kernels:
+        int tile_rows
+        int tile_columns
+    const fastopt_kernels *fastopt_active(fastopt_real real)
     void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
@@ -230,6 +234,12 @@ _isa = None
 def isa():
     """The instruction set in use."""
     return _isa
+
+
+def tile():
+    """Rows and columns of the micro-kernel that products of float32 matrices are made of."""
+    cdef const fastopt_kernels *kernels = fastopt_active(FASTOPT_FLOAT)
+    return kernels.tile_rows, kernels.tile_columns
 
 
 def use_isa(name):
@@ -551,6 +561,32 @@ cdef dict STEP_NUMBER = {name: number for number, name in enumerate(STEPS)}
 cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 
 
+cdef bint gather(object nest, object given, list leaves, bint grown) except -1:
+    """Append what stands in the places of the leaves of a nest, which are None, to a list: None for those that a dict
+    lacks, or that None stands for. Return whether it is of the same structure; a list may have `grown`, as may a dict.
+    """
+    cdef Py_ssize_t i, there = 0
+    if nest is None:
+        leaves.append(given)
+        return True
+    if isinstance(nest, dict):
+        if given is not None and not isinstance(given, dict):
+            return False
+        for key, part in (<dict>nest).items():
+            value = None if given is None else (<dict>given).get(key, nest)
+            there += value is not nest
+            if not gather(part, None if value is nest else value, leaves, grown):
+                return False
+        return given is None or grown or there == len(<dict>given)
+    if given is not None and (not isinstance(given, (list, tuple)) or len(given) < len(nest)
+                              or (len(given) > len(nest) and not grown)):
+        return False
+    for i in range(len(nest)):
+        if not gather(nest[i], None if given is None else given[i], leaves, grown):
+            return False
+    return True
+
+
 @cython.auto_pickle(False)
 @cython.final
 cdef class Plan:
@@ -578,6 +614,9 @@ cdef class Plan:
         Called with the plan and the arguments of a `step` that do not fit.
     owner : list or dict of ndarray, optional
         The user's, whose entries must stay those of `params`.
+    nest : dict, list or tuple, optional
+        The structure of `owner` and of gradients where it is nested: the same with None for each array, of which
+        `params` is then a list.
     """
     cdef size_t row
     cdef int real
@@ -589,7 +628,7 @@ cdef class Plan:
     cdef Py_ssize_t total, count, buckets, width, bytes
     cdef Py_ssize_t scalars     # where those of a bucket begin among its hyperparameters, or 0
     cdef tuple scalar_names
-    cdef object keys, explain, owner
+    cdef object keys, explain, owner, nest
     cdef list arrays
     cdef bint single
     cdef Py_ssize_t *place      # of a parameter among the tensors, which are sorted by bucket; -1 where it is frozen
@@ -602,7 +641,8 @@ cdef class Plan:
     cdef double *running        # the same, of a step in progress
     cdef double *scratch
 
-    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None, owner=None):
+    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None, owner=None,
+                  nest=None):
         cdef Py_ssize_t i, k, bucket, blocks = 0
         cdef buffer *param
         cdef buffer *view
@@ -611,7 +651,8 @@ cdef class Plan:
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
-        self.arrays, self.owner = arrays, owner if isinstance(owner, (list, dict)) else None
+        self.arrays, self.nest = arrays, nest
+        self.owner = owner if isinstance(owner, (list, dict)) or nest is not None else None
         # Integers of Python's own, which equal themselves alone.
         cdef list numbers = [0] * len(arrays) if bucket_of is None else list(map(int, bucket_of))
         self.total, self.buckets = len(arrays), len(hypers)
@@ -758,6 +799,15 @@ cdef class Plan:
         cdef Py_ssize_t i, position = 0
         cdef PyObject *key
         cdef PyObject *value
+        cdef list leaves
+        if self.nest is not None:
+            leaves = []
+            if not gather(self.nest, self.owner, leaves, True):
+                return False
+            for i in range(self.total):
+                if list_item(leaves, i) != list_item(self.arrays, i):
+                    return False
+            return True
         if isinstance(self.owner, dict):
             for i in range(self.total):
                 if not PyDict_Next(self.owner, &position, &key, &value) or value != list_item(self.arrays, i):
@@ -826,8 +876,17 @@ cdef class Plan:
         cdef PyObject *key
         cdef PyObject *grad
         cdef bint in_order = True, of_list
+        cdef list leaves
         if self.owner is not None and not self.owned():
             return False
+        if self.nest is not None:
+            leaves = []
+            if not gather(self.nest, grads, leaves, False):
+                return False
+            for i in range(self.total):
+                if self.place[i] >= 0 and not self.bind(self.place[i], list_item(leaves, i)):
+                    return False
+            return True
         if self.keys is not None:
             if not isinstance(grads, dict):
                 return False
@@ -855,6 +914,9 @@ cdef class Plan:
         """Raise RuntimeError where another thread is in the middle of a step, or, but for `forked`, was so when this
         process was forked: the child has what was done by then."""
         if self.busy:
+            if self.busy == -1:
+                raise RuntimeError("the optimizer has been bound anew since this step was taken from it: call "
+                                   "optimizer.step(grads), which finds the new one")
             if self.busy == generation:
                 raise RuntimeError(
                     "one optimizer cannot take two steps at once: another thread is in the middle of one")
@@ -896,11 +958,18 @@ cdef class Plan:
         memcpy(self.hypers, self.running, size)
         return 0
 
-    def step(self, grads, *, grad_scale=1.0):
-        """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed."""
+    def retire(self):
+        """Have every further step raise: another plan has taken the place of this one."""
+        self.busy = -1
+
+    def step(self, grads, *, grad_scale=1.0, strict=True):
+        """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed; it also
+        has the steps that are not `strict`."""
         cdef double scale
         if self.busy:
             self.claim()
+        if strict is not True and self.explain is not None:
+            return self.explain(self, grads, grad_scale, strict)
         if type(grad_scale) is float:
             scale = 1.0 if grad_scale is one else <double>grad_scale  # the default without a call
             if fabs(scale) <= FLT_MAX and self.bind_all(grads):
@@ -915,8 +984,7 @@ cdef class Plan:
         """The same with the number of steps taken, a factor for each gradient, and new hyperparameters as in `assign`:
         what was worked out for the step after `t`."""
         self.check(grads)
-        if self.hypers[0] != t:
-            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        self.be_after(t)
         if len(factors) != self.total:
             raise Misfit("there must be a factor for each gradient")
         self.check_places(changes)
@@ -927,6 +995,19 @@ cdef class Plan:
             self.assign(changes)
         self.scale_each(factors)
         self.run()
+
+    def count_alone(self, double grad_scale, changes, Py_ssize_t t):
+        """Raise the step counters and set hyperparameters alone, for the step after `t` that is taken elsewhere."""
+        self.claim()
+        self.be_after(t)
+        self.check_places(changes)
+        self.count_step(grad_scale)
+        self.assign(changes)
+
+    cdef int be_after(self, Py_ssize_t t) except -1:
+        if self.hypers[0] != t:
+            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        return 0
 
     def check(self, grads):
         """Have `explain` raise where gradients do not fit."""

@@ -894,9 +894,9 @@ class Rule:
         """What the class knows, and the functional form asks for."""
         return by_hand(self.cls, t)
 
-    def step(self, param: Array, grad: Array, *states: Array, t: int, **more: Any) -> None:
+    def step(self, param: Array, grad: Array, *states: Array, t: int, **more: Any) -> Any:
         """The functional form."""
-        getattr(F, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
+        return getattr(F, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
 
     def expected(self, param: Any, grad: Any, *states: Any, t: int, **more: Any) -> tuple[Array, ...]:
         """The new parameter and state by the reference."""

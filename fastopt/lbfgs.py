@@ -11,7 +11,7 @@ import numpy as np
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
 from fastopt.dialects import Spelled
-from fastopt.optimizer import Call, check_alike, check_entries, check_order, copying, in_code
+from fastopt.optimizer import Call, check_alike, check_entries, check_order, copying
 
 __all__ = ["LBFGS"]
 
@@ -101,7 +101,7 @@ class LBFGS(Spelled):
         every, dtype = checks.named("param", params), None
         named = {name: param for name, param in every.items() if name not in self.frozen}
         for name, param in named.items():
-            check_order(checks.param_label(name), param, in_code(params, name))
+            check_order(checks.param_label(name), param, checks.in_code(params, name))
             dtype = checks.array(checks.param_label(name), param, dtype=dtype, writable=True).dtype
         checks.apart({checks.param_label(name): param for name, param in named.items()})
         return named

@@ -168,7 +168,7 @@ class LookAheadNesterov(_Velocity):
         moving = copying(ahead, {name: slot.param for name, slot in slots.items()})
         _kernels.uninterrupted([*moving, (vars(self).update, ({"_ahead": True},))])
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> None:
         """See `Optimizer.step`; the gradients must be those at the look-ahead point.
 
         Raises
@@ -176,11 +176,16 @@ class LookAheadNesterov(_Velocity):
         RuntimeError
             Where `look_ahead` has not been called since the last step.
         """
-        super().step(grads, grad_scale=grad_scale)
+        super().step(grads, grad_scale=grad_scale, strict=strict)
 
     def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         if not self._ahead:
             raise RuntimeError("the gradient must be taken at the look-ahead point: call look_ahead() before it")
+        if self._resting:  # they could not go back to where they came from
+            raise ValueError(
+                "grads must hold one array per parameter, since all are at the look-ahead point, but lacks "
+                f"{', '.join(sorted(self._resting))}"
+            )
         calls, taken = super()._stepping(grads, grad_scale)
         return [*calls, (vars(self).update, ({"_ahead": not taken},))], taken
 
@@ -635,7 +640,7 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
         for name, slot in self._slots.items():
             averages[name] = slot.param.copy()
             beta = self._value(self._towards_x, slot.groups)
-            if beta and not slot.frozen:
+            if beta and name not in self._frozen:
                 z = slot.state["z"]
                 averages[name] = z + (slot.param - z) / slot.param.dtype.type(beta)
         return averages
@@ -655,8 +660,8 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
         """Where the parameters hold averages, and the values that are trained are these, steps are refused."""
         return super()._routing(settings, scheduled) if trained is None else [(vars(self).pop, ("step", None))]
 
-    def _taking(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
-        return [*super()._taking(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
+    def _exchanging(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
+        return [*super()._exchanging(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; while the parameters hold averages, ``trained`` has the values to be trained."""

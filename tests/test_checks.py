@@ -718,7 +718,7 @@ def test_gradients_in_another_structure(params, grads, message, any_rule, refuse
         (1.0, "param must be an array, or a list or a dict of arrays, got float"),
         ([[1.0, 2.0]], r"params\[0\] must be a NumPy array, got list"),
         ([ramp(3), None], r"params\[1\] must be a NumPy array, got NoneType"),
-        ({"a": [ramp(3)]}, r"params\[a\] must be a NumPy array, got list"),
+        ({"a": [ramp(3), None]}, r"params\[a.1\] must be a NumPy array, got NoneType"),
         ({1: ramp(3), "1": ramp(3)}, "param must have keys that differ as text"),
     ],
 )

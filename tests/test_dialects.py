@@ -302,7 +302,7 @@ GIVEN = {
     "ModelCheckpoint": ("m.npz",), "TensorBoard": ("folder",), "Sequential": ([nn.Dense(3)], (2,)),
     "LookAhead": (fastopt.Adam(np.ones(3)),), "EMA": (np.ones(3),), "Ranger": (np.ones(3),),
     "Muon": ([np.ones((3, 3))],), "LBFGS": (np.ones(3),), "fit": (np.ones((4, 2)), np.arange(4) % 3),
-    "evaluate": (np.ones((4, 2)), np.arange(4) % 3), "predict": (np.ones((4, 2)),),
+    "evaluate": (np.ones((4, 2)), np.arange(4) % 3), "predict": (np.ones((4, 2)),), "compile": (4,),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ CHAIN = (
     ("landscape", "nn", "data", "reference", "inplace"),
     ("fastopt",),
     ("interchange", "functional", "averaging", "matrices", "lbfgs", "penalties"),
-    ("optimizers",),
+    ("optimizers", "extending"),
     ("optimizer",),
     ("hyper", "gradients", "arena"),
     ("schedules", "kernel", "applied", "files", "threads", "drawing"),

@@ -139,8 +139,8 @@ def gradient_check(
     x = twin.converted(x)
     x = x.copy()
     _, _, dx, grads = _pass(twin, x, y, loss)
-    with Steps(twin, None, loss, check=False) as taken:
-        taken.feed(x, y, None)
+    with Steps(twin, None, check=False) as taken:
+        taken.feed(x, y, None, loss)
         for _ in range(2):  # the second time, buffers hold what the pass before has left in them
             compiled = {name: grad.copy() for name, grad in taken.gradients([np.arange(len(x))], 0)[3].items()}
     given = {"x": x} if checks.flag("inputs", inputs) else {}

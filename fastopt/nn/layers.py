@@ -462,6 +462,7 @@ class Conv2D(_Affine):
         how: dict[str, Any] = {"stride": self.stride, "padding": self.padding}
         if self.is_depthwise(x.shape):
             filters = weight.reshape(*self.size, self.filters)
+            dx: Any
             dx, dweight = F.depthwise_backward(dy, x, filters, **how, dilation=self.dilation)
             assert dx is not None
             return dx, {"weight": dweight.reshape(weight.shape), "bias": F.bias_backward(dy)}

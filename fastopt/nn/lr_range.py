@@ -18,7 +18,7 @@ from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.trainer import Steps, holding, look_ahead
 from fastopt.nn.training import batches
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import OptimizerLike
 
 __all__ = ["LRRange", "lr_find"]
 
@@ -68,7 +68,7 @@ def lr_find(
     x: Array,
     y: Array,
     *,
-    optimizer: Optimizer | str | type = "adam",
+    optimizer: OptimizerLike | str | type = "adam",
     loss: LossLike = softmax_cross_entropy,
     low: float = 1e-6,
     high: float = 10.0,
@@ -144,8 +144,8 @@ def lr_find(
     mean = 0.0
     order = itertools.chain.from_iterable(batches(len(x), batch_size, rng) for _ in itertools.count())
     try:
-        with np.errstate(all="ignore"), holding(model, optimizer), Steps(model, optimizer, loss, check=False) as taken:
-            taken.feed(x, y, None)
+        with np.errstate(all="ignore"), holding(model, optimizer), Steps(model, optimizer, check=False) as taken:
+            taken.feed(x, y, None, loss)
             if isinstance(optimizer, Applied) and optimizer.is_applied:
                 optimizer.restore()  # to the parameters that are trained, for the time of the test
             for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):

@@ -21,6 +21,7 @@ from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
+from fastopt.optimizer import OptimizerLike
 from fastopt.schedules import Schedule
 
 __all__ = ["Sequential", "load"]
@@ -81,7 +82,7 @@ class Sequential(Compiled):
         *,
         epochs: int = 1,
         batch_size: int = 32,
-        optimizer: Any = "adam",
+        optimizer: OptimizerLike | type[Any] | str = "adam",
         lr: float | Schedule | None = None,
         validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None = None,
         loss: LossLike = softmax_cross_entropy,
@@ -196,7 +197,7 @@ class Sequential(Compiled):
 
     def trainer(
         self,
-        optimizer: Any = "adam",
+        optimizer: OptimizerLike | type[Any] | str = "adam",
         loss: LossLike = softmax_cross_entropy,
         *,
         on_nonfinite: Literal["stop", "skip", "ignore"] = "stop",

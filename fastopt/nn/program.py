@@ -18,7 +18,7 @@ import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -156,7 +156,8 @@ class Program:
             if targets.weighted:
                 weight = named["sample weights"] = p.empty((self.n,))
                 self._gathers.append(p.add("gather", weight))
-            write(p.call, p.empty, y, given, weight, out=self._doutput, result=result)
+            arrays: Any = y, given, weight, self._doutput
+            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result)
             if targets.labels:
                 p.call(F.count_right, y, given, right)
         if check:
@@ -423,7 +424,9 @@ class Compiled(Stack, loadable=False):
         self, n: int, loss: Loss | None = None, targets: Targets | None = None, check: bool = True
     ) -> Iterator[Program]:
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
-        key = (n,) if loss is None or targets is None else (n, id(loss), targets.key, check)
+        key: tuple[Any, ...] = (n,)
+        if loss is not None and targets is not None:
+            key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check
         idle = self.programs.setdefault(key, [])
         found = None
         while found is None and idle:

@@ -16,7 +16,7 @@ from fastopt import _kernels, checks
 from fastopt.checks import Array
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.layers import Grads
-from fastopt.nn.losses import Loss, lowering_of
+from fastopt.nn.losses import Loss, LossLike, lowering_of, named_loss
 from fastopt.nn.program import Compiled, Program, Targets
 from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
@@ -45,13 +45,12 @@ class Steps:
     ----------
     model : Sequential
     optimizer : Optimizer
-    loss : callable
     check : bool
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
     """
 
-    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, *, check: bool) -> None:
-        self._model, self._optimizer, self._loss, self._check = model, optimizer, loss, check
+    def __init__(self, model: Compiled, optimizer: Any, *, check: bool) -> None:
+        self._model, self._optimizer, self._check = model, optimizer, check
         #: By the size of batches, programs, and what gives each back.
         self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
         self._last: Program | None = None  # that gradients are of
@@ -66,8 +65,9 @@ class Steps:
         while self._programs:
             self._programs.popitem()[1][1].close()
 
-    def feed(self, x: Array, y: Array, weight: Array | None) -> None:
+    def feed(self, x: Array, y: Array, weight: Array | None, loss: Loss) -> None:
         """Take batches from the rows of these arrays from now on; they were checked."""
+        self._loss = loss
         if weight is not None and not _kernels.gathers(weight):
             weight = checks.contiguous(weight, self._model.dtype)
         targets = Targets(y, self._model.dtype, weight is not None)
@@ -236,9 +236,9 @@ def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
 class Trainer:
     """Training steps of a loop of one's own: see `fastopt.nn.Sequential.trainer`."""
 
-    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, on_nonfinite: str) -> None:
-        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, loss, on_nonfinite
-        self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore")
+    def __init__(self, model: Compiled, optimizer: Any, loss: LossLike, on_nonfinite: str) -> None:
+        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
+        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
 
     def __call__(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """A step on one batch.
@@ -260,7 +260,7 @@ class Trainer:
             raise ValueError("x must hold at least one sample, got none")
         weight = weights(sample_weight, None, y, loss, model.dtype)
         with alone(model), holding(model, optimizer), self._steps as steps:
-            steps.feed(x, y, weight)
+            steps.feed(x, y, weight, loss)
             look_ahead(optimizer)
             try:
                 taken = steps.many(None, len(x), 1, optimizer.t)
@@ -271,7 +271,7 @@ class Trainer:
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan
-                batch = model.converted(x), y, self._loss
+                batch = model.converted(x), y, loss
                 cause = find_anomaly(model, *batch, sample_weight=weight, counter=optimizer.t)
                 raise NonFiniteError(
                     f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"

@@ -228,7 +228,7 @@ class Run:
         self.epoch = 0
         self.stopped, self.interrupted = "", False
         self._where = ""
-        self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore")
+        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -274,7 +274,7 @@ class Run:
         """Run all epochs."""
         model = self.model
         with alone(model), _interruptible(self), room_for_convolutions(model), holding(model), self._steps:
-            self._steps.feed(self._x, self._y, self._weight)
+            self._steps.feed(self._x, self._y, self._weight, self.loss)
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
