@@ -152,7 +152,7 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
     return 0;
 }
 
-size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
                            size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
 {
     for (size_t batch = first_batch; batch < first_batch + batches; ++batch)

@@ -68,6 +68,10 @@ struct fastopt_item {
 size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
                            size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
 
+/* The same in the floating-point mode of the caller, for it to call. */
+size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
+
 /* The Euclidean norm of n numbers that are not negative. */
 double fastopt_norm(const double *numbers, size_t n);
 
