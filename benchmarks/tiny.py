@@ -172,9 +172,6 @@ def around(hidden, batch, per_step):
 
 def one_sample(rounds):
     """`predict` of one sample by an MLP 784-256-128-10."""
-    widths, layers = (784, 256, 128, 10), []
-    for inputs, outputs in itertools.pairwise(widths):
-        layers.append((inputs, outputs))
     model = nn.Sequential([nn.Dense(256, activation="relu"), nn.Dense(128, activation="relu"), nn.Dense(10)], (784,))
     x = np.random.default_rng(0).normal(size=(1, 784)).astype(np.float32)
     params = [model.params[f"{i}.{kind}"] for i in range(3) for kind in ("weight", "bias")]
