@@ -279,7 +279,7 @@ def test_activations_of_other_names(layer):
 
 # ---- Keywords -------------------------------------------------------------------------------------------
 
-METHODS = {name: getattr(nn.Sequential, name) for name in ("fit", "evaluate", "predict")}
+METHODS = {name: getattr(nn.Sequential, name) for name in ("fit", "evaluate", "predict", "compile")}
 
 
 def named(name):
