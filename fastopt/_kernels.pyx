@@ -34,6 +34,7 @@ cdef extern from "Python.h":
         const char *format
         int ndim
         Py_ssize_t *shape
+        Py_ssize_t *strides
     int PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
@@ -1219,9 +1220,11 @@ cdef dict TARGETS = {numpy.dtype(name): target for name, target in (
 
 def gathers(array):
     """Whether the rows of an array can be gathered as they lie: each contiguous, of native numbers of a known type."""
-    return (type(array) is ndarray or (isinstance(array, ndarray) and not hasattr(array, "mask"))) and (
-        array.dtype in SOURCES and array.dtype.isnative and array.flags.aligned and array.ndim > 0
-        and (array.flags.c_contiguous or array[:1].flags.c_contiguous))
+    if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):
+        return False
+    kind, flags = array.dtype, array.flags
+    return (kind in SOURCES and kind.isnative and flags.aligned and array.ndim > 0
+            and (flags.c_contiguous or array[:1].flags.c_contiguous))
 
 
 @cython.auto_pickle(False)
@@ -1420,15 +1423,16 @@ cdef class Program:
         if not gathers(source):
             raise Misfit("rows must be contiguous, of native numbers of a type that is known")
         item, target = &self.items[place], self.arrays[place][1][0]
-        rows = source.shape[1:]
-        if rows != target.shape[1:]:
+        kind, wanted = source.dtype, target.dtype
+        if source.shape[1:] != target.shape[1:]:
             raise Misfit("rows must have the shape of those that they become")
-        item.source = <const void *><uintptr_t>source.__array_interface__["data"][0]
-        item.row_stride = source.strides[0] if source.shape[0] > 1 else 0
-        item.elements = target.size // max(1, target.shape[0])
-        item.convert = NULL
-        if source.dtype != target.dtype:
-            item.convert = fastopt_convert[<int>SOURCES[source.dtype]][<int>TARGETS[target.dtype]]
+        if PyObject_GetBuffer(source, &view, PyBUF_STRIDES) < 0:
+            raise Misfit("rows must be those of a plain array")
+        item.source, item.row_stride = view.buf, view.strides[0] if view.shape[0] > 1 else 0
+        PyBuffer_Release(&view)
+        item.elements, item.convert = item.to_stride // <Py_ssize_t>wanted.itemsize, NULL
+        if kind is not wanted and kind != wanted:
+            item.convert = fastopt_convert[<int>SOURCES[kind]][<int>TARGETS[wanted]]
         self.fed[place] = source
 
     def aim(self, Py_ssize_t place, target):
@@ -1441,6 +1445,17 @@ cdef class Program:
         PyBuffer_Release(&view)
         self.items[place].to, self.items[place].to_stride = view.buf, self.items[place].bytes
         self.aimed[place] = target
+
+    def release(self):
+        """Let go of what rows are gathered of, and of where copies go: nothing runs before a new `feed`."""
+        self.must_rest()
+        for i in self.fed:
+            self.items[<Py_ssize_t>i].source = NULL
+        for i in self.aimed:
+            self.items[<Py_ssize_t>i].to = <void *><uintptr_t>address(self.arrays[i][1][0])
+            self.items[<Py_ssize_t>i].to_stride = 0
+        self.fed.clear()
+        self.aimed.clear()
 
     def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
             Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, clips=None,
@@ -1604,13 +1619,17 @@ cdef class Snapshot:
 
     def holds(self):
         """Whether each still holds the same objects."""
-        cdef dict then
-        cdef object now  # a dict, or of a class that is made of it
-        for now, then in zip(self.dicts, self.copies):
-            if PyDict_Size(now) != len(then):
+        cdef Py_ssize_t i, position
+        cdef PyObject *now  # a dict, or of a class that is made of it
+        cdef PyObject *then
+        cdef PyObject *key
+        cdef PyObject *value
+        for i in range(len(self.dicts)):
+            now, then, position = list_item(self.dicts, i), list_item(self.copies, i), 0
+            if PyDict_Size(<object>now) != PyDict_Size(<object>then):
                 return False
-            for key, value in then.items():
-                if PyDict_GetItem(now, key) != <PyObject *>value:
+            while PyDict_Next(<object>then, &position, &key, &value):
+                if PyDict_GetItem(<object>now, <object>key) != value:
                     return False
         return True
 

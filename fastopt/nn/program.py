@@ -38,8 +38,8 @@ MOST_BATCHES = 1024
 #: Seconds after which a call of C should return, so that Python can serve Ctrl-C and others.
 SLICE = 0.05
 
-#: Programs that a model keeps at most, by size, loss and targets.
-MOST_PROGRAMS = 16
+#: What a model keeps programs for at most, by size, loss and targets; and how many of each, for threads.
+MOST_PROGRAMS, MOST_IDLE = 16, 8
 
 LINE = arena.LINE
 
@@ -247,9 +247,14 @@ class Program:
 
     def feed(self, x: Array, y: Any = None, weight: Array | None = None) -> None:
         """Take inputs, targets and weights from the rows of these arrays from now on."""
-        self._fed = x, y, weight
+        self._fed: Any = x, y, weight
         for place, source in zip(self._gather_places, self._fed, strict=False):
             self.calls.feed(place, source)
+
+    def release(self) -> None:
+        """Let go of the arrays that it was fed, and that outputs went to."""
+        self._fed = None
+        self.calls.release()
 
     def aim(self, output: Array) -> None:
         """Write outputs there from now on, in inference."""
@@ -427,20 +432,27 @@ class Compiled(Stack, loadable=False):
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
             key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check
-        idle = self.programs.setdefault(key, [])
-        found = None
-        while found is None and idle:
-            found = idle.pop()
-            if not found.holds():
-                found = None
-        if found is None:
-            found = Program(self, n, loss=loss, targets=targets, check=check)
+        found = self._take(key) or Program(self, n, loss=loss, targets=targets, check=check)
         yield found
-        if not found.holds():
-            return
+        self._put(key, found)
+
+    def _take(self, key: tuple[Any, ...]) -> Program | None:
+        """A program that was made before, if one is idle and still holds: nobody else uses it until it is put back."""
+        idle = self.programs.get(key)
+        while idle:
+            found: Program = idle.pop()
+            if found.holds():
+                return found
+        return None
+
+    def _put(self, key: tuple[Any, ...], program: Program) -> None:
+        """Put a program back, without the arrays that it was fed."""
+        program.release()
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
-        self.programs.setdefault(key, []).append(found)
+        idle = self.programs.setdefault(key, [])
+        if len(idle) < MOST_IDLE:
+            idle.append(program)
 
     @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
@@ -479,21 +491,22 @@ class Compiled(Stack, loadable=False):
     def _infer(self, x: Array, output: Array, size: int | None = None) -> None:
         """Write the outputs for some batches of a size, or for one."""
         size = len(x) if size is None else size
-        with self.program(size) as program:
-            program.feed(x)
-            program.aim(output)
-            done, batches = 0, len(x) // size
-            while done < batches:
-                part = program.batches(batches - done)
-                if program.native:
-                    started = time.perf_counter()
-                    ran, stopped, _ = program.calls.run(None, size, part, first_batch=done)
-                    program.seconds = (time.perf_counter() - started) / part
-                else:
-                    ran, stopped = part, program.run_phase(0, None, done, 0)
-                if stopped >= 0:
-                    self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
-                done += part
+        program = self._take((size,)) or Program(self, size)
+        program.feed(x)
+        program.aim(output)
+        done, batches = 0, len(x) // size
+        while done < batches:
+            part = program.batches(batches - done)
+            if program.native:
+                started = time.perf_counter()
+                ran, stopped, _ = program.calls.run(None, size, part, first_batch=done)
+                program.seconds = (time.perf_counter() - started) / part
+            else:
+                ran, stopped = part, program.run_phase(0, None, done, 0)
+            if stopped >= 0:
+                self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
+            done += part
+        self._put((size,), program)
 
     @spelled
     def evaluate(

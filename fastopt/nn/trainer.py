@@ -55,6 +55,7 @@ class Steps:
         self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
+        self._loss: Any = None
         self._sums: Grads = {}
         self._kept: list[tuple[Array, Array]] = []  # running statistics, with those before the first of several batches
 
@@ -62,18 +63,23 @@ class Steps:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give all programs back."""
         while self._programs:
             self._programs.popitem()[1][1].close()
 
     def feed(self, x: Array, y: Array, weight: Array | None, loss: Loss) -> None:
         """Take batches from the rows of these arrays from now on; they were checked."""
-        self._loss = loss
         if weight is not None and not _kernels.gathers(weight):
             weight = checks.contiguous(weight, self._model.dtype)
         targets = Targets(y, self._model.dtype, weight is not None)
-        if lowering_of(self._loss) is not None:
+        if lowering_of(loss) is not None:
             y = y if _kernels.gathers(y) else checks.contiguous(y, targets.dtype)
-        self._data, self._targets = (x, y, weight), targets
+        if loss is not self._loss or targets.key != self._targets.key:
+            self.close()
+        self._data, self._targets, self._loss = (x, y, weight), targets, loss
         for program, _ in self._programs.values():
             program.feed(x, y, weight)
 
@@ -225,12 +231,14 @@ def alone(model: Stack) -> Iterator[None]:
 @contextlib.contextmanager
 def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
     """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
-    if optimizer is not None:
-        model.params.mark("held", getattr(optimizer, "frozen", ()))
+    frozen = getattr(optimizer, "frozen", ())
+    if frozen or optimizer is None:
+        model.params.mark("held", frozen)
     try:
         yield
     finally:
-        model.params.mark("held", ())
+        if frozen or optimizer is None:
+            model.params.mark("held", ())
 
 
 class Trainer:
@@ -259,7 +267,8 @@ class Trainer:
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
         weight = weights(sample_weight, None, y, loss, model.dtype)
-        with alone(model), holding(model, optimizer), self._steps as steps:
+        steps = self._steps  # whose programs are kept for the next step
+        with alone(model), holding(model, optimizer):
             steps.feed(x, y, weight, loss)
             look_ahead(optimizer)
             try:
