@@ -13,6 +13,7 @@ import fastopt
 import fastopt.data
 from fastopt import checks, dialects, nn
 from fastopt.dialects import ATTRIBUTES, KEYWORDS, VALUES, rows
+from fastopt.extending import InNumPy
 from fastopt.nn.arguments import BY_NAME
 from fastopt.nn.init import INITIALIZERS
 from fastopt.nn.losses import LOSSES
@@ -311,7 +312,7 @@ def heirs(thing):
     every = [thing]
     for each in every:
         every += each.__subclasses__() if inspect.isclass(each) else []
-    return [each for each in every if each not in (fastopt.Optimizer, nn.Layer, nn.Callback, nn.Initializer)]
+    return [each for each in every if each not in (fastopt.Optimizer, InNumPy, nn.Layer, nn.Callback, nn.Initializer)]
 
 
 @pytest.mark.parametrize("row", [*rows(KEYWORDS)], ids=str)

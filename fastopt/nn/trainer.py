@@ -55,6 +55,7 @@ class Steps:
         self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
+        self._targets: Targets | None = None
         self._loss: Any = None
         self._sums: Grads = {}
         self._kept: list[tuple[Array, Array]] = []  # running statistics, with those before the first of several batches
@@ -77,7 +78,7 @@ class Steps:
         targets = Targets(y, self._model.dtype, weight is not None)
         if lowering_of(loss) is not None:
             y = y if _kernels.gathers(y) else checks.contiguous(y, targets.dtype)
-        if loss is not self._loss or targets.key != self._targets.key:
+        if self._targets is None or loss is not self._loss or targets.key != self._targets.key:
             self.close()
         self._data, self._targets, self._loss = (x, y, weight), targets, loss
         for program, _ in self._programs.values():
