@@ -312,7 +312,11 @@ def heirs(thing):
     every = [thing]
     for each in every:
         every += each.__subclasses__() if inspect.isclass(each) else []
-    return [each for each in every if each not in (fastopt.Optimizer, InNumPy, nn.Layer, nn.Callback, nn.Initializer)]
+    return [
+        each
+        for each in every
+        if each not in (fastopt.Optimizer, InNumPy, fastopt.NumPyOptimizer, nn.Layer, nn.Callback, nn.Initializer)
+    ]
 
 
 @pytest.mark.parametrize("row", [*rows(KEYWORDS)], ids=str)
