@@ -91,6 +91,8 @@ def targets(name: str, y: Array, loss: Loss, shape: tuple[int, ...]) -> Array:
                 f"{name} must have shape {shape}, got {y.shape}: for labels write np.eye({shape[1]})[y], or "
                 'loss="softmax_cross_entropy"'
             )
+        if y.shape == shape[:1] == shape and y.dtype.kind in "iu":
+            return y.astype(np.float64)  # they look like labels
         return y.reshape(shape) if y.shape == shape[:1] and shape[1:] == (1,) else y
     if shape[1:] == (1,) and (y != y.ndim - 1).any():
         raise ValueError(

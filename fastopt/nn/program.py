@@ -27,7 +27,7 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
-from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, softmax_cross_entropy
+from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import accuracy, are_labels, count_right
@@ -177,7 +177,7 @@ class Program:
             self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
             self.right[batch] = count_right(y, targets) if labels else 0
 
-        p.python(call, y, dy, batch=True)
+        p.python(call, y, dy, batch=True, label="loss")
 
     def _record(self, items: list[Item], marks: list[int]) -> None:
         """Make the list that C runs; `phases` are its parts: the pass up to the loss, the backward pass, the checks of
@@ -255,6 +255,11 @@ class Program:
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
 
+    def rest(self) -> None:
+        """Let go of the arrays that it was fed with and aimed at."""
+        self._fed = self._order = None
+        self.calls.rest()
+
     def batches(self, left: int) -> int:
         """How many batches to run in one call, of those that are left."""
         if not self.native:
@@ -275,6 +280,11 @@ class Program:
             if not done:
                 return stopped
         return -1
+
+    def keep(self) -> None:
+        """Keep running statistics as they are for `restore`, as the first calls of a batch do, too."""
+        for array, kept in self._kept:
+            kept[...] = array
 
     def restore(self) -> None:
         """Put the running statistics back that the last batch began with."""
@@ -382,27 +392,37 @@ class Compiled(Stack, loadable=False):
     """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
 
     @spelled
-    def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
+    def compile(self, batch_size: int, *, loss: LossLike | None = None, y: Any = None) -> Program:
         """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
 
         Parameters
         ----------
         batch_size : int
-        loss : callable, optional
-            That of training; the program is that of inference where absent.
+        loss : callable or str, optional
+            That of training, as for `fit`; the program is that of inference where absent.
         y : array_like (n, …), optional
-            Targets, whose shape and type the program of training depends on; integer labels where absent.
+            Targets, whose shape and type the program of training depends on; where absent, integer labels, or numbers
+            like the outputs, as the loss takes them.
 
         Returns
         -------
         Program
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule.
         """
         n = checks.integer("batch_size", batch_size, 1)
         self.check_built()
         if loss is None:
             return Program(self, n)
-        targets = Targets(np.zeros(1, np.int64) if y is None else np.asarray(y), self.dtype, False)
-        return Program(self, n, loss=loss, targets=targets)
+        if y is None:
+            takes_labels = loss is softmax_cross_entropy or getattr(named_loss(loss), "takes_labels", True)
+            y = np.zeros(1 if takes_labels else (1, *self.shapes[-1]), np.int64 if takes_labels else self.dtype)
+        y = np.asarray(y)
+        _, y, made = samples(self, np.empty((len(y), *self.check_built()), np.uint8), y, loss)
+        return Program(self, n, loss=made, targets=Targets(y, self.dtype, False))
 
     @contextlib.contextmanager
     def program(
@@ -412,20 +432,24 @@ class Compiled(Stack, loadable=False):
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
             key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check
-        idle = self.programs.setdefault(key, [])
-        found = None
-        while found is None and idle:
-            found = idle.pop()
-            if not found.holds():
-                found = None
-        if found is None:
-            found = Program(self, n, loss=loss, targets=targets, check=check)
+        found = self._idle(key) or Program(self, n, loss=loss, targets=targets, check=check)
         yield found
+        found.rest()
         if not found.holds():
             return
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
         self.programs.setdefault(key, []).append(found)
+
+    def _idle(self, key: tuple[Any, ...]) -> Program | None:
+        """Take a program that was made before, if there is one that still holds."""
+        idle = self.programs.get(key, [])
+        with contextlib.suppress(IndexError):  # where another thread has taken the last one
+            while True:
+                found: Program = idle.pop()
+                if found.holds():
+                    return found
+        return None
 
     @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:

@@ -114,12 +114,13 @@ class Steps:
         if done:
             program.seconds = (time.perf_counter() - started) / done
         upcoming.finish(done, norm)
+        if stopped >= 0 and program.is_step(stopped):  # Python takes it, or says why it cannot be taken
+            self._restore(program)
+            if not done:
+                return None
         taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
-        if stopped >= 0 and not done:  # Python says why the optimizer takes no such step
-            program.restore()
-            return None
         return taken
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
@@ -132,6 +133,17 @@ class Steps:
         finally:
             self._restore(program)
         raise NonFinite(*taken)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the block, one step is taken; where an exception prevents it, running statistics are put back."""
+        self._last, before = None, self._optimizer.t
+        try:
+            yield
+        except BaseException:
+            if self._last is not None and self._optimizer.t == before:
+                self._restore(self._last)
+            raise
 
     def _restore(self, program: Program) -> None:
         """Put the running statistics back that the step began with."""
@@ -148,7 +160,9 @@ class Steps:
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
         self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         for i, chosen in enumerate(parts):
-            program = self._last = self.program(len(chosen))
+            program = self.program(len(chosen))
+            program.keep()
+            self._last = program
             self._phase(program, 0, chosen, counter + i)
             own, weight = program.result[0].tolist()
             share = 1.0
@@ -266,8 +280,11 @@ class Trainer:
                 taken = steps.many(None, len(x), 1, optimizer.t)
                 if taken is not None:
                     return float(taken.loss[0])
-                value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
-                steps.check(grads)
+                with steps.whole():
+                    value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                    steps.check(grads)
+                    optimizer.step(grads)
+                return value
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan
@@ -276,5 +293,3 @@ class Trainer:
                 raise NonFiniteError(
                     f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"
                 ) from None
-            optimizer.step(grads)
-            return value
