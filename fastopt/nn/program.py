@@ -99,6 +99,8 @@ class Program:
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
+        self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
+        self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
         p = Writer(n, model.dtype, self.grads if loss is not None else None)
@@ -257,7 +259,7 @@ class Program:
 
     def rest(self) -> None:
         """Let go of the arrays that it was fed with and aimed at."""
-        self._fed = self._order = None
+        self._fed, self._order = (), None
         self.calls.rest()
 
     def batches(self, left: int) -> int:

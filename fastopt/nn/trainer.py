@@ -103,7 +103,8 @@ class Steps:
             With what was taken before as its argument.
         """
         program = self.program(n)
-        if not program.native or not hasattr(self._optimizer, "upcoming"):
+        # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
+        if not program.native or not hasattr(type(self._optimizer), "upcoming"):
             return None
         batches = program.batches(most)
         upcoming = self._optimizer.upcoming(batches)

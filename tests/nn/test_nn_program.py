@@ -564,6 +564,39 @@ def test_every_optimizer(name, samples, in_one_call):
     check_all_ways(lambda model: OPTIMIZERS[name](model.params, lr=0.01), samples, in_one_call, native=native)
 
 
+class Wrapped:
+    """An optimizer of the user's around another one, of which it passes on all that it has not: half of each step."""
+
+    def __init__(self, params):
+        self.inner = fastopt.SGD(params, lr=0.1)
+
+    def step(self, grads):
+        self.inner.step({name: grad / 2 for name, grad in grads.items()})
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda params: fastopt.LookAhead(fastopt.Adam(params, lr=0.01), k=3), fastopt.Ranger, Wrapped],
+    ids=["LookAhead", "Ranger", "of the user's"],
+)
+def test_what_wraps_an_optimizer_takes_its_own_steps(make, samples):
+    x, y = samples[0][:32], samples[1][:32]
+    model = nn.Sequential([nn.Dense(4), nn.Dense(3)], (5,))
+    twins = [copy.deepcopy(model) for _ in range(2)]
+    model.fit(x, y, epochs=2, batch_size=4, optimizer=make(model.params))
+    fitted, own = make(twins[0].params), make(twins[1].params)
+    step = twins[0].trainer(fitted)
+    for t in (0, 8):
+        for chosen in nn.batches(len(x), 4, np.random.default_rng([0, t])):
+            step(x[chosen], y[chosen])
+            output, cache = twins[1].forward(model.converted(x[chosen]), training=True)
+            own.step(twins[1].backward(nn.softmax_cross_entropy(output, y[chosen])[1], cache)[1])
+    assert bits(model.params) == bits(twins[0].params) == bits(twins[1].params)
+
+
 RATE = Schedule(cosine, peak=0.05, steps=20)
 
 
@@ -1383,13 +1416,15 @@ def test_a_step_that_is_refused_leaves_what_was_before(way, samples):
                 raise LookupError("the third step")
 
     step, step_of_twin = model.trainer(made), twin.trainer(same)
+
+    def train():
+        for begin in range(0, 32, 8) if way == "trainer" else ():
+            step(x[begin : begin + 8], y[begin : begin + 8])
+        how = {"batch_size": 4, "accumulate": 2} if way == "accumulate" else {"batch_size": 8}
+        model.fit(x, y, optimizer=made, callbacks=[Refusing()] if way == "callback" else [], **how)
+
     with pytest.raises(LookupError, match="the third step"):
-        if way == "trainer":
-            for begin in range(0, 32, 8):
-                step(x[begin : begin + 8], y[begin : begin + 8])
-        else:
-            how = {"batch_size": 4, "accumulate": 2} if way == "accumulate" else {"batch_size": 8}
-            model.fit(x, y, optimizer=made, callbacks=[Refusing()] if way == "callback" else [], **how)
+        train()
     assert made.t == 2
     if way == "accumulate":
         twin.fit(x, y, optimizer=same, batch_size=4, accumulate=2, callbacks=[Stopping(2)])
