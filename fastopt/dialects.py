@@ -328,7 +328,7 @@ KEYWORDS: Words = {
     "fit": {
         "Keras": {
             "verbose": "callbacks=nn.Lines(), which prints",
-            "validation_split": "validation_data=(x, y), by fastopt.data.stratified_split or fastopt.data.split",
+            "validation_split": "validation_data=(x, y), by fastopt.data.split",
             "shuffle": "leave it out: samples are shuffled in each epoch",
             "metrics": "leave it out: loss and accuracy are measured, and callbacks measure the rest",
             "initial_epoch": "optimizer=…, the optimizer of the run that is continued",

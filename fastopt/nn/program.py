@@ -6,10 +6,10 @@ given out by that.
 >>> from fastopt import nn
 >>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
 >>> print(model.compile(8))
-gather               -> x
-dense_forward        x, 0.weight, 0.bias -> #1
-dense_forward        #1, 1.weight, 1.bias -> #2
-copy                 #2 -> output
+gather         -> x
+dense_forward  x, 0.weight, 0.bias -> #1
+dense_forward  #1, 1.weight, 1.bias -> #2
+copy           #2 -> output
 """
 
 from __future__ import annotations
@@ -223,6 +223,7 @@ class Program:
 
     def _known(self, model: Stack, named: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
         """Arrays that have a name."""
+        self._gathered = {*named}
         for name, buffer in named.items():
             yield name, buffer.array
         if self._copy is not None:
@@ -303,15 +304,17 @@ class Program:
 
     def __str__(self) -> str:
         items = self.calls.list()
-        numbers: dict[int, str] = {}
+        known, numbers = dict(self._names), {}  # type: dict[int, str], dict[int, str]
         lines: list[tuple[str, str]] = []
 
-        def named(arrays: tuple[Array | None, ...]) -> str:
+        def named(arrays: tuple[Array | None, ...], anew: bool = False) -> str:
             names = []
             for array in arrays:
                 if array is not None and array.nbytes:
                     at = _kernels.address(array)
-                    names.append(self._names.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
+                    if anew and known.get(at) in self._gathered:  # what follows in the same place
+                        del known[at]
+                    names.append(known.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
             return ", ".join(names)
 
         for phase in self.phases:
@@ -320,8 +323,9 @@ class Program:
                     lines.append((segment.__name__, "called by Python"))
                     continue
                 for name, reads, writes in items[slice(*segment)]:
-                    arrow = f" -> {named(writes)}" if writes else ""
-                    lines.append((name, f"{named(reads)}{arrow}".strip()))
+                    of = named(reads)
+                    arrow = f" -> {named(writes, name != 'gather')}" if writes else ""
+                    lines.append((name, f"{of}{arrow}".strip()))
         wide = max(len(name) for name, _ in lines) + 2
         return "\n".join(f"{name:<{wide}}{arrays}".rstrip() for name, arrays in lines)
 

@@ -832,6 +832,15 @@ def test_a_step_that_is_not_finite_leaves_what_was_before(samples, in_one_call):
 # ---- Between calls ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def usual_handler():
+    """That of Ctrl-C, which a process in the background of a shell ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_handler")
 def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
     monkeypatch.setattr(program, "SLICE", 0.0)  # one batch in each call
     original, calls = Steps.many, []
@@ -1253,7 +1262,7 @@ def test_a_model_of_a_class_that_overrides_its_passes(rng):
     model.fit(rng.normal(size=(20, 5)), np.arange(20) % 3)
 
 
-class Wrong(nn.Layer):
+class Askew(nn.Layer):
     """Returns what it is told to, in place of what it should."""
 
     def __init__(self, **returned):
@@ -1274,15 +1283,15 @@ class Wrong(nn.Layer):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ({"y": lambda x: x[:, :2]}, "Wrong.forward must return an output of float32 (6, 4), got float32 (6, 2)"),
-        ({"y": lambda x: x[:1]}, "Wrong.forward must return an output of float32 (6, 4), got float32 (1, 4)"),
-        ({"y": lambda x: x.astype(int)}, "Wrong.forward must return an output of float32 (6, 4), got int64 (6, 4)"),
-        ({"y": lambda x: x + 0j}, "Wrong.forward must return an output of float32 (6, 4), got complex64 (6, 4)"),
-        ({"y": lambda x: x.tolist()}, "Wrong.forward must return an output of float32 (6, 4), got list"),
-        ({"y": lambda x: None}, "Wrong.forward must return an output of float32 (6, 4), got NoneType"),
-        ({"dx": lambda dy: dy.T}, "Wrong.backward must return a gradient of the input of float32 (6, 4), got float32"),
-        ({"dx": lambda dy: None}, "Wrong.backward must return a gradient of the input of float32 (6, 4), got NoneType"),
-        ({"grads": lambda grads: {}}, "Wrong.backward must return the gradients of gain, got []"),
+        ({"y": lambda x: x[:, :2]}, "Askew.forward must return an output of float32 (6, 4), got float32 (6, 2)"),
+        ({"y": lambda x: x[:1]}, "Askew.forward must return an output of float32 (6, 4), got float32 (1, 4)"),
+        ({"y": lambda x: x.astype(int)}, "Askew.forward must return an output of float32 (6, 4), got int64 (6, 4)"),
+        ({"y": lambda x: x + 0j}, "Askew.forward must return an output of float32 (6, 4), got complex64 (6, 4)"),
+        ({"y": lambda x: x.tolist()}, "Askew.forward must return an output of float32 (6, 4), got list"),
+        ({"y": lambda x: None}, "Askew.forward must return an output of float32 (6, 4), got NoneType"),
+        ({"dx": lambda dy: dy.T}, "Askew.backward must return a gradient of the input of float32 (6, 4), got float32"),
+        ({"dx": lambda dy: None}, "Askew.backward must return a gradient of the input of float32 (6, 4), got NoneType"),
+        ({"grads": lambda grads: {}}, "Askew.backward must return the gradients of gain, got []"),
         ({"grads": lambda grads: grads | {"bias": 0}}, "the gradients of gain, got ['gain', 'bias']"),
         ({"grads": lambda grads: {"gain": grads["gain"][:2]}}, "a gradient of gain of float32 (4,), got float32 (2,)"),
         ({"grads": lambda grads: {"gain": 1.0}}, "a gradient of gain of float32 (4,), got float"),
@@ -1290,7 +1299,7 @@ class Wrong(nn.Layer):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_layers_are_named(returned, message, rng):
-    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), Wrong(**returned), nn.Dense(3)], (5,))
+    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), Askew(**returned), nn.Dense(3)], (5,))
     x, y = rng.normal(size=(N, 5)), np.arange(N) % 3
     before = bits(model.params, model.state)
     optimizer = fastopt.Adam(model.params)
