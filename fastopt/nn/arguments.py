@@ -55,6 +55,7 @@ def samples(
     """Inputs, targets and the loss, checked against the model and each other, and whether they are `finite`; `whose` is
     what their names begin with. Inputs are as they were given, if programs can gather such rows."""
     made = named_loss(loss)
+    checks.plain(f"{whose}y", y)
     x, y = model.rows(f"{whose}x", x), np.asarray(y)
     if finite:
         check_finite(f"{whose}x", x, model.dtype)
@@ -197,6 +198,7 @@ def _classes(y: Array) -> Array:
 
 def _numbers(name: str, value: Any, n: int) -> Array:
     """Weights (n,), checked; also as a column."""
+    checks.plain(name, value)
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -437,7 +437,7 @@ class Compiled(Stack, loadable=False):
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
-            key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check
+            key = n, id(loss) if lowering_of(loss) is None else (type(loss), repr(loss)), targets.key, check
         found = self._idle(key) or Program(self, n, loss=loss, targets=targets, check=check)
         yield found
         found.rest()

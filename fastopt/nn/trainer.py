@@ -252,8 +252,12 @@ class Trainer:
     """Training steps of a loop of one's own: see `fastopt.nn.Sequential.trainer`."""
 
     def __init__(self, model: Compiled, optimizer: Any, loss: LossLike, on_nonfinite: str) -> None:
-        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
+        self.model, self.optimizer, self.loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
         self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
+
+    def __repr__(self) -> str:
+        loss = getattr(self.loss, "__name__", repr(self.loss))
+        return f"Trainer({self.optimizer!r}, {loss}, on_nonfinite={self._on_nonfinite!r})"
 
     def __call__(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """A step on one batch.
@@ -269,8 +273,8 @@ class Trainer:
         float
             The mean loss before the step; NaN where it was skipped.
         """
-        model, optimizer = self._model, self._optimizer
-        x, y, loss = samples(model, x, y, self._loss)
+        model, optimizer = self.model, self.optimizer
+        x, y, loss = samples(model, x, y, self.loss)
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
         weight = weights(sample_weight, None, y, loss, model.dtype)

@@ -702,6 +702,10 @@ def _of_model(method: str) -> Maker:
             arguments |= {"batch_size": 4}
         elif method == "predict":
             arguments = {"x": arguments["x"], "batch_size": 4}
+        elif method == "compile":
+            arguments = {"batch_size": 4, "loss": "softmax_cross_entropy", "y": arguments["y"]}
+        elif method == "trainer":
+            arguments = {"optimizer": "adam", "loss": "softmax_cross_entropy", "lr": 0.1, "on_nonfinite": "stop"}
         elif method == "copy":
             arguments = {"dtype": np.float64}
         elif method == "save":
@@ -724,7 +728,7 @@ def _load_model(memory: Memory, rng: random.Random) -> Call:
 
 
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
-CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "copy", "save")}
+CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "compile", "trainer", "copy", "save")}
 plain("nn.batches", nn.batches,
       lambda x, rng: {"n": 20, "batch_size": 4, "rng": np.random.default_rng(1)})  # fmt: skip
 
