@@ -388,6 +388,36 @@ cdef inline bint unchanged(const watched *it) noexcept:
     return True
 
 
+cdef enum:
+    MAX_NOTED_AXES = 8
+
+cdef struct layout:
+    const array_head *array
+    array_head then
+    Py_ssize_t shape[MAX_NOTED_AXES]
+
+
+cdef inline void note(const array_head *array, layout *it) noexcept:
+    """Take down how an array lies in memory."""
+    cdef int axis
+    it.array, it.then = array, array[0]
+    for axis in range(array.nd):
+        it.shape[axis] = array.dimensions[axis]
+
+
+cdef inline bint stays(const layout *it) noexcept:
+    """Whether it still lies so: there, with that type, shape and order, and as writable."""
+    cdef const array_head *now = it.array
+    cdef int axis
+    if (now.data != it.then.data or now.descr != it.then.descr or now.nd != it.then.nd
+            or (now.flags ^ it.then.flags) & (CONTIGUOUS | WRITABLE)):
+        return False
+    for axis in range(now.nd):
+        if now.dimensions[axis] != it.shape[axis]:
+            return False
+    return True
+
+
 cdef bint layout_is_known():
     """Whether arrays are laid out as `array_head` says, which another NumPy might do otherwise."""
     cdef buffer view
@@ -428,6 +458,7 @@ cdef long generation = 1
 def _in_child():
     global generation
     generation += 1
+    _recording.clear()  # of threads that the child has not
 
 
 if hasattr(os, "register_at_fork"):
@@ -1446,16 +1477,20 @@ cdef class Program:
         self.items[place].to, self.items[place].to_stride = view.buf, self.items[place].bytes
         self.aimed[place] = target
 
-    def release(self):
-        """Let go of what rows are gathered of, and of where copies go: nothing runs before a new `feed`."""
+    def rest(self):
+        """Let go of what it was fed with and aimed at, which it must be again before it runs."""
         self.must_rest()
-        for i in self.fed:
-            self.items[<Py_ssize_t>i].source = NULL
-        for i in self.aimed:
-            self.items[<Py_ssize_t>i].to = <void *><uintptr_t>address(self.arrays[i][1][0])
-            self.items[<Py_ssize_t>i].to_stride = 0
+        for place in self.aimed:
+            self.items[place].to = <void *><uintptr_t>address(self.arrays[place][1][0])
+            self.items[place].to_stride = 0
         self.fed.clear()
         self.aimed.clear()
+
+    cdef bint lies(self, Py_ssize_t place) except -1:
+        """Whether rows to gather are where they were when they were fed."""
+        source = self.fed[place]
+        return ((not layout_known or (<const array_head *>source).data == self.items[place].source)
+                and source.shape[1:] == self.arrays[place][1][0].shape[1:])
 
     def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
             Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, clips=None,
@@ -1521,6 +1556,8 @@ cdef class Program:
                     raise ValueError(f"item {i} must be fed before it gathers rows")
                 if len(self.arrays[i][1][0]) != rows:
                     raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
+                if not self.lies(i):
+                    raise Misfit("inputs, targets and weights must not be moved or reshaped in place while they are used")
         numbers.obj = table.obj = NULL
         memset(&step, 0, sizeof(step))
         self.running = True
@@ -1610,20 +1647,36 @@ cdef class Program:
 @cython.auto_pickle(False)
 @cython.final
 cdef class Snapshot:
-    """Which objects some dicts hold."""
+    """Which objects some dicts hold, and where the arrays among them lie."""
     cdef list dicts, copies
+    cdef layout *layouts
+    cdef Py_ssize_t count
 
     def __cinit__(self, dicts):
         self.dicts = list(dicts)
         self.copies = [dict(each) for each in self.dicts]
+        arrays = {id(value): value for each in self.copies for value in each.values() if isinstance(value, ndarray)}
+        self.layouts = <layout *>PyMem_Calloc(len(arrays) + 1, sizeof(layout))
+        if not self.layouts:
+            raise MemoryError
+        for array in arrays.values():
+            if layout_known and array.ndim <= MAX_NOTED_AXES:
+                note(<const array_head *>array, &self.layouts[self.count])
+                self.count += 1
+
+    def __dealloc__(self):
+        PyMem_Free(self.layouts)
 
     def holds(self):
-        """Whether each still holds the same objects."""
+        """Whether each still holds the same objects, and arrays lie where they did."""
         cdef Py_ssize_t i, position
         cdef PyObject *now  # a dict, or of a class that is made of it
         cdef PyObject *then
         cdef PyObject *key
         cdef PyObject *value
+        for i in range(self.count):  # the copies keep them
+            if not stays(&self.layouts[i]):
+                return False
         for i in range(len(self.dicts)):
             now, then, position = list_item(self.dicts, i), list_item(self.copies, i), 0
             if PyDict_Size(<object>now) != PyDict_Size(<object>then):

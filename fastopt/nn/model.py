@@ -195,27 +195,33 @@ class Sequential(Compiled):
             on_nonfinite=on_nonfinite,
         )
 
+    @spelled
     def trainer(
         self,
         optimizer: OptimizerLike | type[Any] | str = "adam",
         loss: LossLike = softmax_cross_entropy,
         *,
+        lr: float | Schedule | None = None,
         on_nonfinite: Literal["stop", "skip", "ignore"] = "stop",
     ) -> Trainer:
         """Steps of training for a loop of one's own: one call each, of C alone where `fit` has none but that, either.
 
         Parameters
         ----------
-        optimizer : Optimizer or str, default "adam"
+        optimizer : Optimizer, str or class, default "adam"
             As for `fit`; its ``t`` counts the calls, of which dropout masks are a function.
-        loss : callable, default softmax_cross_entropy
+        loss : callable, str or class, default softmax_cross_entropy
+            As for `fit`.
+        lr : float or Schedule, optional
+            As for `fit`.
         on_nonfinite : {"stop", "skip", "ignore"}, default "stop"
             As for `fit`: a step that is skipped returns NaN.
 
         Returns
         -------
         Trainer
-            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it.
+            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it; its
+            attributes are `model`, `optimizer` and `loss`.
 
         Raises
         ------
@@ -236,7 +242,7 @@ class Sequential(Compiled):
         True
         """
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
-        made = arguments.bound(self, optimizer)
+        made = arguments.bound(self, optimizer, lr)
         if getattr(made, "needs_closure", False):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"

@@ -6,10 +6,10 @@ given out by that.
 >>> from fastopt import nn
 >>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
 >>> print(model.compile(8))
-gather               -> x
-dense_forward        x, 0.weight, 0.bias -> #1
-dense_forward        #1, 1.weight, 1.bias -> #2
-copy                 #2 -> output
+gather         -> x
+dense_forward  x, 0.weight, 0.bias -> #1
+dense_forward  #1, 1.weight, 1.bias -> #2
+copy           #2 -> output
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
-from fastopt.nn.arguments import targets as targets_of
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions
@@ -100,6 +99,8 @@ class Program:
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
+        self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
+        self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
         p = Writer(n, model.dtype, self.grads if loss is not None else None)
@@ -178,7 +179,7 @@ class Program:
             self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
             self.right[batch] = count_right(y, targets) if labels else 0
 
-        p.python(call, y, dy, batch=True)
+        p.python(call, y, dy, batch=True, label="loss")
 
     def _record(self, items: list[Item], marks: list[int]) -> None:
         """Make the list that C runs; `phases` are its parts: the pass up to the loss, the backward pass, the checks of
@@ -222,6 +223,7 @@ class Program:
 
     def _known(self, model: Stack, named: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
         """Arrays that have a name."""
+        self._gathered = {*named}
         for name, buffer in named.items():
             yield name, buffer.array
         if self._copy is not None:
@@ -251,15 +253,15 @@ class Program:
         for place, source in zip(self._gather_places, self._fed, strict=False):
             self.calls.feed(place, source)
 
-    def release(self) -> None:
-        """Let go of the arrays that it was fed, and that outputs went to."""
-        self._fed = None
-        self.calls.release()
-
     def aim(self, output: Array) -> None:
         """Write outputs there from now on, in inference."""
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
+
+    def rest(self) -> None:
+        """Let go of the arrays that it was fed with and aimed at."""
+        self._fed, self._order = (), None
+        self.calls.rest()
 
     def batches(self, left: int) -> int:
         """How many batches to run in one call, of those that are left."""
@@ -282,6 +284,11 @@ class Program:
                 return stopped
         return -1
 
+    def keep(self) -> None:
+        """Keep running statistics as they are for `restore`, as the first calls of a batch do, too."""
+        for array, kept in self._kept:
+            kept[...] = array
+
     def restore(self) -> None:
         """Put the running statistics back that the last batch began with."""
         for array, kept in self._kept:
@@ -297,15 +304,17 @@ class Program:
 
     def __str__(self) -> str:
         items = self.calls.list()
-        numbers: dict[int, str] = {}
+        known, numbers = dict(self._names), {}  # type: dict[int, str], dict[int, str]
         lines: list[tuple[str, str]] = []
 
-        def named(arrays: tuple[Array | None, ...]) -> str:
+        def named(arrays: tuple[Array | None, ...], anew: bool = False) -> str:
             names = []
             for array in arrays:
                 if array is not None and array.nbytes:
                     at = _kernels.address(array)
-                    names.append(self._names.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
+                    if anew and known.get(at) in self._gathered:  # what follows in the same place
+                        del known[at]
+                    names.append(known.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
             return ", ".join(names)
 
         for phase in self.phases:
@@ -314,8 +323,9 @@ class Program:
                     lines.append((segment.__name__, "called by Python"))
                     continue
                 for name, reads, writes in items[slice(*segment)]:
-                    arrow = f" -> {named(writes)}" if writes else ""
-                    lines.append((name, f"{named(reads)}{arrow}".strip()))
+                    of = named(reads)
+                    arrow = f" -> {named(writes, name != 'gather')}" if writes else ""
+                    lines.append((name, f"{of}{arrow}".strip()))
         wide = max(len(name) for name, _ in lines) + 2
         return "\n".join(f"{name:<{wide}}{arrays}".rstrip() for name, arrays in lines)
 
@@ -394,11 +404,11 @@ class Compiled(Stack, loadable=False):
         Parameters
         ----------
         batch_size : int
-        loss : callable, name or class, optional
+        loss : callable or str, optional
             That of training, as for `fit`; the program is that of inference where absent.
         y : array_like (n, …), optional
-            Targets, on whose shape and type the program of training depends; where absent, integer labels, or for a
-            loss that takes none, numbers like the outputs.
+            Targets, whose shape and type the program of training depends on; where absent, integer labels, or numbers
+            like the outputs, as the loss takes them.
 
         Returns
         -------
@@ -407,22 +417,18 @@ class Compiled(Stack, loadable=False):
         Raises
         ------
         TypeError, ValueError
-            Where an argument breaks its rule, the targets do not fit the loss, or the model has no ``input_shape``.
+            Where an argument breaks its rule.
         """
         n = checks.integer("batch_size", batch_size, 1)
         self.check_built()
         if loss is None:
             return Program(self, n)
-        made, shape = named_loss(loss), self.shapes[-1]
         if y is None:
-            like_outputs = getattr(made, "takes_labels", True) is False
-            given = np.zeros((1, *shape)) if like_outputs else np.zeros(1, np.int64)
-        else:
-            given = np.asarray(y)
-            given = targets_of("y", given, made, (len(given), *shape))
-            if hasattr(made, "check"):
-                made.check(given, (len(given), *shape))
-        return Program(self, n, loss=made, targets=Targets(given, self.dtype, False))
+            takes_labels = loss is softmax_cross_entropy or getattr(named_loss(loss), "takes_labels", True)
+            y = np.zeros(1 if takes_labels else (1, *self.shapes[-1]), np.int64 if takes_labels else self.dtype)
+        y = np.asarray(y)
+        _, y, made = samples(self, np.empty((len(y), *self.check_built()), np.uint8), y, loss)
+        return Program(self, n, loss=made, targets=Targets(y, self.dtype, False))
 
     @contextlib.contextmanager
     def program(
@@ -431,23 +437,24 @@ class Compiled(Stack, loadable=False):
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
-            key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check
+            key = n, id(loss) if lowering_of(loss) is None else (type(loss), repr(loss)), targets.key, check
         found = self._take(key) or Program(self, n, loss=loss, targets=targets, check=check)
         yield found
         self._put(key, found)
 
     def _take(self, key: tuple[Any, ...]) -> Program | None:
         """A program that was made before, if one is idle and still holds: nobody else uses it until it is put back."""
-        idle = self.programs.get(key)
-        while idle:
-            found: Program = idle.pop()
-            if found.holds():
-                return found
+        idle = self.programs.get(key, [])
+        with contextlib.suppress(IndexError):  # where another thread has taken the last one
+            while True:
+                found: Program = idle.pop()
+                if found.holds():
+                    return found
         return None
 
     def _put(self, key: tuple[Any, ...], program: Program) -> None:
         """Put a program back, without the arrays that it was fed."""
-        program.release()
+        program.rest()
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
         idle = self.programs.setdefault(key, [])

@@ -110,7 +110,8 @@ class Steps:
             With what was taken before as its argument.
         """
         program = self.program(n)
-        if not program.native or not hasattr(self._optimizer, "upcoming"):
+        # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
+        if not program.native or not hasattr(type(self._optimizer), "upcoming"):
             return None
         batches = program.batches(most)
         upcoming = self._optimizer.upcoming(batches)
@@ -121,12 +122,13 @@ class Steps:
         if done:
             program.seconds = (time.perf_counter() - started) / done
         upcoming.finish(done, norm)
+        if stopped >= 0 and program.is_step(stopped):  # Python takes it, or says why it cannot be taken
+            self._restore(program)
+            if not done:
+                return None
         taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
-        if stopped >= 0 and not done:  # Python says why the optimizer takes no such step
-            program.restore()
-            return None
         return taken
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
@@ -139,6 +141,17 @@ class Steps:
         finally:
             self._restore(program)
         raise NonFinite(*taken)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the block, one step is taken; where an exception prevents it, running statistics are put back."""
+        self._last, before = None, self._optimizer.t
+        try:
+            yield
+        except BaseException:
+            if self._last is not None and self._optimizer.t == before:
+                self._restore(self._last)
+            raise
 
     def _restore(self, program: Program) -> None:
         """Put the running statistics back that the step began with."""
@@ -155,7 +168,9 @@ class Steps:
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
         self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         for i, chosen in enumerate(parts):
-            program = self._last = self.program(len(chosen))
+            program = self.program(len(chosen))
+            program.keep()
+            self._last = program
             self._phase(program, 0, chosen, counter + i)
             own, weight = program.result[0].tolist()
             share = 1.0
@@ -246,8 +261,12 @@ class Trainer:
     """Training steps of a loop of one's own: see `fastopt.nn.Sequential.trainer`."""
 
     def __init__(self, model: Compiled, optimizer: Any, loss: LossLike, on_nonfinite: str) -> None:
-        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
+        self.model, self.optimizer, self.loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
         self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
+
+    def __repr__(self) -> str:
+        loss = getattr(self.loss, "__name__", repr(self.loss))
+        return f"Trainer({self.optimizer!r}, {loss}, on_nonfinite={self._on_nonfinite!r})"
 
     def __call__(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """A step on one batch.
@@ -263,8 +282,8 @@ class Trainer:
         float
             The mean loss before the step; NaN where it was skipped.
         """
-        model, optimizer = self._model, self._optimizer
-        x, y, loss = samples(model, x, y, self._loss)
+        model, optimizer = self.model, self.optimizer
+        x, y, loss = samples(model, x, y, self.loss)
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
         weight = weights(sample_weight, None, y, loss, model.dtype)
@@ -276,8 +295,11 @@ class Trainer:
                 taken = steps.many(None, len(x), 1, optimizer.t)
                 if taken is not None:
                     return float(taken.loss[0])
-                value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
-                steps.check(grads)
+                with steps.whole():
+                    value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                    steps.check(grads)
+                    optimizer.step(grads)
+                return value
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan
@@ -286,5 +308,3 @@ class Trainer:
                 raise NonFiniteError(
                     f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"
                 ) from None
-            optimizer.step(grads)
-            return value

@@ -703,9 +703,9 @@ def _of_model(method: str) -> Maker:
         elif method == "predict":
             arguments = {"x": arguments["x"], "batch_size": 4}
         elif method == "compile":
-            arguments = {"batch_size": 4, "loss": nn.softmax_cross_entropy, "y": arguments["y"]}
+            arguments = {"batch_size": 4, "loss": "softmax_cross_entropy", "y": arguments["y"]}
         elif method == "trainer":
-            arguments = {"optimizer": "adam", "loss": "softmax_cross_entropy", "on_nonfinite": "skip"}
+            arguments = {"optimizer": "adam", "loss": "softmax_cross_entropy", "lr": 0.1, "on_nonfinite": "stop"}
         elif method == "copy":
             arguments = {"dtype": np.float64}
         elif method == "save":
