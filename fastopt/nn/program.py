@@ -249,7 +249,7 @@ class Program:
 
     def feed(self, x: Array, y: Any = None, weight: Array | None = None) -> None:
         """Take inputs, targets and weights from the rows of these arrays from now on."""
-        self._fed: Any = x, y, weight
+        self._fed = x, y, weight
         for place, source in zip(self._gather_places, self._fed, strict=False):
             self.calls.feed(place, source)
 
