@@ -52,10 +52,15 @@ class Buffer:
     def __init__(self, shape: Sequence[int], dtype: Any, root: Buffer | None = None, start: int = 0) -> None:
         self.shape, self.dtype, self.start = tuple(shape), np.dtype(dtype), start
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
-        self.root = self if root is None else root
+        self._root = root
         self.items: list[int] = []
         self.over: Buffer | None = None
         self.memory: Array | None = None  # of a root
+
+    @property
+    def root(self) -> Buffer:
+        """The buffer that this is a view of; itself where it is none. (No reference to itself, which would keep memory.)"""
+        return self if self._root is None else self._root
 
     def reshape(self, *shape: int) -> Buffer:
         """A view of another shape, one of whose lengths may be -1."""

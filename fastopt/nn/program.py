@@ -39,6 +39,8 @@ SLICE = 0.05
 
 #: What a model keeps programs for at most, by size, loss and targets; and how many of each, for threads.
 MOST_PROGRAMS, MOST_IDLE = 16, 8
+#: Programs of more memory are not kept: to make one anew takes no time beside its calls.
+MOST_BYTES = 1 << 23
 
 LINE = arena.LINE
 
@@ -455,6 +457,8 @@ class Compiled(Stack, loadable=False):
     def _put(self, key: tuple[Any, ...], program: Program) -> None:
         """Put a program back, without the arrays that it was fed."""
         program.rest()
+        if program.nbytes > MOST_BYTES:
+            return
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
         idle = self.programs.setdefault(key, [])

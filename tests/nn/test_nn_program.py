@@ -1790,3 +1790,25 @@ def test_targets_of_a_compiled_list():
     for y in (np.zeros((8, 4)), np.zeros(8)):
         with pytest.raises(ValueError, match=r"must have shape \(8, 3\)"):
             model.compile(8, loss=nn.SquaredError(), y=y)
+
+
+def test_a_program_that_is_let_go_frees_its_memory_at_once(rng):
+    """Nothing of it refers to itself, which the collector would have to find."""
+    model = nn.Sequential(
+        [nn.Conv2D(4), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(), nn.Flatten(), nn.Dense(3)], (4, 4, 1)
+    )
+    made = [model.compile(8), model.compile(8, loss="softmax_cross_entropy")]
+    seen = [weakref.ref(program) for program in made]
+    gc.disable()
+    try:
+        made.clear()
+        assert [ref() for ref in seen] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_large_programs_are_not_kept(rng):
+    model = nn.Sequential([nn.Conv2D(16), nn.Conv2D(16)], (32, 32, 3))
+    x = rng.normal(size=(130, 32, 32, 3)).astype(np.float32)
+    model.predict(x, batch_size=128)
+    assert [*model.programs] == [(2,)]
