@@ -59,7 +59,7 @@ class Buffer:
 
     @property
     def root(self) -> Buffer:
-        """The buffer that this is a view of; itself where it is none. (No reference to itself, which would keep memory.)"""
+        """The buffer that this is a view of, or itself; no reference to itself, which would keep its memory."""
         return self if self._root is None else self._root
 
     def reshape(self, *shape: int) -> Buffer:
