@@ -283,11 +283,9 @@ METHODS = {name: getattr(nn.Sequential, name) for name in ("fit", "evaluate", "p
 
 
 def named(name):
-    found = getattr(nn, name, None) or getattr(fastopt, name, None)
-    if found is None and name in METHODS:
-        model = nn.Sequential([nn.Dense(3)], (2,))
-        return getattr(model, name)
-    return found
+    if name in METHODS:
+        return getattr(nn.Sequential([nn.Dense(3)], (2,)), name)
+    return getattr(nn, name, None) or getattr(fastopt, name, None)
 
 
 def taken_by(thing):

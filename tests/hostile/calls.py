@@ -728,7 +728,8 @@ def _load_model(memory: Memory, rng: random.Random) -> Call:
 
 
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
-CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "compile", "trainer", "copy", "save")}
+_METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save")
+CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in _METHODS}
 plain("nn.batches", nn.batches,
       lambda x, rng: {"n": 20, "batch_size": 4, "rng": np.random.default_rng(1)})  # fmt: skip
 

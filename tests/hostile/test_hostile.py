@@ -60,6 +60,7 @@ LEFT_OUT = {
         "Epoch",
         "GroupNormCache",
         "RMSNormCache",
+        "WeightNormCache",
         "History",
         "LRRange",
         "NonFiniteError",
