@@ -26,7 +26,7 @@ from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
 from fastopt.nn.training import Batches
 from fastopt.optimizers import OPTIMIZERS
-from fastopt.schedules import SCHEDULES, Schedule, bind, cosine, exponential, linear
+from fastopt.schedules import SCHEDULES, Schedule, bind, cosine, exponential, linear, register
 
 N = 6
 
@@ -640,7 +640,8 @@ def test_options_of_optimizers(options, samples, in_one_call):
 
 def test_a_schedule_that_raises_does_so_at_its_step(samples, in_one_call, monkeypatch):
     """Also where many steps are one call of C."""
-    monkeypatch.setitem(SCHEDULES, "negative_from", negative_from)
+    monkeypatch.setitem(SCHEDULES, "negative_from", negative_from)  # and take it back
+    register(negative_from)
     model, x, y = mlp(np.float64), *samples
     optimizer = fastopt.SGD(model.params, lr=bind(negative_from, late=4))
     with pytest.raises(ValueError, match="lr must be"):
