@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- Rows of samples ----------------------------------------------------------------------------------------------
- */
+/* ---- Rows of samples ------------------------------------------------------------------------------------------ */
 
 #define FROM uint8_t
 #include "convert.inc"
@@ -39,8 +38,7 @@ static void gather(const struct fastopt_item *item, const int64_t *order, size_t
     }
 }
 
-/* ---- What stops a batch -------------------------------------------------------------------------------------------
- */
+/* ---- What stops a batch --------------------------------------------------------------------------------------- */
 
 int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
 {
@@ -59,8 +57,7 @@ int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
     return carry >> 63 == 0;
 }
 
-/* ---- Steps --------------------------------------------------------------------------------------------------------
- */
+/* ---- Steps ---------------------------------------------------------------------------------------------------- */
 
 double fastopt_norm(const double *numbers, size_t n)
 {
@@ -127,8 +124,7 @@ static int step(struct fastopt_plan *plan)
     return 1;
 }
 
-/* ---- The list -----------------------------------------------------------------------------------------------------
- */
+/* ---- The list ------------------------------------------------------------------------------------------------- */
 
 /* Does an item for a batch; returns whether the batch may go on. */
 static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows, size_t batch, uint64_t pass)

@@ -1022,11 +1022,14 @@ class Upcoming:
     ----------
     options : dict
         The plan, and the hyperparameters that change from step to step.
+    steps : int
+        How many they are: fewer where a schedule raises for a later one.
     """
 
     def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int) -> None:
         self._optimizer = optimizer
         self._now: list[Now] = []
+        self.steps = steps
         self._clips = optimizer._needs_norms(optimizer._settings)
         self.options: dict[str, Any] = {"plan": plan}
         if self._clips:
@@ -1034,10 +1037,15 @@ class Upcoming:
         if optimizer._scheduled:
             plan.scale_each([1.0] * len(optimizer._slots))
             t, cls = optimizer.t, type(optimizer)
-            self._now = [
-                {place: getattr(cls, place[1]).encode(s(t + i)) for place, s in optimizer._scheduled.items()}
-                for i in range(steps)
-            ]
+            for i in range(steps):
+                try:
+                    now = {place: getattr(cls, place[1]).encode(s(t + i)) for place, s in optimizer._scheduled.items()}
+                except Exception:  # of a later step: those before it are taken first
+                    if not i:
+                        raise
+                    break
+                self._now.append(now)
+            self.steps = len(self._now)
             changes = [optimizer._places(now) for now in self._now]
             self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
             self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])

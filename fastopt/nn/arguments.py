@@ -320,8 +320,14 @@ def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
     return {name: id(array) for name, array in arrays.items()}
 
 
-def check_steps(optimizer: Any, steps: int, n: int) -> None:
-    """Refuse mini-batches for an optimizer that goes by gradients without noise."""
+def check_steps(optimizer: Any, steps: int, n: int, parts: int) -> None:
+    """Refuse mini-batches, of which there are so many parts, for an optimizer that goes by gradients without noise."""
+    if steps > 1 and getattr(optimizer, "needs_closure", False):
+        less = f"model.fit(x, y, batch_size={-(-n // parts)}, accumulate={parts}, optimizer=optimizer)"
+        raise ValueError(
+            f"{type(optimizer).__name__} needs the gradient of all samples in each step: call model.fit(x, y, "
+            f"batch_size={n}, optimizer=optimizer), or, for less memory, {less}; got {steps} steps for {n} samples"
+        )
     if steps > 1 and getattr(optimizer, "full_batch", False):
         name = type(getattr(optimizer, "optimizer", optimizer)).__name__
         raise ValueError(

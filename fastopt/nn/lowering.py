@@ -174,6 +174,7 @@ class Writer:
         self.items: list[Item] = []
         self.moving: list[tuple[Array, int]] = []  # arrays of results that move on from batch to batch
         self.computed: dict[str, Buffer] = {}  # gradients of what is no parameter
+        self.weights: dict[int, Buffer] = {}  # by the identity of a layer, in the place of its parameter
         self.written: set[str] = set()  # gradients, …
         self._again: list[tuple[Array, Buffer]] = []  # … and those of parameters that are in the model twice
         self.watched: list[Any] = []  # dicts of which the list is made, …
@@ -231,6 +232,10 @@ class Writer:
             buffer.root.items.append(len(self.items))
         self.items.append(item)
         return item
+
+    def weight(self, layer: Layer) -> Any:
+        """The weight of a layer: its parameter, or what is computed in each pass."""
+        return self.weights.get(id(layer), layer.params["weight"])
 
     def watch(self, layer: Layer) -> None:
         """The list depends on the options and arrays of a layer."""
@@ -420,7 +425,7 @@ def _flatten(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) 
 
 @lowering(layers.Dense)
 def _dense(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
-    weight, bias, y = layer.params["weight"], layer.params["bias"], p.empty((p.n, layer.units))
+    weight, bias, y = p.weight(layer), layer.params["bias"], p.empty((p.n, layer.units))
     end, blas = _epilogue(p, layer, followers), layers.PRODUCTS == "blas"
     if blas:
         p.python(np.matmul, x, weight, out=y)
@@ -444,7 +449,7 @@ def _dense(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) ->
             return None
         dx = p.like(x)
         if blas:
-            p.python(np.matmul, product, weight.T, out=dx)
+            p.python(lambda d, w, out: np.matmul(d, w.T, out=out), product, weight, out=dx)
         else:
             p.call(F.dense_input_grad, product, weight, out=dx)
         return dx
@@ -473,7 +478,7 @@ def _conv2d(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -
 
 def _direct(p: Writer, layer: Any, x: Buffer, end: Epilogue) -> tuple[Buffer, Any]:
     """A convolution by a kernel of its own, with its bias and ReLU."""
-    weight, bias, winograd = layer.params["weight"], layer.params["bias"], layer.by_winograd(x.dtype)
+    weight, bias, winograd = p.weight(layer), layer.params["bias"], layer.by_winograd(x.dtype)
     how = layer.size, layer.stride, layer.padding
     y = p.empty((p.n, *layer.output_shape(x.shape[1:])))
     packed = p.empty(F.packed_shape(weight.shape, winograd=winograd))
@@ -515,7 +520,7 @@ def _direct(p: Writer, layer: Any, x: Buffer, end: Epilogue) -> tuple[Buffer, An
 
 def _depthwise(p: Writer, layer: Any, x: Buffer) -> tuple[Buffer, Any]:
     y, shape = p.empty((p.n, *layer.output_shape(x.shape[1:]))), (*layer.size, layer.filters)
-    weight, how = layer.params["weight"].reshape(shape), (layer.stride, layer.padding)
+    weight, how = p.weight(layer).reshape(*shape), (layer.stride, layer.padding)
     p.call(F.depthwise_forward, x, weight, *how, dilation=layer.dilation, out=y)
 
     def backward(dy: Buffer, dweight: Any, dbias: Any, need: bool) -> Any:
@@ -548,7 +553,7 @@ def _by_columns(p: Writer, layer: Any, x: Buffer) -> tuple[Buffer, Any]:
 
     def matrices() -> Any:
         """The weight of each group, (groups, inputs, filters)."""
-        weight = layer.params["weight"].reshape(-1, groups, filters)
+        weight = p.weight(layer).reshape(-1, groups, filters)
         if groups == 1:
             return weight.reshape(1, -1, filters)
         out = p.empty((groups, weight.shape[0], filters))
@@ -802,7 +807,7 @@ def _rms_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer)
 def _weight_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     gain, direction = layer.params["gain"], layer.params["direction"]
     norm = p.empty(gain.shape, np.float64)
-    weight = layer.layer.params["weight"]
+    weight = p.weights[id(layer.layer)] = p.empty(direction.shape)  # its own: passes of another thread write theirs
     made = p.call(F.weight_norm_forward, direction, gain, out=weight, norm=norm)
     within = at.part("layer", 1, 0)
     y, inner = lower(p, within, layer.layer, followers, x)

@@ -113,12 +113,13 @@ class Steps:
         # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
         if not program.native or not hasattr(type(self._optimizer), "upcoming"):
             return None
-        batches = program.batches(most)
-        upcoming = self._optimizer.upcoming(batches)
+        upcoming = self._optimizer.upcoming(program.batches(most))
         if upcoming is None:
             return None
         started = time.perf_counter()
-        done, stopped, norm = program.calls.run(order, n, batches, counter, grads=program.grads, **upcoming.options)
+        done, stopped, norm = program.calls.run(
+            order, n, upcoming.steps, counter, grads=program.grads, **upcoming.options
+        )
         if done:
             program.seconds = (time.perf_counter() - started) / done
         upcoming.finish(done, norm)

@@ -204,6 +204,7 @@ class Run:
         loss: Loss,
         *,
         epochs: int,
+        steps: int,
         batch_size: int,
         accumulate: int,
         seed: int,
@@ -224,7 +225,7 @@ class Run:
         skipped = ("skipped",) if on_nonfinite == "skip" else ()
         self.measures = (*own, *skipped, "samples_per_second", *(f"val_{name}" for name in validated))
         self.samples = len(self._x)
-        self.batches = -(-count_batches(self.samples, batch_size) // accumulate)
+        self.batches = steps
         self.epoch = 0
         self.stopped, self.interrupted = "", False
         self._where = ""
@@ -233,20 +234,11 @@ class Run:
         self._counter = 0
         self._held: frozenset[str] | None = None
         self._kept: list[tuple[Array, Array]] = []
-        needs_closure = getattr(optimizer, "needs_closure", False)
-        if needs_closure:
+        if getattr(optimizer, "needs_closure", False):
             self._kept = [(array, array.copy()) for array in model.state.values()]
         #: The methods of callbacks that are called for each batch.
         self._hooks = {name for name in _OF_BATCHES for callback in self.callbacks if _has_own(callback, name)}
         self.average = _average(optimizer, self.callbacks)
-        if needs_closure and self.batches > 1:
-            call = f"model.fit(x, y, batch_size={self.samples}, optimizer=optimizer)"
-            parts = count_batches(self.samples, batch_size)
-            less = f"model.fit(x, y, batch_size={batch_size}, accumulate={parts}, optimizer=optimizer)"
-            raise ValueError(
-                f"{type(optimizer).__name__} needs the gradient of all samples in each step: call {call}, or, for less "
-                f"memory, {less}; got {self.batches} steps for {self.samples} samples"
-            )
 
     def stop(self, reason: str) -> None:
         """End the run after the current step.
@@ -582,8 +574,9 @@ def fit(
         "seed": model.seed if seed is None else checks.integer("seed", seed, 0),
     }
     made = arguments.bound(model, optimizer, lr)
-    steps = -(-count_batches(len(x), settings["batch_size"]) // settings["accumulate"])
-    arguments.check_steps(made, steps, len(x))
+    parts = count_batches(len(x), settings["batch_size"])
+    steps = -(-parts // settings["accumulate"])
+    arguments.check_steps(made, steps, len(x), parts)
     if on_nonfinite is None:
         on_nonfinite = "skip" if getattr(made, "skip_nonfinite", False) else "stop"
     run = Run(
@@ -594,6 +587,7 @@ def fit(
         validation_data=validation,
         callbacks=chosen,
         on_nonfinite=on_nonfinite,
+        steps=steps,
         **settings,
     )
     history = run.go()

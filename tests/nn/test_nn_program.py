@@ -14,6 +14,7 @@ import tracemalloc
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
 from fastopt.nn.training import Batches
 from fastopt.optimizers import OPTIMIZERS
-from fastopt.schedules import Schedule, cosine, exponential, linear
+from fastopt.schedules import SCHEDULES, Schedule, bind, cosine, exponential, linear, register
 
 N = 6
 
@@ -637,6 +638,22 @@ def test_options_of_optimizers(options, samples, in_one_call):
     native = make(mlp()).upcoming(1) is not None
     assert native or {"clip_norm", "clip_global_norm", "max_norm", "skip_nonfinite"} & options.keys()
     check_all_ways(make, samples, in_one_call, native=native)
+
+
+def test_a_schedule_that_raises_does_so_at_its_step(samples, in_one_call, monkeypatch):
+    """Also where many steps are one call of C."""
+    monkeypatch.setitem(SCHEDULES, "negative_from", negative_from)  # and take it back
+    register(negative_from)
+    model, x, y = mlp(np.float64), *samples
+    optimizer = fastopt.SGD(model.params, lr=bind(negative_from, late=4))
+    with pytest.raises(ValueError, match="lr must be"):
+        model.fit(x, y, batch_size=4, optimizer=optimizer)
+    assert optimizer.t == 4
+
+
+def negative_from(step: int, *, late: Annotated[int, 1]) -> float:
+    """A rate that is none from a step on."""
+    return 0.1 if step < late else -1.0
 
 
 def test_more_schedules_than_a_table_would_hold(samples, in_one_call):
