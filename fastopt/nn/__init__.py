@@ -10,6 +10,7 @@ True
 
 from fastopt.nn import (
     activations,
+    batches,
     callbacks,
     curvature,
     debug,
@@ -28,6 +29,7 @@ from fastopt.nn import (
     training,
 )
 from fastopt.nn.activations import *
+from fastopt.nn.batches import *
 from fastopt.nn.callbacks import *
 from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
@@ -46,6 +48,7 @@ from fastopt.nn.training import *
 
 __all__ = [
     *activations.__all__,
+    *batches.__all__,
     *callbacks.__all__,
     *dropouts.__all__,
     *embedding.__all__,

@@ -14,9 +14,11 @@ from fastopt import checks, files
 from fastopt.checks import Array
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
+from fastopt.nn.feed import Loader, Transform
 from fastopt.nn.init import at_most
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
+from fastopt.nn.targets import Metric
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
 from fastopt.optimizer import Optimizer
@@ -73,13 +75,13 @@ class Sequential(Compiled):
 
     def fit(
         self,
-        x: Array,
-        y: Array,
+        x: Array | Loader,
+        y: Array | None = None,
         *,
         epochs: int = 1,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         optimizer: Optimizer | str = "adam",
-        validation_data: tuple[Array, Array] | None = None,
+        validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None = None,
         loss: Loss = softmax_cross_entropy,
         sample_weight: Array | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | Array | None = None,
@@ -87,23 +89,29 @@ class Sequential(Compiled):
         seed: int | None = None,
         callbacks: Sequence[Callback] = (),
         on_nonfinite: Literal["stop", "skip", "ignore"] | None = None,
+        batches: Any = None,
+        transform: Transform | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> loop.History:
         """Train by mini-batches.
 
         Parameters
         ----------
-        x : ndarray (n, …)
-            Inputs, finite; converted to the model's type.
+        x : ndarray (n, …) or loader
+            Inputs, finite; converted to the model's type. A loader, such as `fastopt.data.Loader`, has a length, that
+            of an epoch, and a method ``epoch(number)`` that returns an iterator of batches ``(x, y)`` or
+            ``(x, y, weights)``; it decides their order and size, and has the targets.
         y : ndarray (n,)
             Targets, finite; for softmax cross-entropy integer labels.
         epochs : int, default 1
-        batch_size : int, default 32
-            Samples are shuffled in each epoch. A single last sample joins the batch before, since batch norm needs two.
+        batch_size : int, optional
+            32 where absent. Samples are shuffled in each epoch. A single last sample joins the batch before, since
+            batch norm needs two.
         optimizer : Optimizer or str, default "adam"
             One that is bound to ``model.params``, with which a further `fit` continues; or the name of a new one, with
             its defaults. With `fastopt.LBFGS`, a batch must hold all samples: ``batch_size=len(x)``.
-        validation_data : (ndarray, ndarray), optional
-            Inputs and targets to evaluate on after each epoch.
+        validation_data : (ndarray, ndarray) or (ndarray, ndarray, ndarray), optional
+            Inputs and targets, and the weights of samples, to evaluate on after each epoch.
         loss : callable, default softmax_cross_entropy
             ``loss(output, targets) -> (mean loss, gradient)``; where there are weights,
             ``loss(output, targets, sample_weight=w)``, whose mean is ``Σ w·l / Σ w``.
@@ -124,6 +132,19 @@ class Sequential(Compiled):
             parameters are those before that step; or the step is skipped, and the metric ``skipped`` counts; or nothing
             is looked at, neither in the data. ``"stop"`` where absent, ``"skip"`` if the optimizer has
             ``skip_nonfinite``.
+        batches : object, optional
+            Which samples make each batch, and how many batches an epoch has: `Shuffled`, which is what `batch_size`
+            alone means, `InOrder`, `Stratified`, or an object of your own with a length, that of an epoch, and either a
+            method ``epoch(rng)`` or ``__iter__``, whose items are arrays of indices. `rng` follows from the seed and
+            the number of steps that were taken.
+        transform : callable, optional
+            ``f(x, y, rng) -> (x, y)``, which changes each batch: as many samples, in new arrays or the same ones, not
+            in place. `rng` is a `numpy.random.Generator` of the seed, the epoch and the number of the batch. A thread
+            calls it ahead of the steps; and it is called once before the run, to see what it returns.
+        metrics : dict of callable, optional
+            Functions ``f(targets, scores)`` that return a number, by the names that the `History` and callbacks have
+            for it. They get the targets and the outputs of the epoch's batches in training, and, with validation
+            data, those of validation, as ``val_…``.
 
         Returns
         -------
@@ -178,6 +199,9 @@ class Sequential(Compiled):
             seed=seed,
             callbacks=callbacks,
             on_nonfinite=on_nonfinite,
+            batches=batches,
+            transform=transform,
+            metrics=metrics,
         )
 
     def trainer(

@@ -25,10 +25,11 @@ import numpy as np
 from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.nn.batches import Indices
 from fastopt.nn.losses import Loss, lowering_of, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, copy_result, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions, samples
-from fastopt.nn.targets import accuracy, are_labels, count_right
+from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of, weights
 
 #: Batches of one call of C at most: as many have room in the tables of results.
 MOST_BATCHES = 1024
@@ -71,6 +72,8 @@ class Program:
         What the loss takes.
     check : bool, default True
         Whether a loss or a gradient that is not finite stops a batch.
+    outputs : bool, default False
+        Whether outputs are written in training, too: see `aim`.
 
     Attributes
     ----------
@@ -90,6 +93,7 @@ class Program:
         loss: Loss | None = None,
         targets: Targets | None = None,
         check: bool = True,
+        outputs: bool = False,
     ) -> None:
         self.n, self.training = n, loss is not None
         self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
@@ -107,9 +111,10 @@ class Program:
         y, backward = lower(p, Place(), model, collections.deque(), x)
         named: dict[str, Any] = {"x": x}
         self._copy: Item | None = None
-        if loss is None:
+        if loss is None or outputs:
             self._target = np.empty(y.shape, y.dtype)
             self._copy = p.add("copy", self._target, y)
+        if loss is None:
             marks = []
         else:
             assert targets is not None
@@ -247,7 +252,7 @@ class Program:
             self.calls.feed(place, source)
 
     def aim(self, output: Array) -> None:
-        """Write outputs there from now on, in inference."""
+        """Write outputs there from now on, in inference, or in training where they are wanted."""
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
 
@@ -401,10 +406,15 @@ class Compiled(Stack, loadable=False):
 
     @contextlib.contextmanager
     def program(
-        self, n: int, loss: Loss | None = None, targets: Targets | None = None, check: bool = True
+        self,
+        n: int,
+        loss: Loss | None = None,
+        targets: Targets | None = None,
+        check: bool = True,
+        outputs: bool = False,
     ) -> Iterator[Program]:
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
-        key = (n,) if loss is None or targets is None else (n, id(loss), targets.key, check)
+        key = (n,) if loss is None or targets is None else (n, id(loss), targets.key, check, outputs)
         idle = self.programs.setdefault(key, [])
         found = None
         while found is None and idle:
@@ -412,7 +422,7 @@ class Compiled(Stack, loadable=False):
             if not found.holds():
                 found = None
         if found is None:
-            found = Program(self, n, loss=loss, targets=targets, check=check)
+            found = Program(self, n, loss=loss, targets=targets, check=check, outputs=outputs)
         yield found
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
@@ -437,41 +447,52 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs do not fit the model.
         """
-        x = self.rows("x", x)
-        size, n = checks.integer("batch_size", batch_size, 1), len(x)
+        return self._outputs(self.rows("x", x), None, checks.integer("batch_size", batch_size, 1))
+
+    def _outputs(self, x: Array, rows: Indices | None, size: int) -> Array:
+        """The outputs in inference, of some rows."""
+        n = len(x) if rows is None else len(rows)
         output = np.empty((n, *self.shapes[-1]), self.dtype)
         if n <= size:
             if n:
-                self._infer(x, output)
+                self._infer(x, rows, output, n)
             return output
         with room_for_convolutions(self):
             whole = n - n % size
-            self._infer(x[:whole], output[:whole], size)
+            first, last = (x[:whole], x[whole:]) if rows is None else (x, x)
+            self._infer(first, None if rows is None else rows[:whole], output[:whole], size)
             if whole < n:
-                self._infer(x[whole:], output[whole:])
+                self._infer(last, None if rows is None else rows[whole:], output[whole:], n - whole)
         return output
 
-    def _infer(self, x: Array, output: Array, size: int | None = None) -> None:
-        """Write the outputs for some batches of a size, or for one."""
-        size = len(x) if size is None else size
+    def _infer(self, x: Array, rows: Indices | None, output: Array, size: int) -> None:
+        """Write the outputs for batches of a size, of all rows or some."""
         with self.program(size) as program:
             program.feed(x)
             program.aim(output)
-            done, batches = 0, len(x) // size
+            done, batches = 0, len(output) // size
             while done < batches:
                 part = program.batches(batches - done)
                 if program.native:
                     started = time.perf_counter()
-                    ran, stopped, _ = program.calls.run(None, size, part, first_batch=done)
+                    ran, stopped, _ = program.calls.run(rows, size, part, first_batch=done)
                     program.seconds = (time.perf_counter() - started) / part
                 else:
-                    ran, stopped = part, program.run_phase(0, None, done, 0)
+                    ran, stopped = part, program.run_phase(0, rows, done, 0)
                 if stopped >= 0:
-                    self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
+                    wrong = slice((done + ran) * size, (done + ran + 1) * size)
+                    self.forward(self.converted(x[wrong if rows is None else rows[wrong]]))  # says what is wrong
                 done += part
 
     def evaluate(
-        self, x: Array, y: Array, *, batch_size: int = 256, loss: Loss = softmax_cross_entropy
+        self,
+        x: Array,
+        y: Array,
+        sample_weight: Array | None = None,
+        *,
+        batch_size: int = 256,
+        loss: Loss = softmax_cross_entropy,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -481,22 +502,44 @@ class Compiled(Stack, loadable=False):
             Inputs; converted to the model's type.
         y : ndarray (n, …)
             Targets.
+        sample_weight : ndarray (n,), optional
+            The weight of each sample in the mean loss, ``Σ w·l / Σ w``, in [0, inf). The accuracy is without, as in
+            training.
         batch_size : int, default 256
         loss : callable, default softmax_cross_entropy
+        metrics : dict of callable, optional
+            As for `fit`: functions ``f(targets, scores)`` by the names of their values.
 
         Returns
         -------
         dict of float
-            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels.
+            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels; and the `metrics`.
 
         Raises
         ------
         TypeError, ValueError
-            Where inputs or targets do not fit the model or the loss.
+            Where inputs, targets or weights do not fit the model or the loss, or a metric returns no number.
         """
         x, y = samples(self, x, y, loss)
-        output = self.predict(x, batch_size=batch_size)
-        measured = {"loss": loss(output, y)[0]}
+        weight = weights(sample_weight, None, y, self.dtype)
+        size = checks.integer("batch_size", batch_size, 1)
+        return self.measure(x, y, weight, size=size, loss=loss, metrics=checked_metrics(metrics))
+
+    def measure(
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        rows: Indices | None = None,
+        *,
+        loss: Loss,
+        size: int = 256,
+        metrics: Mapping[str, Metric],
+    ) -> dict[str, float]:
+        """`evaluate`, of arguments that were checked; with `rows`, those of x are meant, and y and weights are of them
+        alone."""
+        output = self._outputs(x, rows, size)
+        measured = {"loss": loss(output, y)[0] if weight is None else loss(output, y, sample_weight=weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
-        return measured
+        return measured | {name: value_of(name, metric, y, output) for name, metric in metrics.items()}

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastopt import _kernels
 from fastopt.checks import Array
+from fastopt.nn.batches import Indices
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, lowering_of
 from fastopt.nn.program import Compiled, Program, Targets
@@ -21,19 +21,19 @@ from fastopt.nn.targets import weights
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.optimizers import LookAheadNesterov
 
-Indices = NDArray[np.int64]
-
 
 class NonFinite(Exception):
     """A loss or a gradient is not finite; running statistics are those of before the batch."""
 
 
 class Taken(NamedTuple):
-    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers."""
+    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers; and for all
+    samples the outputs, where they are wanted."""
 
     loss: Array
     weight: Array
     right: Array
+    output: Array | None = None
 
 
 class Steps:
@@ -47,14 +47,18 @@ class Steps:
     loss : callable
     check : bool
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
+    outputs : bool, default False
+        Whether what batches gave has the outputs.
     """
 
-    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, *, check: bool) -> None:
+    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, *, check: bool, outputs: bool = False) -> None:
         self._model, self._optimizer, self._loss, self._check = model, optimizer, loss, check
+        self._outputs = outputs
         self._in_use = contextlib.ExitStack()
         self._programs: dict[int, Program] = {}
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
+        self._targets: Targets | None = None
         self._sums: Grads = {}
 
     def __enter__(self) -> Steps:
@@ -71,6 +75,8 @@ class Steps:
         targets = Targets(y, self._model.dtype, weight is not None)
         if lowering_of(self._loss) is not None:
             y = y if _kernels.gathers(y) else np.ascontiguousarray(y, targets.dtype)
+        if self._targets is not None and targets.key != self._targets.key:
+            self._programs.clear()
         self._data, self._targets = (x, y, weight), targets
         for program in self._programs.values():
             program.feed(x, y, weight)
@@ -80,7 +86,7 @@ class Steps:
         found = self._programs.get(n)
         if found is None or not found.holds():
             assert self._data is not None
-            own = self._model.program(n, self._loss, self._targets, self._check)
+            own = self._model.program(n, self._loss, self._targets, self._check, self._outputs)
             found = self._programs[n] = self._in_use.enter_context(own)
             found.feed(*self._data)
         return found
@@ -103,18 +109,29 @@ class Steps:
         upcoming = self._optimizer.upcoming(batches)
         if upcoming is None:
             return None
+        output = self._aim(program, batches)
         started = time.perf_counter()
         done, stopped, norm = program.calls.run(order, n, batches, counter, grads=program.grads, **upcoming.options)
         if done:
             program.seconds = (time.perf_counter() - started) / done
         upcoming.finish(done, norm)
-        taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
+        output = None if output is None else output[: done * n]
+        result = program.result[:done].copy()
+        taken = Taken(result[:, 0], result[:, 1], program.right[:done].copy(), output)
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
         if stopped >= 0 and not done:  # Python says why the optimizer takes no such step
             program.restore()
             return None
         return taken
+
+    def _aim(self, program: Program, batches: int) -> Array | None:
+        """A new array for the outputs of so many batches, where they are wanted."""
+        if not self._outputs:
+            return None
+        output = np.empty((batches * program.n, *self._model.shapes[-1]), self._model.dtype)
+        program.aim(output)
+        return output
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
         program.restore()
@@ -127,13 +144,15 @@ class Steps:
 
     # ---- One by one --------------------------------------------------------------------------------------------
 
-    def gradients(self, parts: list[Indices], counter: int) -> tuple[float, float, int, Grads]:
-        """The gradients over batches that make one step: the mean loss, the total sample weight, the number of right
-        answers, and the gradients, which the next call overwrites."""
+    def gradients(self, parts: list[Indices], counter: int) -> tuple[Taken, Grads]:
+        """The gradients over batches that make one step: what these gave, as one, and the gradients, which the next
+        call overwrites."""
         value, right, total = 0.0, 0, 0.0
+        outputs: list[Array | None] = []
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
         for i, chosen in enumerate(parts):
             program = self._last = self.program(len(chosen))
+            outputs.append(self._aim(program, 1))
             self._phase(program, 0, chosen, counter + i)
             own, weight = program.result[0].tolist()
             share = 1.0
@@ -150,7 +169,8 @@ class Steps:
                     else:
                         self._sums[name] += grad
                 grads = dict(self._sums)
-        return value, total, right, grads
+        output = np.concatenate([own for own in outputs if own is not None]) if self._outputs else None
+        return Taken(np.array([value]), np.array([total]), np.array([right]), output), grads
 
     def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
         stopped = program.run_phase(phase, chosen, 0, counter)
@@ -230,7 +250,7 @@ class Trainer:
                 taken = steps.many(None, len(x), 1, optimizer.t)
                 if taken is not None:
                     return float(taken.loss[0])
-                value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                taken, grads = steps.gradients([np.arange(len(x))], optimizer.t)
                 steps.check(grads)
             except NonFinite:
                 if self._on_nonfinite == "skip":
@@ -241,4 +261,4 @@ class Trainer:
                     f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"
                 ) from None
             optimizer.step(grads)
-            return value
+            return float(taken.loss[0])

@@ -11,8 +11,8 @@ import pytest
 
 import fastopt
 from fastopt import cli, data, nn
+from fastopt.nn.batches import Shuffled, count_batches
 from fastopt.nn.targets import count_right
-from fastopt.nn.training import batches, count_batches
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import bind, cosine
 
@@ -69,7 +69,7 @@ def test_count_right(rng, dtype):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 12, 13])
 def test_count_batches(n):
     for size in range(1, n + 3):
-        assert count_batches(n, size) == len(list(batches(n, size, np.random.default_rng(0))))
+        assert count_batches(n, size) == len(list(Shuffled(n, size).epoch(np.random.default_rng(0))))
 
 
 class Spy(nn.Layer):
@@ -132,7 +132,7 @@ def test_a_bound_optimizer_goes_on(samples):
     ],
 )
 def test_a_lone_last_sample_joins_the_batch_before(n, size, wanted, rng):
-    parts = list(batches(n, size, rng))
+    parts = list(Shuffled(n, size).epoch(rng))
     assert [len(part) for part in parts] == wanted
     assert sorted(np.concatenate(parts)) == list(range(n))
 
@@ -243,8 +243,8 @@ def swapped(model):
         (lambda m, x, y: {"sample_weight": np.full(65, 1e300)}, "sample_weight .* must have products that are finite"),
         (lambda m, x, y: {"class_weight": 2.0}, "class_weight must"),
         (lambda m, x, y: {"class_weight": {0: "a", 1: 1, 2: 1}}, "class_weight must be an array of numbers"),
-        (lambda m, x, y: {"validation_data": x}, r"validation_data must be a pair \(x, y\), got ndarray"),
-        (lambda m, x, y: {"validation_data": (x, y, y)}, r"validation_data must be a pair \(x, y\), got 3 values"),
+        (lambda m, x, y: {"validation_data": x}, r"validation_data must be a pair \(x, y\), or .*, got ndarray"),
+        (lambda m, x, y: {"validation_data": (x, y, y, y)}, r"validation_data must be a pair .* got 4 values"),
         (lambda m, x, y: {"validation_data": (x[:, 1:], y)}, r"x must have shape \(n, 5\), got \(65, 4\)"),
         (lambda m, x, y: {"validation_data": (x, y[1:])}, r"one target per input, 65, got shape \(64,\)"),
         (lambda m, x, y: {"validation_data": (x, y - 1)}, r"must be in \[0, 3\), got -1"),

@@ -1,0 +1,365 @@
+"""What an epoch is fed with: blocks of batches, from arrays, from arrays that are transformed, or from a loader.
+
+A block is arrays and the batches of their rows: all of an epoch where the arrays are those of `fit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastopt.checks import Array
+from fastopt.nn.batches import Batches, Indices, Uneven, of_epoch
+
+#: Inputs, targets, and sample weights or None.
+Data = tuple[Array, Array, Array | None]
+#: (x, y, rng) -> (x, y)
+Transform = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
+
+
+class Block(NamedTuple):
+    """Arrays, and batches of their rows, which are those of an epoch from one on."""
+
+    x: Array
+    y: Array
+    weight: Array | None
+    batches: Batches
+
+
+class Feed(Protocol):
+    """Where the batches of a run come from."""
+
+    samples: int
+    #: The number of batches of an epoch.
+    batches: int
+    #: What a checkpoint says of the size of batches.
+    size: Any
+
+    def first(self) -> Data:
+        """Arrays that show the types and shapes of all."""
+
+    def epoch(self, seed: int, steps: int, epoch: int) -> contextlib.AbstractContextManager[Iterator[Block]]:
+        """The blocks of an epoch, in which as many batches are whole as make steps."""
+
+
+class Arrays:
+    """Batches of the rows of arrays.
+
+    Parameters
+    ----------
+    data : tuple
+    batches : object
+        With a length and a method ``epoch(rng)``, or that is iterated over.
+    rows : int64 ndarray, optional
+        The rows that `batches` counts; all where absent.
+    size : object
+    """
+
+    def __init__(self, data: Data, batches: Any, rows: Indices | None, size: Any) -> None:
+        self.data, self._each, self._rows, self.size = data, batches, rows, size
+        self.samples = len(data[0]) if rows is None else len(rows)
+        self.batches = len(batches)
+
+    def first(self) -> Data:
+        return self.data
+
+    @contextlib.contextmanager
+    def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
+        yield iter([Block(*self.data, self.order(seed, steps))])
+
+    def order(self, seed: int, steps: int) -> Batches:
+        """The batches of the epoch that begins after so many steps."""
+        each = of_epoch(self._each, np.random.default_rng([seed, steps]), self.samples)
+        if len(each) != self.batches:
+            raise ValueError(f"batches must have the same length in each epoch, {self.batches}, got {len(each)}")
+        if self._rows is not None:
+            each.order = self._rows[each.order]
+        return each
+
+
+# ---- Transforms -------------------------------------------------------------------------------------------------
+
+
+class Rng:
+    """A `numpy.random.Generator` of a seed, an epoch and a batch, which is made when it is first used.
+
+    Making one takes longer than a step of a small network.
+    """
+
+    __slots__ = ("_key", "_made")
+
+    def __init__(self, *key: int) -> None:
+        self._key = key
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return np.random.Generator
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_made":
+            seed, *where = self._key
+            self._made = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*where,)))
+            return self._made
+        return getattr(self._made, name)
+
+    def __reduce__(self) -> Any:
+        return self._made.__reduce__()
+
+    def __repr__(self) -> str:
+        return repr(self._made)
+
+
+#: Batches of the first block, which no thread makes ahead; bytes of inputs, and batches, of a block at most.
+FIRST, MOST_BYTES, MOST = 8, 1 << 22, 64
+#: Blocks that are made ahead.
+AHEAD = 2
+
+
+class Transformed(Arrays):
+    """Batches of the rows of arrays that a function changes, ahead of their use, by a thread.
+
+    Parameters
+    ----------
+    data, batches, rows, size
+        As for `Arrays`.
+    transform : callable
+    check : callable
+        ``check(x, y)`` returns inputs and targets that were changed, checked.
+    accumulate : int
+        Batches of a step.
+    ahead : bool
+        Whether a thread makes them.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        batches: Any,
+        rows: Indices | None,
+        size: Any,
+        transform: Transform,
+        check: Callable[[Array, Array], tuple[Array, Array]],
+        accumulate: int,
+        *,
+        ahead: bool,
+    ) -> None:
+        super().__init__(data, batches, rows, size)
+        self._transform, self._check, self._accumulate, self._ahead = transform, check, accumulate, ahead
+        self._thread = Ahead()
+
+    def first(self) -> Data:
+        """The first samples, transformed."""
+        few = min(self.samples, 32)
+        rows = np.arange(few) if self._rows is None else self._rows[:few]
+        block = self._block(Uneven([rows]), 0, 1, 0, 0)
+        return block.x, block.y, block.weight
+
+    @contextlib.contextmanager
+    def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
+        each = self.order(seed, steps)
+        cuts = self._cuts(each)
+        jobs = [functools.partial(self._block, each, a, b, seed, epoch) for a, b in itertools.pairwise(cuts)]
+        if not self._ahead:
+            yield (job() for job in jobs)
+            return
+        with self._thread.working(jobs) as blocks:
+            yield blocks
+
+    def _cuts(self, each: Batches) -> list[int]:
+        """Where blocks begin: small ones first, so that little is waited for."""
+        row = max(1, self.data[0][:1].nbytes)
+        cuts, size = [0], FIRST
+        while cuts[-1] < len(each):
+            begin = cuts[-1]
+            rows = max(1, each.start(begin + 1) - each.start(begin))
+            fit = max(1, min(size, MOST_BYTES // (row * rows)))
+            cuts.append(min(len(each), begin + -(-fit // self._accumulate) * self._accumulate))
+            size = min(2 * size, MOST)
+        return cuts
+
+    def _block(self, each: Batches, begin: int, end: int, seed: int, epoch: int) -> Block:
+        low = each.start(begin)
+        bounds = [each.start(i) - low for i in range(begin, end + 1)]
+        rows = each.order[low : low + bounds[-1]]
+        x, y, weight = self.data
+        x, y, weight = x[rows], y[rows], None if weight is None else weight[rows]
+        xs, ys, same = [], [], True
+        transform = self._transform
+        for i in range(end - begin):
+            a, b = bounds[i], bounds[i + 1]
+            given = x[a:b], y[a:b]
+            try:
+                made = transform(*given, Rng(seed, epoch, begin + i))  # type: ignore[arg-type]
+                own_x, own_y = made if made.__class__ is tuple else _pair(made)
+                if own_x is not given[0] or own_y is not given[1]:
+                    own_x, own_y, same = _of_count(own_x, "x", b - a), _of_count(own_y, "y", b - a), False
+            except Exception as error:
+                error.add_note(f"in the transform of batch {begin + i + 1} of epoch {epoch + 1}")
+                raise
+            xs.append(own_x)
+            ys.append(own_y)
+        if not same:
+            x, y = self._check(np.concatenate(xs), np.concatenate(ys))
+        order = np.arange(bounds[-1])
+        parts = Uneven([order[a:b] for a, b in itertools.pairwise(bounds)])
+        return Block(x, y, weight, parts)
+
+
+def _pair(made: Any) -> tuple[Any, Any]:
+    if not isinstance(made, (tuple, list)) or len(made) != 2:
+        got = type(made).__name__ if not isinstance(made, (tuple, list)) else f"{len(made)} values"
+        raise TypeError(f"transform must return (x, y), got {got}")
+    return made[0], made[1]
+
+
+def _of_count(value: Any, name: str, count: int) -> Array:
+    array = np.asarray(value)
+    if array.shape[:1] != (count,):
+        raise ValueError(f"transform must return {count} samples for {count}, got {name} of shape {array.shape}")
+    return array
+
+
+class Ahead:
+    """A thread that does jobs ahead of the use of their results; it ends with this object, or `close`."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Any] | None = None
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @contextlib.contextmanager
+    def working(self, jobs: Sequence[Callable[[], Block]]) -> Iterator[Iterator[Block]]:
+        """The results of jobs, in order; the caller does the first itself, while the thread begins."""
+        waiting = 0
+
+        def results() -> Iterator[Block]:
+            nonlocal waiting
+            asked = 1
+            for i in range(len(jobs)):
+                while asked < min(len(jobs), i + 1 + AHEAD):
+                    self._start().put(jobs[asked])
+                    asked, waiting = asked + 1, waiting + 1
+                if i == 0:
+                    yield jobs[0]()
+                    continue
+                made, error = self._done.get()
+                waiting -= 1
+                if error is not None:
+                    raise error
+                yield made
+
+        try:
+            yield results()
+        finally:
+            for _ in range(waiting):
+                self._done.get()
+
+    def _start(self) -> queue.SimpleQueue[Any]:
+        if self._jobs is None:
+            self._jobs = queue.SimpleQueue()
+            run = contextvars.copy_context().run
+            threading.Thread(
+                target=run, args=(_work, self._jobs, self._done), name="fastopt-transform", daemon=True
+            ).start()
+        return self._jobs
+
+    def close(self) -> None:
+        """End the thread, after what it is at."""
+        jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            jobs.put(None)
+
+    __del__ = close
+
+
+def _work(jobs: queue.SimpleQueue[Any], done: queue.SimpleQueue[Any]) -> None:
+    for job in iter(jobs.get, None):
+        try:
+            done.put((job(), None))
+        except BaseException as error:
+            done.put((None, error))
+        del job
+
+
+# ---- Loaders ----------------------------------------------------------------------------------------------------
+
+
+class Loader(Protocol):
+    """What `fit` takes in the place of inputs and targets."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, /) -> Iterator[Any]: ...
+
+
+def is_loader(x: Any) -> bool:
+    """Whether `fit` is given batches in the place of inputs: by an object such as `fastopt.data.Loader`."""
+    return not isinstance(x, (np.ndarray, type)) and hasattr(x, "__len__") and callable(getattr(x, "epoch", None))
+
+
+class Loaded:
+    """Batches of a loader.
+
+    Parameters
+    ----------
+    loader : Loader
+        Where its iterators have a method ``close``, that is called in the end.
+    check : callable
+        ``check(x, y, weight)`` returns the arrays of a batch, checked.
+    accumulate : int
+        Batches of a step.
+    """
+
+    def __init__(self, loader: Any, check: Callable[[Any, Any, Any], Data], accumulate: int) -> None:
+        self._loader, self._check, self._accumulate = loader, check, accumulate
+        self.batches, self.size = len(loader), getattr(loader, "batch_size", None)
+        if self.batches < 1:
+            raise ValueError("x must be a loader of at least one batch, got none")
+        self._first: Data | None = None
+        self.samples = getattr(loader, "samples", self.batches * (self.size or len(self.first()[0])))
+
+    def first(self) -> Data:
+        if self._first is None:
+            with self._batches(0) as batches:
+                self._first = next(batches)
+        return self._first
+
+    @contextlib.contextmanager
+    def _batches(self, epoch: int) -> Iterator[Iterator[Data]]:
+        made = self._loader.epoch(epoch)
+        try:
+            yield self._checked(iter(made))
+        finally:
+            if callable(close := getattr(made, "close", None)):
+                close()
+
+    def _checked(self, made: Iterator[Any]) -> Iterator[Data]:
+        for i in range(self.batches):
+            batch = next(made, None)
+            if batch is None:
+                raise ValueError(f"x must be a loader of as many batches as its length says, {self.batches}, got {i}")
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                raise TypeError(f"x must be a loader of (x, y) or (x, y, weights), got {type(batch).__name__}")
+            yield self._check(batch[0], batch[1], batch[2] if len(batch) == 3 else None)
+
+    @contextlib.contextmanager
+    def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
+        with self._batches(epoch) as batches:
+            yield self._blocks(batches)
+
+    def _blocks(self, batches: Iterator[Data]) -> Iterator[Block]:
+        while step := list(itertools.islice(batches, self._accumulate)):
+            x, y, weight = step[0]
+            if len(step) > 1:
+                x, y = np.concatenate([part[0] for part in step]), np.concatenate([part[1] for part in step])
+                own = [part[2] for part in step if part[2] is not None]
+                weight = np.concatenate(own) if own else None
+            ends = [0, *itertools.accumulate(len(part[0]) for part in step)]
+            yield Block(x, y, weight, Uneven([np.arange(a, b) for a, b in itertools.pairwise(ends)]))
