@@ -20,6 +20,7 @@ from fastopt.nn import (
     layers,
     losses,
     lr_range,
+    many,
     model,
     monitor,
     norms,
@@ -38,6 +39,7 @@ from fastopt.nn.layers import *
 from fastopt.nn.losses import *
 from fastopt.nn.lr_range import *
 from fastopt.nn.lsuv import lsuv
+from fastopt.nn.many import *
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
 from fastopt.nn.pooling import *
@@ -56,6 +58,7 @@ __all__ = [
     *layers.__all__,
     *losses.__all__,
     *lr_range.__all__,
+    *many.__all__,
     *model.__all__,
     *norms.__all__,
     *pooling.__all__,

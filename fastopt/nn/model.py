@@ -269,7 +269,7 @@ class Sequential(Compiled):
         del entries["config"]
         config = json.dumps(encode(self.config() | {"dtype": dtype.name}, []))
         arrays = {name: a.astype(dtype) if a.dtype == self.dtype else a for name, a in entries.items()}
-        twin = _read({"config": np.array(config), **arrays})
+        twin = read({"config": np.array(config), **arrays})
         twin.params.mark("frozen", self.params.frozen)
         return twin
 
@@ -306,10 +306,11 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     ...     nn.load(Path(folder) / "model.npz").shapes
     [(2,), (3,)]
     """
-    return files.read_arrays(path, "model", "checkpoint", take=_read)
+    return files.read_arrays(path, "model", "checkpoint", take=read)
 
 
-def _read(file: Mapping[str, Any]) -> Sequential:
+def read(file: Mapping[str, Any]) -> Sequential:
+    """The model of the entries of a file."""
     config = decode(json.loads(str(file["config"])), [])
     with at_most(sum(array.size for name, array in file.items() if name.startswith("params/"))):
         model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})

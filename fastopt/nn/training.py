@@ -235,8 +235,8 @@ class Run:
         self.epoch = 0
         self.stopped, self.interrupted = "", False
         self._where = ""
-        #: The share of all steps that were taken.
-        self.done = 0.0
+        #: The share of all steps that were taken, and whether the run has ended.
+        self.done, self.is_over = 0.0, False
         self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore", outputs=bool(metrics))
         self._parts: list[Indices] = []
         self._counter = 0
@@ -282,7 +282,7 @@ class Run:
 
     def go(self) -> History:
         """Run all epochs."""
-        with _interruptible(self):
+        with interruptible(self):
             for _ in self.slices():
                 pass
         return self.history
@@ -315,6 +315,7 @@ class Run:
             self._tell("on_train_end")
             if average is not None:
                 average.note()
+            self.is_over = True
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
@@ -555,8 +556,8 @@ def alone(model: Stack) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interruptible(run: Run) -> Iterator[None]:
-    """Let the first Ctrl-C end the run after its step, and a second one raise KeyboardInterrupt.
+def interruptible(run: Any) -> Iterator[None]:
+    """Let the first Ctrl-C set ``run.interrupted`` and call ``run.stop``, and a second one raise KeyboardInterrupt.
 
     A handler that the program has installed is kept; threads other than the main one receive no signals.
     """
@@ -730,23 +731,25 @@ def prepare(
     metrics: Any,
     rows: Indices | None = None,
     finite: bool = True,
+    validation_finite: bool = True,
     ahead: bool = True,
 ) -> Run:
     """The run of `Sequential.fit`, all arguments checked.
 
-    `rows` are those of x and y to train on, all where absent; validation data may be a `Validation`. `finite` is
-    whether numbers that are not finite are looked for in samples; `ahead`, whether a thread transforms them.
+    `rows` are those of x and y to train on, all where absent; validation data may be a `Validation`. `finite` and
+    `validation_finite` are whether numbers that are not finite are looked for in samples; `ahead`, whether a thread
+    transforms them.
     """
     if on_nonfinite is not None:
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
-    finite = finite and on_nonfinite != "ignore"
+    looked_at = on_nonfinite != "ignore"
     every = checks.integer("accumulate", accumulate, 1)
     feed = _feed(
         model,
         x,
         y,
         loss,
-        finite=finite,
+        finite=finite and looked_at,
         rows=rows,
         ahead=ahead,
         batch_size=batch_size,
@@ -759,7 +762,7 @@ def prepare(
     )
     held_out = validation_data
     if not isinstance(held_out, Validation):
-        held_out = _validation(model, held_out, loss, finite)
+        held_out = _validation(model, held_out, loss, validation_finite and looked_at)
     chosen, measured = _callbacks(callbacks), checked_metrics(metrics)
     epochs = checks.integer("epochs", epochs, 0)
     seed = model.seed if seed is None else checks.integer("seed", seed, 0)
