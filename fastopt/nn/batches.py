@@ -38,6 +38,10 @@ class Batches(Sequence[Indices]):
         i = range(self._count)[i]
         return self.order[self.start(i) : self.start(i + 1)]
 
+    def part(self, begin: int, end: int) -> Batches:
+        """The batches from one to before another, of rows 0, 1, 2, …."""
+        return Batches(np.arange(self.start(end) - self.start(begin)), self._size)
+
     def alike(self, i: int) -> int:
         """The number of batches of the same size from one on."""
         last = self.start(self._count) - self.start(self._count - 1)
@@ -53,18 +57,24 @@ class Uneven(Batches):
     """
 
     def __init__(self, parts: Sequence[Indices]) -> None:
-        self.order = np.concatenate(parts)
-        self._bounds = [0, *itertools.accumulate(map(len, parts))]
-        self._count = len(parts)
+        self.order, self._count = np.concatenate(parts), len(parts)
+        self._bounds, self._alike = [0], [1] * len(parts)
+        for part in parts:
+            self._bounds.append(self._bounds[-1] + len(part))
+        for i in range(len(parts) - 2, -1, -1):
+            if len(parts[i]) == len(parts[i + 1]):
+                self._alike[i] += self._alike[i + 1]
 
     def start(self, i: int) -> int:
         return self._bounds[min(i, self._count)]
 
+    def part(self, begin: int, end: int) -> Batches:
+        bounds = self._bounds[begin : end + 1]
+        rows = np.arange(bounds[0], bounds[-1]) - bounds[0]
+        return Uneven([rows[a - bounds[0] : b - bounds[0]] for a, b in itertools.pairwise(bounds)])
+
     def alike(self, i: int) -> int:
-        size, end = self.start(i + 1) - self.start(i), i + 1
-        while end < self._count and self.start(end + 1) - self.start(end) == size:
-            end += 1
-        return end - i
+        return self._alike[i]
 
 
 def count_batches(n: int, batch_size: int) -> int:

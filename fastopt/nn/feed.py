@@ -94,10 +94,10 @@ class Rng:
     Making one takes longer than a step of a small network.
     """
 
-    __slots__ = ("_key", "_made")
+    __slots__ = ("_batch", "_epoch", "_made", "_seed")
 
-    def __init__(self, *key: int) -> None:
-        self._key = key
+    def __init__(self, seed: int, epoch: int, batch: int) -> None:
+        self._seed, self._epoch, self._batch = seed, epoch, batch
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -105,8 +105,8 @@ class Rng:
 
     def __getattr__(self, name: str) -> Any:
         if name == "_made":
-            seed, *where = self._key
-            self._made = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*where,)))
+            key = np.random.SeedSequence(self._seed, spawn_key=(self._epoch, self._batch))
+            self._made = np.random.default_rng(key)
             return self._made
         return getattr(self._made, name)
 
@@ -182,49 +182,41 @@ class Transformed(Arrays):
             rows = max(1, each.start(begin + 1) - each.start(begin))
             fit = max(1, min(size, MOST_BYTES // (row * rows)))
             cuts.append(min(len(each), begin + -(-fit // self._accumulate) * self._accumulate))
-            size = min(2 * size, MOST)
+            size = min(4 * size, MOST)
         return cuts
 
     def _block(self, each: Batches, begin: int, end: int, seed: int, epoch: int) -> Block:
         low = each.start(begin)
-        bounds = [each.start(i) - low for i in range(begin, end + 1)]
-        rows = each.order[low : low + bounds[-1]]
+        rows = each.order[low : each.start(end)]
         x, y, weight = self.data
-        x, y, weight = x[rows], y[rows], None if weight is None else weight[rows]
-        xs, ys, same = [], [], True
-        transform = self._transform
-        for i in range(end - begin):
-            a, b = bounds[i], bounds[i + 1]
-            given = x[a:b], y[a:b]
+        x, y, weight = x.take(rows, axis=0), y.take(rows, axis=0), None if weight is None else weight.take(rows)
+        made, changed, transform = [], False, self._transform
+        for batch in range(begin, end):
+            own = slice(each.start(batch) - low, each.start(batch + 1) - low)
+            given = own_x, own_y = x[own], y[own]
             try:
-                made = transform(*given, Rng(seed, epoch, begin + i))  # type: ignore[arg-type]
-                own_x, own_y = made if made.__class__ is tuple else _pair(made)
-                if own_x is not given[0] or own_y is not given[1]:
-                    own_x, own_y, same = _of_count(own_x, "x", b - a), _of_count(own_y, "y", b - a), False
+                result = transform(own_x, own_y, Rng(seed, epoch, batch))  # type: ignore[arg-type]
+                if result.__class__ is not tuple or result[0] is not own_x or result[1] is not own_y or len(result) > 2:
+                    given, changed = _pair(result, len(own_x)), True
             except Exception as error:
-                error.add_note(f"in the transform of batch {begin + i + 1} of epoch {epoch + 1}")
+                error.add_note(f"in the transform of batch {batch + 1} of epoch {epoch + 1}")
                 raise
-            xs.append(own_x)
-            ys.append(own_y)
-        if not same:
-            x, y = self._check(np.concatenate(xs), np.concatenate(ys))
-        order = np.arange(bounds[-1])
-        parts = Uneven([order[a:b] for a, b in itertools.pairwise(bounds)])
-        return Block(x, y, weight, parts)
+            made.append(given)
+        if changed:
+            x, y = self._check(np.concatenate([pair[0] for pair in made]), np.concatenate([pair[1] for pair in made]))
+        return Block(x, y, weight, each.part(begin, end))
 
 
-def _pair(made: Any) -> tuple[Any, Any]:
-    if not isinstance(made, (tuple, list)) or len(made) != 2:
-        got = type(made).__name__ if not isinstance(made, (tuple, list)) else f"{len(made)} values"
+def _pair(result: Any, count: int) -> tuple[Array, Array]:
+    """What a transform has returned, checked."""
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        got = type(result).__name__ if not isinstance(result, (tuple, list)) else f"{len(result)} values"
         raise TypeError(f"transform must return (x, y), got {got}")
-    return made[0], made[1]
-
-
-def _of_count(value: Any, name: str, count: int) -> Array:
-    array = np.asarray(value)
-    if array.shape[:1] != (count,):
-        raise ValueError(f"transform must return {count} samples for {count}, got {name} of shape {array.shape}")
-    return array
+    x, y = np.asarray(result[0]), np.asarray(result[1])
+    for name, array in (("x", x), ("y", y)):
+        if array.shape[:1] != (count,):
+            raise ValueError(f"transform must return {count} samples for {count}, got {name} of shape {array.shape}")
+    return x, y
 
 
 class Ahead:

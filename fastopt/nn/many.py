@@ -23,7 +23,7 @@ from fastopt.nn import losses, training
 from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.batches import Indices, rows_of
 from fastopt.nn.feed import is_loader
-from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, softmax_cross_entropy
+from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential, read
 from fastopt.nn.stack import samples as checked_samples
 from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of, weights
@@ -375,7 +375,7 @@ class _Crowd:
     def __init__(self, runs: list[Run], threads: int, kernel_threads: int) -> None:
         self.tasks = [_Task(number, run) for number, run in enumerate(runs)]
         self.interrupted = False
-        self._waiting = sorted(self.tasks, key=lambda task: task.cost)
+        self._waiting = sorted(self.tasks, key=lambda task: (task.cost, -task.number))
         self._threads, self._kernel_threads = threads, kernel_threads
         self._left = len(runs)  # that are not done
         self._fatal: BaseException | None = None
@@ -655,8 +655,7 @@ class Ensemble:
             scores = np.log(np.clip(mean, np.finfo(np.float64).tiny, None))
             if isinstance(link, Sigmoid):
                 scores = scores - np.log(np.clip(1 - mean, np.finfo(np.float64).tiny, None))
-        given = (scores, y) if weight is None else (scores, y, weight)
-        value = self.loss(*given[:2])[0] if weight is None else self.loss(*given[:2], sample_weight=weight)[0]
+        value, _ = loss_of(self.loss, scores, y, weight)
         measured = {"loss": float(value)}
         if are_labels(y):
             measured["accuracy"] = accuracy(scores, y)

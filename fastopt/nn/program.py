@@ -26,7 +26,7 @@ from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.nn.batches import Indices
-from fastopt.nn.losses import Loss, lowering_of, softmax_cross_entropy
+from fastopt.nn.losses import Loss, loss_of, lowering_of, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, copy_result, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions, samples
 from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of, weights
@@ -539,7 +539,7 @@ class Compiled(Stack, loadable=False):
         """`evaluate`, of arguments that were checked; with `rows`, those of x are meant, and y and weights are of them
         alone."""
         output = self._outputs(x, rows, size)
-        measured = {"loss": loss(output, y)[0] if weight is None else loss(output, y, sample_weight=weight)[0]}
+        measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
         return measured | {name: value_of(name, metric, y, output) for name, metric in metrics.items()}

@@ -56,6 +56,7 @@ class Steps:
         self._outputs = outputs
         self._in_use = contextlib.ExitStack()
         self._programs: dict[int, Program] = {}
+        self._fed: set[int] = set()  # sizes whose programs have the present data
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
         self._targets: Targets | None = None
@@ -66,6 +67,7 @@ class Steps:
 
     def __exit__(self, *error: object) -> None:
         self._programs.clear()
+        self._fed.clear()
         self._in_use.close()
 
     def feed(self, x: Array, y: Array, weight: Array | None) -> None:
@@ -78,8 +80,7 @@ class Steps:
         if self._targets is not None and targets.key != self._targets.key:
             self._programs.clear()
         self._data, self._targets = (x, y, weight), targets
-        for program in self._programs.values():
-            program.feed(x, y, weight)
+        self._fed.clear()
 
     def program(self, n: int) -> Program:
         """The program of batches of a size, fed."""
@@ -88,7 +89,11 @@ class Steps:
             assert self._data is not None
             own = self._model.program(n, self._loss, self._targets, self._check, self._outputs)
             found = self._programs[n] = self._in_use.enter_context(own)
+            self._fed.discard(n)
+        if n not in self._fed:
+            assert self._data is not None
             found.feed(*self._data)
+            self._fed.add(n)
         return found
 
     # ---- Steps of C alone --------------------------------------------------------------------------------------
