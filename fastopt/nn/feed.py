@@ -88,8 +88,13 @@ class Arrays:
 # ---- Transforms -------------------------------------------------------------------------------------------------
 
 
+def rng_of(seed: int, epoch: int, batch: int) -> np.random.Generator:
+    """The source of randomness of a batch, independent of all others."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, batch)))
+
+
 class Rng:
-    """A `numpy.random.Generator` of a seed, an epoch and a batch, which is made when it is first used.
+    """`rng_of`, but made when it is first used: for functions that do not seem to use it.
 
     Making one takes longer than a step of a small network.
     """
@@ -105,8 +110,7 @@ class Rng:
 
     def __getattr__(self, name: str) -> Any:
         if name == "_made":
-            key = np.random.SeedSequence(self._seed, spawn_key=(self._epoch, self._batch))
-            self._made = np.random.default_rng(key)
+            self._made = rng_of(self._seed, self._epoch, self._batch)
             return self._made
         return getattr(self._made, name)
 
@@ -154,12 +158,17 @@ class Transformed(Arrays):
         super().__init__(data, batches, rows, size)
         self._transform, self._check, self._accumulate, self._ahead = transform, check, accumulate, ahead
         self._thread = Ahead()
+        self._rng: Callable[[int, int, int], Any] = rng_of
 
     def first(self) -> Data:
-        """The first samples, transformed."""
+        """The first samples, transformed; and it is seen whether the function draws random numbers."""
+        given = rng_of(0, 0, 0)
+        before = given.bit_generator.state
+        self._rng = lambda *_: given
         few = min(self.samples, 32)
         rows = np.arange(few) if self._rows is None else self._rows[:few]
         block = self._block(Uneven([rows]), 0, 1, 0, 0)
+        self._rng = Rng if given.bit_generator.state == before else rng_of
         return block.x, block.y, block.weight
 
     @contextlib.contextmanager
@@ -190,12 +199,12 @@ class Transformed(Arrays):
         rows = each.order[low : each.start(end)]
         x, y, weight = self.data
         x, y, weight = x.take(rows, axis=0), y.take(rows, axis=0), None if weight is None else weight.take(rows)
-        made, changed, transform = [], False, self._transform
+        made, changed, transform, rng = [], False, self._transform, self._rng
         for batch in range(begin, end):
             own = slice(each.start(batch) - low, each.start(batch + 1) - low)
             given = own_x, own_y = x[own], y[own]
             try:
-                result = transform(own_x, own_y, Rng(seed, epoch, batch))  # type: ignore[arg-type]
+                result = transform(own_x, own_y, rng(seed, epoch, batch))
                 if result.__class__ is not tuple or result[0] is not own_x or result[1] is not own_y or len(result) > 2:
                     given, changed = _pair(result, len(own_x)), True
             except Exception as error:
