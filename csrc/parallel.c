@@ -231,26 +231,26 @@ static int share_out(fastopt_part_fn *part, const void *work, unsigned count, in
 #endif
 
 static number_of_threads threads = 1;
-static number_of_threads programs; /* that run at present */
-OF_THREAD unsigned inside;         /* how many of them this thread runs */
+static number_of_threads programs; /* how many threads run some at present … */
+OF_THREAD unsigned inside;         /* … this one among them, within so many */
 OF_THREAD unsigned limit = FASTOPT_MAX_THREADS;
 
 static void forget_programs(void)
 {
-    programs = inside; /* those of other threads have not come along */
+    programs = inside > 0; /* other threads have not come along */
 }
 
 void fastopt_begin_program(void)
 {
     watch_forks();
-    ++programs;
-    ++inside;
+    if (inside++ == 0)
+        ++programs;
 }
 
 void fastopt_end_program(void)
 {
-    --programs;
-    --inside;
+    if (--inside == 0)
+        --programs;
 }
 
 unsigned fastopt_limit_threads(unsigned count)
@@ -262,7 +262,7 @@ unsigned fastopt_limit_threads(unsigned count)
 
 unsigned fastopt_own_threads(void)
 {
-    const unsigned all = programs, others = all > inside ? all - inside : 0, share = threads / (others + 1);
+    const unsigned others = programs - (inside > 0), share = threads / (others + 1);
     const unsigned most = share < limit ? share : limit;
     return most < 1 ? 1 : most;
 }

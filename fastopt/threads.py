@@ -113,7 +113,7 @@ _FILES = (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 def _quota(root: Path) -> float:
     """The number of CPUs by the quotas of the process's control group and those around it; infinity without any."""
     mounted, paths = root / "sys/fs/cgroup", {"": "/", "cpu": "/"}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "" or "cpu" in controllers.split(","):

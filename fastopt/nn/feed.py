@@ -183,15 +183,15 @@ class Transformed(Arrays):
             yield blocks
 
     def _cuts(self, each: Batches) -> list[int]:
-        """Where blocks begin: small ones first, so that little is waited for."""
+        """Where blocks begin: a small one first, where the others are made meanwhile."""
         row = max(1, self.data[0][:1].nbytes)
-        cuts, size = [0], FIRST
+        cuts, size = [0], FIRST if self._ahead else MOST
         while cuts[-1] < len(each):
             begin = cuts[-1]
             rows = max(1, each.start(begin + 1) - each.start(begin))
             fit = max(1, min(size, MOST_BYTES // (row * rows)))
             cuts.append(min(len(each), begin + -(-fit // self._accumulate) * self._accumulate))
-            size = min(4 * size, MOST)
+            size = MOST
         return cuts
 
     def _block(self, each: Batches, begin: int, end: int, seed: int, epoch: int) -> Block:
