@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon sanitize tsan wheel clean
+.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon neon-test clang-test sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -33,6 +33,7 @@ check: alone  ## style, types, stubs
 	.venv/bin/cython-lint fastopt/_kernels.pyx
 	.venv/bin/clang-format --dry-run --Werror $(C_FILES)
 	.venv/bin/mypy
+	.venv/bin/pyright --pythonpath $(PYTHON)
 	$(PYTHON) -m mypy.stubtest fastopt._kernels --mypy-config-file pyproject.toml
 
 alone:  ## compile each C file by itself, as editors do: it includes what it uses
@@ -58,6 +59,18 @@ NEON_CC = aarch64-linux-gnu-gcc
 neon:  ## compile the kernels for aarch64 (needs a cross compiler: NEON_CC)
 	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c csrc/program.c; do \
 	  $(NEON_CC) $(call flags,baseline) -Werror -Icsrc -c -o /dev/null $$file || exit 1; done
+
+neon-test:  ## the table of hashes and a cross-section of the kernel tests on an emulated aarch64 (see .ci/neon-test)
+	NEON_CC='$(NEON_CC)' PYTHON=$(abspath $(PYTHON)) .ci/neon-test
+
+CLANG = clang
+clang-test:  ## the table of hashes, with kernels that clang compiles (CLANG)
+	rm -rf build/clang && mkdir -p build/clang/source
+	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/clang/source
+	cd build/clang/source && rm -rf build && CC='$(CLANG)' LDSHARED='$(CLANG) -shared' \
+	  $(abspath $(PYTHON)) -m pip install -q --no-deps --target ../site .
+	cd build/clang && PYTHONPATH=$(CURDIR)/build/clang/site $(abspath $(PYTHON)) -P -m pytest -q -p no:cacheprovider \
+	  -c source/pyproject.toml --rootdir source source/tests/test_bits.py
 
 hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
 	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)

@@ -169,6 +169,11 @@ const char *fastopt_use(const char *name)
     return 0;
 }
 
+const struct fastopt_kernels *fastopt_active(enum fastopt_real real)
+{
+    return active->kernels[real];
+}
+
 /* The floating-point mode of kernels, whatever the caller's is: rounding to nearest, no traps, and denormals that are
  * read and written as zero (one costs a hundred cycles on many CPUs, and moments decay into that range). Each thread
  * sets its own mode, and puts the old one back, with the flags of exceptions that were raised before. */

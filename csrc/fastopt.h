@@ -104,6 +104,7 @@ struct fastopt_kernels {
     fastopt_preprocess_fn *preprocess;
     fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;
+    int tile_rows, tile_columns; /* of the micro-kernel that products of matrices are made of */
 };
 
 enum fastopt_real { FASTOPT_FLOAT, FASTOPT_DOUBLE };
@@ -120,6 +121,9 @@ extern const struct fastopt_variant fastopt_variants[];
 /* Makes the variant of that name active (null: the strongest supported one).
  * Returns its name, or null, with nothing changed, where it is unknown or unsupported. */
 const char *fastopt_use(const char *name);
+
+/* The active kernels for one real type. */
+const struct fastopt_kernels *fastopt_active(enum fastopt_real real);
 
 /* Run a row's kernel of the active variant, in the floating-point mode of kernels (see dispatch.c): on several threads
  * where there is enough to do, which for a layer the number of bytes in its arrays says.

@@ -2,6 +2,7 @@
 
 - `fastopt.Adam` and its kin: optimizers, one call per step for a whole model.
 - `fastopt.LookAhead`, `EMA`, `SWA`: averages of weights; `Muon`, `Adafactor`: of matrices; `LBFGS`: of the whole data.
+- `fastopt.NumPyOptimizer`: the base of optimizers of your own.
 - `fastopt.save`, `load`, `to_torch`, `load_torch`: an optimizer's state in files, and in PyTorch's form.
 - `fastopt.gradients`: norms, clipping, accumulation, noise.
 - `fastopt.functional`: the same steps, and dropout, batch norm, … as plain functions on your arrays.
@@ -15,18 +16,29 @@ from fastopt import averaging, functional, gradients, interchange, matrices, opt
 from fastopt._kernels import isa, isas
 from fastopt.arena import flatten
 from fastopt.averaging import *  # noqa: F403
+from fastopt.extending import NumPyOptimizer
 from fastopt.functional import plan
 from fastopt.interchange import *  # noqa: F403
 from fastopt.lbfgs import LBFGS
 from fastopt.matrices import Adafactor, Muon, MuonMatrices
-from fastopt.optimizer import vectors
+from fastopt.optimizer import OptimizerLike, vectors
 from fastopt.optimizers import *  # noqa: F403
 from fastopt.penalties import elastic_net, penalty
 from fastopt.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
-__all__ = ["LBFGS", "Adafactor", "Muon", "MuonMatrices", "elastic_net", "flatten", "functional", "get_num_threads"]
-__all__ += ["gradients", "isa", "isas", "matrices", "penalty", "plan", "set_num_threads", "vectors"]
+__all__ = [
+    "LBFGS",
+    "Adafactor",
+    "Muon",
+    "MuonMatrices",
+    "NumPyOptimizer",
+    "OptimizerLike",
+    "elastic_net",
+    "flatten",
+    "functional",
+]
+__all__ += ["get_num_threads", "gradients", "isa", "isas", "matrices", "penalty", "plan", "set_num_threads", "vectors"]
 __all__ += averaging.__all__
 __all__ += interchange.__all__
 __all__ += optimizers.__all__

@@ -16,7 +16,7 @@ import numpy
 
 cimport cython
 from cpython.dict cimport PyDict_GetItem, PyDict_Size
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
@@ -103,6 +103,10 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
+    struct fastopt_kernels:
+        int tile_rows
+        int tile_columns
+    const fastopt_kernels *fastopt_active(fastopt_real real)
     void fastopt_run_step(size_t row, fastopt_real real, fastopt_tensor *tensors, size_t count, const double *hyper,
                           double *scratch)
     void fastopt_run_sums(fastopt_sums row, fastopt_real real, fastopt_tensor *tensors, size_t count,
@@ -231,6 +235,12 @@ _isa = None
 def isa():
     """The instruction set in use."""
     return _isa
+
+
+def tile():
+    """Rows and columns of the micro-kernel that products of float32 matrices are made of."""
+    cdef const fastopt_kernels *kernels = fastopt_active(FASTOPT_FLOAT)
+    return kernels.tile_rows, kernels.tile_columns
 
 
 def use_isa(name):
@@ -557,6 +567,32 @@ cdef dict STEP_NUMBER = {name: number for number, name in enumerate(STEPS)}
 cdef dict LAYER_NUMBER = {name: number for number, name in enumerate(LAYERS)}
 
 
+cdef bint gather(object nest, object given, list leaves, bint grown) except -1:
+    """Append what stands in the places of the leaves of a nest, which are None, to a list: None for those that a dict
+    lacks, or that None stands for. Return whether it is of the same structure; a list may have `grown`, as may a dict.
+    """
+    cdef Py_ssize_t i, there = 0
+    if nest is None:
+        leaves.append(given)
+        return True
+    if isinstance(nest, dict):
+        if given is not None and not isinstance(given, dict):
+            return False
+        for key, part in (<dict>nest).items():
+            value = None if given is None else (<dict>given).get(key, nest)
+            there += value is not nest
+            if not gather(part, None if value is nest else value, leaves, grown):
+                return False
+        return given is None or grown or there == len(<dict>given)
+    if given is not None and (not isinstance(given, (list, tuple)) or len(given) < len(nest)
+                              or (len(given) > len(nest) and not grown)):
+        return False
+    for i in range(len(nest)):
+        if not gather(nest[i], None if given is None else given[i], leaves, grown):
+            return False
+    return True
+
+
 @cython.auto_pickle(False)
 @cython.final
 cdef class Plan:
@@ -584,6 +620,9 @@ cdef class Plan:
         Called with the plan and the arguments of a `step` that do not fit.
     owner : list or dict of ndarray, optional
         The user's, whose entries must stay those of `params`.
+    nest : dict, list or tuple, optional
+        The structure of `owner` and of gradients where it is nested: the same with None for each array, of which
+        `params` is then a list.
     """
     cdef size_t row
     cdef int real
@@ -595,7 +634,7 @@ cdef class Plan:
     cdef Py_ssize_t total, count, buckets, width, bytes
     cdef Py_ssize_t scalars     # where those of a bucket begin among its hyperparameters, or 0
     cdef tuple scalar_names
-    cdef object keys, explain, owner
+    cdef object keys, explain, owner, nest
     cdef list arrays
     cdef bint single
     cdef Py_ssize_t *place      # of a parameter among the tensors, which are sorted by bucket; -1 where it is frozen
@@ -608,7 +647,8 @@ cdef class Plan:
     cdef double *running        # the same, of a step in progress
     cdef double *scratch
 
-    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None, owner=None):
+    def __cinit__(self, step, params, list states, list hypers, bucket_of=None, explain=None, owner=None,
+                  nest=None):
         cdef Py_ssize_t i, k, bucket, blocks = 0
         cdef buffer *param
         cdef buffer *view
@@ -617,7 +657,8 @@ cdef class Plan:
         self.single = not isinstance(params, (list, tuple, dict))
         self.keys = tuple(params) if isinstance(params, dict) else None
         cdef list arrays = [params] if self.single else list(params.values() if self.keys is not None else params)
-        self.arrays, self.owner = arrays, owner if isinstance(owner, (list, dict)) else None
+        self.arrays, self.nest = arrays, nest
+        self.owner = owner if isinstance(owner, (list, dict)) or nest is not None else None
         # Integers of Python's own, which equal themselves alone.
         cdef list numbers = [0] * len(arrays) if bucket_of is None else list(map(int, bucket_of))
         self.total, self.buckets = len(arrays), len(hypers)
@@ -764,6 +805,15 @@ cdef class Plan:
         cdef Py_ssize_t i, position = 0
         cdef PyObject *key
         cdef PyObject *value
+        cdef list leaves
+        if self.nest is not None:
+            leaves = []
+            if not gather(self.nest, self.owner, leaves, True):
+                return False
+            for i in range(self.total):
+                if list_item(leaves, i) != list_item(self.arrays, i):
+                    return False
+            return True
         if isinstance(self.owner, dict):
             for i in range(self.total):
                 if not PyDict_Next(self.owner, &position, &key, &value) or value != list_item(self.arrays, i):
@@ -832,8 +882,17 @@ cdef class Plan:
         cdef PyObject *key
         cdef PyObject *grad
         cdef bint in_order = True, of_list
+        cdef list leaves
         if self.owner is not None and not self.owned():
             return False
+        if self.nest is not None:
+            leaves = []
+            if not gather(self.nest, grads, leaves, False):
+                return False
+            for i in range(self.total):
+                if self.place[i] >= 0 and not self.bind(self.place[i], list_item(leaves, i)):
+                    return False
+            return True
         if self.keys is not None:
             if not isinstance(grads, dict):
                 return False
@@ -861,6 +920,9 @@ cdef class Plan:
         """Raise RuntimeError where another thread is in the middle of a step, or, but for `forked`, was so when this
         process was forked: the child has what was done by then."""
         if self.busy:
+            if self.busy == -1:
+                raise RuntimeError("the optimizer has been bound anew since this step was taken from it: call "
+                                   "optimizer.step(grads), which finds the new one")
             if self.busy == generation:
                 raise RuntimeError(
                     "one optimizer cannot take two steps at once: another thread is in the middle of one")
@@ -902,11 +964,18 @@ cdef class Plan:
         memcpy(self.hypers, self.running, size)
         return 0
 
-    def step(self, grads, *, grad_scale=1.0):
-        """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed."""
+    def retire(self):
+        """Have every further step raise: another plan has taken the place of this one."""
+        self.busy = -1
+
+    def step(self, grads, *, grad_scale=1.0, strict=True):
+        """Raise the step counters and update all parameters, or have `explain` raise, with nothing changed; it also
+        has the steps that are not `strict`."""
         cdef double scale
         if self.busy:
             self.claim()
+        if strict is not True and self.explain is not None:
+            return self.explain(self, grads, grad_scale, strict)
         if type(grad_scale) is float:
             scale = 1.0 if grad_scale is one else <double>grad_scale  # the default without a call
             if fabs(scale) <= FLT_MAX and self.bind_all(grads):
@@ -921,8 +990,7 @@ cdef class Plan:
         """The same with the number of steps taken, a factor for each gradient, and new hyperparameters as in `assign`:
         what was worked out for the step after `t`."""
         self.check(grads)
-        if self.hypers[0] != t:
-            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        self.be_after(t)
         if len(factors) != self.total:
             raise Misfit("there must be a factor for each gradient")
         self.check_places(changes)
@@ -933,6 +1001,19 @@ cdef class Plan:
             self.assign(changes)
         self.scale_each(factors)
         self.run()
+
+    def count_alone(self, double grad_scale, changes, Py_ssize_t t):
+        """Raise the step counters and set hyperparameters alone, for the step after `t` that is taken elsewhere."""
+        self.claim()
+        self.be_after(t)
+        self.check_places(changes)
+        self.count_step(grad_scale)
+        self.assign(changes)
+
+    cdef int be_after(self, Py_ssize_t t) except -1:
+        if self.hypers[0] != t:
+            raise RuntimeError("one optimizer cannot take two steps at once: another thread has taken one meanwhile")
+        return 0
 
     def check(self, grads):
         """Have `explain` raise where gradients do not fit."""
@@ -1160,6 +1241,7 @@ cdef class Program:
     cdef fastopt_item *items
     cdef Py_ssize_t count, room
     cdef size_t bytes           # that a batch moves
+    cdef int64_t most           # batches of a run, for which there is room
     cdef list arrays            # of each item, those that it reads, and those that it writes
     cdef dict fed, aimed        # what rows are gathered of, and where copies go, by item
     cdef bint running
@@ -1170,7 +1252,7 @@ cdef class Program:
     cdef object outer
 
     def __cinit__(self):
-        self.arrays, self.fed, self.aimed = [], {}, {}
+        self.arrays, self.fed, self.aimed, self.most = [], {}, {}, INT64_MAX
 
     def __dealloc__(self):
         PyMem_Free(self.items)
@@ -1180,6 +1262,7 @@ cdef class Program:
 
     cdef fastopt_item *new(self, fastopt_kind kind, tuple reads, tuple writes) except NULL:
         cdef fastopt_item *more
+        self.must_rest()
         if self.count == self.room:
             more = <fastopt_item *>PyMem_Realloc(self.items, (2 * self.room + 16) * sizeof(fastopt_item))
             if not more:
@@ -1191,6 +1274,23 @@ cdef class Program:
         self.arrays.append((reads, writes))
         self.count += 1
         return item
+
+    cdef int must_rest(self) except -1:
+        if self.running:
+            raise RuntimeError("one program cannot run twice at once, or be changed meanwhile: another thread runs it")
+        return 0
+
+    cdef int moves_on(self, array, int64_t stride) except -1:
+        """Take note that an array is followed by as many as its base has room for."""
+        base = array
+        while isinstance(base.base, ndarray):
+            base = base.base
+        if stride < 0:
+            raise ValueError(f"stride must be at least 0, got {stride}")
+        if stride:
+            end = address(base) + base.nbytes
+            self.most = min(self.most, (end - address(array) - array.nbytes) // stride + 1)
+        return 0
 
     # ---- Adding items ----------------------------------------------------------------------------------------
 
@@ -1206,13 +1306,25 @@ cdef class Program:
         moving : ndarray, optional
             An array among the arguments in whose place, for batch i, is what lies i times `stride` bytes further.
         stride : int
+
+        Raises
+        ------
+        ValueError
+            Where the function calls no kernel; as what it raises itself, that leaves the list as it was.
         """
         cdef Py_ssize_t before = self.count
+        self.must_rest()
         self.counts, self.moving, self.stride = <int64_t>PyLong_AsUnsignedLongLongMask(counts), NULL, stride
         if moving is not None:
+            self.moves_on(moving, stride)
             self.moving = <const char *><uintptr_t>address(moving)
-        with self:
-            made = function(*arguments, **options)
+        try:
+            with self:
+                made = function(*arguments, **options)
+        except BaseException:
+            self.count = before
+            del self.arrays[before:]
+            raise
         if self.count == before:
             raise ValueError(f"{getattr(function, '__name__', function)} must call a kernel")
         return made
@@ -1267,18 +1379,27 @@ cdef class Program:
         return self.count - 1
 
     def finite(self, array, elements=None, stride=0):
-        """Add a stop where some real numbers, for batch i those `stride` bytes times i further, are not finite."""
+        """Add a stop where some real numbers, for batch i those `stride` bytes times i further, are not finite: the
+        first so many of an array, or all."""
         cdef buffer view
         take(array, &view, False)
         PyBuffer_Release(&view)
         if real_of(&view) < 0:
             raise Misfit("type")
+        if elements is not None and not 0 <= elements <= view.len // view.itemsize:
+            raise ValueError(f"elements must be in [0, {view.len // view.itemsize}], got {elements}")
+        self.moves_on(array, stride)
         cdef fastopt_item *item = self.new(FASTOPT_FINITE, (array,), ())
         item.real, item.source, item.stride = <fastopt_real>real_of(&view), view.buf, stride
         item.elements = view.len // view.itemsize if elements is None else elements
 
     def zero(self, array):
         """Add a stop where an int64 is not 0."""
+        cdef buffer view
+        take(array, &view, False)
+        PyBuffer_Release(&view)
+        if not has_type(&view, INT64, FASTOPT_FLOAT) or view.len != 8:
+            raise Misfit("there must be one int64")
         self.new(FASTOPT_ZERO, (array,), ()).source = <const void *><uintptr_t>address(array)
 
     def step(self):
@@ -1301,6 +1422,7 @@ cdef class Program:
         cdef buffer view
         if not (0 <= place < self.count and self.items[place].kind == FASTOPT_GATHER):
             raise ValueError(f"item {place} must gather rows")
+        self.must_rest()
         if not gathers(source):
             raise Misfit("rows must be contiguous, of native numbers of a type that is known")
         item, target = &self.items[place], self.arrays[place][1][0]
@@ -1320,6 +1442,7 @@ cdef class Program:
         cdef buffer view
         if not (0 <= place < self.count and self.items[place].kind == FASTOPT_COPY):
             raise ValueError(f"item {place} must copy")
+        self.must_rest()
         take(target, &view, True)
         PyBuffer_Release(&view)
         self.items[place].to, self.items[place].to_stride = view.buf, self.items[place].bytes
@@ -1352,6 +1475,11 @@ cdef class Program:
         seconds : dict, optional
             To which the time of each item is added, by its name.
 
+        Raises
+        ------
+        Misfit, ValueError, RuntimeError
+            Where these do not fit the items, or the program runs already; nothing has been done then.
+
         Returns
         -------
         completed : int
@@ -1364,7 +1492,7 @@ cdef class Program:
         cdef size_t first = begin, last = self.count if end is None else end, stopped = 0, done = 0
         cdef size_t moved = self.bytes * batches
         cdef fastopt_plan step
-        cdef size_t changed[64]
+        cdef size_t *changed = NULL
         cdef int64_t most = INT64_MAX
         cdef buffer numbers, table
         cdef const int64_t *index = NULL
@@ -1372,10 +1500,21 @@ cdef class Program:
         cdef Py_ssize_t i
         if not (0 <= begin <= <Py_ssize_t>last <= self.count):
             raise ValueError("items must be those of the program")
-        if self.running:
-            raise RuntimeError("one program cannot run twice at once: another thread runs it")
+        if rows < 0 or not 0 <= batches <= self.most or not 0 <= first_batch <= self.most - batches:
+            raise ValueError(f"there must be rows and batches, those that there is room for, got {batches} of {rows}, "
+                             f"from {first_batch}")
+        if rows and first_batch + batches > INT64_MAX // rows:
+            raise ValueError(f"there must be rows for all batches, got {batches} of {rows}")
+        self.must_rest()
+        for i in range(begin, <Py_ssize_t>last):
+            if self.items[i].kind == FASTOPT_GATHER:
+                if i not in self.fed:
+                    raise ValueError(f"item {i} must be fed before it gathers rows")
+                if len(self.arrays[i][1][0]) != rows:
+                    raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
         numbers.obj = table.obj = NULL
         memset(&step, 0, sizeof(step))
+        self.running = True
         try:
             if order is not None:
                 take(order, &numbers, False)
@@ -1395,12 +1534,12 @@ cdef class Program:
                 raise Misfit("there must be rows for all batches")
             if plan is not None:
                 plan.check(grads)
-                if not plan.hypers[0] + batches <= LAST_STEP:
+                if not batches <= LAST_STEP - plan.hypers[0]:
                     raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
                 step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
                 step.buckets, step.first = plan.buckets, plan.first
                 step.hypers, step.next = plan.hypers, plan.running
-                step.scratch, step.places, step.scalars = plan.scratch, changed, plan.scalars > 0
+                step.scratch, step.scalars = plan.scratch, plan.scalars > 0
                 step.params, step.place = plan.total, plan.place
                 if clips is not None:
                     step.clip_norm, step.clip_global_norm, step.clip_eps = clips
@@ -1411,8 +1550,10 @@ cdef class Program:
                     take(values, &table, False)
                     if real_of(&table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches:
                         raise Misfit("values must be float64, one for each place and batch")
-                    if len(places) > 64:
-                        raise Misfit("there may be 64 places at most")
+                    changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
+                    if not changed:
+                        raise MemoryError
+                    step.places = changed
                     for i, (place, bucket) in enumerate(places):
                         plan.hyper(place, bucket)
                         changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
@@ -1428,16 +1569,16 @@ cdef class Program:
             elif moved < KEEP_GIL_BELOW:
                 done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number, &stopped)
             else:
-                self.running = True
                 if plan is not None:
                     plan.busy = generation
                 with nogil:
                     done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number,
                                                &stopped)
-                self.running = False
                 if plan is not None:
                     plan.busy = 0
         finally:
+            self.running = False
+            PyMem_Free(changed)
             PyMem_Free(step.norms)
             PyBuffer_Release(&numbers)
             PyBuffer_Release(&table)

@@ -49,7 +49,7 @@ class Applied:
         self._refuse_if_applied()
         averages, live = self.averaged(), self._live()
         trained = {name: param.copy() for name, param in live.items()}
-        _kernels.uninterrupted(self._taking(averages, trained))
+        _kernels.uninterrupted(self._exchanging(averages, trained))
 
     def restore(self) -> None:
         """Give the parameters the values back that are trained, to the bit; what was written to them since is lost.
@@ -61,9 +61,9 @@ class Applied:
         """
         if self._trained is None:
             raise ValueError("the parameters must hold averages to be restored: call apply() first")
-        _kernels.uninterrupted(self._taking(self._trained, None))
+        _kernels.uninterrupted(self._exchanging(self._trained, None))
 
-    def _taking(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Any]:
+    def _exchanging(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Any]:
         """The calls that copy values to the parameters, while the values that are trained are kept: see
         `fastopt._kernels.uninterrupted`."""
         copying = [(operator.setitem, (param, ..., values[name])) for name, param in self._live().items()]

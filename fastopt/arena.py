@@ -23,7 +23,7 @@ def empty(shape: tuple[int, ...], dtype: Any, past_line: int = 0) -> Array:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def beside(like: Array, value: float) -> Array:
+def beside(like: Array, value: float | Array) -> Array:
     """A filled array of the shape, type and offset from a cache line of another: kernels process both line by line."""
     return all_beside([like], [value])[0]
 
@@ -75,7 +75,7 @@ def flatten(params: Arrays) -> Flat:
 
     Parameters
     ----------
-    params : list or dict of ndarray
+    params : list or dict of ndarray, nested to any depth
         float32 or float64, all of one type, C-contiguous.
 
     Returns
@@ -106,5 +106,4 @@ def flatten(params: Arrays) -> Flat:
     ]
     for view, param in zip(views[0], named.values(), strict=True):
         view[...] = param
-    structured = [dict(zip(params, each, strict=True)) if isinstance(params, dict) else each for each in views]
-    return Flat(structured[0], structured[1], blocks[0], blocks[1])
+    return Flat(*(checks.structured(params, each) for each in views), *blocks)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastopt import _kernels, checks
+from fastopt import _kernels, checks, dialects
 from fastopt.applied import Applied
 from fastopt.checks import Array, Arrays
-from fastopt.gradients import structured
-from fastopt.optimizer import Call, Optimizer, check_alike, copying, with_more
+from fastopt.dialects import Spelled
+from fastopt.optimizer import Call, OptimizerLike, Params, check_alike, copies, copying, with_more
 from fastopt.optimizers import SGD, RAdam
 from fastopt.schedules import Schedule
 
@@ -26,21 +26,22 @@ class _Average:
     def __init__(self, params: Arrays) -> None:
         named = checks.named("param", params)
         copies = [checks.array(checks.param_label(name), param).copy() for name, param in named.items()]
-        self.params, self.averages = params, structured(params, copies)
+        self.params, self.averages = params, checks.structured(params, copies)
         self._sgd = SGD(self.averages, lr=1.0)
 
-    def moving(self, weight: float) -> list[Call]:
-        """The calls that move the averages by a fraction `weight` of the way to the parameters."""
-        params, averages = checks.named("param", self.params), checks.named("param", self.averages)
+    def moving(self, weight: float, among: Arrays | None = None) -> list[Call]:
+        """The calls that move the averages by a fraction `weight` of the way to the parameters, or to others."""
+        among = self.params if among is None else among
+        params, averages = checks.named("param", among), checks.named("param", self.averages)
         for name, average in averages.items():
             if name in params:
                 label = checks.param_label(name)
                 checks.array(label, params[name], dtype=average.dtype, shape=average.shape, contiguous=False)
         if weight == 1.0:
             return copying(params, averages)
-        self._sgd._plan.check(self.params)
+        self._sgd._plan.check(among)
         decay = [(self._sgd._place["weight_decay"], weight, 0)]
-        return [(self._sgd._plan.advance, (self.params, -weight, [1.0] * len(averages), decay, self._sgd.t))]
+        return [(self._sgd._plan.advance, (among, -weight, [1.0] * len(averages), decay, self._sgd.t))]
 
     def rebinding(self, params: Arrays) -> list[Call]:
         """The calls after which the averages follow other arrays."""
@@ -73,7 +74,7 @@ class _Average:
 # ---- Averages to evaluate ------------------------------------------------------------------------------------
 
 
-class _WeightAverage(Applied):
+class _WeightAverage(Applied, Spelled):
     """What EMA and SWA share."""
 
     def __init__(self, params: Arrays) -> None:
@@ -195,7 +196,7 @@ class SWA(_WeightAverage):
 # ---- Averages to train from ---------------------------------------------------------------------------------
 
 
-class LookAhead:
+class LookAhead(Spelled):
     """LookAhead: every k steps of an optimizer, slow weights go a part of the way, and the parameters go on from there.
 
     ``slow ← slow + alpha·(p − slow)``, then ``p ← slow``. All else is the wrapped optimizer's: hyperparameters,
@@ -229,34 +230,54 @@ class LookAhead:
     M. Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019, algorithm 1.
     """
 
-    def __init__(self, optimizer: Optimizer, *, k: int = 5, alpha: float = 0.5) -> None:
+    # Those of the wrapped one, by `__getattr__`.
+    params: Arrays
+    t: int
+    optimizer: Any
+
+    def __init__(self, optimizer: OptimizerLike, *, k: int = 5, alpha: float = 0.5) -> None:
         self.k, self.alpha = checks.integer("k", k, 1), checks.number("alpha", alpha, "(0, 1]")
         if not hasattr(optimizer, "params"):
-            raise TypeError(f"optimizer must be an Optimizer, got {type(optimizer).__name__}")
+            raise TypeError(
+                f"optimizer must be an Optimizer, got {type(optimizer).__name__}: write LookAhead(fastopt.Adam(params))"
+            )
         self._average = _Average(optimizer.params)
         self.optimizer = optimizer
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> None:
         """See `Optimizer.step`."""
         inner = self.optimizer
         if "step" in vars(inner) and (inner.t + 1) % self.k:  # then it is one call
-            inner.step(grads, grad_scale=grad_scale)
+            inner.step(grads, grad_scale=grad_scale, strict=strict)
         else:
-            _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+            _kernels.uninterrupted(self._taking(grads, grad_scale, strict)[0])
 
-    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
-        calls, taken = self.optimizer._stepping(grads, grad_scale)
+    def _taking(self, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        calls, taken = self.optimizer._taking(grads, grad_scale, strict)
         if taken and (self.optimizer.t + 1) % self.k == 0:
             calls = [*calls, *self._synchronizing()]
         return calls, taken
+
+    def updated(self, params: Params, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> Params:
+        """See `Optimizer.updated`; the slow weights are moved in place."""
+        new = copies(self._average.averages, params)
+        _kernels.uninterrupted(self._updating(new, grads, grad_scale, strict)[0])
+        return new
+
+    def _updating(self, params: Arrays, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        calls, taken = self.optimizer._updating(params, grads, grad_scale, strict)
+        if taken and (self.optimizer.t + 1) % self.k == 0:
+            calls = [*calls, *self._synchronizing(params)]
+        return [*calls, *self._average.rebinding(params)], taken
 
     def synchronize(self) -> None:
         """Move the slow weights now, and the parameters to them."""
         _kernels.uninterrupted(self._synchronizing())
 
-    def _synchronizing(self) -> list[Call]:
-        params, averages = checks.named("param", self._average.params), checks.named("param", self._average.averages)
-        return [*self._average.moving(self.alpha), *copying(averages, params)]
+    def _synchronizing(self, params: Arrays | None = None) -> list[Call]:
+        params = self._average.params if params is None else params
+        averages = checks.named("param", self._average.averages)
+        return [*self._average.moving(self.alpha, params), *copying(averages, checks.named("param", params))]
 
     def rebind(self, params: Arrays) -> None:
         """See `Optimizer.rebind`; the slow weights stay what they are."""
@@ -330,6 +351,9 @@ class Ranger(LookAhead):
     L. Wright, "Ranger: a synergistic optimizer", 2019 (software).
     """
 
+    #: See `Optimizer.default_rate`.
+    default_rate = 3e-3
+
     def __init__(
         self,
         params: Arrays,
@@ -343,5 +367,10 @@ class Ranger(LookAhead):
         threshold: float | Schedule = 5.0,
         **common: Any,
     ) -> None:
+        taken = (*RAdam._setting_names(), "groups")
+        for name in common:
+            if name not in taken:
+                of = ("Ranger", "RAdam", "Optimizer", "LookAhead")
+                raise TypeError(dialects.unknown("Ranger", of, name, common[name], ("k", "alpha", *taken)))
         radam = RAdam(params, lr, beta1=beta1, beta2=beta2, eps=eps, threshold=threshold, **common)
         super().__init__(radam, k=k, alpha=alpha)

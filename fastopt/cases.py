@@ -229,9 +229,9 @@ def _dropout(x: Any, p: float, *, p_is: str = "drop", inverted: bool = True, **k
     return y if inverted else np.where(kept, x, 0), np.packbits(kept, bitorder="little")
 
 
-def _apply(x: Any, mask: Any, p: float, *, p_is: str = "drop", inverted: bool = True) -> Array:
+def _masked(by: Any, x: Any, mask: Any, p: float, *, p_is: str = "drop", inverted: bool = True) -> Array:
     kept = np.unpackbits(mask, count=x.size, bitorder="little").view(bool) if mask.dtype == np.uint8 else mask
-    return reference.dropout_apply(x, kept, _share(p, p_is)) if inverted else np.where(kept, x, 0)
+    return by(x, kept, _share(p, p_is)) if inverted else np.where(kept, x, 0)
 
 
 _HOW: list[Arguments] = [{}, {"inverted": False}, {"p": 0.75, "p_is": "keep"}, {"p": 0.0}]
@@ -240,9 +240,10 @@ _drops = {"options": _HOW, "edges": [*_FLAT, (63,), (64,), (95,), (97,), (128,),
 
 _add("dropout", lambda x, n: {"x": x(n), "p": 0.5, "seed": 2**64 - n - 1, "counter": n}, _dropout,
      kernels=("dropout_forward",), outputs=("out", "mask"), in_place="x", **_drops)
-_add("dropout_apply", lambda x, n: {"x": x(n), "mask": np.arange(n) % 3 > 0, "p": 0.3}, _apply,
-     in_place="x", **_drops | {"bench": ()})
-_add("dropout_backward", lambda x, n: {"dy": x(n), "mask": _bits(n), "p": 0.5}, lambda dy, **how: _apply(dy, **how),
+_add("dropout_apply", lambda x, n: {"x": x(n), "mask": np.arange(n) % 3 > 0, "p": 0.3},
+     functools.partial(_masked, reference.dropout_apply), in_place="x", **_drops | {"bench": ()})
+_add("dropout_backward", lambda x, n: {"dy": x(n), "mask": _bits(n), "p": 0.5},
+     lambda dy, **how: _masked(reference.dropout_backward, dy, **how),
      kernels=("dropout_apply",), in_place="dy", **_drops)
 
 
@@ -734,6 +735,39 @@ for _word, _way, _sizes in (
          kernels=(f"{_way}_weight_grad",), free=("dy",), updates=("dbias",) + ("sums",) * bool(_word),
          options=[{}, {"dbias": None}], edges=[edge for edge in _edges if edge[2] % 16 == 0], **_more)
 
+# What has no kernel of its own: shape, window, filters, stride, padding and dilation.
+_BY_COLUMNS: list[Size] = [
+    ((0, 5, 5, 16), (3, 3), 5, (2, 2), _ONE, (2, 1)), ((2, 9, 11, 5), (3, 2), 7, (2, 1), (3, 2), (1, 2)),
+    ((3, 8, 9, 1), (3, 3), 1, (2, 3), (2, 1), (2, 2)), ((1, 6, 8, 33), _ONE, 33, (1, 2), _ONE, (3, 1)),
+    ((2, 5, 5, 0), (3, 3), 4, (2, 2), _ONE, (2, 2)), ((1, 3, 400, 16), (3, 3), 16, _ONE, _ONE, _ONE),
+    ((2, 40, 3, 2), (33, 1), 3, (3, 2), (34, 0), _ONE),
+]
+_BY_COLUMNS_THREADS: list[Size] = [((9, 33, 31, 30), (3, 2), 31, (2, 1), (1, 2), (1, 3))]
+_columns: Any = {"whole": 1, "edges": _BY_COLUMNS, "threads": _BY_COLUMNS_THREADS}
+
+
+def _with_dilation(make: Callable[..., Arguments], x: Draw, *size: Any) -> Arguments:
+    shape, window, filters, *how = size
+    arguments = make(False, x, shape, window, filters, *how[:2]) | {"stride": how[0], "dilation": how[2]}
+    if "dy" in arguments:
+        arguments["dy"] = x(*F.patches_shape(shape, window, *how)[:3], filters)
+    return {name: value for name, value in arguments.items() if name not in ("winograd", "packed")}
+
+
+def _columns_input_grad(dy: Any, weight: Any, shape: Any, **how: Any) -> Array:
+    return reference.col2im(np.einsum("nyxf,hwcf->nyxhwc", dy, weight), shape, weight.shape[:2], **how)
+
+
+_add("conv2d by columns", functools.partial(_with_dilation, _conv),
+     lambda x, weight, bias, *, relu=False, **how: _relu_if(
+         relu, reference.conv2d_forward(x, weight, np.zeros(1) if bias is None else bias, **how)),
+     kernels=("im2col", "dense_forward"), free=("weight",), options=[{"relu": True}, {}, {"bias": None}], **_columns)
+_add("conv2d_input_grad by columns", functools.partial(_with_dilation, _conv_input), _columns_input_grad,
+     kernels=("dense_input_grad", "col2im"), free=("weight",), **_columns)
+_add("conv2d_weight_grad by columns", functools.partial(_with_dilation, _conv_weight),
+     functools.partial(_conv_weight_grad, winograd=False), kernels=("im2col", "dense_weight_grad", "bias_backward"),
+     free=("dy",), updates=("dbias",), options=[{}, {"dbias": None}], **_columns)
+
 # Shape, window, stride, padding and dilation.
 _PATCHES: list[Size] = [
     ((0, 4, 4, 3), (3, 3), _ONE, _ONE, _ONE), ((2, 9, 8, 33), (3, 2), (2, 1), _NONE, _ONE),
@@ -860,9 +894,9 @@ class Rule:
         """What the class knows, and the functional form asks for."""
         return by_hand(self.cls, t)
 
-    def step(self, param: Array, grad: Array, *states: Array, t: int, **more: Any) -> None:
+    def step(self, param: Array, grad: Array, *states: Array, t: int, **more: Any) -> Any:
         """The functional form."""
-        getattr(F, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
+        return getattr(F, self.name)(param, grad, *states, **self.by_hand(t) | self.hyper | more)
 
     def expected(self, param: Any, grad: Any, *states: Any, t: int, **more: Any) -> tuple[Array, ...]:
         """The new parameter and state by the reference."""

@@ -10,16 +10,17 @@ import itertools
 import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastopt import dialects
 from fastopt._kernels import address, all_below
 
 Array = NDArray[Any]
-#: What an optimizer takes: one array, a list or a dict of arrays.
-Arrays = Array | Sequence[Array] | Mapping[str, Array]
+#: What an optimizer takes: one array, or a nest of arrays, which are dicts, lists and tuples to any depth.
+Arrays: TypeAlias = "Array | Sequence[Arrays] | Mapping[Any, Arrays]"
 
 #: One integer, or height and width.
 Pair = int | tuple[int, int]
@@ -108,8 +109,17 @@ def flag(name: str, value: Any) -> bool:
 def choice(name: str, value: Any, options: Sequence[str]) -> str:
     """One of some words."""
     if not (isinstance(value, str) and value in options):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
+        meant = dialects.hint(value, options)
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}{meant}")
     return value
+
+
+def word(name: str, value: Any, options: Sequence[str]) -> str:
+    """One of some words, in the writing of other libraries, too: see `fastopt.dialects.VALUES`."""
+    meant, said = dialects.value_of(name, value, options) if isinstance(value, str) else (None, "")
+    if meant is None:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}{said}")
+    return meant
 
 
 def mapping(name: str, value: Any) -> Mapping[Any, Any]:
@@ -189,6 +199,12 @@ def plain(name: str, value: Array) -> None:
         raise TypeError(f"{name} must be a plain array, got a masked one; pass {name}.filled(0), say")
 
 
+def contiguous(value: Array, dtype: Any = None) -> Array:
+    """An array as kernels take it: C-contiguous, aligned, and of a type; a copy only where it is another."""
+    value = np.ascontiguousarray(value, dtype)
+    return value if value.flags.aligned else value.copy()
+
+
 def shape(name: str, value: Any, ndim: int | None = None) -> tuple[int, ...]:
     """The shape of an array, of so many dimensions; all else about it is for a kernel to check."""
     if isinstance(value, np.ndarray) and (ndim is None or value.ndim == ndim):
@@ -222,18 +238,74 @@ def labels(name: str, value: Any, rows: int, classes: int) -> NDArray[np.int64]:
 # ---- The arrays of an optimizer ------------------------------------------------------------------------------
 
 
-def named(name: str, value: Arrays) -> dict[str, Array]:
-    """The arrays of a structure under the names that state dicts use; a lone array is called `name`."""
+NEST = (dict, list, tuple)
+#: Of nests in each other.
+_DEEPEST = 64
+#: Of what a list of numbers, which is to be an array, and no nest, is made.
+_NUMBERS = (int, float, complex, np.generic, list, tuple)
+
+
+def named(name: str, value: Arrays, above: tuple[int, ...] = ()) -> dict[str, Array]:
+    """The arrays of a nest, depth first, under the names that state dicts use: the keys and the places in lists that
+    lead to them, as in ``"layers.0.W"``; a lone array is called `name`.
+
+    `above` are the identities of the nests that this one is in.
+    """
     if isinstance(value, np.ndarray):
         return {name: value}
-    if isinstance(value, dict):
-        by_name = {str(key): item for key, item in value.items()}
-        if len(by_name) < len(value):
-            raise ValueError(f"{name} must have keys that differ as text, got {list(value)}")
+    if not isinstance(value, NEST):
+        raise TypeError(f"{name} must be an array, or a list or a dict of arrays, got {type(value).__name__}")
+    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+    by_name = {str(key): item for key, item in items}
+    if len(by_name) < len(value):
+        raise ValueError(f"{name} must have keys that differ as text, got {list(value)}")
+    if not any(isinstance(item, NEST) for item in by_name.values()):
         return by_name
-    if isinstance(value, (list, tuple)):
-        return {str(i): item for i, item in enumerate(value)}
-    raise TypeError(f"{name} must be an array, or a list or a dict of arrays, got {type(value).__name__}")
+    if id(value) in above:
+        raise ValueError(f"{name} must not contain itself, but a {type(value).__name__} does")
+    if len(above) == _DEEPEST:
+        raise ValueError(f"{name} must be at most {_DEEPEST} nests deep, but is deeper")
+    every: dict[str, Array] = {}
+    for key, item in by_name.items():
+        below = {key: item}
+        if isinstance(item, NEST):
+            leaves = named(name, item, (*above, id(value)))
+            of_numbers = leaves and all(isinstance(leaf, _NUMBERS) for leaf in leaves.values())
+            if isinstance(item, dict) or not of_numbers:
+                below = {f"{key}.{rest}": leaf for rest, leaf in leaves.items()}
+        if twice := [full for full in below if full in every]:
+            raise ValueError(f"{name} must have one array of each name, but two are called {twice[0]}: rename a key")
+        every |= below
+    return every
+
+
+def structured(like: Arrays, values: Iterable[Any]) -> Any:
+    """Values, in the order of `named`, in the structure of a nest: an array, or dicts, lists and tuples."""
+    each = iter(values)
+
+    def fill(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: fill(item) for key, item in part.items()}
+        if isinstance(part, (list, tuple)):
+            filled = [fill(item) for item in part]
+            return filled if isinstance(part, list) else getattr(type(part), "_make", tuple)(filled)
+        return next(each)
+
+    return fill(like)
+
+
+def in_code(value: Arrays, of: str, name: str = "params") -> str:
+    """How a program writes the array that `named` calls `of`, of a nest of this name."""
+    if not isinstance(value, NEST):
+        return name
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        entry = f'{name}["{key}"]' if isinstance(key, str) else f"{name}[{key!r}]"
+        rest = of.removeprefix(f"{key}.")
+        if isinstance(item, NEST) and rest != of and rest in named(name, item):
+            return in_code(item, rest, entry)
+        if of == str(key):
+            return entry
+    return f'{name}["{of}"]' if isinstance(value, dict) else f"{name}[{of}]"
 
 
 def step_arrays(params: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -262,28 +334,66 @@ def state_label(name: str, key: str) -> str:
     return key if name == "param" else f"state[{name}][{key}]"
 
 
+#: A gradient that is not there, not even as None.
+_ABSENT: Any = object()
+
+
 def gradients(params: Arrays, grads: Any, bound: Mapping[str, Array], frozen: Collection[str] = ()) -> None:
     """Gradients of the same structure, type and shapes as the parameters, apart from all `bound` arrays; those of
     `frozen` parameters may be anything, or absent from a dict."""
-    if not any(isinstance(params, kind) and isinstance(grads, kind) for kind in (np.ndarray, dict, (list, tuple))):
-        raise TypeError(f"grads must have the structure of params, {type(params).__name__}, got {type(grads).__name__}")
-    if isinstance(params, dict):
-        _same_names(params, grads, frozen)
-    wanted, given = named("grad", params), named("grad", grads)
-    _same_names(wanted, given, frozen if isinstance(params, dict) else ())
-    for name, param in wanted.items():
+    given = matched(params, grads, frozen)
+    for name, param in named("param", params).items():
         if name in frozen:
             continue
-        label = name if isinstance(params, np.ndarray) else f"grads[{name}]"
+        label = "grad" if isinstance(params, np.ndarray) else f"grads[{name}]"
         grad = array(label, given[name], dtype=param.dtype, shape=param.shape, contiguous=False)
         for other, value in bound.items() if grad.flags.c_contiguous else ():  # else it is copied
             apart({label: grad, other: value})
 
 
-def _same_names(wanted: Iterable[Any], given: Iterable[Any], frozen: Collection[str]) -> None:
-    missing = [name for name in wanted if name not in set(given) and str(name) not in frozen]
-    extra = [name for name in given if name not in set(wanted)]
-    if missing:
-        raise ValueError(f"grads must hold one array per parameter, but lacks {', '.join(map(str, missing))}")
-    if extra:
-        raise ValueError(f"grads must hold one array per parameter, but also has {', '.join(map(str, extra))}")
+def matched(params: Arrays, grads: Any, frozen: Collection[str] = (), *, strict: bool = True) -> dict[str, Any]:
+    """What stands in the places of parameters in a nest of the same structure, by their names: arrays, or whatever
+    else is there; None for `frozen` ones that a dict lacks.
+
+    Without `strict`, dicts may have further keys and lack any, and None may stand for an array or for a nest.
+    """
+    if not isinstance(params, NEST):
+        if not isinstance(grads, np.ndarray):
+            got = type(grads).__name__
+            raise TypeError(f"grads must have the structure of params, {type(params).__name__}, got {got}")
+        return {"param": grads}
+    found: dict[str, Any] = {}
+    missing: list[str] = []
+    extra: list[str] = []
+
+    def match(param: Any, grad: Any, name: str, of_dict: bool) -> None:
+        below = [f"{name}.{rest}" for rest in named("grad", param)] if isinstance(param, NEST) else [name]
+        if grad is _ABSENT:
+            missing.extend(each for each in below if not (of_dict and (each in frozen or not strict)))
+            found.update(dict.fromkeys(below))
+        elif not isinstance(param, NEST):
+            if isinstance(grad, NEST) and name not in frozen:
+                raise TypeError(f"grads[{name}] must be an array, as params[{name}] is, got {type(grad).__name__}")
+            found[name] = grad
+        elif grad is None and all(each in frozen or not strict for each in below):
+            found.update(dict.fromkeys(below))
+        else:
+            match_entries(param, grad, name)
+
+    def match_entries(param: Any, grad: Any, name: str) -> None:
+        if not any(isinstance(param, kind) and isinstance(grad, kind) for kind in (dict, (list, tuple))):
+            at, kind = f"[{name}]" if name else "", type(param).__name__
+            raise TypeError(f"grads{at} must have the structure of params{at}, {kind}, got {type(grad).__name__}")
+        of_dict = isinstance(param, dict)
+        keys = param if of_dict else range(len(param))
+        given = grad if of_dict else dict(enumerate(grad))
+        for key in keys:
+            match(param[key], given.get(key, _ABSENT), f"{name}.{key}" if name else str(key), of_dict)
+        if strict or not of_dict:
+            extra.extend(f"{name}.{key}" if name else str(key) for key in given if key not in keys)
+
+    match_entries(params, grads, "")
+    for names, verb in ((missing, "lacks"), (extra, "also has")):
+        if names:
+            raise ValueError(f"grads must hold one array per parameter, but {verb} {', '.join(names)}")
+    return found

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import ctypes
 import errno
 import inspect
+import io
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -23,10 +26,29 @@ import numpy as np
 import fastopt
 from fastopt import _kernels, checks, data, nn
 from fastopt import bench as benchmarks
-from fastopt.landscape import SURFACES, best, draw
+from fastopt.drawing import require_matplotlib
+from fastopt.landscape import SURFACES, best, check_path, draw
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import cosine
+
+# ---- The command ----------------------------------------------------------------------------------------------------
+
+#: Exit statuses; those of signals are what a shell says of a process that one has ended: 128 + its number.
+FINE, FAILED, USAGE, INTERRUPTED, CLOSED = 0, 1, 2, 128 + 2, 128 + 13
+
+_EPILOG = f"""\
+exit status:
+  {FINE:<4} done
+  {FAILED:<4} a run could not be completed: its numbers were no longer finite, a disk was full, memory ended
+  {USAGE:<4} nothing was computed: an argument is wrong, or a file or an extra is missing
+  {INTERRUPTED:<4} interrupted by Ctrl-C; train has then written the model of the last step
+  {CLOSED:<4} the output was closed, as `fastopt bench | head` does
+"""
+
+
+class Failure(Exception):
+    """A run that has begun and cannot be completed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,10 +62,109 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 2 where an argument is wrong, a file or an extra is missing, or training came to numbers that
-        are not finite.
+        The exit status, as ``fastopt --help`` shows them: 0, 1 where a run failed, 2 where an argument is wrong or a
+        file or an extra is missing, 130 after Ctrl-C, 141 where the output was closed.
+
+    Raises
+    ------
+    SystemExit
+        By argparse: with status 2 where the arguments are not those of a command, 0 after ``--help`` and ``--version``.
     """
-    parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__.splitlines()[0])
+    with _streams():
+        try:
+            try:
+                parsed = _parser().parse_args(arguments)
+                return int(parsed.run(parsed) or FINE)
+            finally:
+                _flush()
+        except KeyboardInterrupt:
+            return _say("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            return CLOSED
+        except Failure as error:
+            return _say(str(error), FAILED)
+        except OSError as error:
+            return _say(_described(error), USAGE if isinstance(error, _OF_PATHS) else FAILED)
+        except MemoryError as error:
+            return _say(f"not enough memory: {error}" if str(error) else "not enough memory", FAILED)
+        except (ValueError, ImportError) as error:
+            return _say(str(error), USAGE)
+
+
+#: What the operating system says of a path that was given.
+_OF_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def _described(error: OSError) -> str:
+    return f"{error.strerror}: {error.filename!r}" if error.strerror and error.filename else str(error)
+
+
+def _say(message: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # standard error may be closed, too
+        print(f"fastopt: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+def _flush() -> None:
+    """Flush standard output. Where that fails, what is left is dropped, or the interpreter would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
+
+
+#: How text is written for terminals that do not have a character; others are escaped.
+_PLAIN = {"…": "...", "µ": "u", "×": "x", "–": "-", "−": "-", "·": "*", "→": "->", "←": "<-", "’": "'"}
+
+
+def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of codecs: the character as `_PLAIN` has it, or escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    error.end = error.start + 1
+    return _PLAIN.get(error.object[error.start]) or codecs.backslashreplace_errors(error)[0], error.end
+
+
+codecs.register_error("fastopt.plain", _spelled)
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[None]:
+    """Standard output and error that take every character, spelled in theirs, and text where they are closed."""
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream: Any = getattr(sys, name)
+            if stream is None:  # as by `fastopt info >&-`
+                stack.callback(setattr, sys, name, None)
+                setattr(sys, name, stack.enter_context(open(os.devnull, "w")))
+            elif isinstance(stream, io.TextIOWrapper):
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="fastopt.plain")
+        yield
+
+
+def _optimizer(text: str) -> str:
+    """The name of an optimizer, in any writing."""
+    try:
+        return checks.word("optimizer", text.strip(), tuple(OPTIMIZERS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _optimizers(text: str) -> list[str]:
+    return [_optimizer(each) for each in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastopt",
+        description=fastopt.__doc__.splitlines()[0],
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
     commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
 
     shared = argparse.ArgumentParser(add_help=False)
@@ -56,7 +177,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     command = commands.add_parser("train", parents=[shared], help="train a network and measure it on held-out data")
     command.set_defaults(run=train)
-    command.add_argument("--optimizer", choices=list(OPTIMIZERS), default=OPTIMIZER, help=f"default: {OPTIMIZER}")
+    command.add_argument(
+        "--optimizer",
+        type=_optimizer,
+        default=OPTIMIZER,
+        metavar="NAME",
+        help=f"one of {', '.join(OPTIMIZERS)} (default: {OPTIMIZER})",
+    )
     command.add_argument(
         "--lr",
         type=float,
@@ -90,7 +217,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=landscape)
     command.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
     command.add_argument(
-        "--optimizers", metavar="A,B,…", help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)"
+        "--optimizers",
+        type=_optimizers,
+        metavar="A,B,…",
+        help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)",
     )
     command.add_argument("--steps", type=int, help="default: that of the surface")
     command.add_argument("--seed", type=int, default=0, help="decides the noise of noisy-bowl (default: 0)")
@@ -107,12 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("info", help="show version, instruction set, threads and BLAS")
     command.set_defaults(run=info)
 
-    parsed = parser.parse_args(arguments)
-    try:
-        return int(parsed.run(parsed) or 0)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"fastopt: {error}", file=sys.stderr)
-        return 2
+    return parser
 
 
 # ---- train and ablate ---------------------------------------------------------------------------------------
@@ -162,21 +287,10 @@ def build(
     return nn.Sequential(layers, input_shape, seed=seed)
 
 
-#: Initial learning rates where three times an optimizer's default is none, or too high: a velocity sums up ten
-#: gradients, a schedule-free step has the size of its gradient, and Yogi's average of squares grows slowly.
-RATES = {
-    "sgd": 0.05,
-    "momentum": 0.01,
-    "look_ahead_nesterov": 0.01,
-    "rmsprop_momentum": 3e-4,
-    "yogi": 0.003,
-    "schedule_free_sgd": 0.3,
-}
-
-
 def peak_rate(name: str) -> float:
-    """The default of the initial learning rate for an optimizer."""
-    return RATES.get(name) or 3 * inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
+    """The default of the initial learning rate for an optimizer: its `default_rate`, or three times its default."""
+    optimizer = OPTIMIZERS[name]
+    return optimizer.default_rate or 3 * inspect.signature(optimizer).parameters["lr"].default
 
 
 def _fit(
@@ -184,29 +298,38 @@ def _fit(
 ) -> nn.History:
     """Train with the optimizer's learning rate annealed by a cosine."""
     peak = optimizer.lr
-    falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=peak))
+    falling = nn.LearningRateScheduler(step=lambda step, steps: cosine(step, steps=steps, peak=peak))
     callbacks = [falling, *options.pop("callbacks", ())]
     return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
 
 
-def train(arguments: argparse.Namespace) -> None:
+def _was_interrupted(history: nn.History) -> bool:
+    """Whether a run has ended by Ctrl-C, which `Sequential.fit` takes for a request to end after the step."""
+    return history.stopped.startswith("interrupted")
+
+
+def train(arguments: argparse.Namespace) -> int:
     """Train, evaluate on held-out data, and write model, history and curves; and while it trains, checkpoints."""
     _check_folder(arguments)
+    if arguments.monitor:
+        require_matplotlib()
     x, y, x_test, y_test = data.load(arguments.data)
-    training, validation = data.stratified_split(y, 0.1, seed=0)
+    training, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     model = build(arguments.model, x.shape[1:], int(y.max()) + 1, arguments.seed)
     optimizer = OPTIMIZERS[arguments.optimizer]
     bound = optimizer(model.params, lr=peak_rate(arguments.optimizer) if arguments.lr is None else arguments.lr)
+    batch_size = len(training) if optimizer.full_batch else arguments.batch_size
     print(model.summary())
     print(
         f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
-        f"seed {arguments.seed}, batches of {arguments.batch_size}, {bound!r}",
+        f"seed {arguments.seed}, batches of {batch_size}, {bound!r}",
         flush=True,
     )
     with _folder(arguments.out) as out:
         checkpoint = out / CHECKPOINT
         if arguments.overwrite:
             checkpoint.unlink(missing_ok=True)
+        same = _SameArguments(arguments, bound.lr)
         try:
             history = _fit(
                 model,
@@ -214,26 +337,26 @@ def train(arguments: argparse.Namespace) -> None:
                 x[training],
                 y[training],
                 arguments.epochs,
-                arguments.batch_size,
+                batch_size,
                 validation_data=(x[validation], y[validation]),
                 callbacks=[
-                    _SameArguments(arguments, bound.lr),
+                    same,
                     nn.Lines(),
                     *([nn.monitor.Monitor()] if arguments.monitor else []),
                     nn.ModelCheckpoint(checkpoint, resume=arguments.resume),
                 ],
             )
         except nn.NonFiniteError as error:
-            kept = f"{checkpoint} has the model of epoch {error.epochs}" if error.epochs else "no model was written"
-            raise ValueError(f"{error}; {kept}; try a lower --lr") from error
+            kept = "no model was written"
+            if error.epochs:
+                kept = f"{checkpoint} has the model of epoch {error.epochs}"
+                same.run.history.add({"loss": math.nan})  # that of the epoch which was not completed
+                kept += "".join(f", {out / name} shows the run" for name in _draw(same.run.history, out))
+            raise Failure(f"{error}; {kept}; try a lower --lr") from error
         model.save(out / "model.npz")
         history.save(out / "history.json")
-    written = ["model.npz", "history.json"]
-    (out / "curves.png").unlink(missing_ok=True)
-    try:
-        nn.monitor.plot(history, out / "curves.png")
-        written.append("curves.png")
-    except ImportError:
+    written = ["model.npz", "history.json", *_draw(history, out)]
+    if len(written) == 2:
         print("no picture of the curves: matplotlib is not installed")
     print(f"wrote {', '.join(str(out / name) for name in written)}")
     if not history.stopped:
@@ -241,10 +364,26 @@ def train(arguments: argparse.Namespace) -> None:
     elif checkpoint.exists():
         print(f"--resume --out {out} goes on from {checkpoint}")
     print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
+    return INTERRUPTED if _was_interrupted(history) else FINE
+
+
+def _draw(history: nn.History, out: Path) -> list[str]:
+    """Draw the curves of a run in the place of those of an earlier one; their files, none without matplotlib."""
+    (out / "curves.png").unlink(missing_ok=True)
+    try:
+        nn.monitor.plot(history, out / "curves.png")
+    except ImportError:
+        return []
+    return ["curves.png"]
 
 
 #: What the folder of a run holds until the run is complete.
 CHECKPOINT = "checkpoint.npz"
+#: What it holds then.
+_WRITTEN = ("model.npz", "history.json", "curves.png")
+#: Endings that a folder for them is not meant to have.
+_OF_FILES = (".npz", ".npy", ".safetensors", ".json", ".csv", ".h5", ".keras", ".onnx", ".pt", ".pth", ".pkl", ".png",
+             ".svg", ".pdf", ".gif", ".jpg", ".jpeg")  # fmt: skip
 
 
 def _check_folder(arguments: argparse.Namespace) -> None:
@@ -257,7 +396,9 @@ def _check_folder(arguments: argparse.Namespace) -> None:
         return
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
-    held = [name for name in (CHECKPOINT, "model.npz", "history.json") if (out / name).exists()]
+    if out.suffix.lower() in _OF_FILES and not out.exists():
+        raise ValueError(f"--out must be a folder, for {', '.join(_WRITTEN)}; got the name of a file, {str(out)!r}")
+    held = [name for name in (CHECKPOINT, *_WRITTEN[:2]) if (out / name).exists()]
     if arguments.resume and held and CHECKPOINT not in held:
         raise ValueError(f"--resume needs a run that was interrupted; the one in {str(out)!r} is complete")
     if held and not (arguments.overwrite or arguments.resume):
@@ -298,6 +439,9 @@ class _SameArguments(nn.Callback):
         names = ("model", "data", "optimizer", "epochs", "batch_size", "seed")
         self.own = {name: getattr(arguments, name) for name in names} | {"lr": lr}
 
+    def on_train_begin(self, run: nn.Run) -> None:
+        self.run = run
+
     def state_dict(self) -> dict[str, Any]:
         return self.own
 
@@ -309,13 +453,13 @@ class _SameArguments(nn.Callback):
 
 
 def ablations() -> dict[str, tuple[dict[str, Any], str]]:
-    """The variants that `ablate` compares: options of `build`, and an optimizer, by the row's name."""
+    """The variants that `ablate` compares: options of `build`, and an optimizer for mini-batches, by the row's name."""
     return {
         "all of it": ({}, OPTIMIZER),
         "no batch norm": ({"batch_norm": False}, OPTIMIZER),
         "no dropout": ({"dropout": False}, OPTIMIZER),
         "Xavier instead of He": ({"init": "xavier"}, OPTIMIZER),
-        **{name: ({}, name) for name in OPTIMIZERS if name != OPTIMIZER},
+        **{name: ({}, name) for name, cls in OPTIMIZERS.items() if name != OPTIMIZER and not cls.full_batch},
     }
 
 
@@ -326,22 +470,28 @@ def ablate(arguments: argparse.Namespace) -> None:
     tenth of the training data after a short run; then each is trained on all of them.
     """
     seeds = range(checks.integer("seeds", arguments.seeds, 1))
+    checks.integer("epochs", arguments.epochs, 0)
+    checks.integer("batch_size", arguments.batch_size, 1)
+    chosen = {name: variant for name, variant in ablations().items() if arguments.only in name}
+    if not chosen:
+        raise ValueError(f"--only must be in the name of a row: {', '.join(ablations())}; got {arguments.only!r}")
     x, y, x_test, y_test = data.load(arguments.data)
-    training, validation = data.stratified_split(y, 0.1, seed=0)
+    training, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
     columns = ("variant", "rate", "mean accuracy", "lowest", "highest", "CPU seconds a run")
     print(f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}")
 
-    for name, (options, named) in ablations().items():
-        if arguments.only not in name:
-            continue
+    for name, (options, named) in chosen.items():
 
         def fresh(seed: int, options: dict[str, Any] = options) -> nn.Sequential:
             return build(arguments.model, x.shape[1:], int(y.max()) + 1, seed, **options)
 
-        def trained(seed: int, rate: float, chosen: Any, epochs: int, named: str = named) -> nn.Sequential:
+        def trained(seed: int, rate: float, samples: Any, epochs: int, named: str = named) -> nn.Sequential:
             model = fresh(seed)
             optimizer = OPTIMIZERS[named](model.params, lr=rate)
-            _fit(model, optimizer, x[chosen], y[chosen], epochs, arguments.batch_size, on_nonfinite="ignore")
+            if _was_interrupted(
+                _fit(model, optimizer, x[samples], y[samples], epochs, arguments.batch_size, on_nonfinite="ignore")
+            ):
+                raise KeyboardInterrupt
             return model
 
         rates = [peak_rate(named)]
@@ -363,7 +513,8 @@ def ablate(arguments: argparse.Namespace) -> None:
 def landscape(arguments: argparse.Namespace) -> None:
     """Run optimizers on a surface, print their last points, and plot their paths."""
     surface = SURFACES[arguments.surface]
-    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers.split(",")
+    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers
+    check_path(arguments.out)
     runs = [best(name, arguments.surface, steps=arguments.steps, seed=arguments.seed) for name in names]
     for run in runs:
         x, y = run.points[-1]
@@ -402,6 +553,7 @@ def environment() -> dict[str, str]:
         "BLAS": f"{blas['name']} {blas['version']}",
         **_blas_runtime(),
         "dense layers": "products of fastopt's" if nn.layers.PRODUCTS == "own" else "products of the BLAS",
+        "micro-kernel": "{} × {} float32".format(*_kernels.tile()),
         "Python": platform.python_version(),
         "machine": platform.machine(),
     }

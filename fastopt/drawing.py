@@ -22,8 +22,21 @@ def figure(size: tuple[float, float]) -> Any:
     ImportError
         Where matplotlib is missing.
     """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def require_matplotlib() -> None:
+    """See whether there is matplotlib.
+
+    Raises
+    ------
+    ImportError
+        Where it is missing.
+    """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'fastopt[plot]'") from error
-    return Figure(figsize=size, layout="constrained")

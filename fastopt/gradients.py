@@ -2,7 +2,7 @@
 
 An optimizer clips and unscales on the fly (see `fastopt.Optimizer`: `clip_value`, `clip_norm`, `clip_global_norm`,
 `skip_nonfinite`, and `grad_scale` of its step); these functions are for gradients of your own, in place. Gradients
-are an array, or a list or a dict of arrays, float32 or float64, C-contiguous.
+are an array, or a list or a dict of arrays, nested to any depth, float32 or float64, C-contiguous.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Accumulator:
 
     def __init__(self, params: Arrays) -> None:
         made = {name: np.zeros_like(checks.array(name, p)) for name, p in checks.named("param", params).items()}
-        self.grads: Arrays = structured(params, list(made.values()))
+        self.grads: Arrays = checks.structured(params, made.values())
         self.count = 0
 
     def add(self, grads: Arrays, *, weight: float = 1.0) -> None:
@@ -274,13 +274,6 @@ class Accumulator:
         for total in checks.named("grad", self.grads).values():
             total.fill(0)
         self.count = 0
-
-
-def structured(like: Arrays, arrays: list[Array]) -> Arrays:
-    """Arrays in the structure of others: one, a list, or a dict with the same keys."""
-    if isinstance(like, np.ndarray):
-        return arrays[0]
-    return dict(zip(like, arrays, strict=True)) if isinstance(like, dict) else arrays
 
 
 def _writable(grads: Arrays) -> list[Array]:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, files
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import figure, require_matplotlib
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 # ---- Surfaces -----------------------------------------------------------------------------------------------
@@ -310,10 +310,29 @@ _COLOURS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#
 _DASHES = ("-", "--", ":", "-.")
 #: The lower limit of the axis of losses, relative to the loss at the start.
 _SHOWN = 1e-8
+#: The upper one, for runs that diverge.
+_HIGHEST = 1e6
 #: The number of steps that losses are averaged over where gradients are noisy.
 _WINDOW = 20
 #: The largest number of frames of an animation; the duration of each, and of the last, in milliseconds.
 _FRAMES, _DURATION, _LAST_DURATION = 80, 70, 2500
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """See whether `draw` could write a picture there, as far as can be seen before.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    TypeError, ValueError, OSError, ImportError
+        As in `draw`.
+    """
+    files.check(path)
+    checks.choice("the ending of path", Path(os.fsdecode(path)).suffix.lower(), (".png", ".svg", ".pdf", ".gif"))
+    require_matplotlib()
 
 
 def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) -> None:
@@ -330,10 +349,14 @@ def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) ->
 
     Raises
     ------
+    ValueError
+        Where the suffix is another one, or `surface` no name.
+    OSError
+        Where no file can be written there.
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
     """
-    ending = checks.choice("the ending of path", Path(path).suffix.lower(), (".png", ".svg", ".pdf", ".gif"))
+    check_path(path)
     ground = SURFACES[checks.choice("surface", surface, tuple(SURFACES))]
     page = figure((11.5, 5))
     left, right = page.subplots(1, 2, width_ratios=[1.15, 1])
@@ -344,34 +367,42 @@ def draw(surface: str, runs: Sequence[Descent], path: str | os.PathLike[str]) ->
         losses = [_running_mean(loss) for loss in losses]
         title += f",\nmean of {_WINDOW} steps"
     steps = len(losses[0]) - 1
-    order = sorted(range(len(runs)), key=lambda i: -losses[i][-1])  # of the last losses, from above
+    order = sorted(range(len(runs)), key=lambda i: -_last(losses[i]))  # of the last losses, from above
     moving: list[tuple[Any, Array, Array, bool]] = []  # artists, their x and y, and whether they show the whole path
     for place, i in enumerate(order):
         run, (x, y), colour = runs[i], runs[i].points.T, _COLOURS[i % len(_COLOURS)]
         width = 2.8 - 1.6 * place / len(runs)  # narrower ones on top, so that equal paths are both seen
+        diverges = "" if math.isfinite(_last(losses[i])) else ": diverges"
         style = {"color": colour, "linestyle": _DASHES[i // len(_COLOURS) % len(_DASHES)], "linewidth": width}
         way = left.plot(x, y, marker=".", markersize=3.5, **style)[0]
         end = left.plot(x[-1], y[-1], "o", color=colour, markersize=7, markeredgecolor="white", zorder=4)[0]
-        loss = right.plot(losses[i], label=f"{run.optimizer}, {run.lr:g}", **style)[0]
+        loss = right.plot(losses[i], label=f"{run.optimizer}, {run.lr:g}{diverges}", **style)[0]
         moving += [(way, x, y, True), (end, x, y, False), (loss, np.arange(steps + 1), losses[i], True)]
     right.set(yscale="log", xlabel="step", title=title)
-    right.set(xlim=(0, steps), ylim=(max(_SHOWN, right.get_ylim()[0]), max(2, right.get_ylim()[1])))
+    right.set(xlim=(0, steps), ylim=(max(_SHOWN, right.get_ylim()[0]), min(max(2, right.get_ylim()[1]), _HIGHEST)))
     right.grid(alpha=0.3)
     right.spines[["top", "right"]].set_visible(False)
     handles = right.get_legend_handles_labels()[0] + left.get_legend_handles_labels()[0]
     page.legend(handles=handles, title="optimizer, learning rate", loc="outside right center", frameon=False)
     page.suptitle(f"{ground.title}\n{_summary(runs, losses)}")
-    if ending == ".gif":
+    if Path(os.fsdecode(path)).suffix.lower() == ".gif":
         _animate(page, moving, steps, path)
     else:
         page.savefig(path, dpi=110)
 
 
 def _summary(runs: Sequence[Descent], losses: Sequence[Array]) -> str:
-    lowest = min(loss[-1] for loss in losses)
+    lowest = min(map(_last, losses))
+    if not math.isfinite(lowest):
+        return f"{len(losses[0]) - 1} steps: {'it diverges' if len(runs) == 1 else 'all diverge'}"
     names = [run.optimizer for run, loss in zip(runs, losses, strict=True) if loss[-1] == lowest]
     ending = f"{names[0]} ends lowest" if len(names) == 1 else f"{' and '.join(names)} end lowest"
     return f"{len(losses[0]) - 1} steps, each optimizer at its best rate: {ending}"
+
+
+def _last(loss: Array) -> float:
+    """The last loss; of a run that has diverged, infinity."""
+    return float(loss[-1]) if math.isfinite(loss[-1]) else math.inf
 
 
 def _running_mean(loss: Array) -> Array:

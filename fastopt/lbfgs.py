@@ -10,14 +10,15 @@ import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
-from fastopt.optimizer import Call, check_alike, check_entries, check_order, copying, in_code
+from fastopt.dialects import Spelled
+from fastopt.optimizer import Call, check_alike, check_entries, check_order, copying
 
 __all__ = ["LBFGS"]
 
 Closure = Callable[[], tuple[float, Arrays]]
 
 
-class LBFGS:
+class LBFGS(Spelled):
     """Limited-memory BFGS with a line search [1]_: SciPy's L-BFGS-B, without bounds, or with them.
 
     It is for losses without noise: of all data, or of one large batch that stays. A step is a run of several
@@ -100,7 +101,7 @@ class LBFGS:
         every, dtype = checks.named("param", params), None
         named = {name: param for name, param in every.items() if name not in self.frozen}
         for name, param in named.items():
-            check_order(checks.param_label(name), param, in_code(params, name))
+            check_order(checks.param_label(name), param, checks.in_code(params, name))
             dtype = checks.array(checks.param_label(name), param, dtype=dtype, writable=True).dtype
         checks.apart({checks.param_label(name): param for name, param in named.items()})
         return named

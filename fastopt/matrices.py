@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Arrays
-from fastopt.gradients import square_sum, square_sums, structured
+from fastopt.dialects import Spelled
+from fastopt.extending import InNumPy, Parameter
+from fastopt.gradients import square_sum, square_sums
 from fastopt.hyper import Choice, Flag, Limit, Number, Whole
 from fastopt.kernel import kernel
 from fastopt.optimizer import (
@@ -23,13 +25,14 @@ from fastopt.optimizer import (
     Changes,
     Now,
     Optimizer,
+    Params,
     check_alike,
     check_entries,
     check_order,
     chosen_names,
+    copies,
     copying,
     frozen_groups,
-    in_code,
 )
 from fastopt.optimizers import AdamW
 from fastopt.schedules import Schedule
@@ -44,24 +47,10 @@ def _matrix(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
 
 
-class _Parameter(NamedTuple):
-    """What a direction is computed from, and the array that it is written to."""
-
-    param: Array
-    grad: Array
-    #: The factor of the gradient.
-    scale: float
-    state: Mapping[str, Array]
-    hyper: Mapping[str, float]
-    t: int
-    out: Array
-
-
-class _Directed(Optimizer, abstract=True):
+class _Directed(InNumPy, abstract=True):
     """Steps along directions that take the place of gradients: ``p ← p − lr·(f·d + weight_decay·p)``."""
 
-    kernel = "sgd"
-    # The kernel would apply penalties and clipping by value to the direction.
+    # The kernel of gradient descent would apply penalties and clipping by value to the direction.
     decoupled: Flag = Flag(default=True, init=False)
     l1: Number = Number("[0, inf)", default=0.0, init=False)
     clip_value: Limit = Limit("(0, inf)", default=None, init=False)
@@ -70,28 +59,20 @@ class _Directed(Optimizer, abstract=True):
     def _advance(
         self, grads: Arrays, grad_scale: float, factors: Sequence[float], changes: Changes, t: int, now: Now
     ) -> list[Call]:
-        given = checks.named("param", grads)
-        names, directions, lengths = self._setting_names(), [], []
-        storing: list[Call] = []
-        for (name, slot), factor in zip(self._slots.items(), factors, strict=True):
-            if slot.frozen:
-                directions.append(slot.param)
-                lengths.append(0.0)
-                continue
+        directions = {name: slot.param for name, slot in self._slots.items()}
+        lengths, storing = dict.fromkeys(directions, 0.0), []
+        for of in self._each(grads, grad_scale, factors, now):
+            slot = self._slots[of.name]
             if slot.direction is None:
                 slot.direction = np.empty_like(slot.param)
-            hyper = {key: self._value(key, slot.groups, now) for key in names}
-            scale, grad = grad_scale * factor, np.asarray(given[name], order="C")
-            of = _Parameter(slot.param, grad, scale, slot.state, hyper, self._taken(slot) + 1, slot.direction)
-            length, state = self._direct(of)
-            lengths.append(length)
-            directions.append(slot.direction)
+            lengths[of.name], state = self._direct(of, slot.direction)
+            directions[of.name] = slot.direction
             storing += copying(state, {key: slot.state[key] for key in state})
-        stepping: Call = (self._plan.advance, (structured(self._bound, directions), 1.0, lengths, changes, t))
-        return [stepping, *storing]
+        along = checks.structured(self._bound, directions.values())
+        return [(self._plan.advance, (along, 1.0, list(lengths.values()), changes, t)), *storing]
 
-    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
-        """Write a direction to `of.out`; return its factor f, and the state after the step."""
+    def _direct(self, of: Parameter, out: Array) -> tuple[float, dict[str, Array]]:
+        """Write a direction to `out`; return its factor f, and the state after the step."""
         raise TypeError("a subclass says what its direction is")
 
 
@@ -126,8 +107,8 @@ class Adafactor(_Directed):
     def _further_state(self, param: Array) -> dict[str, Array]:
         return adafactor_state(param)
 
-    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
-        param, grad, scale, state, hyper, t, out = of
+    def _direct(self, of: Parameter, out: Array) -> tuple[float, dict[str, Array]]:
+        _, param, grad, scale, state, hyper, t = of
         if not param.size:
             return 0.0, {}
         info = np.finfo(param.dtype)
@@ -280,15 +261,15 @@ class MuonMatrices(_Directed):
     def _further_state(self, param: Array) -> dict[str, Array]:
         return {"momentum": np.zeros_like(param)}
 
-    def _direct(self, of: _Parameter) -> tuple[float, dict[str, Array]]:
+    def _direct(self, of: Parameter, out: Array) -> tuple[float, dict[str, Array]]:
         if not of.param.size:
             return 0.0, {}
         real, keep = of.param.dtype.type, of.hyper["momentum"]
-        np.multiply(of.grad, real((1 - keep) * of.scale), out=of.out)
+        np.multiply(of.grad, real((1 - keep) * of.scale), out=out)
         momentum = of.state["momentum"] * real(keep)
-        momentum += of.out
-        u = of.out + real(keep) * momentum if of.hyper["nesterov"] else momentum
-        _matrix(of.out)[...] = orthogonalize(_matrix(u), steps=int(of.hyper["steps"]))
+        momentum += out
+        u = out + real(keep) * momentum if of.hyper["nesterov"] else momentum
+        _matrix(out)[...] = orthogonalize(_matrix(u), steps=int(of.hyper["steps"]))
         factor = ADJUSTMENTS[tuple(ADJUSTMENTS)[int(of.hyper["adjust"])]](*_matrix(of.param).shape)
         return factor, {"momentum": momentum}
 
@@ -317,7 +298,7 @@ def muon(
     one.step(grad, grad_scale=grad_scale)
 
 
-class Muon:
+class Muon(Spelled):
     """Muon for matrices, and AdamW for all other parameters: `MuonMatrices` and `AdamW` as one optimizer.
 
     Parameters
@@ -362,7 +343,7 @@ class Muon:
     ) -> None:
         by_name = checks.named("param", params)
         for name, param in by_name.items():
-            check_order(checks.param_label(name), param, in_code(params, name))
+            check_order(checks.param_label(name), param, checks.in_code(params, name))
             checks.array(checks.param_label(name), param, writable=True)
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         chosen = chosen_names(matrices, by_name)
@@ -404,20 +385,38 @@ class Muon:
     def state(self) -> Mapping[str, Mapping[str, Array]]:
         return {**self.matrices.state, **self.rest.state}
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> None:
         """See `Optimizer.step`."""
-        _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+        _kernels.uninterrupted(self._taking(grads, grad_scale, strict)[0])
 
-    def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
-        scale = checks.number("grad_scale", grad_scale)
-        params = {**checks.named("param", self.matrices.params), **checks.named("param", self.rest.params)}
-        check_entries(self.params, params)
-        checks.gradients(self.params, grads, checks.labelled(params, self.state), self.frozen)
-        given = checks.named("param", grads)
+    def updated(self, params: Params, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> Params:
+        """See `Optimizer.updated`."""
+        new = copies(self.params, params)
+        _kernels.uninterrupted(self._updating(new, grads, grad_scale, strict)[0])
+        return new
+
+    def _taking(self, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        parts = (checks.named("param", part.params) for part in (self.matrices, self.rest))
+        check_entries(self.params, {name: param for part in parts for name, param in part.items()})
         calls: list[Call] = []
-        for part in (self.matrices, self.rest):
-            calls += part._stepping({name: given[name] for name in part.state}, scale)[0]
+        for part, given in self._parted(self.params, grads, strict):
+            calls += part._taking(given, grad_scale, strict)[0]
         return calls, True
+
+    def _updating(self, params: Arrays, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        by_name = checks.named("param", params)
+        calls: list[Call] = []
+        for part, given in self._parted(params, grads, strict):
+            calls += part._updating({name: by_name[name] for name in given}, given, grad_scale, strict)[0]
+        return [*calls, (vars(self).update, ({"params": params},))], True
+
+    def _parted(self, params: Arrays, grads: Arrays, strict: bool) -> list[tuple[Optimizer, dict[str, Any]]]:
+        """The two, each with its gradients by the names of its parameters, once these fit in whole."""
+        given = checks.matched(params, grads, self.frozen, strict=checks.flag("strict", strict))
+        resting = set() if strict else {name for name, grad in given.items() if grad is None}
+        bound = checks.labelled(checks.named("param", params), self.state)
+        checks.gradients(params, checks.structured(params, given.values()), bound, self.frozen | resting)
+        return [(part, {name: given[name] for name in part._slots}) for part in (self.matrices, self.rest)]
 
     def rebind(self, params: Arrays) -> None:
         """See `Optimizer.rebind`."""
@@ -426,7 +425,7 @@ class Muon:
     def _rebinding(self, params: Arrays) -> list[Call]:
         check_alike(self.params, params)
         by_name = checks.named("param", params)
-        parts = [part._rebinding({name: by_name[name] for name in part.state}) for part in (self.matrices, self.rest)]
+        parts = [part._rebinding({name: by_name[name] for name in part._slots}) for part in (self.matrices, self.rest)]
         checks.apart({checks.param_label(name): param for name, param in by_name.items()})
         return [*parts[0], *parts[1], (vars(self).update, ({"params": params},))]
 

@@ -15,25 +15,69 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import math
 import operator
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from fastopt import _kernels, arena, checks
+from fastopt import _kernels, arena, checks, dialects
 from fastopt.checks import Array, Arrays
 from fastopt.gradients import scale_down
 from fastopt.hyper import REQUIRED as REQUIRED
 from fastopt.hyper import Argument, Declared, Flag, Hyper, Limit, Number
 from fastopt.schedules import Schedule
 
+Params = TypeVar("Params", bound=Arrays)
+
 #: A builtin function and its arguments: see `fastopt._kernels.uninterrupted`.
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class OptimizerLike(Protocol):
+    """What `fit` and whatever else trains a model takes for an optimizer, whoever wrote it: for type checkers.
+
+    Further attributes are used where they are there: `lr`, which callbacks set; `state_dict` and `load_state_dict`,
+    which checkpoints call; `frozen`, the names of the parameters that are not stepped; `skip_nonfinite`.
+
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Plain:
+    ...     def __init__(self, params, lr):
+    ...         self.params, self.lr, self.t = params, lr, 0
+    ...
+    ...     def step(self, grads):
+    ...         for name, grad in grads.items():
+    ...             self.params[name] -= self.lr * grad
+    ...         self.t += 1
+    >>> model = nn.Sequential([nn.Dense(2)], (2,))
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=20, optimizer=Plain(model.params, lr=1.0))
+    >>> history["loss"][-1] < 0.2
+    True
+
+    Attributes
+    ----------
+    params : ndarray, list or dict of ndarray
+        Those of the model: the same arrays, which `step` updates in place.
+    t : int
+        The number of steps taken.
+    """
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def t(self) -> int: ...
+
+    def step(self, grads: Any, /) -> Any:
+        """Take a step along gradients, in the structure of the parameters."""
+
 
 #: What groups may say beside hyperparameters of the kernel.
 OF_GROUPS: dict[str, Callable[[str, Any], Any]] = {
@@ -132,7 +176,8 @@ class Optimizer(Declared):
         As given.
     state : mapping of mapping of ndarray
         The live state arrays by parameter and by name, such as ``state["W1"]["m"]``; change their values in place.
-        Parameters in a list are named ``"0"``, ``"1"``, …; a lone array is named ``"param"``.
+        Parameters in a list are named ``"0"``, ``"1"``, …, those of nests by all keys that lead to them, such as
+        ``"layers.0.W"``; a lone array is named ``"param"``.
     t : int
         The number of steps taken.
     groups : tuple of Group
@@ -165,6 +210,12 @@ class Optimizer(Declared):
     name: ClassVar[str]
     #: Whether a step depends on its number t, which the functional form then asks for.
     counts_steps: ClassVar[bool] = False
+    #: The learning rate with which `fit` makes one by its name, if it is not the default of `lr`: one with which small
+    #: networks train, where there is no default, or it is for others. (A velocity sums up ten gradients, a step of
+    #: schedule-free SGD has the size of its gradient, and Yogi's average of squares grows slowly.)
+    default_rate: ClassVar[float | None] = None
+    #: Whether it is for gradients of all samples, which have no noise.
+    full_batch: ClassVar[bool] = False
     #: State that is not in arrays, before the first step: scalars that the kernel's row says, of each bucket.
     scalars: ClassVar[dict[str, float]] = {}
     #: How state arrays are initialised, for the docstring of the functional form (see `_initial`).
@@ -173,7 +224,8 @@ class Optimizer(Declared):
     params: Argument[Arrays, Arrays] = Argument(
         "ndarray, list or dict of ndarray",
         kw_only=False,
-        doc="The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping. These "
+        doc="The parameters: float32 or float64 (all alike), C-contiguous, of any shapes, no two overlapping; an "
+        "array, or a nest of dicts, lists and tuples to any depth, such as a list of (W, b). These "
         'very arrays are updated in place: give them new values by ``params["w"][...] = …``. After ``params["w"] = …`` '
         "a step raises, as the list or dict no longer holds the bound array; `rebind` binds the new one. (Where "
         "you gave a lone array, ``w = w - …`` cannot be seen: the old one is still stepped.)",
@@ -288,6 +340,11 @@ class Optimizer(Declared):
         return [*cls._hyper_names, *cls._whole_names]
 
     @classmethod
+    def _lineage(cls) -> list[str]:
+        """The names of the class and its bases, under which `fastopt.dialects` has keywords."""
+        return [base.__name__ for base in cls.__mro__]
+
+    @classmethod
     def keywords(cls) -> dict[str, Any]:
         """The hyperparameters with their defaults, or REQUIRED."""
         given = inspect.signature(cls).parameters  # also of a subclass with a constructor of its own
@@ -332,17 +389,20 @@ class Optimizer(Declared):
         groups: Sequence[Mapping[str, Any]] = (),
         **hyper: Any,
     ) -> None:
-        if type(self) is Optimizer:
-            raise TypeError("Optimizer is what all optimizers share; use one of them, such as fastopt.Adam")
+        if not hasattr(type(self), "name"):
+            shared = type(self).__name__
+            raise TypeError(f"{shared} is what optimizers share; use one of them, such as fastopt.Adam")
+        self._itself = weakref.ref(self)
         names = self._setting_names()
         values = {name: self.declared[name].default for name in names} | hyper
         if lr is not REQUIRED:
             values["lr"] = lr
+        for name, value in hyper.items():
+            if name not in names:
+                raise TypeError(dialects.unknown(type(self).__name__, self._lineage(), name, value, names))
         for name in values:
             if values[name] is REQUIRED:
                 raise TypeError(f"{type(self).__name__}.__init__() missing 1 required positional argument: {name!r}")
-            if name not in names:
-                raise TypeError(f"{type(self).__name__} has no keyword {name!r}; it takes {', '.join(names)}")
         self._groups: tuple[Group, ...] = ()
         self._scheduled: dict[tuple[Group | None, str], Schedule] = {}
         self._settings: dict[str, float] = {}
@@ -363,7 +423,7 @@ class Optimizer(Declared):
         """The parameters by name."""
         by_name = checks.named("param", params)
         for name, param in by_name.items():
-            check_order(checks.param_label(name), param, in_code(params, name))
+            check_order(checks.param_label(name), param, checks.in_code(params, name))
             self._check_param(checks.param_label(name), param)
         return by_name
 
@@ -377,24 +437,37 @@ class Optimizer(Declared):
         allowed = [*self.hyper_names(), *OF_GROUPS]
         for name in settings:
             if name not in allowed:
-                raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}")
+                instead = dialects.suggestion(self._lineage(), name, settings[name], allowed)
+                raise ValueError(f"a group must have settings among {', '.join(allowed)}; got {name!r}{instead}")
         group = Group(owner or self, chosen_names(given["params"], by_name))
         self._own[group] = {}
         for name, value in settings.items():
             self._put(name, value, group, 0)
         return group
 
-    def _bind(self, params: Arrays, slots: dict[str, Slot], t: int, with_state: Collection[str] = ()) -> None:
+    def _bind(
+        self,
+        params: Arrays,
+        slots: dict[str, Slot],
+        t: int,
+        with_state: Collection[str] = (),
+        resting: frozenset[str] = frozenset(),
+    ) -> None:
         """Sort slots, which are in no bucket yet, into buckets, and make a plan for them after t steps.
 
-        Parameters that are stepped, or among `with_state`, get state arrays if they have none.
+        Parameters that are stepped, or among `with_state`, get state arrays if they have none. Those that are `resting`
+        have no gradient: they are in no bucket for now.
         """
         check_entries(params, {name: slot.param for name, slot in slots.items()})
+        slots = {name: slots[name] for name in checks.named("param", params) if name in slots}
         kinds: dict[str, tuple[Any, ...]] = {}
+        frozen = set()
         for name, slot in slots.items():
             slot.groups = tuple(group for group in self._groups if name in group.names)
             own = [self._own[group] for group in slot.groups]
-            if not next((each["frozen"] for each in reversed(own) if "frozen" in each), False):
+            if next((each["frozen"] for each in reversed(own) if "frozen" in each), False):
+                frozen.add(name)
+            elif name not in resting:
                 kinds[name] = slot.groups, slot.taken, tuple(sorted(slot.scalars.items()))
         # The first bucket, which may be empty, counts the steps of the optimizer.
         first = next((kind for kind in kinds.values() if kind[:2] == ((), t)), ((), t, tuple(self.scalars.items())))
@@ -416,28 +489,26 @@ class Optimizer(Declared):
         in_plan = {name: slot.param for name, slot in active.items()}
         state = {name: {key: slot.state[key] for key in self.state_names()} for name, slot in active.items()}
         checks.step_arrays(in_plan, state)
-        bound: Any = params
-        if isinstance(params, dict):
-            keys = {str(key): key for key in params}
-            bound = {keys[name]: slot.param for name, slot in slots.items()}
-        elif not isinstance(params, np.ndarray):
-            bound = [slot.param for slot in slots.values()]
-        frozen = frozenset(slots.keys() - active.keys())
+        every = [slot.param for slot in slots.values()]
+        bound = checks.structured(params, every)
+        nested = isinstance(params, checks.NEST) and any(isinstance(item, checks.NEST) for item in _items(params))
+        idle = frozenset(slots.keys() - active.keys())
         looks = looks_of(checks.labelled(in_plan, state))
         self._plan = _kernels.Plan(
             self.kernel,
-            bound,
+            every if nested else bound,
             [tuple(state[name].values()) if name in state else () for name in slots],
             [
                 (kind[1], 1.0, *self._values(bucket), *(dict(kind[2])[name] for name in self._scalar_place))
                 for kind, bucket in buckets.items()
             ],
             [slot.bucket.number if slot.bucket else -1 for slot in slots.values()],
-            functools.partial(_explain, params, bound, looks, frozen),
+            functools.partial(_explain, self._itself, params, bound, looks, idle),
             params,
+            checks.structured(params, itertools.repeat(None)) if nested else None,
         )
         self._params, self._bound, self._slots, self._buckets = params, bound, slots, [*buckets.values()]
-        self._frozen = frozen
+        self._frozen, self._resting, self._idle = frozenset(frozen), resting, idle
         self._route()
 
     def _unbound(self) -> dict[str, Slot]:
@@ -465,7 +536,7 @@ class Optimizer(Declared):
         call of the latter would be a quarter of a small step."""
         cls = type(self)
         own = all(getattr(cls, name) is getattr(Optimizer, name) for name in ("step", "_stepping", "_advance"))
-        if own and not (scheduled or self._needs_norms(settings)):
+        if own and not (scheduled or self._resting or self._needs_norms(settings)):
             ones = [1.0] * len(self._slots)
             return [(self._plan.scale_each, (ones,)), (vars(self).update, ({"step": self._plan.step},))]
         return [(vars(self).pop, ("step", None))]
@@ -484,7 +555,7 @@ class Optimizer(Declared):
 
     def _becoming(self, draft: Self) -> list[Call]:
         """The calls that take a draft over."""
-        return [(vars(self).pop, ("step", None)), (vars(self).update, (vars(draft),))]
+        return [(self._plan.retire, ()), (vars(self).pop, ("step", None)), (vars(self).update, (vars(draft),))]
 
     def rebind(self, params: Arrays) -> None:
         """Go on with other arrays in the place of the parameters, with all state, counters, groups and schedules.
@@ -557,6 +628,11 @@ class Optimizer(Declared):
             return OF_GROUPS[name](name, value), None
         declared = getattr(type(self), name)
         if not isinstance(value, Schedule):
+            if callable(value) and isinstance(declared, (Number, Limit)):
+                raise TypeError(
+                    f"{name} must be a number, or a schedule that fastopt.schedules.bind returns, got {value!r}: bind "
+                    "one of fastopt.schedules, or write callbacks=nn.LearningRateScheduler(step=…) in fit"
+                )
             return declared.encode(value), None
         if not isinstance(declared, (Number, Limit)):
             raise TypeError(f"{name} cannot follow a schedule, got {value!r}")
@@ -628,15 +704,22 @@ class Optimizer(Declared):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name.startswith("_") or hasattr(type(self), name)):
-            raise AttributeError(
-                f"{type(self).__name__} has no hyperparameter {name!r}; it has {', '.join(self._setting_names())}"
-            )
+            names = self._setting_names()
+            said = dialects.suggestion(self._lineage(), name, value, names) or f"; it has {', '.join(names)}"
+            raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}{said}")
         super().__setattr__(name, value)
 
     # ---- Stepping -------------------------------------------------------------------------------------------
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> None:
         """Update all parameters in place, in one call.
+
+        >>> import numpy as np, fastopt
+        >>> layers = [(np.ones((2, 3)), np.zeros(3)), (np.ones((3, 1)), np.zeros(1))]
+        >>> optimizer = fastopt.SGD(layers, lr=0.5)
+        >>> optimizer.step([(np.ones((2, 3)), np.ones(3)), None], strict=False)
+        >>> layers[0][1], layers[1][1]
+        (array([-0.5, -0.5, -0.5]), array([0.]))
 
         Parameters
         ----------
@@ -645,6 +728,10 @@ class Optimizer(Declared):
             they may be None, or absent from a dict.
         grad_scale : float, default 1.0
             The gradients are multiplied by this first, on the fly: to unscale a scaled loss, or to average a sum.
+        strict : bool, default True
+            False: dicts may have further keys, which are ignored; parameters whose gradient is None, or absent from a
+            dict, are left as they are, without decay, and do not count the step. (Where these are others than in the
+            step before, the optimizer binds its arrays anew, which costs more than a small step.)
 
         Raises
         ------
@@ -652,17 +739,79 @@ class Optimizer(Declared):
             Where a gradient does not fit, or is not finite where it is to be clipped by its norm; then parameters,
             state and ``t`` are what they were.
         """
-        _kernels.uninterrupted(self._stepping(grads, grad_scale)[0])
+        _kernels.uninterrupted(self._taking(grads, grad_scale, strict)[0])
+
+    def updated(self, params: Params, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> Params:
+        """Take a step out of place: return new arrays, and leave those of `params` as they are.
+
+        The results have the same bits as those of `step`. They are then the parameters of this optimizer, as after
+        `rebind`, whose costs come on top of a step's; its state is updated in place.
+
+        >>> import numpy as np, fastopt
+        >>> before = {"w": np.ones(2)}
+        >>> optimizer = fastopt.SGD(before, lr=0.5)
+        >>> after = optimizer.updated(before, {"w": np.ones(2)})
+        >>> before["w"], after["w"], optimizer.params is after
+        (array([1., 1.]), array([0.5, 0.5]), True)
+
+        Parameters
+        ----------
+        params : ndarray, list or dict of ndarray
+            Where the step begins: of the structure, type and shapes that the optimizer was made with, such as what the
+            last call returned.
+        grads, grad_scale, strict
+            See `step`.
+
+        Returns
+        -------
+        ndarray, list or dict of ndarray
+            In the structure of `params`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `step`.
+        """
+        new = copies(self._bound, params)
+        _kernels.uninterrupted(self._updating(new, grads, grad_scale, strict)[0])
+        return new
+
+    def _taking(self, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        """The calls of a step, and whether it is taken, or skipped; parameters without a gradient rest."""
+        if strict is True and not self._resting:
+            return self._stepping(grads, grad_scale)
+        resting: frozenset[str] = frozenset()
+        if not checks.flag("strict", strict):
+            given = checks.matched(self._bound, grads, self._frozen, strict=False)
+            resting = frozenset(name for name, grad in given.items() if grad is None) - self._frozen
+            grads = checks.structured(self._bound, given.values())
+        if resting == self._resting:
+            return self._stepping(grads, grad_scale)
+        self._plan.claim()
+        draft = self._draft()
+        draft._bind(self._params, self._unbound(), self.t, resting, resting)
+        calls, taken = draft._stepping(grads, grad_scale)
+        return [*calls, *self._becoming(draft)], taken
+
+    def _updating(self, params: Arrays, grads: Arrays, grad_scale: float, strict: bool) -> tuple[list[Call], bool]:
+        """The same with other arrays in the place of the parameters."""
+        self._plan.claim()
+        draft, slots = self._draft(), self._unbound()
+        for name, param in checks.named("param", params).items():
+            slots[name].param = param
+        draft._bind(params, slots, self.t, self._resting, self._resting)
+        calls, taken = draft._taking(grads, grad_scale, strict)
+        return [*calls, *self._becoming(draft)], taken
 
     def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
-        """The calls of a step, and whether it is taken, or skipped."""
+        """The calls of a step along all gradients of the plan, and whether it is taken, or skipped."""
         self._check_ready()
         scale = checks.number("grad_scale", grad_scale)
         t, clip, norm, factors = self.t, 1.0, None, [1.0] * len(self._slots)
         now = {place: getattr(type(self), place[1]).encode(s(t)) for place, s in self._scheduled.items()}
         if self._needs_norms(self._settings):
             squares = self._plan.squares(grads)
-            norms = [abs(scale) * root for root in _roots(squares, self._bound, grads)]
+            norms = [abs(scale) * root for root in _roots(squares, self._bound, grads, self._idle)]
             norm = _kernels.norm(norms)
             if not math.isfinite(norm) and self._settings["skip_nonfinite"]:
                 return [(vars(self).update, ({"_skipped": self._skipped + 1, "_grad_norm": norm},))], False
@@ -699,7 +848,7 @@ class Optimizer(Declared):
         if patched is not None and getattr(patched, "__self__", None) is not self._plan:
             own = False
         scheduled = {name for _, name in self._scheduled}
-        if not own or scheduled.intersection(_CLIPS):
+        if not own or self._resting or scheduled.intersection(_CLIPS):
             return None
         return Upcoming(self, self._plan, steps)
 
@@ -906,14 +1055,17 @@ _A_GROUP = 'such as {"params": "*bias", "weight_decay": 0.0}'
 
 
 def vectors(name: str, param: Array) -> bool:
-    """Whether a parameter is a bias or the scale of a norm: of fewer than two axes.
+    """Whether a parameter is a bias or the scale of a norm: of at most one axis that is longer than 1.
+
+    So are (n, 1) and (1, n), the biases of programs that keep all arrays matrices. (The weight of a layer with one
+    input or one output has such a shape, too: name the biases where it is to be treated as a matrix.)
 
     >>> import numpy as np, fastopt
-    >>> params = {"w": np.ones((2, 3)), "b": np.zeros(3)}
+    >>> params = {"w": np.ones((2, 3)), "b": np.zeros((1, 3))}
     >>> fastopt.AdamW(params, groups=[{"params": fastopt.vectors, "weight_decay": 0.0}]).groups
     (Group(b, weight_decay=0.0),)
     """
-    return len(checks.shape("param", param)) < 2
+    return sum(length != 1 for length in checks.shape("param", param)) < 2
 
 
 def frozen_groups(params: Arrays, among: Collection[str]) -> list[dict[str, Any]]:
@@ -945,24 +1097,34 @@ def copying(source: Mapping[str, Array], target: Mapping[str, Array]) -> list[Ca
     return [(operator.setitem, (array, ..., source[name])) for name, array in target.items()]
 
 
-def with_more(params: Arrays, more: Arrays) -> Arrays:
-    """A list or dict of parameters with further ones."""
+def copies(bound: Arrays, params: Params) -> Params:
+    """New arrays with the values of parameters that are like those that are bound, in their structure."""
+    check_alike(bound, params)
+    given, wanted = checks.named("param", params), checks.named("param", bound)
+    for name, array in wanted.items():
+        checks.array(checks.param_label(name), given[name], dtype=array.dtype, shape=array.shape, contiguous=False)
+    return checks.structured(params, [arena.beside(wanted[name], param) for name, param in given.items()])
+
+
+def with_more(params: Arrays, more: Arrays, name: str = "") -> Any:
+    """A nest of parameters with further ones: new entries of dicts, and more items of lists."""
+    at = f"[{name}]" if name else ""
     if isinstance(params, dict) and isinstance(more, dict):
-        taken = [name for name in more if name in params]
-        if taken:
-            raise ValueError(f"more must hold new parameters, but {taken[0]} is one already")
-        return {**params, **more}
+        merged = dict(params)
+        for key, item in more.items():
+            path = f"{name}.{key}" if name else str(key)
+            if key in params and not isinstance(item, checks.NEST):
+                raise ValueError(f"more must hold new parameters, but {path} is one already")
+            merged[key] = with_more(params[key], item, path) if key in params else item
+        return merged
     if isinstance(params, (list, tuple)) and isinstance(more, (list, tuple)):
         return [*params, *more]
-    raise TypeError(f"more must be a list or a dict, as params is: {type(params).__name__}, got {type(more).__name__}")
+    wanted, got = type(params).__name__, type(more).__name__
+    raise TypeError(f"more{at} must be a list or a dict, as params{at} is: {wanted}, got {got}")
 
 
-def in_code(params: Arrays, name: str) -> str:
-    """How a program writes a parameter of this name."""
-    if isinstance(params, np.ndarray):
-        return "params"
-    key = next((key for key in params if str(key) == name), name) if isinstance(params, dict) else int(name)
-    return f'params["{key}"]' if isinstance(key, str) else f"params[{key!r}]"
+def _items(nest: Any) -> Iterable[Any]:
+    return nest.values() if isinstance(nest, dict) else nest
 
 
 def check_order(label: str, param: Array, code: str) -> None:
@@ -977,16 +1139,23 @@ def check_order(label: str, param: Array, code: str) -> None:
         )
 
 
-def check_alike(bound: Arrays, params: Arrays) -> None:
-    """The same structure: one array, as many in a list, or a dict with the same keys."""
-    kinds = (np.ndarray, dict, (list, tuple))
-    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in kinds):
+def check_alike(bound: Any, params: Any, name: str = "") -> None:
+    """The same structure: one array, as many in a list, or a dict with the same keys; and so on for what is in it."""
+    at = f"[{name}]" if name else ""
+    if name and not isinstance(bound, checks.NEST) and not isinstance(params, (dict, tuple)):
+        checks.array(f"params{at}", params, contiguous=False)
+        return
+    if not any(isinstance(bound, kind) and isinstance(params, kind) for kind in (np.ndarray, dict, (list, tuple))):
         wanted, got = type(bound).__name__, type(params).__name__
-        raise TypeError(f"params must have the structure that the optimizer was made with, {wanted}, got {got}")
-    if isinstance(bound, dict) and isinstance(params, dict) and set(bound) != set(params):
-        raise ValueError(f"params must have the keys {list(bound)}, got {list(params)}")
-    if not isinstance(bound, np.ndarray) and len(bound) != len(params):
-        raise ValueError(f"params must hold {len(bound)} arrays, got {len(params)}")
+        raise TypeError(f"params{at} must have the structure that the optimizer was made with, {wanted}, got {got}")
+    if isinstance(bound, np.ndarray):
+        return
+    if isinstance(bound, dict) and set(bound) != set(params):
+        raise ValueError(f"params{at} must have the keys {list(bound)}, got {list(params)}")
+    if len(bound) != len(params):
+        raise ValueError(f"params{at} must hold {len(bound)} arrays, got {len(params)}")
+    for key in bound if isinstance(bound, dict) else range(len(bound)):
+        check_alike(bound[key], params[key], f"{name}.{key}" if name else str(key))
 
 
 def check_entries(params: Arrays, bound: Mapping[str, Array]) -> None:
@@ -994,7 +1163,7 @@ def check_entries(params: Arrays, bound: Mapping[str, Array]) -> None:
     given = checks.named("param", params)
     for name, array in bound.items():
         if given.get(name) is not array:
-            entry = in_code(params, name)
+            entry = checks.in_code(params, name)
             what = "another array now" if name in given else "gone"
             raise ValueError(
                 f"{entry} must be the array that the optimizer steps, but is {what}: give that array new values "
@@ -1019,34 +1188,36 @@ def check_looks(looks: Looks) -> None:
 
 
 def _explain(
-    owner: Arrays, params: Arrays, looks: Looks, frozen: frozenset[str], plan: _kernels.Plan,
-    grads: Any, grad_scale: Any,
+    itself: Callable[[], Optimizer | None], owner: Arrays, params: Arrays, looks: Looks, idle: frozenset[str],
+    plan: _kernels.Plan, grads: Any, grad_scale: Any, strict: Any = True,
 ) -> Any:  # fmt: skip
-    """Say why a step was refused; or take it, where only `grad_scale` was a number of another type."""
+    """Say why a step was refused; or take it, where it is not strict, or `grad_scale` was a number of another type."""
+    if strict is not True:
+        optimizer = itself()
+        if optimizer is None:
+            raise RuntimeError(
+                "a step that is not strict is the optimizer's, which is gone: keep it, and call its step"
+            )
+        return type(optimizer).step(optimizer, grads, grad_scale=grad_scale, strict=strict)
     scale = checks.number("grad_scale", grad_scale)
     if scale is not grad_scale:
         return plan.step(grads, grad_scale=scale)
     check_entries(owner, checks.named("param", params))
     check_looks(looks)
-    checks.gradients(params, grads, {label: array for label, array, *_ in looks}, frozen)
+    checks.gradients(params, grads, {label: array for label, array, *_ in looks}, idle)
     raise TypeError("grads must be arrays that are what their attributes say")
 
 
-def _roots(squares: Sequence[float], params: Arrays, grads: Arrays) -> Iterator[float]:
+def _roots(squares: Sequence[float], params: Arrays, grads: Arrays, idle: Collection[str]) -> Iterator[float]:
     """The norms of gradients; where squares of finite numbers have overflowed, with the largest one taken out."""
-    for square, grad in zip(squares, checks.named("grad", _ordered(params, grads)).values(), strict=True):
-        if square == math.inf and grad.dtype == np.float64 and np.isfinite(grad).all():
-            largest = float(np.abs(grad).max())
-            yield largest * math.sqrt(float(np.square(grad / largest).sum()))
-        else:
-            yield math.sqrt(square)
-
-
-def _ordered(params: Arrays, grads: Arrays) -> Arrays:
-    """Gradients in the order of the parameters."""
-    if isinstance(params, dict) and isinstance(grads, dict):
-        return {name: grads.get(name) for name in params}  # type: ignore[misc]
-    return grads
+    for place, square in enumerate(squares):
+        if square == math.inf:
+            grad = list(checks.matched(params, grads, idle).values())[place]
+            if grad.dtype == np.float64 and np.isfinite(grad).all():
+                largest = float(np.abs(grad).max())
+                yield largest * math.sqrt(float(np.square(grad / largest).sum()))
+                continue
+        yield math.sqrt(square)
 
 
 def _same_keys(name: str, wanted: Iterable[Any], given: Iterable[Any]) -> None:

@@ -69,10 +69,12 @@ class SGD(_Descent):
     """Stochastic gradient descent: ``p ← p − lr·g``."""
 
     kernel = "sgd"
+    default_rate = 0.05
 
 
 class _Velocity(_Descent, abstract=True):
     kernel = "momentum"
+    default_rate = 0.01
     momentum: Number = Number("[0, 1]", default=0.9, doc="The share of the old velocity that is kept.")
 
 
@@ -166,7 +168,7 @@ class LookAheadNesterov(_Velocity):
         moving = copying(ahead, {name: slot.param for name, slot in slots.items()})
         _kernels.uninterrupted([*moving, (vars(self).update, ({"_ahead": True},))])
 
-    def step(self, grads: Arrays, *, grad_scale: float = 1.0) -> None:
+    def step(self, grads: Arrays, *, grad_scale: float = 1.0, strict: bool = True) -> None:
         """See `Optimizer.step`; the gradients must be those at the look-ahead point.
 
         Raises
@@ -174,11 +176,16 @@ class LookAheadNesterov(_Velocity):
         RuntimeError
             Where `look_ahead` has not been called since the last step.
         """
-        super().step(grads, grad_scale=grad_scale)
+        super().step(grads, grad_scale=grad_scale, strict=strict)
 
     def _stepping(self, grads: Arrays, grad_scale: float) -> tuple[list[Call], bool]:
         if not self._ahead:
             raise RuntimeError("the gradient must be taken at the look-ahead point: call look_ahead() before it")
+        if self._resting:  # they could not go back to where they came from
+            raise ValueError(
+                "grads must hold one array per parameter, since all are at the look-ahead point, but lacks "
+                f"{', '.join(sorted(self._resting))}"
+            )
         calls, taken = super()._stepping(grads, grad_scale)
         return [*calls, (vars(self).update, ({"_ahead": not taken},))], taken
 
@@ -233,6 +240,7 @@ class RMSPropMomentum(RMSProp):
 
     kernel = "rmsprop_momentum"
     name = "rmsprop_momentum"
+    default_rate: ClassVar[float | None] = 3e-4
     momentum: Number = _Velocity.momentum
     lr_in_velocity: Flag = Flag(
         default=False,
@@ -253,6 +261,7 @@ class CenteredRMSProp(RMSPropMomentum):
 
     kernel = "centered_rmsprop"
     name = "centered_rmsprop"
+    default_rate = None
     momentum = RMSPropMomentum.momentum.replace(default=0.0)
 
 
@@ -317,6 +326,7 @@ class Rprop(Optimizer):
     """
 
     kernel = "rprop"
+    full_batch = True
     begins = "`step_size` being the first length of steps, and `prev_grad` zeros at first"
     lr = Optimizer.lr.replace(
         default=1e-2,
@@ -504,6 +514,7 @@ class Yogi(Adam):
     """
 
     kernel = "yogi"
+    default_rate = 3e-3
     lr = Optimizer.lr.replace(default=1e-2)
     eps = Adam.eps.replace(default=1e-3)
     initial_accumulator_value: Number = Number(
@@ -539,6 +550,7 @@ class Lion(Optimizer):
     """
 
     kernel = "lion"
+    default_rate = 3e-4
     lr = Optimizer.lr.replace(default=1e-4)
     decoupled = Optimizer.decoupled.replace(default=True)
     beta1: Number = Number("[0, 1]", default=0.9, doc="Decay rate of the direction.")
@@ -559,6 +571,7 @@ class LAMB(_Moments):
     """
 
     kernel = "lamb"
+    default_rate = 3e-3
     decoupled = Optimizer.decoupled.replace(
         default=True, doc="Decoupled decay: it is a part of u, unless `decay_outside`. False adds it to the gradient."
     )
@@ -627,7 +640,7 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
         for name, slot in self._slots.items():
             averages[name] = slot.param.copy()
             beta = self._value(self._towards_x, slot.groups)
-            if beta and not slot.frozen:
+            if beta and name not in self._frozen:
                 z = slot.state["z"]
                 averages[name] = z + (slot.param - z) / slot.param.dtype.type(beta)
         return averages
@@ -647,8 +660,8 @@ class _ScheduleFree(Applied, Optimizer, abstract=True):
         """Where the parameters hold averages, and the values that are trained are these, steps are refused."""
         return super()._routing(settings, scheduled) if trained is None else [(vars(self).pop, ("step", None))]
 
-    def _taking(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
-        return [*super()._taking(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
+    def _exchanging(self, values: Mapping[str, Array], trained: dict[str, Array] | None) -> list[Call]:
+        return [*super()._exchanging(values, trained), *self._routing_of(trained, self._settings, self._scheduled)]
 
     def state_dict(self) -> dict[str, Any]:
         """See `Optimizer.state_dict`; while the parameters hold averages, ``trained`` has the values to be trained."""
@@ -676,6 +689,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     kernel = "schedule_free_sgd"
     name = "schedule_free_sgd"
+    default_rate = 0.3
     lr = Optimizer.lr.replace(default=1.0)
     decoupled: Flag = Flag(default=False, init=False)  # in the direction, decay would do the very same
     weight_decay = Optimizer.weight_decay.replace(doc="Decay: ``weight_decay·y`` is added to the gradient.")

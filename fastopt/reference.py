@@ -536,14 +536,15 @@ def dropout_probability(p: float) -> float:
 
 def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:
     mask = dropout_mask(x.size, p, seed=seed, counter=counter).reshape(x.shape)
-    return dropout_apply(x, mask, p), mask
+    return dropout_backward(x, mask, p), mask
 
 
 def dropout_apply(x: Array, mask: NDArray[np.bool_], p: float) -> Array:
-    return np.where(mask, x / (1 - dropout_probability(p)), 0)
+    return np.where(mask, x / (1 - p), 0)
 
 
-dropout_backward = dropout_apply
+def dropout_backward(dy: Array, mask: NDArray[np.bool_], p: float) -> Array:
+    return dropout_apply(dy, mask, dropout_probability(p))
 
 
 def bias_relu_dropout_forward(x: Array, bias: Array, p: float, *, seed: int, counter: int) -> Array:
@@ -563,7 +564,7 @@ def _per_channel(a: Array, ndim: int, axis: int) -> Array:
 
 def batch_norm_forward(
     x, scale=1.0, shift=0.0, running_mean=None, running_var=None, *, training=True, eps=1e-5, momentum=0.1,
-    momentum_of="new", unbiased=True, axis=1, relu=False,
+    momentum_of="new", unbiased=True, axis=-1, relu=False,
 ):  # fmt: skip
     """Returns y, (x_hat, inv_std, scale, axes, y or None), running_mean, running_var."""
     axes = tuple(i for i in range(x.ndim) if i != axis % x.ndim)

@@ -77,9 +77,19 @@ def test_flat_keeps_structure_and_values(structure, dtype, rng, same_bits):
         assert not np.shares_memory(param, given)
 
 
-def test_a_tuple_becomes_a_list(rng):
-    flat = fastopt.flatten(tuple(model(rng)))
-    assert type(flat.params) is type(flat.grads) is list
+def test_a_nest_keeps_its_structure(rng, same_bits):
+    w, b, *rest = model(rng)
+    flat = fastopt.flatten({"layers": [(w, b)], "rest": tuple(rest)})
+    for nest in (flat.params, flat.grads):
+        assert [type(part) for part in (nest, nest["layers"], nest["layers"][0], nest["rest"])] == [
+            dict, list, tuple, tuple,
+        ]  # fmt: skip
+    same_bits(flat.params["layers"][0][1], b)
+    by_list = fastopt.flatten([w, b, *rest])
+    same_bits(flat.param, by_list.param)
+    flat.grad[:] = 1
+    fastopt.SGD(flat.params, lr=0.5).step(flat.grads)
+    same_bits(flat.params["rest"][-1], by_list.params[-1] - by_list.param.dtype.type(0.5))
 
 
 def test_views_begin_at_lines_in_order_and_apart(structure, dtype, rng):

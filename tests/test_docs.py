@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import importlib.util
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import data, functional, nn
+from fastopt import data, functional, nn, schedules
 from fastopt.optimizers import OPTIMIZERS
 
 # ---- Docstrings -------------------------------------------------------------------------------------------------
@@ -102,7 +103,22 @@ HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 def blocks(page: Path) -> list[str]:
     """The Python of a page; lines that draw, only where there is matplotlib."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return found if HAS_MATPLOTLIB else [re.sub(r"^.*\.plot\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+    return (
+        found
+        if HAS_MATPLOTLIB
+        else [re.sub(r"^.*\.(plot|preview)\(.*\n", "", block, flags=re.MULTILINE) for block in found]
+    )
+
+
+@contextlib.contextmanager
+def restored(registry: dict):
+    """Afterwards, a registry holds what it held before."""
+    before = dict(registry)
+    try:
+        yield
+    finally:
+        registry.clear()
+        registry.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +129,7 @@ def names(tmp_path_factory):
     def run(page: Path):
         if page not in results:
             folder, left = tmp_path_factory.mktemp("page"), {}
-            with pytest.MonkeyPatch.context() as patch:
+            with pytest.MonkeyPatch.context() as patch, restored(schedules.SCHEDULES):
                 patch.chdir(folder)
                 for number, block in enumerate(blocks(page), start=1):
                     exec(compile(block, f"{page.name}, example {number}", "exec"), left)
@@ -126,7 +142,7 @@ def names(tmp_path_factory):
 def test_pages_are_found():
     if not PAGES:
         pytest.skip("the pages are not beside the tests")
-    assert {page.name for page in PAGES} >= {"README.md", "training.md", "schedules.md"}
+    assert {page.name for page in PAGES} >= {"README.md", "training.md", "schedules.md", "data.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -185,3 +201,23 @@ def test_a_loop_of_your_own_is_fit(training):
     models[1].fit(x, y, epochs=3)
     for name, param in models[0].params.items():
         np.testing.assert_array_equal(param, models[1].params[name])
+
+
+def test_what_is_written_on_the_page_of_extensions_works(names):
+    """The layer and the loss have right gradients, the optimizer trains, and goes on with its schedule."""
+    pages = [page for page in PAGES if page.name == "extending.md"]
+    if not pages:
+        pytest.skip("the pages are not beside the tests")
+    left, _ = names(pages[0])
+    model, x, y = left["model"], left["x"], left["y"]
+    for loss in (nn.softmax_cross_entropy, left["focal"]):
+        assert nn.debug.gradient_check(model, x[:16], y[:16], loss=loss)
+    wrong = lambda output, targets: (left["focal"](output, targets)[0], output)  # noqa: E731
+    assert not nn.debug.gradient_check(model, x[:16], y[:16], loss=wrong)
+    assert left["history"]["accuracy"][-1] > 0.9
+    assert model.evaluate(left["x_test"], left["y_test"])["accuracy"] > 0.9
+    schedule = left["signum"].schedules["lr"]
+    assert left["resumed"].schedules["lr"] == schedule
+    assert left["resumed"].lr == schedule(left["resumed"].t - 1)
+    assert left["resumed"].t == left["signum"].t + len(left["x"]) // 32 + (len(left["x"]) % 32 > 1)
+    assert left["optimizer"].t == 10

@@ -74,6 +74,12 @@ def test_a_group_is_an_optimizer_of_its_own(make, which, settings, rng, same_bit
         same_bits(params[name], apart[name])
 
 
+def test_vectors_have_one_axis_that_is_longer_than_one():
+    shapes = {(): True, (3,): True, (3, 1): True, (1, 3): True, (1, 1): True, (1, 3, 1, 1): True, (2, 3): False}
+    shapes |= {(0,): True, (0, 3): False, (2, 1, 3): False}
+    assert {shape: fastopt.vectors("w", np.ones(shape)) for shape in shapes} == shapes
+
+
 def test_the_last_group_has_the_last_word(rng, close):
     params = draw(rng)
     before = copied(params)

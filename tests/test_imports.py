@@ -19,11 +19,12 @@ CHAIN = (
     ("landscape", "nn", "data", "reference", "inplace"),
     ("fastopt",),
     ("interchange", "functional", "averaging", "matrices", "lbfgs", "penalties"),
-    ("optimizers",),
+    ("optimizers", "extending"),
     ("optimizer",),
     ("hyper", "gradients", "arena"),
     ("schedules", "kernel", "applied", "files", "threads", "drawing"),
     ("checks",),
+    ("dialects",),
     ("_kernels",),
 )
 #: What is for tests and benchmarks: the parts of fastopt that may import it.

@@ -107,7 +107,20 @@ def step(optimizer, params):
 
 
 RICH = {"clip_global_norm": 1.0, "weight_decay": 0.1}
+
+
+class Written(fastopt.NumPyOptimizer):
+    """Momentum, in NumPy."""
+
+    states = ("velocity",)
+
+    def update(self, param, grad, state, *, lr):
+        state["velocity"] += grad
+        param -= lr * state["velocity"]
+
+
 STEPPED = {
+    "in NumPy": lambda p: Written(p, FALLING, weight_decay=0.1, max_norm=0.5),
     "adam": lambda p: fastopt.Adam(p),
     "nadam": lambda p: fastopt.NAdam(p),
     "nadam of groups": lambda p: fastopt.NAdam(p, FALLING, groups=[{"params": "b", "lr": FALLING}], **RICH),
@@ -192,6 +205,8 @@ def loaded(optimizer, params):
 
 STATES = {}
 BOUND_ANEW = {
+    "updated": lambda optimizer, params: optimizer.updated(params, params),
+    "a step of some": lambda optimizer, params: optimizer.step({"w": 2 * params["w"]}, strict=False),
     "add_params": lambda optimizer, params: optimizer.add_params({"c": np.ones(2)}, lr=0.3),
     "rebind": replaced,
     "load_state_dict": loaded,

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from fastopt import landscape
+from fastopt import drawing, landscape
 from fastopt.cli import main
 from fastopt.landscape import RATES, SURFACES, best, descend, draw
 from fastopt.optimizers import OPTIMIZERS
@@ -184,6 +184,21 @@ def test_film(tmp_path):
     assert len(set(pictures)) == 13
 
 
+def test_what_diverges_can_be_read(tmp_path, monkeypatch):
+    """It leaves the plot, and the others keep their scale."""
+    pytest.importorskip("matplotlib")
+    pages = []
+    monkeypatch.setattr(landscape, "figure", lambda size: pages.append(drawing.figure(size)) or pages[-1])
+    wild, tame = descend("sgd", "rosenbrock", 10.0), best("adam", "rosenbrock", steps=300)
+    for runs, summary in (([wild, tame], "adam ends lowest"), ([wild], "it diverges"), ([wild, wild], "all diverge")):
+        draw("rosenbrock", runs, tmp_path / "a.png")
+        page = pages.pop()
+        assert page.get_suptitle().endswith(summary)
+        assert page.legends[0].texts[0].get_text() == "sgd, 10: diverges"
+        low, high = page.axes[1].get_ylim()
+        assert 1e-8 <= low < 1 < high <= 1e6
+
+
 def test_who_ends_lowest():
     sgd, same, slow = (
         descend(name, "ravine", lr, steps=1) for name, lr in (("sgd", 0.01), ("momentum", 0.01), ("sgd", 0))
@@ -205,7 +220,9 @@ def test_running_mean():
 def test_command(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "a.png"
-    assert main(["landscape", "--surface", "beale", "--optimizers", "sgd,lion", "--steps", "9", "--out", str(out)]) == 0
+    assert (
+        main(["landscape", "--surface", "beale", "--optimizers", "sgd, Lion", "--steps", "9", "--out", str(out)]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["sgd", "lion", "wrote"]
     run = best("lion", "beale", steps=9)
@@ -217,16 +234,19 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizers", "adam,fly"], "optimizer must be one of .* got 'fly'"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--out", "a.txt"], "the ending of path must be one of .* got '.txt'"),
-        (["--out", "nowhere/a.png"], "No such file or directory"),
+        (["--out", "picture.xyz"], "the ending of path must be one of .* got '.xyz'"),
+        (["--out", "picture"], "the ending of path must be one of .* got ''"),
+        (["--out", "nowhere/a.png"], "no such folder: 'nowhere'"),
+        (["--out", "."], "path must name a file, got a folder"),
     ],
 )
 def test_wrong_values(arguments, message, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(landscape, "_badness", lambda *run: pytest.fail("computed before the refusal"))
     assert main(["landscape", "--out", "a.png", "--optimizers", "adam", "--steps", "5", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("fastopt: ")
@@ -239,10 +259,18 @@ def test_wrong_words(capsys):
     with pytest.raises(SystemExit):
         main(["landscape", "--surface", "moon", "--out", "a.png"])
     assert "invalid choice: 'moon'" in capsys.readouterr().err
+    for names, wrong in (("adam,fly", "fly"), ("adam,", "")):
+        with pytest.raises(SystemExit) as caught:
+            main(["landscape", "--optimizers", names, "--out", "a.png"])
+        assert caught.value.code == 2
+        assert re.search(
+            f"error: argument --optimizers: optimizer must be one of .* got '{wrong}'\n$", capsys.readouterr().err
+        )
 
 
 def test_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("fastopt.cli.best", lambda *run: pytest.fail("computed before the refusal"))
     assert main(["landscape", "--steps", "5", "--out", str(tmp_path / "a.png")]) == 2
     assert "pip install 'fastopt[plot]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

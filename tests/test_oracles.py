@@ -35,7 +35,7 @@ def test_batch_norm_of_pytorch(dtype, shape, momentum, torch, rng):
         )
 
     tolerance = 1e-10 if dtype == np.float64 else 1e-5
-    y, cache = functional.batch_norm_forward(x, scale, shift, mean, var, momentum=momentum, eps=1e-4)
+    y, cache = functional.batch_norm_forward(x, scale, shift, mean, var, momentum=momentum, eps=1e-4, axis=1)
     expected = theirs(training=True)
     expected.backward(torch.tensor(dy))
     assert_near(y, expected, tolerance)
@@ -43,7 +43,7 @@ def test_batch_norm_of_pytorch(dtype, shape, momentum, torch, rng):
         assert_near(ours, tensor, tolerance)
     for gradient, tensor in zip(functional.batch_norm_backward(dy, cache), tensors, strict=True):
         assert_near(gradient, tensor.grad, tolerance)
-    y, _ = functional.batch_norm_forward(x, scale, shift, mean, var, training=False, eps=1e-4)
+    y, _ = functional.batch_norm_forward(x, scale, shift, mean, var, training=False, eps=1e-4, axis=1)
     assert_near(y, theirs(training=False), tolerance)
 
 
@@ -162,7 +162,7 @@ def test_batch_norm_by_autograd(shape, autograd, rng):
         y = (x - mean) / numpy.sqrt(var + 1e-5)
         return numpy.sum(dy * (y * scale.reshape(per_channel) + shift.reshape(per_channel)))
 
-    _, cache = functional.batch_norm_forward(x, scale, shift)
+    _, cache = functional.batch_norm_forward(x, scale, shift, axis=1)
     wanted = autograd.grad(formula, (0, 1, 2))(x, scale, shift)
     for gradient, expected in zip(functional.batch_norm_backward(dy, cache), wanted, strict=True):
         assert_near(gradient, expected, 1e-10)

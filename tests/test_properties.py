@@ -115,7 +115,7 @@ def test_batch_norm_invariances(data, dtype, shape):
     x, dy = rng.standard_normal((2, *shape)).astype(dtype)
     axes = (0, *range(2, len(shape)))
     tolerance = 3e-4 if dtype == np.float32 else 1e-9
-    y, cache = functional.batch_norm_forward(x, eps=0)
+    y, cache = functional.batch_norm_forward(x, axis=1, eps=0)
     np.testing.assert_allclose(y.mean(axis=axes, dtype=float), 0, atol=tolerance)
     np.testing.assert_allclose(y.var(axis=axes, dtype=float), 1, rtol=tolerance)
 
@@ -123,7 +123,7 @@ def test_batch_norm_invariances(data, dtype, shape):
         dtype.type(data.draw(st.sampled_from([0.5, 4, 1024]))),
         dtype.type(data.draw(st.floats(-8, 8, width=32))),
     )
-    moved, _ = functional.batch_norm_forward(x * factor + offset, eps=0)
+    moved, _ = functional.batch_norm_forward(x * factor + offset, axis=1, eps=0)
     spread = (1 / cache.inv_std).min()
     np.testing.assert_allclose(moved, y, atol=tolerance * max(1, 1 / spread))
 

@@ -254,7 +254,7 @@ def _batch_norm_forward(x: Array, scale: Array, shift: Array, axis: int, **runni
     own = [array.copy() for array in running.values()]
     return {
         IN_PLACE: (lambda: inplace.batch_norm_forward(x3, scale, shift, y3), y),
-        TEXTBOOK: (lambda: reference.batch_norm_forward(second, scale, shift, *own)[0].reshape(x.shape), None),
+        TEXTBOOK: (lambda: reference.batch_norm_forward(second, scale, shift, *own, axis=1)[0].reshape(x.shape), None),
     }
 
 
@@ -264,7 +264,7 @@ def _batch_norm_backward(dy: Array, cache: F.BatchNormCache) -> dict[str, Rival]
     scale, axis, dx = cache.scale, 1 if cache.axis == 1 else -1, np.empty_like(dy)
     second, second_dy, result = (_channels_second(a, axis) for a in (cache.x, dy, dx))
     mean, inv_std = (a.reshape(1, -1, 1).astype(np.float32) for a in (cache.mean, cache.inv_std))
-    _, textbook, _, _ = reference.batch_norm_forward(second, scale)
+    _, textbook, _, _ = reference.batch_norm_forward(second, scale, axis=1)
     x3, dy3, dx3 = (a.reshape(len(a), len(scale), -1) for a in (second, second_dy, result))
     return {
         IN_PLACE: (lambda: inplace.batch_norm_backward(dy3, x3, scale, mean, inv_std, dx3), dx),

@@ -12,7 +12,8 @@ Every function checks all of its arguments before it writes anything, and raises
 argument's name, the rule, and the value.
 
 **Layer kernels** return new arrays, or fill the `out` that they are given. All arrays are float32 or float64, of one
-type per call, and C-contiguous. Images are channels-last, (n, h, w, c); only batch norm takes channels second, too.
+type per call, and C-contiguous. Images are channels-last, (n, h, w, c); with ``layout="nchw"``, functions of images
+take and return (n, c, h, w), by copies.
 """
 
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from fastopt.functional.dropouts import *
 from fastopt.functional.dropouts import PIs as PIs
 from fastopt.functional.embeddings import *
 from fastopt.functional.images import *
+from fastopt.functional.layouts import Layout as Layout
 from fastopt.functional.losses import *
 from fastopt.functional.losses import ElementLoss as ElementLoss
 from fastopt.functional.norms import *

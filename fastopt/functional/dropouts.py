@@ -12,6 +12,7 @@ from fastopt.checks import Array
 from fastopt.kernel import kernel
 
 __all__ = [
+    "Counter",
     "bias_relu_dropout_backward",
     "bias_relu_dropout_forward",
     "dropout",
@@ -31,14 +32,69 @@ PIs = Literal["drop", "keep"]
 Mask = NDArray[np.uint8] | NDArray[np.bool_]
 _BYTE = np.dtype(np.uint8)
 _STEPS = _kernels.LIMITS["DROPOUT_STEPS"]
+_LAST = 2**64 - 1
+
+
+class Counter:
+    """A counter that counts by itself: each call of `dropout` and the like that gets it takes its value, and adds 1.
+
+    A call that is refused takes none.
+
+    Parameters
+    ----------
+    value : int, default 0
+        In [0, 2**64).
+
+    Attributes
+    ----------
+    value : int
+        The one that the next call takes. With it, and the seed, a run that was stopped goes on with the masks that it
+        would have had.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counter = Counter()
+    >>> masks = [dropout(np.ones(16), 0.5, seed=1, counter=counter)[1].tolist() for _ in range(2)]
+    >>> masks[0] == masks[1], counter
+    (False, Counter(2))
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+
+    @property
+    def value(self) -> int:
+        return self._value
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self._value = checks.integer("value", value, 0, _LAST)
+
+    def take(self) -> int:
+        """The value, after which it is the next one (after 2**64 − 1, that is 0)."""
+        value = self._value
+        self._value = (value + 1) & _LAST
+        return value
+
+    def __repr__(self) -> str:
+        return f"Counter({self._value})"
 
 
 def dropout(
     x: Array,
     p: float,
     *,
-    seed: int,
-    counter: int,
+    seed: int | None = None,
+    counter: int | Counter | None = None,
+    rng: np.random.Generator | None = None,
     p_is: PIs = "drop",
     mask_format: Literal["bits", "bytes"] = "bits",
     out: Array | None = None,
@@ -48,7 +104,7 @@ def dropout(
     """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
 
     The random bits are Philox4x32-7 [2]_ of (`seed`, `counter`), 16 per element, so the mask depends on these two,
-    on `p` and on the number of elements alone: give each call in a training run a `counter` of its own.
+    on `p` and on the number of elements alone: give each call in a training run a `counter` of its own, or a generator.
 
     Parameters
     ----------
@@ -56,8 +112,12 @@ def dropout(
     p : float
         The probability of dropping, in [0, 1). The nearest multiple of 2⁻¹⁶ (below 1) takes its place, in the scale as
         in the mask, so the expectation of y is x.
-    seed, counter : int
-        Each in [0, 2**64).
+    seed : int
+        In [0, 2**64).
+    counter : int or Counter
+        In [0, 2**64), or what counts by itself.
+    rng : numpy.random.Generator, optional
+        In place of `seed` and `counter`: draws both.
     p_is : {"drop", "keep"}, default "drop"
         ``"keep"`` makes `p` the probability of keeping, in (0, 1] (cs231n).
     mask_format : {"bits", "bytes"}, default "bits"
@@ -96,11 +156,16 @@ def dropout(
     (dtype('uint8'), (125,))
     """
     cut, factor = threshold(p, p_is)
-    if not checks.flag("inverted", inverted):
+    if inverted is not True and not checks.flag("inverted", inverted):  # the usual case quickly
         factor = 1.0
     if mask_format != "bits":
         checks.choice("mask_format", mask_format, ("bits", "bytes"))
-    y, bits = _dropout_forward(x, out, mask, *key(seed, counter), cut, factor)
+    if type(counter) is int and rng is None:
+        y, bits = _dropout_forward(x, out, mask, *key(seed, counter), cut, factor)
+    else:
+        _key(seed, counter, rng)
+        y, bits = _dropout_forward.check(x, out, mask, 0, 0, cut, factor)
+        _dropout_forward(x, y, bits, *_drawn(seed, counter, rng), cut, factor)
     if mask_format == "bytes":
         return y, np.unpackbits(bits, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, bits
@@ -109,14 +174,16 @@ def dropout(
 def dropout_apply(
     x: Array, mask: Mask, p: float, *, p_is: PIs = "drop", out: Array | None = None, inverted: bool = True
 ) -> Array:
-    """Dropout with a given mask: ``y = x / (1 − p)`` where the mask is set, else 0.
+    """Dropout with a given mask: ``y = x / (1 − p)`` where the mask is set, else 0. This is its own gradient.
 
     Parameters
     ----------
     x : ndarray, any shape
     mask : ndarray
-        As `dropout` returned it, or your own: bool or 0/1 integers shaped like `x`, or bits.
-    p, p_is, out, inverted
+        Your own: bool or 0/1 integers shaped like `x`, or bits as `dropout` returns them.
+    p : float
+        As in `dropout`, but exact: for a mask of `dropout`, give ``kept_share(p)`` and ``p_is="keep"``.
+    p_is, out, inverted
         As in `dropout`.
 
     Returns
@@ -134,7 +201,7 @@ def dropout_apply(
     >>> dropout_apply(np.ones(3), np.array([True, False, True]), 0.5)
     array([2., 0., 2.])
     """
-    factor = threshold(p, p_is)[1] if checks.flag("inverted", inverted) else 1.0
+    factor = _exact_factor(p, p_is) if checks.flag("inverted", inverted) else 1.0
     return _dropout_apply(x, _mask_bits(mask, "x", x), out, factor)
 
 
@@ -200,7 +267,15 @@ def kept_share(p: float, p_is: PIs = "drop") -> float:
 
 
 def bias_relu_dropout_forward(
-    x: Array, bias: Array, p: float, *, seed: int, counter: int, p_is: PIs = "drop", out: Array | None = None
+    x: Array,
+    bias: Array,
+    p: float,
+    *,
+    seed: int | None = None,
+    counter: int | Counter | None = None,
+    rng: np.random.Generator | None = None,
+    p_is: PIs = "drop",
+    out: Array | None = None,
 ) -> Array:
     """`bias_relu_forward` and then `dropout`, in one pass: the same numbers, and no mask to keep.
 
@@ -208,7 +283,7 @@ def bias_relu_dropout_forward(
     ----------
     x : ndarray (…, d)
     bias : ndarray (d,)
-    p, seed, counter, p_is
+    p, seed, counter, rng, p_is
         As in `dropout`.
     out : ndarray like `x`, optional
         Where to write y; may be `x` itself.
@@ -230,6 +305,10 @@ def bias_relu_dropout_forward(
     [0.0, 4.0]
     """
     cut, factor = threshold(p, p_is)
+    if type(counter) is not int or rng is not None:
+        _key(seed, counter, rng)
+        out = _bias_relu_dropout_forward.check(x, bias, out, 0, 0, cut, factor)
+        seed, counter = _drawn(seed, counter, rng)
     return _bias_relu_dropout_forward(x, bias, out, *key(seed, counter), cut, factor)
 
 
@@ -274,9 +353,35 @@ def bias_relu_dropout_backward(
     return _bias_relu_backward(dy, y, out, dbias, threshold(p, p_is)[1])
 
 
-def key(seed: int, counter: int) -> tuple[int, int]:
+def key(seed: Any, counter: Any) -> tuple[int, int]:
     """The checked key of random bits."""
-    return checks.integer("seed", seed, 0, 2**64 - 1), checks.integer("counter", counter, 0, 2**64 - 1)
+    if type(seed) is type(counter) is int and 0 <= seed <= _LAST and 0 <= counter <= _LAST:
+        return seed, counter  # the usual case quickly
+    return checks.integer("seed", seed, 0, _LAST), checks.integer("counter", counter, 0, _LAST)
+
+
+def _key(seed: Any, counter: Any, rng: Any) -> None:
+    """Check what a key is to be drawn from; nothing is drawn yet."""
+    if rng is None:
+        if seed is None and counter is None:
+            raise TypeError("seed and counter must be given, or rng, such as np.random.default_rng(1)")
+        key(seed, counter.value if isinstance(counter, Counter) else counter)
+        return
+    if not isinstance(rng, np.random.Generator):
+        cure = f"np.random.default_rng({rng!r})" if isinstance(rng, int) else "np.random.default_rng(1)"
+        raise TypeError(f"rng must be a numpy.random.Generator, such as {cure}, got {type(rng).__name__}")
+    if seed is not None or counter is not None:
+        raise TypeError("rng must not be given with seed or counter, which it draws")
+
+
+def _drawn(seed: Any, counter: Any, rng: np.random.Generator | None) -> tuple[int, int]:
+    """The key of random bits, from what `_key` has checked."""
+    if rng is not None:
+        seed, counter = rng.integers(_LAST, size=2, dtype=np.uint64, endpoint=True).tolist()
+        return seed, counter
+    if not isinstance(counter, Counter):
+        return key(seed, counter)
+    return key(seed, counter.take())
 
 
 @_kernels.Memoised
@@ -288,6 +393,14 @@ def threshold(p: float, p_is: PIs) -> tuple[int, float]:
         drop = checks.number("p", p, "[0, 1)")
     below = min(round(drop * _STEPS), _STEPS - 1)
     return below, _STEPS / (_STEPS - below)
+
+
+@_kernels.Memoised
+def _exact_factor(p: float, p_is: PIs) -> float:
+    """1 / (1 − p), or 1 / p, with p as it is."""
+    if checks.choice("p_is", p_is, ("drop", "keep")) == "keep":
+        return checks.number("1 / p", 1 / checks.number("p", p, "(0, 1]"))
+    return 1 / (1 - checks.number("p", p, "[0, 1)"))
 
 
 def _mask_bits(mask: Any, name: str, x: Array) -> NDArray[np.uint8]:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
+from fastopt.functional.dense import bias_backward, dense_forward, dense_input_grad, dense_weight_grad
+from fastopt.functional.layouts import (
+    COLUMNS,
+    DEPTHWISE_WEIGHT,
+    WEIGHT,
+    Layout,
+    by_layout,
+    hint,
+    warn_of_channels_second,
+    warn_of_filters_first,
+)
 from fastopt.kernel import dimension, kernel, shape_of
 
 __all__ = [
@@ -35,6 +48,208 @@ _SCRATCH, _MAX_KERNEL_ROWS, _WINOGRAD_CHANNELS, _WINOGRAD_GRAIN = (
     _kernels.LIMITS[name] for name in ("SCRATCH", "MAX_KERNEL_ROWS", "WINOGRAD_CHANNELS", "WINOGRAD_GRAIN")
 )
 
+# ---- Windows ------------------------------------------------------------------------------------------------
+
+
+class _Windows(NamedTuple):
+    """Sizes of images; height and width of windows, strides, padding and dilation; and places down and across."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+    kh: int
+    kw: int
+    stride_h: int
+    stride_w: int
+    pad_h: int
+    pad_w: int
+    dilation_h: int
+    dilation_w: int
+    oh: int
+    ow: int
+
+
+@_kernels.Memoised
+def _windows(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> _Windows:
+    """The checked sizes of windows that slide over images."""
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
+    n, h, w, c = checks.lengths("shape", shape)
+    (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
+    (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
+    oh, ow = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
+    if oh is None or ow is None:
+        spread = "" if dh == dw == 1 else f" spread over {(dh * (kh - 1) + 1, dw * (kw - 1) + 1)}"
+        wanted = f"size must be at most that of the padded image {(h + 2 * ph, w + 2 * pw)}"
+        raise ValueError(f"{wanted}, got {(kh, kw)}{spread}{hint((n, h, w, c))}")
+    warn_of_channels_second((n, h, w, c))
+    return _Windows(n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow)
+
+
+# ---- Patches ------------------------------------------------------------------------------------------------
+
+_im2col = kernel("im2col", columns="out")
+_col2im = kernel("col2im", dx="out")
+
+
+def im2col(
+    x: Array,
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    layout: Layout | None = None,
+) -> Array:
+    """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    size : int or (int, int)
+        Height kh and width kw of the window.
+    stride : int or (int, int), default 1
+    padding : int or (int, int), default 0
+        Zeros on each side.
+    out : ndarray (n, oh, ow, kh, kw, c), optional
+        Where to write.
+    dilation : int or (int, int), default 1
+        Distance of neighbours in the window: only each such pixel is taken.
+    layout : {"nhwc", "nchw"}, optional
+        As in `max_pool_forward`. With ``"nchw"``, columns are (n, oh, ow, c, kh, kw), for weights (k, c, kh, kw):
+        ``columns.reshape(-1, c * kh * kw) @ weight.reshape(k, -1).T``.
+
+    Returns
+    -------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+        With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
+        ``columns.reshape(-1, kh * kw * c)`` is free.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> columns = im2col(np.arange(9.0).reshape(1, 3, 3, 1), 2)
+    >>> columns.shape
+    (1, 2, 2, 2, 2, 1)
+    >>> columns[0, 0, 0, :, :, 0]
+    array([[0., 1.],
+           [3., 4.]])
+    """
+    if layout is not None:
+        return by_layout(im2col, locals(), out=COLUMNS)
+    return _im2col(x, out, *_windows(checks.shape("x", x, ndim=4), size, stride, padding, dilation)[4:12])
+
+
+def col2im(
+    columns: Array,
+    shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    layout: Layout | None = None,
+) -> Array:
+    """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
+
+    Parameters
+    ----------
+    columns : ndarray (n, oh, ow, kh, kw, c)
+    shape : tuple of int
+        The shape (n, h, w, c) of the image.
+    size, stride, padding, dilation, layout
+        As in `im2col`.
+    out : ndarray (n, h, w, c), optional
+        Where to write.
+
+    Returns
+    -------
+    x : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> col2im(np.ones((1, 2, 2, 2, 2, 1)), (1, 3, 3, 1), 2)[0, :, :, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    """
+    if layout is not None:
+        return by_layout(col2im, locals())
+    return _col2im(columns, out, *_windows(shape, size, stride, padding, dilation)[:12])
+
+
+def patches_shape(
+    shape: tuple[int, ...],
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    *,
+    layout: Layout | None = None,
+) -> tuple[int, ...]:
+    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        That of the images.
+    size, stride, padding, dilation, layout
+        As in `im2col`.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> patches_shape((1, 5, 5, 3), 3, stride=2)
+    (1, 2, 2, 3, 3, 3)
+    """
+    if layout is not None:
+        wanted = by_layout(patches_shape, locals(), ())
+        return tuple(wanted[axis] for axis in COLUMNS.inverse(6)) if layout == "nchw" else wanted
+    windows = _windows(shape, size, stride, padding, dilation)
+    return windows.n, windows.oh, windows.ow, windows.kh, windows.kw, windows.c
+
+
+#: How many numbers im2col lays out at a time, at most, where one image has no more: the bits of the gradients of
+#: weights depend on it.
+_AT_A_TIME = 1 << 22
+
+
+def _blocks(windows: _Windows, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array]]:
+    """Some images at a time, and memory for their patches."""
+    n, patch = windows.n, (windows.oh, windows.ow, windows.kh, windows.kw, windows.c)
+    count = max(1, min(n, _AT_A_TIME // max(math.prod(patch), 1)))
+    columns = np.empty((count, *patch), dtype)
+    for first in range(0, max(n, 1), count):
+        yield slice(first, first + count), columns[: n - first]
+
+
+def _matrix(array: Array) -> Array:
+    """Images, patches or weights as a matrix, whose rows the first three axes count."""
+    return array.reshape(math.prod(array.shape[:3]), math.prod(array.shape[3:]))
+
+
 # ---- Pooling ------------------------------------------------------------------------------------------------
 
 _max_pool_forward = kernel("max_pool_forward", y="out")
@@ -44,7 +259,13 @@ _average_pool_backward = kernel("average_pool_backward", dx="out")
 
 
 def max_pool_forward(
-    x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None, winner: NDArray[Any] | None = None
+    x: Array,
+    size: Pair,
+    stride: Pair | None = None,
+    out: Array | None = None,
+    winner: NDArray[Any] | None = None,
+    *,
+    layout: Layout | None = None,
 ) -> tuple[Array, NDArray[Any]]:
     """The maximum of each window, without padding. NaN wins; of equals, the first.
 
@@ -59,6 +280,10 @@ def max_pool_forward(
         Where to write y.
     winner : ndarray (n, oh, ow, c) of `winner_type`, optional
         Where to write that.
+    layout : {"nhwc", "nchw"}, optional
+        Where the channels of images are. ``"nchw"`` takes and returns (n, c, h, w) in place of each (n, h, w, c), by
+        copies; what is read then need not be C-contiguous. Where absent, they are last, and images that look otherwise
+        get a hint.
 
     Returns
     -------
@@ -82,6 +307,8 @@ def max_pool_forward(
     >>> winner.ravel().tolist()
     [3, 3, 3, 3]
     """
+    if layout is not None:
+        return by_layout(max_pool_forward, locals(), ("out", "winner"))
     return _max_pool_forward(x, out, winner, *_pooling(checks.shape("x", x, ndim=4), size, stride)[4:])
 
 
@@ -92,6 +319,8 @@ def max_pool_backward(
     size: Pair,
     stride: Pair | None = None,
     out: Array | None = None,
+    *,
+    layout: Layout | None = None,
 ) -> Array:
     """The gradient of `max_pool_forward`: each dy goes to the element that won.
 
@@ -103,7 +332,7 @@ def max_pool_backward(
         From `max_pool_forward`.
     shape : tuple of int
         The shape (n, h, w, c) of x.
-    size, stride
+    size, stride, layout
         As in `max_pool_forward`.
     out : ndarray (n, h, w, c), optional
         Where to write dx.
@@ -126,16 +355,25 @@ def max_pool_backward(
     array([[0., 0., 0., 0.],
            [0., 5., 0., 7.]])
     """
+    if layout is not None:
+        return by_layout(max_pool_backward, locals())
     return _max_pool_backward(dy, winner, out, *_pooling(shape, size, stride))
 
 
-def average_pool_forward(x: Array, size: Pair, stride: Pair | None = None, out: Array | None = None) -> Array:
+def average_pool_forward(
+    x: Array,
+    size: Pair,
+    stride: Pair | None = None,
+    out: Array | None = None,
+    *,
+    layout: Layout | None = None,
+) -> Array:
     """The mean of each window, without padding.
 
     Parameters
     ----------
     x : ndarray (n, h, w, c)
-    size, stride
+    size, stride, layout
         As in `max_pool_forward`.
     out : ndarray (n, oh, ow, c), optional
         Where to write y.
@@ -157,6 +395,8 @@ def average_pool_forward(x: Array, size: Pair, stride: Pair | None = None, out: 
     array([[ 2.5,  4.5],
            [10.5, 12.5]])
     """
+    if layout is not None:
+        return by_layout(average_pool_forward, locals())
     return _average_pool_forward(x, out, *_pooling(checks.shape("x", x, ndim=4), size, stride)[4:])
 
 
@@ -166,6 +406,8 @@ def average_pool_backward(
     size: Pair,
     stride: Pair | None = None,
     out: Array | None = None,
+    *,
+    layout: Layout | None = None,
 ) -> Array:
     """The gradient of `average_pool_forward`: each dy is shared out among the elements of its window.
 
@@ -175,7 +417,7 @@ def average_pool_backward(
         The gradient with respect to y.
     shape : tuple of int
         The shape (n, h, w, c) of x.
-    size, stride
+    size, stride, layout
         As in `max_pool_forward`.
     out : ndarray (n, h, w, c), optional
         Where to write dx.
@@ -196,6 +438,8 @@ def average_pool_backward(
     array([[0.25, 0.25, 0.25, 0.25],
            [0.25, 0.25, 0.25, 0.25]])
     """
+    if layout is not None:
+        return by_layout(average_pool_backward, locals())
     return _average_pool_backward(dy, out, *_pooling(shape, size, stride))
 
 
@@ -223,9 +467,10 @@ def winner_type(real: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32 if real == np.float32 else np.int64)
 
 
+@_kernels.Memoised
 def _pooling(shape: Any, size: Pair, stride: Pair | None) -> tuple[int, ...]:
     """Sizes for the kernels: n, h, w, c, and height and width of the window and of the stride."""
-    return _geometry(shape, size, size if stride is None else stride, 0, 1)[:8]
+    return _windows(shape, size, size if stride is None else stride, 0, 1)[:8]
 
 
 # ---- Convolution --------------------------------------------------------------------------------------------
@@ -247,14 +492,17 @@ def conv2d(
     stride: Pair = 1,
     padding: Pair = 0,
     *,
+    dilation: Pair = 1,
     relu: bool = False,
     winograd: bool = False,
     out: Array | None = None,
     packed: Array | None = None,
+    layout: Layout | None = None,
 ) -> Array:
-    """A convolution without `im2col`: ``y = Σ x[…, s·oy + ky − p, s·ox + kx − p, c] · weight[ky, kx, c, k] + bias``.
+    """A convolution: ``y = Σ x[…, s·oy + d·ky − p, s·ox + d·kx − p, c] · weight[ky, kx, c, k] + bias``.
 
-    Faster than a matrix product where there are few channels; see `conv2d_fits` for what it takes.
+    Computed by a kernel of its own where `conv2d_fits` says so, which is faster than a matrix product where there are
+    few channels; else by `im2col` and `dense_forward`, some images at a time.
 
     Parameters
     ----------
@@ -263,6 +511,7 @@ def conv2d(
     bias : ndarray (k,), optional
     stride : int or (int, int), default 1
     padding : int or (int, int), default 0
+    dilation : int or (int, int), default 1
         As in `im2col`.
     relu : bool, default False
         Whether to apply `relu_forward` to y.
@@ -273,6 +522,8 @@ def conv2d(
         Where to write y.
     packed : ndarray of `packed_shape`, optional
         Where to lay out the weights meanwhile.
+    layout : {"nhwc", "nchw"}, optional
+        As in `max_pool_forward`; with ``"nchw"``, the weight is (k, c, kh, kw).
 
     Returns
     -------
@@ -294,19 +545,28 @@ def conv2d(
     array([[4., 6., 4.],
            [6., 9., 6.],
            [4., 6., 4.]])
+    >>> conv2d(np.ones((1, 3, 8, 8)), np.ones((16, 3, 5, 5)), padding=2, layout="nchw").shape
+    (1, 16, 8, 8)
     """
-    kh, kw, c, filters = checks.shape("weight", weight, ndim=4)
+    if layout is not None:
+        return by_layout(conv2d, locals())
     shape = checks.shape("x", x, ndim=4)
-    checks.array("weight", weight, dtype=checks.array("x", x).dtype)
-    if shape[3] != c:
-        raise ValueError(f"weight must have shape (kh, kw, {shape[3]}, k), got {weight.shape}")
-    _, _, _, _, *window, _, _ = _geometry(shape, (kh, kw), stride, padding, 1)
-    if not conv2d_fits(shape, filters, (kh, kw), stride, padding):
-        raise ValueError(f"x and weight must fit (see conv2d_fits), got {shape} and {weight.shape}")
-    reads, options = {"x": x, "weight": weight, "bias": bias}, (filters, checks.flag("relu", relu))
-    if _by_winograd(winograd, weight.shape, stride):
-        return _convolve(_winograd_pack, _winograd_forward, reads, out, packed, False, (*window[4:], *options))
-    return _convolve(_conv_pack, _conv_forward, reads, out, packed, False, (*window, *options))
+    windows = _windows_of_weight(shape, weight, stride, padding, dilation, checks.array("x", x).dtype)
+    filters, relu = weight.shape[3], checks.flag("relu", relu)
+    reads = {"x": x, "weight": weight, "bias": bias}
+    if _by_winograd(winograd, weight.shape, stride, dilation):
+        options = windows.pad_h, windows.pad_w, filters, relu
+        return _convolve(_winograd_pack, _winograd_forward, reads, out, packed, False, options)
+    if _fits(windows, filters):
+        return _convolve(_conv_pack, _conv_forward, reads, out, packed, False, (*windows[4:10], filters, relu))
+    if bias is not None:
+        checks.array("bias", bias, dtype=x.dtype, shape=(filters,))
+    y = _result(out, (windows.n, windows.oh, windows.ow, filters), reads)
+    _check_packed(weight, packed, False)
+    for some, columns in _blocks(windows, x.dtype):
+        _im2col(x[some], columns, *windows[4:12])
+        dense_forward(_matrix(columns), _matrix(weight), bias, relu=relu, out=_matrix(y[some]))
+    return y
 
 
 def conv2d_input_grad(
@@ -315,11 +575,17 @@ def conv2d_input_grad(
     shape: tuple[int, int, int, int],
     padding: Pair = 0,
     *,
+    stride: Pair = 1,
+    dilation: Pair = 1,
     winograd: bool = False,
     out: Array | None = None,
     packed: Array | None = None,
+    layout: Layout | None = None,
 ) -> Array:
-    """The gradient of `conv2d` with respect to x, for a stride of 1 and a padding below the weight's size.
+    """The gradient of `conv2d` with respect to x.
+
+    Computed by the kernel of `conv2d` for a stride of 1 and a padding below the weight's size; else by
+    `dense_input_grad` and `col2im`.
 
     Parameters
     ----------
@@ -328,8 +594,7 @@ def conv2d_input_grad(
     weight : ndarray (kh, kw, c, k)
     shape : tuple of int
         The shape (n, h, w, c) of x.
-    padding : int or (int, int), default 0
-    winograd : bool, default False
+    padding, stride, dilation, winograd, layout
         As in `conv2d`.
     out : ndarray (n, h, w, c), optional
         Where to write dx.
@@ -353,24 +618,27 @@ def conv2d_input_grad(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
+    if layout is not None:
+        return by_layout(conv2d_input_grad, locals())
     checks.shape("dy", dy, ndim=4)
-    kh, kw, c, _ = checks.shape("weight", weight, ndim=4)
-    checks.array("weight", weight, dtype=checks.array("dy", dy).dtype)
-    sizes = _geometry(shape, (kh, kw), 1, padding, 1)
-    if sizes[3] != c:
-        raise ValueError(f"weight must have shape (kh, kw, {sizes[3]}, k), got {weight.shape}")
-    if not conv2d_fits(shape, weight.shape[3], (kh, kw), 1, padding):
-        raise ValueError(f"x and weight must fit (see conv2d_fits), got {tuple(shape)} and {weight.shape}")
-    checks.array("dy", dy, shape=(sizes[0], *_places(sizes), weight.shape[3]))
-    pad_h, pad_w = sizes[8:10]
-    if pad_h >= kh or pad_w >= kw:
-        raise ValueError(f"padding must be below the weight's size {(kh, kw)}, got {(pad_h, pad_w)}")
+    windows = _windows_of_weight(shape, weight, stride, padding, dilation, checks.array("dy", dy).dtype)
+    n, h, w, c, kh, kw, *strides, pad_h, pad_w, _, _, oh, ow = windows
+    checks.array("dy", dy, shape=(n, oh, ow, weight.shape[3]))
     # A convolution of dy, whose weights are those of y with the taps in reverse order.
     pads = kh - 1 - pad_h, kw - 1 - pad_w
     reads = {"dy": dy, "weight": weight, "bias": None}
-    if _by_winograd(winograd, weight.shape, 1):
+    if _by_winograd(winograd, weight.shape, stride, dilation):
+        if min(pads) < 0:
+            raise ValueError(f"winograd must be False for a padding of more than 2, got {(pad_h, pad_w)}")
         return _convolve(_winograd_pack, _winograd_input_grad, reads, out, packed, True, (*pads, c, False))
-    return _convolve(_conv_pack, _conv_input_grad, reads, out, packed, True, (kh, kw, 1, 1, *pads, c, False))
+    if strides == [1, 1] and min(pads) >= 0 and _fits(windows, weight.shape[3]):
+        return _convolve(_conv_pack, _conv_input_grad, reads, out, packed, True, (kh, kw, 1, 1, *pads, c, False))
+    dx = _result(out, (n, h, w, c), reads)
+    _check_packed(weight, packed, True)
+    for some, columns in _blocks(windows, dy.dtype):
+        dense_input_grad(_matrix(dy[some]), _matrix(weight), out=_matrix(columns))
+        _col2im(columns, dx[some], len(columns), *windows[1:12])
+    return dx
 
 
 def conv2d_weight_grad(
@@ -380,31 +648,34 @@ def conv2d_weight_grad(
     stride: Pair = 1,
     padding: Pair = 0,
     *,
+    dilation: Pair = 1,
     winograd: bool = False,
     out: Array | None = None,
     sums: Array | None = None,
     dbias: Array | None = None,
+    layout: Layout | None = None,
 ) -> Array:
     """The gradient of `conv2d` with respect to the weight, and to the bias where wanted.
+
+    Computed by a kernel of its own where `conv2d_fits` says so and k is a multiple of 16; else by `im2col` and
+    `dense_weight_grad`.
 
     Parameters
     ----------
     x : ndarray (n, h, w, c)
     dy : ndarray (n, oh, ow, k)
-        The gradient with respect to y; k must be a multiple of 16.
+        The gradient with respect to y.
     size : int or (int, int)
         Height kh and width kw of the weight.
-    stride : int or (int, int), default 1
-    padding : int or (int, int), default 0
-    winograd : bool, default False
+    stride, padding, dilation, winograd, layout
         As in `conv2d`.
     out : ndarray (kh, kw, c, k), optional
         Where to write dweight.
     sums : ndarray (16, c, k), optional
         Where to sum up meanwhile, for `winograd`.
     dbias : ndarray (k,), optional
-        Where to write the gradient with respect to the bias: the sum of dy over pixels, taken as those of the weights
-        are, by blocks in the real type (`bias_backward` goes over to double).
+        Where to write the gradient with respect to the bias: the sum of dy over pixels. The kernel takes it as those of
+        the weights, by blocks in the real type (`bias_backward` goes over to double).
 
     Returns
     -------
@@ -422,23 +693,43 @@ def conv2d_weight_grad(
     array([[9., 9.],
            [9., 9.]])
     """
-    shape = checks.shape("x", x, ndim=4)
-    sizes = _geometry(shape, size, stride, padding, 1)
-    wanted = (shape[0], *_places(sizes))
-    filters = dy.shape[-1] if len(checks.shape("dy", dy)) == 4 else _WINOGRAD_GRAIN
-    checks.array("dy", dy, dtype=checks.array("x", x).dtype, shape=(*wanted, filters))
-    if not conv2d_fits(shape, filters, size, stride, padding) or filters % _WINOGRAD_GRAIN:
-        raise ValueError(
-            f"x and dy must fit, and dy have a multiple of {_WINOGRAD_GRAIN} filters, got {shape} and {dy.shape}"
-        )
-    if _by_winograd(winograd, (*sizes[4:6], shape[3], filters), stride):
-        return _winograd_weight_grad(x, dy, out, sums, dbias, *sizes[8:10])[0]
-    return _conv_weight_grad(x, dy, out, dbias, *sizes[4:10])[0]
+    if layout is not None:
+        return by_layout(conv2d_weight_grad, locals(), out=WEIGHT)
+    windows = _windows(checks.shape("x", x, ndim=4), size, stride, padding, dilation)
+    filters = checks.shape("dy", dy, ndim=4)[3]
+    checks.array("dy", dy, dtype=checks.array("x", x).dtype, shape=(windows.n, windows.oh, windows.ow, filters))
+    weight = windows.kh, windows.kw, windows.c, filters
+    if _by_winograd(winograd, weight, stride, dilation):
+        return _winograd_weight_grad(x, dy, out, sums, dbias, windows.pad_h, windows.pad_w)[0]
+    if _fits(windows, filters) and filters % _WINOGRAD_GRAIN == 0:
+        return _conv_weight_grad(x, dy, out, dbias, *windows[4:10])[0]
+    reads = {"x": x, "dy": dy}
+    dweight = _result(out, weight, reads)
+    if dbias is not None:
+        _result(dbias, (filters,), reads | {"out": dweight}, "dbias")
+    part = np.empty_like(dweight)
+    for some, columns in _blocks(windows, x.dtype):
+        _im2col(x[some], columns, *windows[4:12])
+        dense_weight_grad(_matrix(columns), _matrix(dy[some]), out=_matrix(part if some.start else dweight))
+        if some.start:
+            with np.errstate(all="ignore"):
+                dweight += part
+    if dbias is not None:
+        bias_backward(dy, out=dbias)
+    return dweight
 
 
-def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair = 1, padding: Pair = 0) -> bool:
-    """Whether `conv2d` and its gradients take images of a shape (n, h, w, c): a kernel's height of rows, with all the
-    padding that each needs, must hold at most 2¹⁴ numbers, in x as in dy.
+def conv2d_fits(
+    shape: tuple[int, ...],
+    filters: int,
+    size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    *,
+    layout: Layout | None = None,
+) -> bool:
+    """Whether `conv2d` and its gradients need no `im2col` for images of a shape (n, h, w, c): a weight's height of
+    rows, with all the padding that each needs, holds at most 2¹⁴ numbers, in x as in dy.
 
     Parameters
     ----------
@@ -450,6 +741,8 @@ def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair =
         Height kh and width kw of the weight.
     stride : int or (int, int), default 1
     padding : int or (int, int), default 0
+    layout : {"nhwc", "nchw"}, optional
+        As in `conv2d`.
 
     Returns
     -------
@@ -465,12 +758,18 @@ def conv2d_fits(shape: tuple[int, ...], filters: int, size: Pair, stride: Pair =
     >>> conv2d_fits((64, 28, 28, 16), 16, 3), conv2d_fits((1, 28, 2000, 16), 16, 3)
     (True, False)
     """
-    _, _, w, c, kh, kw, _, sw, *_ = sizes = _geometry(shape, size, stride, padding, 1)
-    ow, filters = _places(sizes)[1], checks.integer("filters", filters, 0)
-    return kh <= _MAX_KERNEL_ROWS and kh * max(((ow - 1) * sw + kw) * c, (w + kw - 1) * filters) <= _SCRATCH
+    if layout is not None:
+        return by_layout(conv2d_fits, locals(), ())
+    return _fits(_windows(shape, size, stride, padding, 1), checks.integer("filters", filters, 0))
 
 
-def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
+def _fits(windows: _Windows, filters: int) -> bool:
+    _, _, w, c, kh, kw, _, stride_w, _, _, dilation_h, dilation_w, _, ow = windows
+    width = max(((ow - 1) * stride_w + kw) * c, (w + kw - 1) * filters)
+    return dilation_h == dilation_w == 1 and kh <= _MAX_KERNEL_ROWS and kh * width <= _SCRATCH
+
+
+def winograd_fits(weight: tuple[int, ...], stride: Pair = 1, *, layout: Layout | None = None) -> bool:
     """Whether weights of a shape (kh, kw, c, k) can be had with ``winograd=True``: 3 × 3 at a stride of 1, c and k
     multiples of 16 up to 128.
 
@@ -479,6 +778,8 @@ def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
     weight : tuple of int
         The shape of the weight.
     stride : int or (int, int), default 1
+    layout : {"nhwc", "nchw"}, optional
+        As in `conv2d`.
 
     Returns
     -------
@@ -489,18 +790,66 @@ def winograd_fits(weight: tuple[int, ...], stride: Pair = 1) -> bool:
     >>> winograd_fits((3, 3, 16, 32)), winograd_fits((3, 3, 1, 16)), winograd_fits((3, 3, 16, 32), stride=2)
     (True, False, False)
     """
+    if layout is not None:
+        return by_layout(winograd_fits, locals(), ())
     kh, kw, *deep = _weight(weight)
     fit = (n % _WINOGRAD_GRAIN == 0 and 0 < n <= _WINOGRAD_CHANNELS for n in deep)
     return (kh, kw) == (3, 3) and checks.pair("stride", stride, 1) == (1, 1) and all(fit)
 
 
-def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair) -> bool:
-    if checks.flag("winograd", winograd) and not winograd_fits(weight, stride):
+def _by_winograd(winograd: bool, weight: tuple[int, ...], stride: Pair, dilation: Pair) -> bool:
+    if not checks.flag("winograd", winograd):
+        return False
+    if not winograd_fits(weight, stride):
         raise ValueError(f"winograd must be False for a weight of shape {weight} at stride {stride}: see winograd_fits")
-    return winograd
+    if checks.pair("dilation", dilation, 1) != (1, 1):
+        raise ValueError(f"winograd must be False for a dilation of {dilation}")
+    return True
 
 
-def packed_shape(weight: tuple[int, ...], *, reverse: bool = False, winograd: bool = False) -> tuple[int, ...]:
+def _windows_of_weight(
+    shape: Any, weight: Array, stride: Pair, padding: Pair, dilation: Pair, dtype: np.dtype[Any]
+) -> _Windows:
+    """The windows of weights, which fit the images."""
+    kh, kw, c, filters = weights = checks.shape("weight", weight, ndim=4)
+    checks.array("weight", weight, dtype=dtype)
+    if isinstance(shape, (tuple, list)) and len(shape) == 4 and shape[3] != c:
+        _, second, _, channels = checks.lengths("shape", shape)
+        cure = hint(tuple(shape))
+        if weights[1] == second:
+            cure = "; for weights (k, c, kh, kw) and images (n, c, h, w) write layout='nchw'"
+        elif weights[1] == channels:
+            cure = "; for weights (k, c, kh, kw) write np.ascontiguousarray(weight.transpose(2, 3, 1, 0))"
+        raise ValueError(f"weight must have shape (kh, kw, {channels}, k), got {weights}{cure}")
+    if kh > kw == c == filters == 3:
+        warn_of_filters_first(weights)
+    return _windows(shape, (kh, kw), stride, padding, dilation)
+
+
+def _result(given: Array | None, shape: tuple[int, ...], reads: Mapping[str, Array | None], name: str = "out") -> Array:
+    """The array for a result: the given one, where it fits and shares no memory with others, else a new one."""
+    dtype = next(array.dtype for array in reads.values() if array is not None)
+    if given is None:
+        return np.empty(shape, dtype)
+    checks.array(name, given, dtype=dtype, shape=shape, writable=True)
+    for other, array in reads.items():
+        if array is not None:
+            checks.apart({name: given, other: array})
+    return given
+
+
+def _check_packed(weight: Array, packed: Array | None, reverse: bool) -> None:
+    if packed is not None:
+        _conv_pack.check(weight, packed, reverse)
+
+
+def packed_shape(
+    weight: tuple[int, ...],
+    *,
+    reverse: bool = False,
+    winograd: bool = False,
+    layout: Layout | None = None,
+) -> tuple[int, ...]:
     """The shape in which `conv2d` (with `reverse`, `conv2d_input_grad`) lays out weights of a shape (kh, kw, c, k).
 
     Parameters
@@ -511,6 +860,8 @@ def packed_shape(weight: tuple[int, ...], *, reverse: bool = False, winograd: bo
         For `conv2d_input_grad`.
     winograd : bool, default False
         Whether that is to compute by Winograd's algorithm.
+    layout : {"nhwc", "nchw"}, optional
+        As in `conv2d`, for the shape of the weight.
 
     Returns
     -------
@@ -521,6 +872,8 @@ def packed_shape(weight: tuple[int, ...], *, reverse: bool = False, winograd: bo
     >>> packed_shape((3, 3, 16, 48)), packed_shape((3, 3, 16, 48), winograd=True)
     ((2, 9, 16, 32), (16, 2, 16, 32))
     """
+    if layout is not None:
+        return by_layout(packed_shape, locals(), ())
     kh, kw, c, filters = _weight(weight)
     reverse = checks.flag("reverse", reverse)
     if checks.flag("winograd", winograd):
@@ -539,7 +892,7 @@ def _weight(shape: Any) -> tuple[int, int, int, int]:
 def _convolve(
     pack: _kernels.Layer,
     run: _kernels.Layer,
-    reads: dict[str, Array | None],
+    reads: Mapping[str, Array | None],
     out: Array | None,
     packed: Array | None,
     reverse: bool,
@@ -557,159 +910,23 @@ def _convolve(
     return run(x, packed, bias, out, *options)
 
 
-# ---- Patches ------------------------------------------------------------------------------------------------
-
-_im2col = kernel("im2col", columns="out")
-_col2im = kernel("col2im", dx="out")
-
-
-def im2col(
-    x: Array, size: Pair, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
-) -> Array:
-    """The patch under each place of a sliding window, as a row: convolution becomes a matrix product.
-
-    Parameters
-    ----------
-    x : ndarray (n, h, w, c)
-    size : int or (int, int)
-        Height kh and width kw of the window.
-    stride : int or (int, int), default 1
-    padding : int or (int, int), default 0
-        Zeros on each side.
-    out : ndarray (n, oh, ow, kh, kw, c), optional
-        Where to write.
-    dilation : int or (int, int), default 1
-        Distance of neighbours in the window: only each such pixel is taken.
-
-    Returns
-    -------
-    columns : ndarray (n, oh, ow, kh, kw, c)
-        With ``oh = (h + 2·padding − dilation·(kh − 1) − 1) // stride + 1``. A copy:
-        ``columns.reshape(-1, kh * kw * c)`` is free.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an argument breaks its rule; nothing was changed then.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> columns = im2col(np.arange(9.0).reshape(1, 3, 3, 1), 2)
-    >>> columns.shape
-    (1, 2, 2, 2, 2, 1)
-    >>> columns[0, 0, 0, :, :, 0]
-    array([[0., 1.],
-           [3., 4.]])
-    """
-    return _im2col(x, out, *_geometry(checks.shape("x", x, ndim=4), size, stride, padding, dilation)[4:])
-
-
-def col2im(
-    columns: Array,
-    shape: tuple[int, int, int, int],
-    size: Pair,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    out: Array | None = None,
-    *,
-    dilation: Pair = 1,
-) -> Array:
-    """The transpose of `im2col`, its gradient: rows are added back to the pixels that they came from.
-
-    Parameters
-    ----------
-    columns : ndarray (n, oh, ow, kh, kw, c)
-    shape : tuple of int
-        The shape (n, h, w, c) of the image.
-    size, stride, padding, dilation
-        As in `im2col`.
-    out : ndarray (n, h, w, c), optional
-        Where to write.
-
-    Returns
-    -------
-    x : ndarray (n, h, w, c)
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an argument breaks its rule; nothing was changed then.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> col2im(np.ones((1, 2, 2, 2, 2, 1)), (1, 3, 3, 1), 2)[0, :, :, 0]
-    array([[1., 2., 1.],
-           [2., 4., 2.],
-           [1., 2., 1.]])
-    """
-    return _col2im(columns, out, *_geometry(shape, size, stride, padding, dilation))
-
-
-def patches_shape(
-    shape: tuple[int, ...], size: Pair, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1
-) -> tuple[int, ...]:
-    """The shape (n, oh, ow, kh, kw, c) that `im2col` returns for images of a shape (n, h, w, c).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        That of the images.
-    size, stride, padding, dilation
-        As in `im2col`.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    TypeError, ValueError
-        Where an argument breaks its rule.
-
-    Examples
-    --------
-    >>> patches_shape((1, 5, 5, 3), 3, stride=2)
-    (1, 2, 2, 3, 3, 3)
-    """
-    sizes = _geometry(shape, size, stride, padding, dilation)
-    return (sizes[0], *_places(sizes), *sizes[4:6], sizes[3])
-
-
-@_kernels.Memoised
-def _geometry(shape: Any, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
-    """Sizes for the kernels: n, h, w, c, and height and width of window, stride, padding and dilation."""
-    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
-        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
-    n, h, w, c = checks.lengths("shape", shape)
-    (kh, kw), (sh, sw) = checks.pair("size", size, 1), checks.pair("stride", stride, 1)
-    (ph, pw), (dh, dw) = checks.pair("padding", padding, 0), checks.pair("dilation", dilation, 1)
-    if dh * (kh - 1) >= h + 2 * ph or dw * (kw - 1) >= w + 2 * pw:
-        spread = "" if dh == dw == 1 else f" spread over {(dh * (kh - 1) + 1, dw * (kw - 1) + 1)}"
-        padded = h + 2 * ph, w + 2 * pw
-        raise ValueError(f"size must be at most that of the padded image {padded}, got {(kh, kw)}{spread}")
-    return n, h, w, c, kh, kw, sh, sw, ph, pw, dh, dw
-
-
-def _places(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """How many places a window has in an image, down and across."""
-    _, h, w, _, kh, kw, sh, sw, ph, pw, dh, dw = sizes
-    down, across = dimension("windows", h, kh, sh, ph, dh), dimension("windows", w, kw, sw, pw, dw)
-    assert down is not None  # as _geometry saw
-    assert across is not None
-    return down, across
-
-
 # ---- Depthwise convolution ----------------------------------------------------------------------------------
 
 _depthwise_forward = kernel("depthwise_forward", y="out")
 _depthwise_backward = kernel("depthwise_backward", dx="out")
 _depthwise_weight_backward = kernel("depthwise_weight_backward", dweight="dweight")
+_DEPTHWISE_WEIGHTS: Any = {"weight": DEPTHWISE_WEIGHT, "dweight": DEPTHWISE_WEIGHT}
 
 
 def depthwise_forward(
-    x: Array, weight: Array, stride: Pair = 1, padding: Pair = 0, out: Array | None = None, *, dilation: Pair = 1
+    x: Array,
+    weight: Array,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    out: Array | None = None,
+    *,
+    dilation: Pair = 1,
+    layout: Layout | None = None,
 ) -> Array:
     """A convolution of each channel by itself: ``y = Σ x[window]·weight``.
 
@@ -723,6 +940,8 @@ def depthwise_forward(
         Where to write y.
     dilation : int or (int, int), default 1
         As in `im2col`.
+    layout : {"nhwc", "nchw"}, optional
+        As in `max_pool_forward`; with ``"nchw"``, the weight is (c, 1, kh, kw).
 
     Returns
     -------
@@ -741,8 +960,10 @@ def depthwise_forward(
     >>> depthwise_forward(np.ones((1, 2, 2, 2)), weight)
     array([[[[4., 8.]]]])
     """
-    sizes = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
-    return _depthwise_forward(x, weight, out, *sizes[6:])
+    if layout is not None:
+        return by_layout(depthwise_forward, locals(), **_DEPTHWISE_WEIGHTS)
+    windows = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
+    return _depthwise_forward(x, weight, out, *windows[6:12])
 
 
 def depthwise_backward(
@@ -756,6 +977,7 @@ def depthwise_backward(
     *,
     dilation: Pair = 1,
     input_grad: bool = True,
+    layout: Layout | None = None,
 ) -> tuple[Array | None, Array]:
     """The gradients of `depthwise_forward`.
 
@@ -763,7 +985,7 @@ def depthwise_backward(
     ----------
     dy : ndarray (n, oh, ow, c)
         The gradient with respect to y.
-    x, weight, stride, padding, dilation
+    x, weight, stride, padding, dilation, layout
         As there.
     out : ndarray (n, h, w, c), optional
         Where to write dx.
@@ -790,22 +1012,28 @@ def depthwise_backward(
     >>> dx.shape, dweight[:, :, 0].tolist()
     ((1, 2, 2, 2), [[1.0, 1.0], [1.0, 1.0]])
     """
-    _, h, w, _, kh, kw, *window = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
+    if layout is not None:
+        return by_layout(depthwise_backward, locals(), ("out", "dweight"), **_DEPTHWISE_WEIGHTS)
+    _, h, w, _, kh, kw, *how, _, _ = _depthwise(checks.shape("x", x, ndim=4), weight, stride, padding, dilation)
     checks.array("weight", weight, dtype=checks.array("x", x).dtype)
-    dweight = _depthwise_weight_backward.check(dy, x, dweight, kh, kw, *window)
+    dweight = _depthwise_weight_backward.check(dy, x, dweight, kh, kw, *how)
     checks.apart({"dweight": dweight, "weight": weight})
     if checks.flag("input_grad", input_grad):
-        out = _depthwise_backward.check(dy, weight, out, h, w, *window)
+        out = _depthwise_backward.check(dy, weight, out, h, w, *how)
         checks.apart({"out": out, "x": x})
         checks.apart({"out": out, "dweight": dweight})
-        _depthwise_backward(dy, weight, out, h, w, *window)
+        _depthwise_backward(dy, weight, out, h, w, *how)
     else:
         out = None
-    return out, _depthwise_weight_backward(dy, x, dweight, kh, kw, *window)
+    return out, _depthwise_weight_backward(dy, x, dweight, kh, kw, *how)
 
 
-def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
-    kh, kw, channels = checks.shape("weight", weight, ndim=3)
+def _depthwise(shape: tuple[int, ...], weight: Array, stride: Pair, padding: Pair, dilation: Pair) -> _Windows:
+    try:
+        kh, kw, channels = checks.shape("weight", weight, ndim=3)
+    except ValueError as error:
+        cure = "; for (c, 1, kh, kw), and images (n, c, h, w), write layout='nchw'" if weight.ndim == 4 else ""
+        raise ValueError(f"{error}{cure}") from None
     if channels != shape[3]:
-        raise ValueError(f"weight must have {shape[3]} channels, got shape {weight.shape}")
-    return _geometry(shape, (kh, kw), stride, padding, dilation)
+        raise ValueError(f"weight must have {shape[3]} channels, got shape {weight.shape}{hint(shape)}")
+    return _windows(shape, (kh, kw), stride, padding, dilation)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array, Pair
-from fastopt.functional.dropouts import key, threshold
+from fastopt.functional.dropouts import Counter, key, threshold
+from fastopt.functional.layouts import FEATURES, Layout, by_layout, warn_of_channels_second
 from fastopt.kernel import kernel, shape_of
 
 __all__ = [
@@ -59,7 +60,7 @@ class BatchNormCache(NamedTuple):
     shift: Array | None
     mean: NDArray[np.float64]
     inv_std: NDArray[np.float64]
-    axis: int = 1
+    axis: int = -1
     relu: bool = False
     y: Array | None = None
     factor: float = 1.0
@@ -79,7 +80,7 @@ def batch_norm_forward(
     running_mean: Array | None = None,
     running_var: Array | None = None,
     *,
-    axis: int = 1,
+    axis: int | None = None,
     training: bool = True,
     eps: float = 1e-5,
     momentum: float = 0.1,
@@ -88,25 +89,26 @@ def batch_norm_forward(
     relu: bool = False,
     dropout: float = 0.0,
     seed: int = 0,
-    counter: int = 0,
+    counter: int | Counter = 0,
     max_pool: Pair | None = None,
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
     inv_std: NDArray[np.float64] | None = None,
     sums: NDArray[np.float64] | None = None,
     chosen: Array | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Array, BatchNormCache | None]:
     """Batch normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per channel.
 
     Parameters
     ----------
-    x : ndarray (n, c), (n, c, …) or (n, …, c)
+    x : ndarray (n, …, c), or (n, c, …) as `axis` or `layout` says
     scale, shift : ndarray (c,), optional
         The learnt scale and shift; 1 and 0 where absent.
     running_mean, running_var : ndarray (c,), optional
         Running statistics: moved towards those of the batch in training, used instead of them in inference.
-    axis : int, default 1
-        The axis of the channels: 1, or the last (−1), as in images (n, h, w, c).
+    axis : int, optional
+        The axis of the channels: the last, −1, where absent, as in images (n, h, w, c); or 1.
     training : bool, default True
         Whether to normalise with the statistics of the batch.
     eps : float, default 1e-5
@@ -123,8 +125,9 @@ def batch_norm_forward(
     dropout : float, default 0.0
         With `relu`, and in training: what `dropout` is then to drop of y, in [0, 1), by `seed` and `counter`.
         `batch_norm_backward` knows of that, too, and reads y, which must be unchanged.
-    seed, counter : int, default 0
-        Those of `dropout`, each in [0, 2**64).
+    seed : int, default 0
+    counter : int or Counter, default 0
+        Those of `dropout`; a `Counter` counts the calls that drop.
     max_pool : int or (int, int), optional
         For images (n, h, w, c), channels last: the size of the windows of a `max_pool_forward` that is then applied,
         without dropout. It is taken in the same pass, and y (n, h // size, w // size, c) has the same bits as that of
@@ -137,6 +140,8 @@ def batch_norm_forward(
         Work array for partial sums; results do not depend on it.
     chosen : ndarray like y, optional
         Where to write the cache's, with `max_pool` in training.
+    layout : {"nhwc", "nchw"}, optional
+        In place of `axis`, in the words of other functions of images: the last axis, or 1. Nothing is copied.
 
     Returns
     -------
@@ -161,6 +166,13 @@ def batch_norm_forward(
     (array([-1.,  1.]), array([2.]))
     """
     shape = checks.shape("x", x)
+    if axis is None or layout is not None:
+        if axis is None and layout is None:
+            vectors = {"scale": scale, "shift": shift, "running_mean": running_mean, "running_var": running_var}
+            _refuse_channels_second(shape, **vectors)
+            if scale is None is running_mean:
+                warn_of_channels_second(shape)
+        axis = _axis_of_layout(axis, layout, len(shape))
     pool = None if max_pool is None else _norm_windows(("x", "axis", "max_pool"), x, axis, max_pool)
     if pool is None and chosen is not None:
         raise ValueError("chosen must not be given without max_pool")
@@ -168,7 +180,7 @@ def batch_norm_forward(
     training, eps, new_weight, unbiased, epilogue, cut, factor = _norm_options(
         training, eps, momentum, momentum_of, unbiased, relu, dropout
     )
-    seed, counter = key(seed, counter)
+    seed, number = key(seed, counter.value if type(counter) is Counter else counter)
     if cut and pool is not None:
         raise ValueError(f"dropout must be 0 with max_pool, got {dropout}")
     if (running_mean is None) != (running_var is None):
@@ -194,7 +206,7 @@ def batch_norm_forward(
         _check_sums(sums, sizes, {"x": x, "scale": scale, "shift": shift, "out": out, "mean": mean, "inv_std": inv_std})
     sums, blocks, lanes = _row_sums(sums, sizes)
     correction = count / (count - 1) if unbiased and count > 1 else 1.0
-    options = (*sizes, blocks, lanes, epilogue, seed, counter, cut, eps, new_weight, correction, factor)
+    options = (*sizes, blocks, lanes, epilogue, seed, number, cut, eps, new_weight, correction, factor)
     running = running_mean, running_var
     y: Array | None = None
     if pool is None:
@@ -216,6 +228,8 @@ def batch_norm_forward(
     if not count:
         mean.fill(0)
         inv_std.fill(0)
+    if cut and type(counter) is Counter:
+        counter.take()
     relu, dropped = epilogue > 0, y if cut else None
     return y, BatchNormCache(x, scale, shift, mean, inv_std, axis, relu, dropped, factor, pool, chosen)
 
@@ -405,7 +419,9 @@ def batch_norm_inference_backward(
     return _batch_norm_inference_backward(dy, x, scale, running_mean, running_var, out, dscale, dshift, eps)
 
 
-def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, int, int] | None:
+def batch_norm_sums_shape(
+    shape: tuple[int, ...], axis: int | None = None, *, layout: Layout | None = None
+) -> tuple[int, int, int] | None:
     """The shape of the sums by which batch norm of some shape is shared out among threads; None where it is not.
 
     Usually channels are shared out. Where there are too few of them, rows are, in blocks, whose sums are added up in
@@ -415,8 +431,8 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
     ----------
     shape : tuple of int
         That of x.
-    axis : int, default 1
-        The axis of the channels, as in `batch_norm_forward`.
+    axis, layout
+        As in `batch_norm_forward`.
 
     Returns
     -------
@@ -432,7 +448,9 @@ def batch_norm_sums_shape(shape: tuple[int, ...], axis: int = 1) -> tuple[int, i
     >>> batch_norm_sums_shape((64, 512)) is None
     True
     """
-    sizes, threads = _channels("x", shape, axis), _kernels.get_num_threads()
+    shape = checks.lengths("the shape of x", shape)
+    sizes = _channels("x", shape, _axis_of_layout(axis, layout, len(shape)))
+    threads = _kernels.get_num_threads()
     return None if threads == 1 else _norm_sums_shape(sizes, threads)
 
 
@@ -483,6 +501,24 @@ def _check_sums(
             checks.apart({"sums": sums, name: checks.array(name, array)})
 
 
+def _refuse_channels_second(shape: tuple[int, ...], **vectors: Any) -> None:
+    """Refuse what is for each channel where it is for the second axis, and channels are last."""
+    for name, value in vectors.items():
+        if isinstance(value, np.ndarray) and len(shape) > 2 and value.shape == shape[1:2] != shape[-1:]:
+            wanted = f"{name} must have shape {shape[-1:]}, got {value.shape}"
+            raise ValueError(f"{wanted}; for x of shape (n, c, …) write layout='nchw'")
+
+
+def _axis_of_layout(axis: int | None, layout: Layout | None, ndim: int) -> int:
+    """The axis of the channels, by either way to say it."""
+    if layout is None:
+        return -1 if axis is None else axis
+    wanted = 1 if checks.choice("layout", layout, ("nhwc", "nchw")) == "nchw" else ndim - 1
+    if axis is not None and checks.second_or_last("axis", axis, ndim) != wanted:
+        raise ValueError(f"axis must be {wanted} with layout={layout!r}, or absent, got {axis}")
+    return wanted
+
+
 @_kernels.Memoised
 def _channels(name: str, shape: tuple[int, ...], axis: int, axis_name: str = "axis") -> tuple[int, int, int]:
     """The shape (n, c, …), or (n, …, c), as (outer, channels, inner)."""
@@ -503,14 +539,16 @@ _group_norm_learnt_grads = kernel("group_norm_learnt_grads")
 
 
 class GroupNormCache(NamedTuple):
-    """What `group_norm_backward` needs: x as (rows, pixels, channels), scale (channels,), the number of groups, and the
-    statistics of each row and group, float64 (rows · groups,)."""
+    """What `group_norm_backward` needs: x as (rows, pixels, channels), scale (channels,), the number of groups, the
+    statistics of each row and group, float64 (rows · groups,), and the layout of the images that it takes and returns.
+    """
 
     x: Array
     scale: Array | None
     mean: NDArray[np.float64]
     inv_std: NDArray[np.float64]
     groups: int
+    layout: Layout = "nhwc"
 
     @property
     def computed(self) -> tuple[Array, ...]:
@@ -593,6 +631,7 @@ def group_norm_forward(
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
     inv_std: NDArray[np.float64] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Array, GroupNormCache]:
     """Group normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per sample over a group of channels.
 
@@ -607,6 +646,9 @@ def group_norm_forward(
         As in `layer_norm_forward`.
     mean, inv_std : float64 ndarray (n · groups,), optional
         Where to write the cache's.
+    layout : {"nhwc", "nchw"}, optional
+        Where the channels are. ``"nchw"`` takes and returns (n, c, …), by copies; what is read then need not be
+        C-contiguous. Where absent, they are last, and images that look otherwise get a hint.
 
     Returns
     -------
@@ -629,10 +671,14 @@ def group_norm_forward(
     >>> group_norm_forward(np.array([[1.0, 3.0, 4.0, 0.0]]), 2, eps=0)[0]
     array([[-1.,  1.,  1., -1.]])
     """
-    shape = _pixels(x)
+    if layout is not None:
+        y, cache = by_layout(group_norm_forward, locals(), x=FEATURES, out=FEATURES)
+        return y, cache._replace(layout=layout)
+    shape = _pixels(checks.shape("x", x), scale is None)
     groups = checks.integer("groups", groups, 1)
     if shape[2] % groups:
-        raise ValueError(f"groups must divide the number of channels, {shape[2]}, got {groups}")
+        cure = "; for x of shape (n, c, …) write layout='nchw'" if x.ndim > 2 and x.shape[1] % groups == 0 else ""
+        raise ValueError(f"groups must divide the number of channels, {shape[2]}, got {groups}{cure}")
     return _normalise(x, shape, groups, scale, shift, shape[2:], eps, out, mean, inv_std)
 
 
@@ -645,13 +691,14 @@ def instance_norm_forward(
     out: Array | None = None,
     mean: NDArray[np.float64] | None = None,
     inv_std: NDArray[np.float64] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Array, GroupNormCache]:
     """Instance normalisation [1]_: ``y = scale·(x − mean) / √(var + eps) + shift``, per sample and channel.
 
     Parameters
     ----------
     x : ndarray (n, …, c)
-    scale, shift, eps, out, mean, inv_std
+    scale, shift, eps, out, mean, inv_std, layout
         As in `group_norm_forward` with c groups.
 
     Returns
@@ -675,7 +722,10 @@ def instance_norm_forward(
     >>> instance_norm_forward(np.array([[[1.0], [3.0]]]), eps=0)[0].ravel()
     array([-1.,  1.])
     """
-    shape = _pixels(x)
+    if layout is not None:
+        y, cache = by_layout(instance_norm_forward, locals(), x=FEATURES, out=FEATURES)
+        return y, cache._replace(layout=layout)
+    shape = _pixels(checks.shape("x", x), scale is None)
     return _normalise(x, shape, max(shape[2], 1), scale, shift, shape[2:], eps, out, mean, inv_std)
 
 
@@ -722,7 +772,10 @@ def group_norm_backward(
     """
     if not isinstance(cache, GroupNormCache):
         raise TypeError(f"cache must come from a forward pass of this family, got {type(cache).__name__}")
-    x, scale, mean, inv_std, groups = cache
+    if cache.layout != "nhwc":
+        given = {**locals(), "cache": cache._replace(layout="nhwc"), "layout": cache.layout}
+        return by_layout(group_norm_backward, given, dy=FEATURES, out=FEATURES)
+    x, scale, mean, inv_std, groups, _ = cache
     channels = checks.shape("cache.x", x, ndim=3)[2]
     if channels % checks.integer("cache.groups", groups, 1):
         raise ValueError(f"cache.groups must divide the number of channels, {channels}, got {groups}")
@@ -754,6 +807,8 @@ def _normalise(
     eps = checks.number("eps", eps, "[0, inf)")
     for name, value in (("scale", scale), ("shift", shift)):
         if value is not None and checks.shape(name, value) != learnt:
+            if shape[1] > 1:
+                _refuse_channels_second(checks.shape("x", x), **{name: value})
             checks.array(name, value, dtype=checks.array("x", x).dtype, shape=learnt)
     y, mean, inv_std = _group_norm_forward(x, scale, shift, out, mean, inv_std, *shape, groups, eps)
     if not x.size:
@@ -762,11 +817,13 @@ def _normalise(
     return y, GroupNormCache(x.reshape(shape), None if scale is None else scale.reshape(-1), mean, inv_std, groups)
 
 
-def _pixels(x: Array) -> tuple[int, int, int]:
-    """The shape (n, …, c) as (n, pixels, c)."""
-    shape = checks.shape("x", x)
+@_kernels.Memoised
+def _pixels(shape: tuple[int, ...], guess: bool) -> tuple[int, int, int]:
+    """The shape (n, …, c) as (n, pixels, c); without a scale, which says what channels are, there is a guess at it."""
     if len(shape) < 2:
         raise ValueError(f"x must have shape (n, …, c), got {shape}")
+    if guess:
+        warn_of_channels_second(shape)
     return shape[0], math.prod(shape[1:-1]), shape[-1]
 
 

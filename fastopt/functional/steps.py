@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+import operator
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
@@ -17,12 +17,15 @@ __all__ = [*OPTIMIZERS, "plan"]
 
 
 class Step(Protocol):
-    """An optimizer step in place: see the class of the same name for its keywords."""
+    """An optimizer step, in place or to `out`: see the class of the same name for its keywords."""
 
-    def __call__(self, param: Array, grad: Array, *state: Array, **hyper: Any) -> None: ...
+    @overload
+    def __call__(self, param: Array, grad: Array, *state: Array, out: None = None, **hyper: Any) -> None: ...
+    @overload
+    def __call__(self, param: Array, grad: Array, *state: Array, out: Array, **hyper: Any) -> Array: ...
 
 
-def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
+def _step(name: str, optimizer: type[Optimizer]) -> Step:
     """The functional form of an optimizer, with the signature that follows from the class."""
     states = optimizer.state_names()
     defaults = dict.fromkeys(optimizer.computed, REQUIRED) | optimizer.keywords()
@@ -45,18 +48,40 @@ def _step(name: str, optimizer: type[Optimizer]) -> Callable[..., None]:
             _explain(states, param, grad, state)
             raise
 
+    def run_to(
+        out: Array, param: Array, grad: Array, state: tuple[Array, ...], t: int, grad_scale: float, *values: Any
+    ) -> Array:
+        checks.array("param", param)
+        checks.array("out", out, dtype=param.dtype, shape=param.shape, writable=True)
+        encoded = encode(*values)
+        t = _step_number(t) if optimizer.counts_steps else t
+        scale = checks.number("grad_scale", grad_scale)
+        try:
+            step = _kernels.Plan(optimizer.kernel, out, [state], [(t - 1, 1.0, *encoded)])
+            step.check(grad)
+        except _kernels.Misfit:
+            _explain(states, out, grad, state, "out")
+            raise
+        if _kernels.address(out) != _kernels.address(param):
+            checks.apart({"out": out, "param": param})
+        checks.apart({"param": param, **dict(zip(states, state, strict=True))})
+        _kernels.uninterrupted([(operator.setitem, (out, ..., param)), (step.advance, (grad, scale, [1.0], [], t - 1))])
+        return out
+
     # As dataclasses do: the text of a function is the only way to a signature that costs nothing to call.
     arrays = ", ".join(["param", "grad", *states])
     keywords = ["t"] if optimizer.counts_steps else []
     keywords += [key if default is REQUIRED else f"{key}=defaults[{key!r}]" for key, default in defaults.items()]
+    packed = f"({''.join(state + ', ' for state in states)})"
+    given = ", ".join(["param", "grad", packed, "t" if optimizer.counts_steps else "2", "grad_scale", *hyper])
     text = (
-        f"def {name}({arrays}, *, {', '.join(keywords)}, grad_scale=1.0):\n"
-        f"    run(param, grad, ({''.join(state + ', ' for state in states)}), "
-        f"{'t' if optimizer.counts_steps else 2}, grad_scale, {', '.join(hyper)})\n"
+        f"def {name}({arrays}, *, {', '.join(keywords)}, grad_scale=1.0, out=None):\n"
+        f"    if out is not None:\n        return run_to(out, {given})\n"
+        f"    run({given})\n"
     )
     filename = f"<fastopt.functional.{name}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
-    namespace = {"run": run, "defaults": defaults}
+    namespace = {"run": run, "run_to": run_to, "defaults": defaults}
     exec(compile(text, filename, "exec"), namespace)
     function: Any = namespace[name]
     function.__module__ = __name__
@@ -132,11 +157,16 @@ def _step_number(t: int) -> int:
     return checks.integer("t", t, 1, 2**53)
 
 
-def _explain(states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...]) -> None:
+def _explain(
+    states: tuple[str, ...], param: Array, grad: Array, state: tuple[Array, ...], label: str = "param"
+) -> None:
     """Say which array of a step does not fit."""
     named = dict(zip(states, state, strict=True))
-    checks.step_arrays({"param": param}, {"param": named})
-    checks.gradients(param, grad, {"param": param, **named})
+    checks.array(label, param, writable=True)
+    for key, array in named.items():
+        checks.array(key, array, dtype=param.dtype, shape=param.shape, writable=True)
+    checks.apart({label: param, **named})
+    checks.gradients(param, grad, {label: param, **named})
 
 
 def _changed(
@@ -152,7 +182,7 @@ def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
     """The docstring of a class, with the arrays of the functional form for the parameters of the class."""
     head, _, rest = (inspect.getdoc(optimizer) or "").partition("Parameters\n----------\n")
     arrays = [
-        "param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place.",
+        "param : ndarray\n    The parameter: float32 or float64, C-contiguous. Updated in place, but for `out`.",
         "grad : ndarray like `param`\n    The gradient.",
     ]
     if states:
@@ -163,10 +193,14 @@ def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
         arrays.append("t : int\n    The number of this step, counted from 1.")
     hyper = [getattr(optimizer, key).entry() for key in (*optimizer.computed, *optimizer.keywords())]
     hyper.append("grad_scale : float, default 1.0\n    The gradient is multiplied by this first, on the fly.")
+    hyper.append(
+        "out : ndarray like `param`, optional\n    The new parameter is written to it, and it is returned; `param` is "
+        "left as it is."
+    )
     raises = "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
     _, found, references = rest.partition("\n\nReferences\n")
     sources = [f"\nReferences\n{references}"] if found else []
-    first = f"One step of `fastopt.{optimizer.__name__}`, in place."
+    first = f"One step of `fastopt.{optimizer.__name__}`, in place or to `out`."
     example = _step_example(optimizer, states)
     return "\n".join([f"{first}\n\n{head}Parameters\n----------", *arrays, *hyper, raises, *sources, example]) + "\n"
 

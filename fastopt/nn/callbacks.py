@@ -331,18 +331,21 @@ def _saved_run(entries: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, 
 
 
 class LearningRateScheduler(Callback):
-    """Sets the learning rate before each step.
+    """Sets the learning rate before each epoch, or before each step.
 
     Parameters
     ----------
-    schedule : Schedule or callable
-        What `fastopt.schedules.bind` returns; or ``schedule(step, steps) -> learning rate``, `step` counted from 0 and
-        `steps` being those of the whole run; or ``schedule(step)``.
+    schedule : callable or Schedule, optional
+        ``schedule(epoch, lr) -> learning rate``, or ``schedule(epoch)``, as in Keras: the epoch is counted from 0, and
+        `lr` is the rate as it is. Or what `fastopt.schedules.bind` returns, which is a function of the step.
+    step : callable or Schedule, optional
+        ``step(step, steps) -> learning rate``, or ``step(step)``: the step is counted from 0, and `steps` are those of
+        the whole run.
 
     Raises
     ------
     TypeError
-        Where `schedule` cannot be called so.
+        Where not one of the two is given, or it cannot be called so.
     ValueError
         When the run begins, where the optimizer has no learning rate.
 
@@ -353,55 +356,89 @@ class LearningRateScheduler(Callback):
     >>> from fastopt import nn
     >>> from fastopt.schedules import cosine
     >>> model = nn.Sequential([nn.Dense(2)], (2,))
-    >>> adam = fastopt.Adam(model.params)
-    >>> falling = nn.LearningRateScheduler(lambda step, steps: cosine(step, steps=steps, peak=0.1))
-    >>> history = model.fit(np.eye(2), np.arange(2), epochs=3, optimizer=adam, callbacks=[falling])
+    >>> adam = fastopt.Adam(model.params, lr=0.1)
+    >>> halving = nn.LearningRateScheduler(lambda epoch, lr: lr / 2 if epoch else lr)
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=3, optimizer=adam, callbacks=halving)
+    >>> round(adam.lr, 4)
+    0.025
+    >>> falling = nn.LearningRateScheduler(step=lambda step, steps: cosine(step, steps=steps, peak=0.1))
+    >>> history = model.fit(np.eye(2), np.arange(2), epochs=3, optimizer=adam, callbacks=falling)
     >>> round(adam.lr, 4)
     0.025
     """
 
-    def __init__(self, schedule: Callable[[int, int], float] | Callable[[int], float]) -> None:
-        self.schedule: Callable[..., float] = schedule
-        self._arguments = _arguments_of(schedule)
+    def __init__(
+        self,
+        schedule: Schedule | Callable[[int, float], float] | Callable[[int], float] | None = None,
+        *,
+        step: Schedule | Callable[[int, int], float] | Callable[[int], float] | None = None,
+    ) -> None:
+        if (schedule is None) == (step is None):
+            raise TypeError("LearningRateScheduler must have a schedule of the epoch, or step=, a function of the step")
+        if isinstance(schedule, Schedule):
+            schedule, step = None, schedule
+        self.by_step = schedule is None
+        self.schedule: Callable[..., float]
+        if schedule is None:
+            self.schedule, self._count = _called("step", step, "step(step, steps) or step(step)")
+        else:
+            self.schedule, self._count = _called("schedule", schedule, "schedule(epoch, lr) or schedule(epoch)")
+            if _first_of(schedule) in ("step", "steps", "iteration"):
+                raise TypeError(
+                    f"schedule must be a function of the epoch, got {schedule!r}: for one of the step write "
+                    "LearningRateScheduler(step=…)"
+                )
 
     def on_train_begin(self, run: Run) -> None:
         _check_rate(run)
         self._run = run
 
     def on_epoch_begin(self, epoch: int) -> None:
-        self._set(0)
+        optimizer = self._run.optimizer
+        if self.by_step:
+            self._set_by_step(0)
+        else:
+            optimizer.lr = self.schedule(*(epoch, optimizer.lr)[: self._count])
 
     def on_batch_begin(self, batch: int) -> None:
-        if batch:
-            self._set(batch)
+        if batch and self.by_step:
+            self._set_by_step(batch)
 
-    def _set(self, batch: int) -> None:
+    def _set_by_step(self, batch: int) -> None:
         run = self._run
         steps = run.epoch * run.batches + batch, run.epochs * run.batches
-        run.optimizer.lr = self.schedule(*steps[: self._arguments])
+        run.optimizer.lr = self.schedule(*steps[: self._count])
 
 
-def _arguments_of(schedule: Any) -> int:
-    """How many of the step and the number of steps a schedule takes."""
-    wanted = "schedule must be called as schedule(step, steps) or schedule(step)"
-    if not callable(schedule) or isinstance(schedule, type):
-        raise TypeError(f"{wanted}, got {schedule!r}")
-    if isinstance(schedule, Schedule):
-        return 1
+def _called(name: str, function: Any, how: str) -> tuple[Callable[..., float], int]:
+    """A function, and how many of two arguments it takes."""
+    wanted = f"{name} must be called as {how}"
+    if not callable(function) or isinstance(function, type):
+        raise TypeError(f"{wanted}, got {function!r}")
+    if isinstance(function, Schedule):
+        return function, 1
     try:
-        signature = inspect.signature(schedule)
+        signature = inspect.signature(function)
     except ValueError:  # of a builtin
-        return 2
+        return function, 2
     for count in (2, 1):
         try:
             signature.bind(*range(count))
         except TypeError as error:
             said = error
         else:
-            return count
+            return function, count
     raise TypeError(
-        f"{wanted}, got {schedule!r}: {said}; fastopt.schedules.bind(cosine, steps=…, peak=…) binds options"
+        f"{wanted}, got {function!r}: {said}; fastopt.schedules.bind(cosine, steps=…, peak=…) binds options"
     )
+
+
+def _first_of(function: Any) -> str:
+    """The name of a function's first argument; empty where it is not known."""
+    try:
+        return next(iter(inspect.signature(function).parameters), "")
+    except ValueError:
+        return ""
 
 
 def _check_rate(run: Run) -> None:

@@ -25,10 +25,10 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.nn.arguments import samples
 from fastopt.nn.debug import without_dropout
-from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
-from fastopt.nn.stack import samples
 from fastopt.nn.trace import NonFiniteError
 
 #: The step of central differences, relative to the norm of the parameters: about the cube root of the rounding error.
@@ -38,13 +38,12 @@ STEP = 1e-5
 class _Hessian:
     """Products of the Hessian at the model's parameters with vectors, in which all parameters are concatenated."""
 
-    def __init__(self, model: Sequential, x: Array, y: Array, loss: Loss) -> None:
+    def __init__(self, model: Sequential, x: Array, y: Array, loss: LossLike) -> None:
         self._model = without_dropout(model, np.float64)
-        x, self._y = samples(self._model, x, y, loss)
+        x, self._y, self._loss = samples(self._model, x, y, loss)
         self._x = self._model.converted(x)
         if not len(self._x):
             raise ValueError("x must hold at least one sample, got none")
-        self._loss = loss
         self._params = self._model.params
         self.size = sum(param.size for param in self._params.values())
         if not self.size:
@@ -77,7 +76,7 @@ class _Hessian:
 
 
 def hessian_vector_product(
-    model: Sequential, x: Array, y: Array, v: Mapping[str, Array], loss: Loss = softmax_cross_entropy
+    model: Sequential, x: Array, y: Array, v: Mapping[str, Array], loss: LossLike = softmax_cross_entropy
 ) -> dict[str, Array]:
     """The Hessian of the mean loss times a vector, by a central difference of two gradients.
 
@@ -129,7 +128,7 @@ def largest_eigenvalue(
     model: Sequential,
     x: Array,
     y: Array,
-    loss: Loss = softmax_cross_entropy,
+    loss: LossLike = softmax_cross_entropy,
     *,
     iterations: int = 100,
     tolerance: float = 1e-4,
@@ -183,7 +182,7 @@ class Condition(NamedTuple):
 
 
 def condition_number(
-    model: Sequential, x: Array, y: Array, loss: Loss = softmax_cross_entropy, *, products: int = 60, seed: int = 0
+    model: Sequential, x: Array, y: Array, loss: LossLike = softmax_cross_entropy, *, products: int = 60, seed: int = 0
 ) -> Condition:
     """Estimate the largest and the smallest eigenvalue of the Hessian, and their ratio, by Lanczos' method [1]_.
 

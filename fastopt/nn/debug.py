@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.drawing import figure
+from fastopt.nn.arguments import samples
 from fastopt.nn.layers import Dropout, Grads
-from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
+from fastopt.nn.losses import Loss, LossLike, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential
-from fastopt.nn.stack import samples
 from fastopt.nn.targets import accuracy, are_labels
 from fastopt.nn.trainer import Steps
 from fastopt.optimizer import Optimizer
@@ -88,7 +88,7 @@ def gradient_check(
     model: Sequential,
     x: Array,
     y: Array,
-    loss: Loss = softmax_cross_entropy,
+    loss: LossLike = softmax_cross_entropy,
     *,
     inputs: bool = True,
     places: int = 20,
@@ -135,14 +135,14 @@ def gradient_check(
     tolerance = checks.number("tolerance", tolerance, "(0, inf)")
     rng = np.random.default_rng(checks.integer("seed", seed, 0))
     twin = model.copy(dtype=np.float64)
-    x, y = samples(twin, x, y, loss)
+    x, y, loss = samples(twin, x, y, loss)
     x = twin.converted(x)
     x = x.copy()
     _, _, dx, grads = _pass(twin, x, y, loss)
-    with Steps(twin, None, loss, check=False) as taken:
-        taken.feed(x, y, None)
+    with Steps(twin, None, check=False) as taken:
+        taken.feed(x, y, None, loss)
         for _ in range(2):  # the second time, buffers hold what the pass before has left in them
-            compiled = {name: grad.copy() for name, grad in taken.gradients([np.arange(len(x))], 0)[3].items()}
+            compiled = {name: grad.copy() for name, grad in taken.gradients([np.arange(len(x))], 0)[1].items()}
     given = {"x": x} if checks.flag("inputs", inputs) else {}
     arrays = {**given, **twin.params}
     ways = [{"x": dx, **grads}, {"x": dx, **compiled}]
@@ -186,7 +186,7 @@ def check_initial_loss(
     model: Sequential,
     x: Array,
     y: Array,
-    loss: Loss = softmax_cross_entropy,
+    loss: LossLike = softmax_cross_entropy,
     *,
     tolerance: float = 0.25,
 ) -> Finding:
@@ -212,7 +212,7 @@ def check_initial_loss(
     """
     tolerance = checks.number("tolerance", tolerance, "[0, inf)")
     twin = without_dropout(model)
-    x, y = samples(twin, x, y, loss)
+    x, y, loss = samples(twin, x, y, loss)
     x = twin.converted(x)
     output, _ = twin.forward(x, training=True, counter=0)
     found, expected = loss_of(loss, output, y)[0], loss_of(loss, np.zeros_like(output), y)[0]
@@ -225,7 +225,7 @@ def overfit_tiny(
     model: Sequential,
     x: Array,
     y: Array,
-    loss: Loss = softmax_cross_entropy,
+    loss: LossLike = softmax_cross_entropy,
     *,
     n: int = 20,
     steps: int = 500,
@@ -257,18 +257,18 @@ def overfit_tiny(
     Finding
         `values`: ``first`` and ``loss`` (in training), ``steps``, and ``accuracy`` where there are labels.
     """
-    x, y = _few(model, x, y, loss, n, seed)
+    x, y, loss = _few(model, x, y, loss, n, seed)
     twin = without_dropout(model)
     return _overfitted(twin, x, y, loss, Adam(twin.params, lr=lr), steps, target)
 
 
-def _few(model: Sequential, x: Array, y: Array, loss: Loss, n: int, seed: int) -> tuple[Array, Array]:
-    """`n` random samples."""
+def _few(model: Sequential, x: Array, y: Array, loss: LossLike, n: int, seed: int) -> tuple[Array, Array, Loss]:
+    """`n` random samples, and the loss."""
     n = checks.integer("n", n, 1)
-    x, y = samples(model, x, y, loss)
+    x, y, loss = samples(model, x, y, loss)
     x = model.converted(x)
     chosen = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(len(x))[:n]
-    return x[chosen], y[chosen]
+    return x[chosen], y[chosen], loss
 
 
 def _overfitted(
@@ -295,7 +295,7 @@ def check_regularisation(
     model: Sequential,
     x: Array,
     y: Array,
-    loss: Loss = softmax_cross_entropy,
+    loss: LossLike = softmax_cross_entropy,
     *,
     optimizer: Callable[[Mapping[str, Array], float], Optimizer] | None = None,
     weight_decay: float = 0.1,
@@ -328,7 +328,7 @@ def check_regularisation(
         `values`: the last loss, ``plain``, with ``weight_decay``, and with ``dropout`` (the mean over 20 masks).
     """
     decay = checks.number("weight_decay", weight_decay, "(0, inf)")
-    x, y = _few(model, x, y, loss, n, seed)
+    x, y, loss = _few(model, x, y, loss, n, seed)
     make = optimizer or (lambda params, decay: SGD(params, lr=0.1, weight_decay=decay))
 
     values: dict[str, float] = {}
@@ -369,7 +369,7 @@ class Mistakes(NamedTuple):
 
 
 def worst_mistakes(
-    model: Sequential, x: Array, y: Array, loss: Loss = softmax_cross_entropy, *, k: int = 25
+    model: Sequential, x: Array, y: Array, loss: LossLike = softmax_cross_entropy, *, k: int = 25
 ) -> Mistakes:
     """The samples with the highest loss in inference.
 
@@ -386,7 +386,7 @@ def worst_mistakes(
     Mistakes
     """
     k = checks.integer("k", k, 1)
-    x, y = samples(model, x, y, loss)
+    x, y, loss = samples(model, x, y, loss)
     x = model.converted(x)
     outputs = model.predict(x)
     losses = np.array([loss_of(loss, outputs[i : i + 1], y[i : i + 1])[0] for i in range(len(x))])
@@ -399,7 +399,7 @@ def plot_mistakes(
     x: Array,
     y: Array,
     path: str | os.PathLike[str],
-    loss: Loss = softmax_cross_entropy,
+    loss: LossLike = softmax_cross_entropy,
     *,
     k: int = 25,
     names: Sequence[str] | None = None,

@@ -51,7 +51,7 @@ class Embedding(Layer):
         super().__init__()
         self.entries = checks.integer("entries", entries, 1)
         self.width = checks.integer("width", width, 1)
-        self.init = init
+        self.init = initial.check(init)
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         most = 2 ** (np.finfo(dtype).nmant + 1)

@@ -14,6 +14,9 @@
 | ``"sparse"`` | ``Sparse()`` | normal, 15 inputs of each output, the others 0 |
 | ``"orthogonal"`` | ``Orthogonal()`` | orthonormal columns, or rows |
 
+Names of Keras and PyTorch that mean the same are taken, such as ``"glorot_uniform"``, ``"kaiming_normal"`` and
+``"lecun_normal"`` (whose normal distributions Keras truncates at two standard deviations).
+
 fan_in is the number of inputs of an output, fan_out the number of outputs that an input enters.
 
 >>> import numpy as np
@@ -39,18 +42,20 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.dialects import Spelled
 from fastopt.nn import text
 
 __all__ = ["Constant", "He", "Initializer", "Normal", "Orthogonal", "Sparse", "Xavier"]
 
 
-class Initializer:
+class Initializer(Spelled):
     """Draws weights: ``initializer(shape, fan_in, fan_out, rng) -> ndarray``. Outputs are on the last axis."""
 
     #: Every such class by its name, for loading models.
     classes: ClassVar[dict[str, type[Initializer]]] = {}
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         Initializer.classes[cls.__name__] = cls
 
     def __call__(self, shape: tuple[int, ...], fan_in: int, fan_out: int, rng: np.random.Generator) -> Array:
@@ -208,10 +213,12 @@ Init = str | Callable[[tuple[int, ...], int, int, np.random.Generator], Array]
 
 
 def check(init: Any) -> Init:
-    """A name, or a callable."""
+    """A name, or a callable; a class of initializers stands for the one with its defaults."""
+    if isinstance(init, type) and issubclass(init, Initializer):
+        return init()
     if callable(init):
         return init
-    return checks.choice("init", init, tuple(INITIALIZERS))
+    return checks.word("init", init, tuple(INITIALIZERS))
 
 
 #: How many elements a weight may have.
@@ -252,10 +259,11 @@ def weight(
     TypeError, ValueError
         Where `init` is no such name, or draws an array of another shape.
     """
-    draw = INITIALIZERS[init] if isinstance(check(init), str) else init  # type: ignore[index]
+    init = check(init)
+    draw = INITIALIZERS[init] if isinstance(init, str) else init
     if (most := _MOST.get()) is not None and math.prod(shape) > most:
         raise ValueError(f"the weight must have at most {most} elements, got shape {shape}")
-    drawn = np.asarray(draw(shape, fan_in, fan_out, rng))  # type: ignore[operator]
+    drawn = np.asarray(draw(shape, fan_in, fan_out, rng))
     if drawn.shape != shape:
         raise ValueError(f"init must draw an array of shape {shape}, got {drawn.shape}")
     return np.array(drawn, dtype, order="C")

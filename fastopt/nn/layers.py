@@ -19,6 +19,7 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.dialects import Spelled
 from fastopt.nn import init as initial
 from fastopt.nn import text
 from fastopt.nn.init import Bias, Init
@@ -36,7 +37,7 @@ Shape = tuple[int, ...]
 Grads = dict[str, Array]
 
 
-class Layer:
+class Layer(Spelled):
     """The base class of layers. A subclass defines `forward` and `backward`, and, where it has parameters, `_build`.
 
     Attributes
@@ -57,6 +58,7 @@ class Layer:
     classes: ClassVar[dict[str, type[Layer]]] = {}
 
     def __init_subclass__(cls, *, loadable: bool = True) -> None:
+        super().__init_subclass__()
         if loadable:
             Layer.classes[cls.__name__] = cls
 
@@ -218,9 +220,7 @@ class _Affine(Layer):
 
     def __init__(self, units: int, activation: Literal["relu"] | None, init: Init, bias_init: Bias) -> None:
         super().__init__()
-        if activation is not None:
-            checks.choice("activation", activation, ("relu",))
-        self.activation = activation
+        self.activation = None if activation is None else checks.word("activation", activation, ("relu",))
         self.init = initial.check(init)
         self.bias_init = initial.check_bias(bias_init, units)
 
@@ -462,7 +462,9 @@ class Conv2D(_Affine):
         how: dict[str, Any] = {"stride": self.stride, "padding": self.padding}
         if self.is_depthwise(x.shape):
             filters = weight.reshape(*self.size, self.filters)
+            dx: Any
             dx, dweight = F.depthwise_backward(dy, x, filters, **how, dilation=self.dilation)
+            assert dx is not None
             return dx, {"weight": dweight.reshape(weight.shape), "bias": F.bias_backward(dy)}
         if columns is None:
             winograd, dbias = self.by_winograd(x.dtype), np.empty_like(self.params["bias"])

@@ -11,7 +11,7 @@ of a model before training, whose outputs are near zero: a first loss far from i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.dialects import Spelled, library_of
 from fastopt.functional import softmax_cross_entropy
 from fastopt.nn import text
 
@@ -36,12 +37,14 @@ __all__ = [
 
 #: (output, targets) -> (mean loss, gradient with respect to the output); with weights, (…, sample_weight=w)
 Loss = Callable[..., tuple[float, Array]]
+#: What stands for one: also a class of this module, or a name (see `LOSSES`).
+LossLike = Loss | str | type[Any]
 
 
 #: A function that calls a kernel's function, or records the call: ``call(function, *arguments, **options)``.
 Caller = Callable[..., Any]
 #: A function that makes an array for a call to write to: ``empty(shape, dtype)``.
-Maker = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+Maker = Callable[..., Any]
 
 
 class Lowering(Protocol):
@@ -51,21 +54,24 @@ class Lowering(Protocol):
         self,
         call: Caller,
         empty: Maker,
-        output: Array,
-        targets: Array,
-        weight: Array | None,
+        output: Any,
+        targets: Any,
+        weight: Any,
         *,
-        out: Array,
+        out: Any,
         result: NDArray[np.float64],
     ) -> None: ...
 
 
-class _MeanLoss:
+class _MeanLoss(Spelled):
     """The base of these losses: the weighted mean over samples.
 
     Calling a loss, ``loss(output, targets, sample_weight=None)``, returns the mean loss, a float, and its gradient with
     respect to `output`, an array of its shape and type. TypeError and ValueError say what does not fit.
     """
+
+    #: Whether its targets may be, or are, integer labels.
+    takes_labels = False
 
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:
         """The targets as an array.
@@ -89,7 +95,7 @@ class _MeanLoss:
             raise ValueError("output must have shape (n, …), got ()")
         targets = self.check(targets, output.shape)
         if self._are_labels(targets):
-            targets = np.ascontiguousarray(targets, np.int64)
+            targets = checks.contiguous(targets, np.int64)
         else:
             targets = _finite_as("targets", targets, output.dtype)
         weight = None
@@ -162,7 +168,7 @@ def _now(function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
 def _finite_as(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
     """Numbers in a real type, which must hold all that are finite."""
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(array, dtype)
+        converted = checks.contiguous(array, dtype)
     beyond = np.isinf(converted) & np.isfinite(array)
     if beyond.any():
         raise ValueError(f"{name} must be finite as {dtype}, got {array[beyond][0]}")
@@ -218,8 +224,14 @@ class SoftmaxCrossEntropy(_MeanLoss):
     1.3863
     """
 
+    takes_labels = True
+
     def __init__(self, label_smoothing: float = 0.0, class_weight: Sequence[float] | None = None) -> None:
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1]")
+        if isinstance(class_weight, (str, Mapping)):
+            raise TypeError(
+                f"class_weight must be a sequence of numbers, got {class_weight!r}: write fit(class_weight=…) for that"
+            )
         if class_weight is not None:
             class_weight = [checks.number("class_weight", weight, "[0, inf)") for weight in class_weight]
         self.class_weight = class_weight
@@ -313,6 +325,8 @@ class Hinge(_MeanLoss):
     >>> nn.Hinge()(np.array([[0.5, 0.0, -2.0]]), np.array([1]))
     (1.5, array([[ 1., -1.,  0.]]))
     """
+
+    takes_labels = True
 
     def __init__(self, margin: float = 1.0) -> None:
         self.margin = checks.number("margin", margin, "[0, inf)")
@@ -418,7 +432,55 @@ def lowering_of(loss: Loss) -> Lowering | None:
 
 def loss_of(loss: Loss, output: Array, y: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
     """A loss and its gradient."""
-    if sample_weight is None:
-        return loss(output, y)
-    loss = SoftmaxCrossEntropy() if loss is softmax_cross_entropy else loss
-    return loss(output, y, sample_weight=sample_weight)
+    if loss is softmax_cross_entropy and sample_weight is not None:
+        loss = SoftmaxCrossEntropy()
+    given = loss(output, y) if sample_weight is None else loss(output, y, sample_weight=sample_weight)
+    return given if loss is softmax_cross_entropy or isinstance(loss, _MeanLoss) else _as_told(given, output)
+
+
+def _as_told(given: Any, output: Array) -> tuple[float, Array]:
+    """What a function of the user's has returned: a number, and an array of the output's type."""
+    told = "loss must return (mean loss, gradient with respect to the output)"
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        got = f"{len(given)} values" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise TypeError(f"{told}, got {got}")
+    value, gradient = np.asarray(given[0]), np.asarray(given[1])
+    if value.ndim:
+        raise ValueError(f"{told}, got losses of shape {value.shape}: write losses.mean()")
+    if gradient.dtype.kind not in "fiu" or value.dtype.kind not in "fiub":
+        raise TypeError(f"{told}, both real numbers, got {value.dtype} and {gradient.dtype}")
+    if gradient.shape != output.shape:
+        raise ValueError(
+            f"loss must return a gradient of the shape of the output, {output.shape}, got {gradient.shape}; is one of "
+            "the output and the targets of shape (n,), and the other (n, 1)?"
+            if gradient.ndim == 2 and gradient.shape == (len(output), len(output))
+            else f"loss must return a gradient of the shape of the output, {output.shape}, got {gradient.shape}"
+        )
+    return float(value), np.ascontiguousarray(gradient, output.dtype)
+
+
+#: Losses by the names that `fit` and `evaluate` take, beside those of other libraries: see `fastopt.dialects`.
+LOSSES: dict[str, type[_MeanLoss]] = {
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "sigmoid_cross_entropy": SigmoidCrossEntropy,
+    "hinge": Hinge,
+    "squared_error": SquaredError,
+    "l1": L1,
+    "huber": Huber,
+}
+
+
+def named_loss(loss: Any) -> Loss:
+    """A loss that is given as a function, an object, a class or a name."""
+    if isinstance(loss, str):
+        return LOSSES[checks.word("loss", loss, tuple(LOSSES))]()
+    if isinstance(loss, type) and issubclass(loss, _MeanLoss):
+        return loss()
+    if library := library_of(loss):
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise TypeError(f"loss must be one of fastopt's, or its name, got {library}'s {name}: write {name!r}")
+    if not callable(loss):
+        raise TypeError(f"loss must be a name, or a function such as fastopt.nn.SquaredError(), got {loss!r}")
+    if isinstance(loss, type):
+        raise TypeError(f"loss must be a function, got the class {loss.__name__}: call it")
+    return loss

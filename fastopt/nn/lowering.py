@@ -795,7 +795,8 @@ def _rms_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer)
 
 @lowering(norms.WeightNorm)
 def _weight_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
-    gain, direction, norm = layer.params["gain"], layer.params["direction"], p.empty(layer.params["gain"].shape)
+    gain, direction = layer.params["gain"], layer.params["direction"]
+    norm = p.empty(gain.shape, np.float64)
     weight = layer.layer.params["weight"]
     made = p.call(F.weight_norm_forward, direction, gain, out=weight, norm=norm)
     within = at.part("layer", 1, 0)

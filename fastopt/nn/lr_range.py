@@ -13,14 +13,12 @@ from fastopt import checks
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.drawing import figure
+from fastopt.nn.arguments import bound, samples
 from fastopt.nn.batches import Shuffled
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.model import Sequential
-from fastopt.nn.stack import samples
 from fastopt.nn.trainer import Steps, holding, look_ahead
-from fastopt.nn.training import bound
-from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS
+from fastopt.optimizer import OptimizerLike
 
 __all__ = ["LRRange", "lr_find"]
 
@@ -70,8 +68,8 @@ def lr_find(
     x: Array,
     y: Array,
     *,
-    optimizer: Optimizer | str = "adam",
-    loss: Loss = softmax_cross_entropy,
+    optimizer: OptimizerLike | str | type = "adam",
+    loss: LossLike = softmax_cross_entropy,
     low: float = 1e-6,
     high: float = 10.0,
     steps: int = 150,
@@ -88,9 +86,9 @@ def lr_find(
     model : Sequential
     x, y : ndarray
         Training data.
-    optimizer : Optimizer or str, default "adam"
+    optimizer : Optimizer, str or class, default "adam"
         As for `Sequential.fit`.
-    loss : callable, default softmax_cross_entropy
+    loss : callable or str, default softmax_cross_entropy
     low, high : float, default 1e-6, 10.0
         The first and the last learning rate, in (0, inf), with a geometric progression in between. The test ends when
         the smoothed loss is four times its minimum.
@@ -125,7 +123,7 @@ def lr_find(
     >>> 1e-4 < nn.lr_find(model, x, y).suggestion < 1e-1
     True
     """
-    x, y = samples(model, x, y, loss, finite=True)
+    x, y, loss = samples(model, x, y, loss, finite=True)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
     low, high = checks.number("low", low, "(0, inf)"), checks.number("high", high, "(0, inf)")
@@ -134,9 +132,6 @@ def lr_find(
     steps, batch_size = checks.integer("steps", steps, 2), checks.integer("batch_size", batch_size, 1)
     smoothing = checks.number("smoothing", smoothing, "[0, 1)")
     rng = np.random.default_rng(model.seed if seed is None else checks.integer("seed", seed, 0))
-    if isinstance(optimizer, str):
-        make = OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))]
-        optimizer = make(model.params, lr=low)
     optimizer = bound(model, optimizer)
     if not hasattr(optimizer, "lr"):
         raise ValueError(f"optimizer must have a learning rate, got {type(optimizer).__name__}")
@@ -149,8 +144,8 @@ def lr_find(
     mean = 0.0
     order = itertools.chain.from_iterable(map(Shuffled(len(x), batch_size).epoch, itertools.repeat(rng)))
     try:
-        with np.errstate(all="ignore"), holding(model, optimizer), Steps(model, optimizer, loss, check=False) as taken:
-            taken.feed(x, y, None)
+        with np.errstate(all="ignore"), holding(model, optimizer), Steps(model, optimizer, check=False) as taken:
+            taken.feed(x, y, None, loss)
             if isinstance(optimizer, Applied) and optimizer.is_applied:
                 optimizer.restore()  # to the parameters that are trained, for the time of the test
             for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):

@@ -21,12 +21,13 @@ from fastopt import _kernels, checks, files
 from fastopt.checks import Array
 from fastopt.nn import losses, training
 from fastopt.nn.activations import Sigmoid, Softmax
+from fastopt.nn.arguments import samples as checked_samples
+from fastopt.nn.arguments import weights
 from fastopt.nn.batches import Indices, rows_of
 from fastopt.nn.feed import is_loader
 from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential, read
-from fastopt.nn.stack import samples as checked_samples
-from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of, weights
+from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of
 from fastopt.nn.training import Callback, History, Run, Validation, interruptible
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
@@ -317,13 +318,13 @@ def _check_pair(given: Any, dtype: np.dtype[Any]) -> None:
 
 def _rest(model: Sequential, x: Array, y: Array, loss: Loss, chosen: Indices | None, i: int) -> Validation:
     """The samples that are not chosen."""
-    x, y = checked_samples(model, x, y, loss)
+    x, y, made = checked_samples(model, x, y, loss)
     left = np.ones(len(x), bool)
     left[chosen] = False
     rows = np.flatnonzero(left)
     if not len(rows):
         raise ValueError(f"samples[{i}] must leave some over to validate on, got all {len(x)}")
-    return Validation(x, y[rows], None, rows)
+    return Validation(x, y[rows], None, rows, made)
 
 
 # ---- The threads ----------------------------------------------------------------------------------------------------
@@ -647,15 +648,16 @@ class Ensemble:
             Where inputs, targets or weights do not fit the models or the loss.
         """
         first = self.models[0]
-        x, y = checked_samples(first, x, y, self.loss)
-        weight, measured_by = weights(sample_weight, None, y, np.dtype(np.float64)), checked_metrics(metrics)
+        x, y, loss = checked_samples(first, x, y, self.loss)
+        weight = weights(sample_weight, None, y, loss, np.dtype(np.float64))
+        measured_by = checked_metrics(metrics)
         mean = self._mean(x, checks.integer("batch_size", batch_size, 1))
         link, scores = self._link(), mean
         if link is not None:  # back to outputs, of which the loss makes these probabilities
             scores = np.log(np.clip(mean, np.finfo(np.float64).tiny, None))
             if isinstance(link, Sigmoid):
                 scores = scores - np.log(np.clip(1 - mean, np.finfo(np.float64).tiny, None))
-        value, _ = loss_of(self.loss, scores, y, weight)
+        value, _ = loss_of(loss, scores, y, weight)
         measured = {"loss": float(value)}
         if are_labels(y):
             measured["accuracy"] = accuracy(scores, y)

@@ -6,22 +6,25 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastopt import checks, files
+from fastopt import checks, dialects, files
 from fastopt.checks import Array
+from fastopt.dialects import spelled
+from fastopt.nn import arguments
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.feed import Loader, Transform
 from fastopt.nn.init import at_most
-from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.targets import Metric
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import OptimizerLike
+from fastopt.schedules import Schedule
 
 __all__ = ["Sequential", "load"]
 
@@ -73,6 +76,7 @@ class Sequential(Compiled):
     total    4,840 bytes       1,210
     """
 
+    @spelled
     def fit(
         self,
         x: Array | Loader,
@@ -80,14 +84,15 @@ class Sequential(Compiled):
         *,
         epochs: int = 1,
         batch_size: int | None = None,
-        optimizer: Optimizer | str = "adam",
+        optimizer: OptimizerLike | type[Any] | str = "adam",
+        lr: float | Schedule | None = None,
         validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None = None,
-        loss: Loss = softmax_cross_entropy,
+        loss: LossLike = softmax_cross_entropy,
         sample_weight: Array | None = None,
-        class_weight: Mapping[int, float] | Sequence[float] | Array | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | Array | Literal["balanced"] | None = None,
         accumulate: int = 1,
         seed: int | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         on_nonfinite: Literal["stop", "skip", "ignore"] | None = None,
         batches: Any = None,
         transform: Transform | None = None,
@@ -102,30 +107,39 @@ class Sequential(Compiled):
             of an epoch, and a method ``epoch(number)`` that returns an iterator of batches ``(x, y)`` or
             ``(x, y, weights)``; it decides their order and size, and has the targets.
         y : ndarray (n,)
-            Targets, finite; for softmax cross-entropy integer labels.
+            Targets, finite; for softmax cross-entropy integer labels, also as bools, as whole floats or as a column
+            (n, 1), or distributions (n, classes), one-hot say.
         epochs : int, default 1
         batch_size : int, optional
             32 where absent. Samples are shuffled in each epoch. A single last sample joins the batch before, since
             batch norm needs two.
-        optimizer : Optimizer or str, default "adam"
-            One that is bound to ``model.params``, with which a further `fit` continues; or the name of a new one, with
-            its defaults. With `fastopt.LBFGS`, a batch must hold all samples: ``batch_size=len(x)``.
+        optimizer : Optimizer, str or class, default "adam"
+            One that is bound to ``model.params``, with which a further `fit` continues; or the name or the class of a
+            new one, with its defaults. With `fastopt.LBFGS` and `fastopt.Rprop`, a batch must hold all samples:
+            ``batch_size=len(x)``.
+        lr : float or Schedule, optional
+            The learning rate of an optimizer that is given by its name or class; where absent, one with which small
+            networks train, that of the class unless that has a `default_rate`.
         validation_data : (ndarray, ndarray) or (ndarray, ndarray, ndarray), optional
             Inputs and targets, and the weights of samples, to evaluate on after each epoch.
-        loss : callable, default softmax_cross_entropy
+        loss : callable, str or class, default softmax_cross_entropy
+            One of `fastopt.nn.losses`, or its name: ``"softmax_cross_entropy"``, ``"sigmoid_cross_entropy"``,
+            ``"hinge"``, ``"squared_error"``, ``"l1"``, ``"huber"``, or one of Keras, PyTorch or scikit-learn, such as
+            ``"categorical_crossentropy"``; or a function of your own,
             ``loss(output, targets) -> (mean loss, gradient)``; where there are weights,
             ``loss(output, targets, sample_weight=w)``, whose mean is ``Σ w·l / Σ w``.
         sample_weight : ndarray (n,), optional
             The weight of each sample, in [0, inf).
-        class_weight : dict, sequence or ndarray (classes,), optional
-            The weight of each sample of a class, in [0, inf); multiplies `sample_weight`.
+        class_weight : "balanced", dict, sequence or ndarray (classes,), optional
+            The weight of each sample of a class, in [0, inf); multiplies `sample_weight`. ``"balanced"``: that of a
+            class of k of n samples is ``n / (classes·k)``, so that all classes weigh the same.
         accumulate : int, default 1
             The batches per step of the optimizer. Their gradients are averaged, so that a step is that of one batch
             of all their samples (up to rounding, and except for batch norm and dropout, which act on each batch).
             Callbacks are told of them as one batch.
         seed : int, optional
             Decides the order of samples; the model's own seed where absent.
-        callbacks : sequence of Callback, optional
+        callbacks : Callback or sequence of Callback, optional
             See `fastopt.nn.callbacks`.
         on_nonfinite : {"stop", "skip", "ignore"}, optional
             What happens where a loss or a gradient is NaN or infinite: the run ends with `NonFiniteError`, and the
@@ -192,6 +206,7 @@ class Sequential(Compiled):
             batch_size=batch_size,
             accumulate=accumulate,
             optimizer=optimizer,
+            lr=lr,
             validation_data=validation_data,
             loss=loss,
             sample_weight=sample_weight,
@@ -206,8 +221,8 @@ class Sequential(Compiled):
 
     def trainer(
         self,
-        optimizer: Optimizer | str = "adam",
-        loss: Loss = softmax_cross_entropy,
+        optimizer: OptimizerLike | type[Any] | str = "adam",
+        loss: LossLike = softmax_cross_entropy,
         *,
         on_nonfinite: Literal["stop", "skip", "ignore"] = "stop",
     ) -> Trainer:
@@ -245,12 +260,17 @@ class Sequential(Compiled):
         True
         """
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
-        made = loop.bound(self, optimizer)
+        made = arguments.bound(self, optimizer)
         if getattr(made, "needs_closure", False):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
             )
         return Trainer(self, made, loss, on_nonfinite)
+
+    if not TYPE_CHECKING:  # which knows what is there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(dialects.no_attribute(type(self), name), name=name, obj=self)
 
     def copy(self, *, dtype: Any = None) -> Sequential:
         """An independent model with the same layers, options and values.

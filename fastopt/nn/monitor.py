@@ -280,18 +280,59 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
         loss, accuracy = rows["loss"], rows["accuracy"]
         _draw_record(rows, record)
     for axes, key in ((loss, "loss"), (accuracy, "accuracy")):
-        for name, label, style in ((key, "training", "C0-"), (f"val_{key}", "validation", "C1-")):
-            if history.get(name):
-                epochs = range(1, len(history[name]) + 1)
-                axes.plot(epochs, history[name], style, label=f"{label}, last {history[name][-1]:.4f}", linewidth=1.5)
-        axes.set(xlabel="epoch", title=key)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        shown = {
+            name: (label, color, _numbers(history[name]))
+            for name, label, color in ((key, "training", "C0"), (f"val_{key}", "validation", "C1"))
+            if history.get(name)
+        }
+        epochs = max((len(values) for *_, values in shown.values()), default=0)
+        axes.set(xlabel="epoch", title=key, xlim=(0.5, max(epochs, 1) + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
         if key == "loss":
-            axes.set_yscale("log")
+            _log_scale(axes, *(values for *_, values in shown.values()))
+        for label, color, values in shown.values():
+            _curve(axes, range(1, len(values) + 1), values, color=color, label=f"{label}, last {values[-1]:.4f}")
+        if shown:
+            axes.legend()
+        else:
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
+        if not any(math.isfinite(value) for *_, values in shown.values() for value in values):
+            axes.set_yticks([])
     page.savefig(path, dpi=120)
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    """The values as floats: JSON has null for NaN."""
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _log_scale(axes: Any, *curves: Sequence[float | None]) -> None:
+    """Make the scale logarithmic, where no number is negative and the positive ones cover a decade."""
+    finite = [value for curve in curves for value in _numbers(curve) if math.isfinite(value)]
+    positive = [value for value in finite if value > 0]
+    if positive and min(finite) >= 0 and max(positive) >= 10 * min(positive):
+        axes.set_yscale("log", nonpositive="mask")
+
+
+def _curve(axes: Any, x: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
+    """Plot a curve all of whose points are seen: those without neighbours as dots, those that have no place as crosses
+    at the upper end of the axes (NaN, infinities) and as triangles at the lower end (0 on a logarithmic scale)."""
+    x, values = x[: len(values)], _numbers(values)
+    log = axes.get_yscale() == "log"
+    shown = [math.isfinite(value) and (value > 0 or not log) for value in values]
+    alone = [i for i, fine in enumerate(shown) if fine and not any(shown[max(0, i - 1) : i] + shown[i + 1 : i + 2])]
+    drawn = [value if fine else math.nan for value, fine in zip(values, shown, strict=True)]
+    (line,) = axes.plot(x, drawn, marker="o", markersize=5, markevery=alone, **{"linewidth": 1.5, **style})
+    for marker, height, label in (("x", 0.97, "NaN or infinite"), ("v", 0.03, "0")):
+        places = [x[i] for i, value in enumerate(values) if not shown[i] and math.isfinite(value) == (marker == "v")]
+        if places:
+            others = sum(
+                other.get_marker() == marker for other in axes.lines
+            )  # of other curves: these stand beside them
+            height += (0.04 if marker == "v" else -0.04) * (others % 5)
+            options = {"color": line.get_color(), "transform": axes.get_xaxis_transform()}
+            axes.plot(places, [height] * len(places), marker, markersize=6, label="_" if others else label, **options)
 
 
 def _record(history: Mapping[str, Any]) -> Any:
@@ -302,34 +343,50 @@ def _record(history: Mapping[str, Any]) -> Any:
 def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Plot the record of a `Monitor`."""
     step = record["step"]
-    axes["lr"].plot(step[: len(record["loss"])], record["loss"], color="C0")
-    axes["lr"].set(title="loss (blue) and learning rate (orange)", yscale="log")
-    rate = axes["lr"].twinx()
-    rate.plot(step[: len(record["lr"])], record["lr"], color="C1")
-    rate.set_ylim(bottom=0)
-    for name, ratios in record["update_ratio"].items():
-        axes["update"].plot(step[: len(ratios)], ratios, label=name, linewidth=1)
-    axes["update"].axhline(1e-3, color="black", linestyle="--", linewidth=1)
-    axes["update"].set(title="norm of update / norm of weight", yscale="log")
-    axes["norm"].plot(step[: len(record["gradient_norm"])], record["gradient_norm"], label="gradient norm")
-    axes["norm"].plot(step, record["noise_scale"], label="noise scale, in samples")
-    axes["norm"].set(title="gradient norm and noise scale", yscale="log")
-    for name, shares in record["dead"].items():
-        axes["dead"].plot(step, shares, label=name, linewidth=1)
-    axes["dead"].set(title="dead ReLUs: share at 0 for a whole batch", ylim=(-0.02, 1.02))
-    for key in ("lr", "update", "norm", "dead"):
-        axes[key].set_xlabel("step")
+    names = {"update": "update_ratio", "dead": "dead"}
+    curves = {
+        "lr": {"loss": record["loss"]},
+        "norm": {"gradient norm": record["gradient_norm"], "noise scale, in samples": record["noise_scale"]},
+        **{key: record[name] for key, name in names.items()},
+    }
+    titles = {
+        "lr": "loss (blue) and learning rate (orange)",
+        "update": "norm of update / norm of weight",
+        "norm": "gradient norm and noise scale",
+        "dead": "dead ReLUs: share at 0 for a whole batch",
+    }
+    for key, title in titles.items():
+        axes[key].set(xlabel="step", title=title, xlim=_limits(step))
         axes[key].grid(alpha=0.3)
-        if key != "lr" and axes[key].get_legend_handles_labels()[0]:
+        if key == "dead":
+            axes[key].set_ylim(-0.02, 1.02)
+        else:
+            _log_scale(axes[key], *curves[key].values(), *([[1e-3]] if key == "update" else []))
+        for label, values in curves[key].items():
+            _curve(axes[key], step, values, label=label, linewidth=1)
+        if key == "update":
+            axes[key].axhline(1e-3, color="black", linestyle="--", linewidth=1)
+        if axes[key].get_legend_handles_labels()[0] and (key != "lr" or len(axes[key].lines) > 1):
             axes[key].legend(fontsize=7, ncols=2)
+    rate = axes["lr"].twinx()
+    _curve(rate, step, record["lr"], color="C1", linewidth=1)
+    rate.set_ylim(bottom=0)
     _ridges(axes["activations"], record["activations"], "outputs of layers other than 0")
     low, high = axes["activations"].get_xlim()
     axes["activations"].set_xscale("asinh")
-    decades = [10**power for power in range(math.ceil(math.log10(max(-low, high, 1))) + 1)]
+    highest = math.ceil(math.log10(max(-low, high, 1)))
+    decades = [10.0**power for power in range(highest // 6, highest + 1, 1 + highest // 6)]
     ticks = [tick for tick in (*[-d for d in decades], 0, *decades) if low <= tick <= high]
     axes["activations"].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes["activations"].set_xlim(low, high)
     _ridges(axes["gradients"], record["gradients"], "log10 |gradient of the loss by the output|")
+
+
+def _limits(steps: Sequence[int]) -> tuple[float, float]:
+    """The ends of an axis of steps, on which one record has its place, too."""
+    first, last = (steps[0], steps[-1]) if steps else (0, 0)
+    margin = max(0.05 * (last - first), 0.5)
+    return first - margin, last + margin
 
 
 def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> None:
@@ -339,7 +396,12 @@ def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> Non
             low, high, counts = histograms[which]
             heights = np.array(counts) / max(*counts, 1) * 0.85
             edges = np.linspace(low, high, len(counts) + 1)
-            axes.stairs(heights - place, edges, baseline=-place, fill=which == -1, linewidth=1, **style)
+            if any(counts):
+                axes.stairs(heights - place, edges, baseline=-place, fill=which == -1, linewidth=1, **style)
+        if not any(histograms[-1][2]):
+            note = "last record: no finite number other than 0"
+            options = {"fontsize": 8, "color": "C0", "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}}
+            axes.text(0.98, 0.6 - place, note, transform=axes.get_yaxis_transform(), ha="right", **options)
     axes.set_yticks([-place for place in range(len(record))], list(record), fontsize=8)
     axes.set_title(f"{title}: first record (grey), last (blue)")
     axes.grid(alpha=0.3, axis="x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -10,6 +11,12 @@ import numpy as np
 from fastopt.checks import Array
 
 _NONE: frozenset[str] = frozenset()
+
+
+@functools.lru_cache(1024)
+def _one_of_equals(names: frozenset[str]) -> frozenset[str]:
+    """The first of all sets that are equal to this one."""
+    return names
 
 
 class Params(dict[str, Array]):
@@ -41,7 +48,7 @@ class Params(dict[str, Array]):
         #: Of the parts of a composite layer, by their key.
         self._parts: dict[str, Params] = {}
         #: Of its own arrays, those that are frozen, and those that the optimizer of a run leaves out meanwhile. A dict,
-        #: of which `fastopt.nn.playback` can see whether it has changed.
+        #: of which `fastopt.nn.program` can see whether it has changed: equal sets are one object.
         self.marks: dict[str, frozenset[str]] = {"frozen": _NONE, "held": _NONE}
 
     # ---- What layers do -------------------------------------------------------------------------------------
@@ -75,7 +82,7 @@ class Params(dict[str, Array]):
             names -= inner
             part.mark(mark, {name[len(key) + 1 :] for name in inner})
         if names != self.marks[mark]:
-            self.marks[mark] = frozenset(names)
+            self.marks[mark] = _one_of_equals(frozenset(names))
 
     @property
     def frozen(self) -> frozenset[str]:

@@ -18,18 +18,20 @@ import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.dialects import spelled
+from fastopt.nn.arguments import samples, weights
 from fastopt.nn.batches import Indices
-from fastopt.nn.losses import Loss, loss_of, lowering_of, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, copy_result, lower, resolved
-from fastopt.nn.stack import Stack, room_for_convolutions, samples
-from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of, weights
+from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, softmax_cross_entropy
+from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.stack import Stack, room_for_convolutions
+from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
 
 #: Batches of one call of C at most: as many have room in the tables of results.
 MOST_BATCHES = 1024
@@ -96,6 +98,7 @@ class Program:
         outputs: bool = False,
     ) -> None:
         self.n, self.training = n, loss is not None
+        self._loss = loss  # held, as programs are found again by the identity of their loss
         self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
@@ -103,7 +106,7 @@ class Program:
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
         p = Writer(n, model.dtype, self.grads if loss is not None else None)
-        for array in model.state.values() if self.training and check else ():
+        for array in model.state.values() if self.training else ():
             self._kept.append((array, np.empty_like(array)))
             p.add("copy", self._kept[-1][1], array)
         x = p.empty((n, *model.check_built()))
@@ -132,7 +135,8 @@ class Program:
             marks.append(len(p.items))
             p.add("step")
         p.watch(model)
-        self._found = _kernels.Snapshot([getattr(loss, "__dict__", {}), *p.watched])
+        of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
+        self._found = _kernels.Snapshot([*of_loss, *p.watched])
         self._stacks = p.stacks
         self.nbytes = _allocate(p.items)
         self.calls = _kernels.Program()
@@ -156,7 +160,8 @@ class Program:
             if targets.weighted:
                 weight = named["sample weights"] = p.empty((self.n,))
                 self._gathers.append(p.add("gather", weight))
-            write(p.call, p.empty, y, given, weight, out=self._doutput, result=result)
+            arrays: Any = y, given, weight, self._doutput
+            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result)
             if targets.labels:
                 p.call(F.count_right, y, given, right)
         if check:
@@ -171,8 +176,7 @@ class Program:
             rows: Any = slice(batch * self.n, (batch + 1) * self.n)
             rows = rows if self._order is None else self._order[rows]
             targets, weight = targets[rows], None if weight is None else weight[rows]
-            value, gradient = loss(y, targets) if weight is None else loss(y, targets, sample_weight=weight)
-            copy_result(dy, gradient, "loss must return a gradient")
+            value, dy[...] = loss_of(loss, y, targets, weight)
             of_loss = getattr(loss, "total_weight", None)
             total = len(y) if weight is None else weight.sum()
             self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
@@ -382,6 +386,7 @@ def _allocate(items: list[Item]) -> int:
 class Compiled(Stack, loadable=False):
     """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
 
+    @spelled
     def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
         """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
 
@@ -414,7 +419,9 @@ class Compiled(Stack, loadable=False):
         outputs: bool = False,
     ) -> Iterator[Program]:
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
-        key = (n,) if loss is None or targets is None else (n, id(loss), targets.key, check, outputs)
+        key: tuple[Any, ...] = (n,)
+        if loss is not None and targets is not None:
+            key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check, outputs
         idle = self.programs.setdefault(key, [])
         found = None
         while found is None and idle:
@@ -424,10 +431,13 @@ class Compiled(Stack, loadable=False):
         if found is None:
             found = Program(self, n, loss=loss, targets=targets, check=check, outputs=outputs)
         yield found
+        if not found.holds():
+            return
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
         self.programs.setdefault(key, []).append(found)
 
+    @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
         """The outputs in inference.
 
@@ -484,6 +494,7 @@ class Compiled(Stack, loadable=False):
                     self.forward(self.converted(x[wrong if rows is None else rows[wrong]]))  # says what is wrong
                 done += part
 
+    @spelled
     def evaluate(
         self,
         x: Array,
@@ -491,7 +502,7 @@ class Compiled(Stack, loadable=False):
         sample_weight: Array | None = None,
         *,
         batch_size: int = 256,
-        loss: Loss = softmax_cross_entropy,
+        loss: LossLike = softmax_cross_entropy,
         metrics: Mapping[str, Metric] | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
@@ -506,7 +517,8 @@ class Compiled(Stack, loadable=False):
             The weight of each sample in the mean loss, ``Σ w·l / Σ w``, in [0, inf). The accuracy is without, as in
             training.
         batch_size : int, default 256
-        loss : callable, default softmax_cross_entropy
+        loss : callable or str, default softmax_cross_entropy
+            As for `fit`.
         metrics : dict of callable, optional
             As for `fit`: functions ``f(targets, scores)`` by the names of their values.
 
@@ -520,10 +532,10 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs, targets or weights do not fit the model or the loss, or a metric returns no number.
         """
-        x, y = samples(self, x, y, loss)
-        weight = weights(sample_weight, None, y, self.dtype)
+        x, y, made = samples(self, x, y, loss)
+        weight = weights(sample_weight, None, y, made, self.dtype)
         size = checks.integer("batch_size", batch_size, 1)
-        return self.measure(x, y, weight, size=size, loss=loss, metrics=checked_metrics(metrics))
+        return self.measure(x, y, weight, size=size, loss=made, metrics=checked_metrics(metrics))
 
     def measure(
         self,

@@ -45,9 +45,8 @@ class Residual(Composite):
             if not isinstance(part, Layer) and not (name == "shortcut" and part is None):
                 raise TypeError(f"{name} must be a Layer, got {type(part).__name__}")
         super().__init__({"body": body} | ({} if shortcut is None else {"shortcut": shortcut}))
-        if activation is not None:
-            checks.choice("activation", activation, ("relu",))
-        self.body, self.shortcut, self.activation = body, shortcut, activation
+        self.body, self.shortcut = body, shortcut
+        self.activation = None if activation is None else checks.word("activation", activation, ("relu",))
 
     def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
         shapes = [part.build(input_shape, rng, dtype) for part in self.parts.values()]

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastopt import _kernels, arena, checks, files
 from fastopt.checks import Array
-from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.config import encode
 from fastopt.nn.layers import Composite, Conv2D, Grads, Layer, Shape
-from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, softmax_cross_entropy
-from fastopt.nn.targets import check_finite
 from fastopt.optimizer import chosen_names
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
@@ -27,8 +24,12 @@ class Stack(Composite, loadable=False):
     def __init__(
         self, layers: Sequence[Layer], input_shape: Shape | None = None, *, seed: int = 0, dtype: Any = np.float32
     ) -> None:
+        if isinstance(layers, Layer):
+            raise TypeError(f"layers must be a sequence of Layer, got {type(layers).__name__}: write them in a list")
         self.layers = list(layers)
         for i, layer in enumerate(self.layers):
+            if isinstance(layer, type):
+                raise TypeError(f"layers[{i}] must be a Layer, got the class {layer.__name__}: call it")
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a Layer, got {type(layer).__name__}")
         # The arrays of a layer that occurs more than once are named by its first place.
@@ -45,6 +46,8 @@ class Stack(Composite, loadable=False):
         self._whole = input_shape is not None
         if input_shape is not None:
             elsewhere = {id(param) for layer in self.walk() for param in layer.params.values()}
+            if not isinstance(input_shape, Iterable):
+                raise TypeError(f"input_shape must be a tuple of int, got {input_shape!r}: write ({input_shape!r},)")
             shape = tuple(checks.integer("input_shape", length, 1) for length in input_shape)
             self.build(shape, np.random.default_rng(self.seed), self.dtype)
             # The arrays of layers that were built before stay where they are: an optimizer may be bound to them.
@@ -231,7 +234,7 @@ class Stack(Composite, loadable=False):
 
     def converted(self, x: Array) -> Array:
         """Inputs as layers take them: C-contiguous, of the model's type."""
-        return np.ascontiguousarray(x, self.dtype)
+        return checks.contiguous(x, self.dtype)
 
     def inputs(self, name: str, x: Any) -> Array:
         """Both."""
@@ -308,41 +311,3 @@ def room_for_convolutions(model: Stack) -> contextlib.AbstractContextManager[Non
     if get_num_threads() > 1 and any(isinstance(layer, Conv2D) for layer in model.walk()):
         return blas_on_one_thread()
     return contextlib.nullcontext()
-
-
-def samples(
-    model: Stack, x: Array, y: Array, loss: Loss, whose: str = "", *, finite: bool = False
-) -> tuple[Array, Array]:
-    """Inputs and targets, checked against the model and the loss, and whether they are `finite`; `whose` is what their
-    names begin with."""
-    if not callable(loss):
-        raise TypeError(f"loss must be a function such as fastopt.nn.SquaredError(), got {loss!r}")
-    if isinstance(loss, type):
-        raise TypeError(f"loss must be a function, got the class {loss.__name__}: call it")
-    x, y = model.rows(f"{whose}x", x), np.asarray(y)
-    if finite:
-        check_finite(f"{whose}x", x, model.dtype)
-        check_finite(f"{whose}y", y)
-    if y.shape[:1] != x.shape[:1]:
-        raise ValueError(f"{whose}y must have one target per input, {len(x)}, got shape {y.shape}")
-    _check_last_layer(model, loss)
-    if loss is softmax_cross_entropy:
-        if len(model.shapes[-1]) != 1:
-            raise ValueError(f"outputs must have shape (n, c) for softmax cross-entropy, got (n, *{model.shapes[-1]})")
-        checks.labels(f"{whose}y", y, len(x), model.shapes[-1][-1])
-    elif hasattr(loss, "check"):
-        loss.check(y, (len(x), *model.shapes[-1]))
-    return x, y
-
-
-def _check_last_layer(model: Stack, loss: Loss) -> None:
-    """Refuse a layer before a loss that does the same once more."""
-    last: Layer = model
-    while isinstance(last, Stack) and last.layers:
-        last = last.layers[-1]
-    for kind, of in ((Softmax, SoftmaxCrossEntropy), (Sigmoid, SigmoidCrossEntropy)):
-        if isinstance(last, kind) and (isinstance(loss, of) or (loss is softmax_cross_entropy and kind is Softmax)):
-            raise ValueError(
-                f"the model must end before its {kind.__name__}, which the loss has in it: leave the layer out, and "
-                f"apply it to predictions, as nn.{kind.__name__}().forward(model.predict(x))[0]"
-            )

@@ -1,4 +1,4 @@
-"""Targets: integer labels or numbers, the weights of samples, accuracy and other metrics."""
+"""Targets: integer labels or numbers, accuracy and other metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 
@@ -18,48 +19,6 @@ Metric = Callable[[Array, Array], float]
 def are_labels(y: Array) -> bool:
     """Whether targets are integer labels (n,), so that there is an accuracy."""
     return y.ndim == 1 and y.dtype.kind in "iu"
-
-
-def weights(sample_weight: Any, class_weight: Any, y: Array, dtype: np.dtype[Any]) -> Array | None:
-    """The weight of each sample (n,), checked: its own times that of its class; None where neither is given."""
-    weight = None
-    if sample_weight is not None:
-        weight = _weights("sample_weight", sample_weight, (len(y),))
-    if class_weight is not None:
-        if not are_labels(y):
-            raise ValueError("class_weight must come with integer labels y (n,)")
-        classes = int(y.max()) + 1 if y.size else 0
-        if np.ndim(class_weight) == 0 and not isinstance(class_weight, Mapping):
-            raise TypeError(f"class_weight must be a dict or a sequence, got {class_weight!r}")
-        if isinstance(class_weight, Mapping):
-            missing = sorted({*y.tolist()} - {*class_weight})
-            if missing:
-                raise ValueError(f"class_weight must hold a weight per class, but lacks {missing[0]}")
-            class_weight = [class_weight.get(label, 0.0) for label in range(classes)]
-        by_class = _weights("class_weight", class_weight, (max(classes, len(class_weight)),))
-        weight = by_class[y] if weight is None else weight * by_class[y]
-    if weight is not None and not weight.any():
-        raise ValueError("sample_weight and class_weight must give some sample a weight above 0")
-    if weight is None:
-        return None
-    with np.errstate(over="ignore"):
-        weight = np.ascontiguousarray(weight, dtype)
-    if not np.isfinite(weight).all():
-        raise ValueError(f"sample_weight and class_weight must have products that are finite as {dtype}")
-    return weight
-
-
-def _weights(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be an array of numbers, got {value!r}") from None
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    wrong = array[~((array >= 0) & (array < np.inf))]
-    if wrong.size:
-        raise ValueError(f"{name} must be in [0, inf), got {wrong[0]}")
-    return array
 
 
 def check_finite(name: str, array: Array, dtype: np.dtype[Any] | None = None) -> None:
@@ -96,7 +55,7 @@ def check_finite(name: str, array: Array, dtype: np.dtype[Any] | None = None) ->
 def count_right(output: Array, y: Array) -> int:
     """The number of rows whose largest output is at the label."""
     real = output.dtype if output.dtype in (np.float32, np.float64) else np.float64
-    return int(F.count_right(np.ascontiguousarray(output, real), np.ascontiguousarray(y, np.int64))[0])
+    return int(F.count_right(checks.contiguous(output, real), checks.contiguous(y, np.int64))[0])
 
 
 def accuracy(output: Array, y: Array) -> float:

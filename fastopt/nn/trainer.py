@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import _kernels
+from fastopt import _kernels, checks
 from fastopt.checks import Array
+from fastopt.nn.arguments import samples, weights
 from fastopt.nn.batches import Indices
 from fastopt.nn.layers import Grads
-from fastopt.nn.losses import Loss, lowering_of
+from fastopt.nn.losses import Loss, LossLike, lowering_of, named_loss
 from fastopt.nn.program import Compiled, Program, Targets
-from fastopt.nn.stack import Stack, samples
-from fastopt.nn.targets import weights
+from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.optimizers import LookAheadNesterov
 
@@ -44,54 +45,62 @@ class Steps:
     ----------
     model : Sequential
     optimizer : Optimizer
-    loss : callable
     check : bool
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
     outputs : bool, default False
         Whether what batches gave has the outputs.
     """
 
-    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, *, check: bool, outputs: bool = False) -> None:
-        self._model, self._optimizer, self._loss, self._check = model, optimizer, loss, check
-        self._outputs = outputs
-        self._in_use = contextlib.ExitStack()
-        self._programs: dict[int, Program] = {}
+    def __init__(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool = False) -> None:
+        self._model, self._optimizer, self._check, self._outputs = model, optimizer, check, outputs
+        #: By the size of batches, programs, and what gives each back.
+        self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
         self._fed: set[int] = set()  # sizes whose programs have the present data
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
         self._targets: Targets | None = None
         self._sums: Grads = {}
+        self._kept: list[tuple[Array, Array]] = []  # running statistics, with those before the first of several batches
 
     def __enter__(self) -> Steps:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._programs.clear()
-        self._fed.clear()
-        self._in_use.close()
+        self._give_back()
 
-    def feed(self, x: Array, y: Array, weight: Array | None) -> None:
+    def _give_back(self) -> None:
+        """Programs are no longer in use."""
+        self._fed.clear()
+        while self._programs:
+            self._programs.popitem()[1][1].close()
+
+    def feed(self, x: Array, y: Array, weight: Array | None, loss: Loss) -> None:
         """Take batches from the rows of these arrays from now on; they were checked."""
+        self._loss = loss
         if weight is not None and not _kernels.gathers(weight):
-            weight = np.ascontiguousarray(weight, self._model.dtype)
+            weight = checks.contiguous(weight, self._model.dtype)
         targets = Targets(y, self._model.dtype, weight is not None)
         if lowering_of(self._loss) is not None:
-            y = y if _kernels.gathers(y) else np.ascontiguousarray(y, targets.dtype)
+            y = y if _kernels.gathers(y) else checks.contiguous(y, targets.dtype)
         if self._targets is not None and targets.key != self._targets.key:
-            self._programs.clear()
+            self._give_back()
         self._data, self._targets = (x, y, weight), targets
         self._fed.clear()
 
     def program(self, n: int) -> Program:
         """The program of batches of a size, fed."""
-        found = self._programs.get(n)
+        assert self._data is not None
+        found, in_use = self._programs.get(n, (None, None))
         if found is None or not found.holds():
-            assert self._data is not None
-            own = self._model.program(n, self._loss, self._targets, self._check, self._outputs)
-            found = self._programs[n] = self._in_use.enter_context(own)
-            self._fed.discard(n)
-        if n not in self._fed:
-            assert self._data is not None
+            if in_use is not None:
+                in_use.close()
+            with contextlib.ExitStack() as stack:
+                own = self._model.program(n, self._loss, self._targets, self._check, self._outputs)
+                found = stack.enter_context(own)
+                found.feed(*self._data)
+                self._programs[n] = found, stack.pop_all()
+            self._fed.add(n)
+        elif n not in self._fed:
             found.feed(*self._data)
             self._fed.add(n)
         return found
@@ -139,13 +148,21 @@ class Steps:
         return output
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
-        program.restore()
-        if program.stops_on_input(item):
-            assert self._data is not None
-            rows = slice(batch * program.n, (batch + 1) * program.n)
-            chosen = self._data[0][rows if order is None else order[rows]]
-            self._model.forward(self._model.converted(chosen), training=True, counter=0)  # says what is wrong
+        try:
+            if program.stops_on_input(item):
+                assert self._data is not None
+                rows = slice(batch * program.n, (batch + 1) * program.n)
+                chosen = self._data[0][rows if order is None else order[rows]]
+                self._model.forward(self._model.converted(chosen), training=True, counter=0)  # says what is wrong
+        finally:
+            self._restore(program)
         raise NonFinite(*taken)
+
+    def _restore(self, program: Program) -> None:
+        """Put the running statistics back that the step began with."""
+        program.restore()
+        for array, kept in self._kept:
+            array[...] = kept
 
     # ---- One by one --------------------------------------------------------------------------------------------
 
@@ -155,6 +172,7 @@ class Steps:
         value, right, total = 0.0, 0, 0.0
         outputs: list[Array | None] = []
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
+        self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         for i, chosen in enumerate(parts):
             program = self._last = self.program(len(chosen))
             outputs.append(self._aim(program, 1))
@@ -178,7 +196,11 @@ class Steps:
         return Taken(np.array([value]), np.array([total]), np.array([right]), output), grads
 
     def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
-        stopped = program.run_phase(phase, chosen, 0, counter)
+        try:
+            stopped = program.run_phase(phase, chosen, 0, counter)
+        except BaseException:  # of a layer or a loss of the user's
+            self._restore(program)
+            raise
         if stopped >= 0:
             self._stop(program, stopped, chosen, 0)
 
@@ -201,7 +223,7 @@ class Steps:
         except _kernels.Misfit:
             return  # the optimizer says what is wrong
         if not finite:
-            program.restore()
+            self._restore(program)
             raise NonFinite
 
 
@@ -209,6 +231,23 @@ def look_ahead(optimizer: Any) -> None:
     """Move the parameters to where `LookAheadNesterov` takes the gradient; other optimizers leave them as they are."""
     if isinstance(optimizer, LookAheadNesterov) and not optimizer.ahead:
         optimizer.look_ahead()
+
+
+#: Models that are trained at present: their process, and identity.
+_trained: set[tuple[int, int]] = set()
+
+
+@contextlib.contextmanager
+def alone(model: Stack) -> Iterator[None]:
+    """Within the block, no other run may train the model."""
+    key = os.getpid(), id(model)
+    if key in _trained:
+        raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
+    _trained.add(key)
+    try:
+        yield
+    finally:
+        _trained.discard(key)
 
 
 @contextlib.contextmanager
@@ -225,9 +264,9 @@ def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
 class Trainer:
     """Training steps of a loop of one's own: see `fastopt.nn.Sequential.trainer`."""
 
-    def __init__(self, model: Compiled, optimizer: Any, loss: Loss, on_nonfinite: str) -> None:
-        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, loss, on_nonfinite
-        self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore")
+    def __init__(self, model: Compiled, optimizer: Any, loss: LossLike, on_nonfinite: str) -> None:
+        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
+        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
 
     def __call__(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """A step on one batch.
@@ -244,12 +283,12 @@ class Trainer:
             The mean loss before the step; NaN where it was skipped.
         """
         model, optimizer = self._model, self._optimizer
-        x, y = samples(model, x, y, self._loss)
+        x, y, loss = samples(model, x, y, self._loss)
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
-        weight = weights(sample_weight, None, y, model.dtype)
-        with holding(model, optimizer), self._steps as steps:
-            steps.feed(x, y, weight)
+        weight = weights(sample_weight, None, y, loss, model.dtype)
+        with alone(model), holding(model, optimizer), self._steps as steps:
+            steps.feed(x, y, weight, loss)
             look_ahead(optimizer)
             try:
                 taken = steps.many(None, len(x), 1, optimizer.t)
@@ -260,7 +299,7 @@ class Trainer:
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan
-                batch = model.converted(x), y, self._loss
+                batch = model.converted(x), y, loss
                 cause = find_anomaly(model, *batch, sample_weight=weight, counter=optimizer.t)
                 raise NonFiniteError(
                     f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +18,19 @@ import numpy as np
 from fastopt import _kernels, checks, files
 from fastopt.applied import Applied
 from fastopt.checks import Array
+from fastopt.dialects import Spelled
+from fastopt.nn import arguments
 from fastopt.nn import batches as orders
 from fastopt.nn.batches import Indices, Shuffled
 from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
-from fastopt.nn.losses import Loss
+from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
-from fastopt.nn.stack import Stack, room_for_convolutions, samples
-from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of, weights
+from fastopt.nn.stack import room_for_convolutions
+from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.nn.trainer import NonFinite, Steps, Taken, holding, look_ahead
+from fastopt.nn.trainer import NonFinite, Steps, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
-from fastopt.optimizers import OPTIMIZERS
 
 __all__ = ["Callback", "History", "Run"]
 
@@ -97,7 +98,7 @@ class Batch(NamedTuple):
     counter: int
 
 
-class Callback:
+class Callback(Spelled):
     """The base class of callbacks: methods that a run calls, which do nothing here. Their names are those of Keras.
 
     Attributes
@@ -237,7 +238,7 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        self._steps = Steps(model, optimizer, loss, check=on_nonfinite != "ignore", outputs=bool(metrics))
+        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -291,7 +292,7 @@ class Run:
         """The same, in slices of at most about 50 ms, after each of which others may have the thread."""
         model = self.model
         with alone(model), room_for_convolutions(model), holding(model), self._steps:
-            self._steps.feed(*self._data)
+            self._steps.feed(*self._data, self.loss)
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
@@ -302,7 +303,7 @@ class Run:
                     break
                 with self._averaged():
                     if self._validation is not None:
-                        measured = self._validation.measure(self.model, self.loss, self._own_metrics)
+                        measured = self._validation.measure(self.model, self._own_metrics)
                         logs |= {f"val_{key}": measured[key] for key in measured}
                     self.history.add(logs)
                     self._tell("on_epoch_end", self.epoch, logs)
@@ -346,7 +347,7 @@ class Run:
         data = block.x, block.y, block.weight
         if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
             self._data = data
-            self._steps.feed(*data)
+            self._steps.feed(*data, self.loss)
 
         def took(taken: Taken, count: int) -> None:
             """Steps were taken on so many batches."""
@@ -500,9 +501,10 @@ class Validation(NamedTuple):
     y: Array
     weight: Array | None
     rows: Indices | None = None
+    loss: Loss = softmax_cross_entropy
 
-    def measure(self, model: Compiled, loss: Loss, metrics: Mapping[str, Metric]) -> dict[str, float]:
-        return model.measure(self.x, self.y, self.weight, self.rows, loss=loss, metrics=metrics)
+    def measure(self, model: Compiled, metrics: Mapping[str, Metric]) -> dict[str, float]:
+        return model.measure(self.x, self.y, self.weight, self.rows, loss=self.loss, metrics=metrics)
 
 
 #: The methods of callbacks that are called for each batch.
@@ -538,23 +540,6 @@ def _go_on(average: Applied | None, *, check: bool) -> None:
     average.restore()
 
 
-#: Models that are trained at present: their process, and identity.
-_trained: set[tuple[int, int]] = set()
-
-
-@contextlib.contextmanager
-def alone(model: Stack) -> Iterator[None]:
-    """Within the block, no other run may train the model."""
-    key = os.getpid(), id(model)
-    if key in _trained:
-        raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
-    _trained.add(key)
-    try:
-        yield
-    finally:
-        _trained.discard(key)
-
-
 @contextlib.contextmanager
 def interruptible(run: Any) -> Iterator[None]:
     """Let the first Ctrl-C set ``run.interrupted`` and call ``run.stop``, and a second one raise KeyboardInterrupt.
@@ -578,63 +563,23 @@ def interruptible(run: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
-def _identities(arrays: Mapping[str, Array]) -> dict[str, int]:
-    return {name: id(array) for name, array in arrays.items()}
-
-
-def bound(model: Stack, optimizer: Any) -> Optimizer:
-    """The optimizer, which must be bound to the model's parameters; or a new one of that name, with its defaults."""
-    if isinstance(optimizer, str):
-        return OPTIMIZERS[checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))](model.params)
-    if isinstance(optimizer, type):
-        raise TypeError(f"optimizer must be a name or an object, such as {optimizer.__name__}(model.params)")
-    if not all(hasattr(optimizer, name) for name in ("params", "step", "t")):
-        raise TypeError(f"optimizer must be the name of one, or an optimizer, got {type(optimizer).__name__}")
-    if _identities(checks.named("param", optimizer.params)) != _identities(model.params):
-        raise ValueError("optimizer must be bound to model.params")
-    frozen: frozenset[str] = model.params.frozen
-    left_out: frozenset[str] = getattr(optimizer, "frozen", frozenset())
-    at_first: frozenset[str] = getattr(optimizer, "_frozen_by_params", frozenset())
-    if stepped := frozen - left_out:
-        raise ValueError(
-            f"optimizer must leave out what the model has frozen, but steps {min(stepped)}: make it after model.freeze"
-        )
-    if stale := (at_first - frozen) & left_out:
-        raise ValueError(
-            f"optimizer still leaves out {min(stale)}, which model.unfreeze() took back into training: set "
-            "optimizer.groups[0].frozen = False, or make a new one"
-        )
-    return optimizer
-
-
-def _callbacks(callbacks: Any) -> list[Callback]:
-    if isinstance(callbacks, (Callback, str, bytes)) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a sequence of Callback, got {type(callbacks).__name__}")
-    listed = list(callbacks)
-    for i, callback in enumerate(listed):
-        if isinstance(callback, type):
-            raise TypeError(f"callbacks[{i}] must be a Callback, got the class {callback.__name__}: call it")
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks[{i}] must be a Callback, got {type(callback).__name__}")
-    return listed
-
-
-def _validation(model: Stack, given: Any, loss: Loss, finite: bool) -> Validation | None:
-    if given is None:
-        return None
-    if not isinstance(given, (tuple, list)):
-        raise TypeError(f"validation_data must be a pair (x, y), or (x, y, sample_weight), got {type(given).__name__}")
-    if len(given) not in (2, 3):
-        raise ValueError(f"validation_data must be a pair (x, y), or (x, y, sample_weight), got {len(given)} values")
-    x, y = samples(model, given[0], given[1], loss, "validation ", finite=finite)
-    return Validation(x, y, weights(given[2], None, y, model.dtype) if len(given) == 3 else None)
+def _validation(model: Compiled, given: Any, loss: Any, own: Loss, finite: bool) -> Validation | None:
+    """What a run validates on, whose loss is given as `loss` and is its `own`."""
+    if not isinstance(given, Validation):
+        checked = arguments.validation(model, given, loss, finite=finite)
+        if checked is None:
+            return None
+        given = Validation(*checked[:2], checked[2] if len(checked) == 3 else None)
+    x = given.x if given.rows is None else given.x[given.rows[:1]]
+    y = given.y if given.rows is None else given.y[:1]
+    return given._replace(loss=arguments.samples(model, x, y, own, "validation ")[2])
 
 
 def _feed(
-    model: Stack,
+    model: Compiled,
     x: Any,
     y: Any,
-    loss: Loss,
+    loss: Any,
     *,
     finite: bool,
     rows: Indices | None,
@@ -656,18 +601,18 @@ def _feed(
                 raise ValueError(f"{name} must not be given beside a loader, which has its own, got {value!r:.80}")
 
         def of_batch(x: Any, y: Any, weight: Any) -> Data:
-            x, y = samples(model, x, y, loss, "a loader's ", finite=finite)
+            x, y, made = arguments.samples(model, x, y, loss, "a loader's ", finite=finite)
             if not len(x):
                 raise ValueError("x must be a loader of batches of at least one sample, got none")
-            return x, y, weights(weight, None, y, model.dtype)
+            return x, y, arguments.weights(weight, None, y, made, model.dtype)
 
         return Loaded(x, of_batch, accumulate)
     if y is None:
         raise TypeError("y must have one target per input, got None")
-    x, y = samples(model, x, y, loss, finite=finite)
+    x, y, made = arguments.samples(model, x, y, loss, finite=finite)
     if not len(x):
         raise ValueError("x must hold at least one sample, got none")
-    weight = _weights(sample_weight, class_weight, y, model.dtype, rows)
+    weight = _weights(sample_weight, class_weight, y, made, model.dtype, rows)
     count = len(x) if rows is None else len(rows)
     if batches is None:
         size: Any = 32 if batch_size is None else checks.integer("batch_size", batch_size, 1)
@@ -683,7 +628,7 @@ def _feed(
         raise TypeError(f"transform must be a function (x, y, rng) -> (x, y), got {transform!r:.80}")
 
     def changed(x: Array, y: Array) -> tuple[Array, Array]:
-        return samples(model, x, y, loss, "transformed ")
+        return arguments.samples(model, x, y, loss, "transformed ")[:2]
 
     return Transformed((x, y, weight), each, rows, size, transform, changed, accumulate, ahead=ahead)
 
@@ -693,16 +638,18 @@ def _name_of(batches: Any) -> str:
     return f"{type(batches).__name__}({getattr(batches, 'batch_size', len(batches))})"
 
 
-def _weights(sample_weight: Any, class_weight: Any, y: Array, dtype: Any, rows: Indices | None) -> Array | None:
+def _weights(
+    sample_weight: Any, class_weight: Any, y: Array, loss: Loss, dtype: Any, rows: Indices | None
+) -> Array | None:
     """The weights of all samples, of which those of some rows count."""
     if rows is None:
-        return weights(sample_weight, class_weight, y, dtype)
+        return arguments.weights(sample_weight, class_weight, y, loss, dtype)
     if sample_weight is not None:
         sample_weight = np.asarray(sample_weight)
         if sample_weight.shape != y.shape[:1]:
             raise ValueError(f"sample_weight must have shape {y.shape[:1]}, got {sample_weight.shape}")
         sample_weight = sample_weight[rows]
-    own = weights(sample_weight, class_weight, y[rows], dtype)
+    own = arguments.weights(sample_weight, class_weight, y[rows], loss, dtype)
     if own is None:
         return None
     weight = np.zeros(len(y), dtype)
@@ -718,13 +665,14 @@ def prepare(
     epochs: int,
     batch_size: int | None,
     accumulate: int,
-    optimizer: Optimizer | str,
+    optimizer: Any,
+    lr: Any,
     validation_data: Any,
-    loss: Loss,
+    loss: Any,
     sample_weight: Any,
     class_weight: Any,
     seed: int | None,
-    callbacks: Sequence[Callback],
+    callbacks: Any,
     on_nonfinite: str | None,
     batches: Any,
     transform: Any,
@@ -760,20 +708,21 @@ def prepare(
         batches=batches,
         transform=transform,
     )
-    held_out = validation_data
-    if not isinstance(held_out, Validation):
-        held_out = _validation(model, held_out, loss, validation_finite and looked_at)
-    chosen, measured = _callbacks(callbacks), checked_metrics(metrics)
+    x, y, _ = feed.first()
+    own = arguments.samples(model, x, y, loss)[2]  # that of such targets
+    held_out = _validation(model, validation_data, loss, own, validation_finite and looked_at)
+    chosen, measured = arguments.callbacks(callbacks, Callback), checked_metrics(metrics)
     epochs = checks.integer("epochs", epochs, 0)
     seed = model.seed if seed is None else checks.integer("seed", seed, 0)
-    made = bound(model, optimizer)
+    made = arguments.bound(model, optimizer, lr)
+    arguments.check_steps(made, -(-feed.batches // every), feed.samples)
     if on_nonfinite is None:
         on_nonfinite = "skip" if getattr(made, "skip_nonfinite", False) else "stop"
     return Run(
         model,
         feed,
         made,
-        loss,
+        own,
         epochs=epochs,
         accumulate=every,
         seed=seed,

@@ -20,7 +20,7 @@ def test_masks_of_any_format(dtype, size, rng, same_bits):
     dx = functional.dropout_backward(dy, bits, 0.3)
     for own in (mask, mask.astype(np.uint8), mask.astype(np.int64)):
         same_bits(functional.dropout_backward(dy, own, 0.3), dx)
-        same_bits(functional.dropout_apply(x, own, 0.3), y)
+        same_bits(functional.dropout_apply(x, own, functional.kept_share(0.3), p_is="keep"), y)
 
 
 def test_dropout_keeps_the_shape(rng):
@@ -107,15 +107,97 @@ def test_a_probability_is_the_nearest_multiple(isa, dtype, same_bits):
         other, other_mask = functional.dropout(x, nearest, seed=1, counter=1)
         same_bits(y, other)
         same_bits(mask, other_mask)
-        same_bits(functional.dropout_apply(x, mask, p), functional.dropout_apply(x, mask, nearest))
+        same_bits(functional.dropout_backward(x, mask, p), functional.dropout_backward(x, mask, nearest))
+
+
+@pytest.mark.parametrize("p", [0, 0.1, 0.3, 1 / 3, 0.5, 1 - 2**-30])
+def test_a_mask_of_ones_own_scales_by_the_exact_p(p, dtype, rng):
+    """As cs231n has it: ``mask = (rng.random(x.shape) < keep) / keep``."""
+    x, keep = rng.standard_normal((9, 7)).astype(dtype), 1 - p
+    own = rng.random(x.shape) < keep
+    expected = x * (own / keep).astype(dtype)
+    np.testing.assert_array_equal(functional.dropout_apply(x, own, p), expected)
+    np.testing.assert_array_equal(functional.dropout_apply(x, own, keep, p_is="keep"), expected)
+
+
+def test_dropout_apply_refusals(refuses):
+    x, mask = np.ones(3), np.ones(3, bool)
+    refuses(lambda: functional.dropout_apply(x, mask, 1), r"p must be in \[0, 1\)")
+    refuses(lambda: functional.dropout_apply(x, mask, 0, p_is="keep"), r"p must be in \(0, 1\]")
+    refuses(lambda: functional.dropout_apply(x, mask, 1e-300, p_is="keep"), "1 / p must be at most")
+    refuses(lambda: functional.dropout_apply(x, mask, 0.5, p_is="kept"), "p_is must be one of")
 
 
 def test_the_expectation_of_dropout_is_its_input():
     """The share kept times the factor is 1, but for the one rounding of the factor."""
-    ones, all_kept = np.ones(1), np.ones(1, bool)
+    ones, all_kept = np.ones(1), np.ones(1, np.uint8)
     for p in np.linspace(0, 1, 5000, endpoint=False):
         share = 1 - reference.dropout_probability(p)
-        assert abs(share * functional.dropout_apply(ones, all_kept, p)[0] - 1) <= 2**-53
+        assert abs(share * functional.dropout_backward(ones, all_kept, p)[0] - 1) <= 2**-53
+
+
+# ---- Where random bits come from ------------------------------------------------------------------
+
+
+def with_bias(x, p, **key):
+    return functional.bias_relu_dropout_forward(x, np.ones(x.shape[-1]), p, **key)
+
+
+CALLS = [lambda x, p, **key: functional.dropout(x, p, **key)[0], with_bias]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["dropout", "bias_relu_dropout_forward"])
+def test_a_counter_counts_by_itself(call, same_bits):
+    x, counter = np.ones((9, 30)), functional.Counter(2**64 - 2)
+    for number in (2**64 - 2, 2**64 - 1, 0, 1):
+        assert counter.value == number
+        same_bits(call(x, 0.5, seed=3, counter=counter), call(x, 0.5, seed=3, counter=number))
+    assert repr(counter) == "Counter(2)"
+
+
+def test_batch_norm_counts_what_it_drops(rng, same_bits):
+    x, counter = rng.standard_normal((40, 6)), functional.Counter(7)
+    how = {"seed": 3, "relu": True, "dropout": 0.5}
+    for number in (7, 8):
+        same_bits(functional.batch_norm_forward(x, **how, counter=counter)[0],
+                  functional.batch_norm_forward(x, **how, counter=number)[0])  # fmt: skip
+    functional.batch_norm_forward(x, **how | {"dropout": 0}, counter=counter)
+    functional.batch_norm_forward(x, running_mean=np.ones(6), running_var=np.ones(6), **how, counter=counter,
+                                  training=False)  # fmt: skip
+    assert counter.value == 9
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["dropout", "bias_relu_dropout_forward"])
+def test_a_generator_draws_the_key(call, same_bits):
+    """Other masks each time, and the same ones from a generator of the same seed."""
+    x, (first, second) = np.ones((9, 30)), (np.random.default_rng(5) for _ in range(2))
+    drawn = [call(x, 0.5, rng=first) for _ in range(3)]
+    for y in drawn:
+        same_bits(call(x, 0.5, rng=second), y)
+    assert len({y.tobytes() for y in drawn}) == 3
+    seed, counter = np.random.default_rng(5).integers(2**64, size=2, dtype=np.uint64)
+    same_bits(drawn[0], call(x, 0.5, seed=seed, counter=counter))
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["dropout", "bias_relu_dropout_forward"])
+def test_what_is_refused_draws_nothing(call, refuses):
+    x, rng, counter = np.ones((9, 30)), np.random.default_rng(5), functional.Counter()
+    state = rng.bit_generator.state
+    for key in ({"rng": rng}, {"seed": 1, "counter": counter}):
+        refuses(lambda key=key: call(x.astype(int), 0.5, **key), "x must be float32 or float64")
+        refuses(lambda key=key: call(x, 1.5, **key), r"p must be in \[0, 1\)")
+        refuses(lambda key=key: call(x, 0.5, out=np.ones(3), **key), "")
+    refuses(lambda: call(x, 0.5, rng=rng, seed=1), "rng must not be given with seed or counter")
+    refuses(lambda: call(x, 0.5, rng=rng, counter=counter), "rng must not be given with seed or counter")
+    refuses(lambda: call(x, 0.5, seed=-1, counter=counter), "seed must be in")
+    assert rng.bit_generator.state == state
+    assert counter.value == 0
+    refuses(lambda: call(x, 0.5), "seed and counter must be given, or rng, such as")
+    refuses(lambda: call(x, 0.5, seed=1), "counter must be an integer, got None")
+    refuses(lambda: call(x, 0.5, rng=3), r"rng must be a numpy\.random\.Generator, such as .*default_rng\(3\), got int")
+    refuses(lambda: call(x, 0.5, rng=np.random.RandomState(3)), "rng must be a .* got RandomState")
+    refuses(lambda: functional.Counter(-1), "value must be in")
+    refuses(lambda: functional.Counter(0.5), "value must be an integer")
 
 
 # ---- Dropout behind bias and ReLU -----------------------------------------------------------------

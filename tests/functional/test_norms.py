@@ -30,7 +30,7 @@ def test_batch_norm_with_channels_last(isa, dtype, shape, rng, guarded, close, s
     for axis in (-1, len(shape) - 1):
         flat, own = ([v.copy() for v in vectors] for _ in range(2))
         y, cache = functional.batch_norm_forward(images, *own, axis=axis, out=guarded(images, 3))
-        same_bits(y, functional.batch_norm_forward(x, *flat)[0].reshape(shape))
+        same_bits(y, functional.batch_norm_forward(x, *flat, axis=1)[0].reshape(shape))
         for array, wanted in zip(own, flat, strict=True):
             same_bits(array, wanted)
         wide = [v.astype(np.float64) for v in vectors]
@@ -42,7 +42,7 @@ def test_batch_norm_with_channels_last(isa, dtype, shape, rng, guarded, close, s
             atol = 1e-5 * np.abs(right).max()
             np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=atol)
         y, _ = functional.batch_norm_forward(images, *flat, axis=axis, training=False)
-        same_bits(y, functional.batch_norm_forward(x, *flat, training=False)[0].reshape(shape))
+        same_bits(y, functional.batch_norm_forward(x, *flat, training=False, axis=1)[0].reshape(shape))
 
 
 FUSED = [(50, 3), (9, 32), (37, 45), (70, 256), (5, 3, 4), (5, 3, 31), (4, 33, 7, 7), (3, 2, 70, 70)]
@@ -56,9 +56,9 @@ def test_batch_norm_with_relu_is_both_one_after_the_other(isa, dtype, shape, abs
     scale[1:2] = shift[1:3] = 0
     scale[2:3] = 1
     learnt = [None if i in absent else v for i, v in enumerate((scale, shift))]
-    y, cache = functional.batch_norm_forward(x, *learnt)
+    y, cache = functional.batch_norm_forward(x, *learnt, axis=1)
     y = functional.relu_forward(y)
-    fused, fused_cache = functional.batch_norm_forward(x, *learnt, relu=True)
+    fused, fused_cache = functional.batch_norm_forward(x, *learnt, relu=True, axis=1)
     same_bits(fused, y)
     assert (y == 0).any()
     assert (y > 0).any()
@@ -66,7 +66,10 @@ def test_batch_norm_with_relu_is_both_one_after_the_other(isa, dtype, shape, abs
     for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
         same_bits(gradient, right)
     expected, expected_cache, *_ = reference.batch_norm_forward(
-        x.astype(np.float64), *(1.0 - i if v is None else v.astype(np.float64) for i, v in enumerate(learnt)), relu=True
+        x.astype(np.float64),
+        *(1.0 - i if v is None else v.astype(np.float64) for i, v in enumerate(learnt)),
+        relu=True,
+        axis=1,
     )
     np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-5 * expected.max())
     if dtype == np.float64:  # whose zeros are zeros of the reference, too
@@ -74,8 +77,8 @@ def test_batch_norm_with_relu_is_both_one_after_the_other(isa, dtype, shape, abs
         for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
             np.testing.assert_allclose(gradient, right, atol=1e-9 * np.abs(right).max())
 
-    y, _ = functional.batch_norm_forward(x, *learnt, *running, training=False)
-    fused, _ = functional.batch_norm_forward(x, *learnt, *running, training=False, relu=True)
+    y, _ = functional.batch_norm_forward(x, *learnt, *running, training=False, axis=1)
+    fused, _ = functional.batch_norm_forward(x, *learnt, *running, training=False, relu=True, axis=1)
     same_bits(fused, functional.relu_forward(y))
 
 
@@ -85,16 +88,16 @@ def test_batch_norm_with_relu_and_dropout_is_all_three_one_after_the_other(isa, 
     x, dy, (scale, shift, *running) = batch(rng, shape, dtype)
     scale[:1] = shift[1:2] = 0
     seeds = {"seed": 2**63 + 5, "counter": 2**40 + 3}
-    y, cache = functional.batch_norm_forward(x, scale, shift, relu=True)
+    y, cache = functional.batch_norm_forward(x, scale, shift, relu=True, axis=1)
     y, mask = functional.dropout(y, p, **seeds)
-    fused, fused_cache = functional.batch_norm_forward(x, scale, shift, relu=True, dropout=p, **seeds)
+    fused, fused_cache = functional.batch_norm_forward(x, scale, shift, relu=True, dropout=p, **seeds, axis=1)
     same_bits(fused, y)
     wanted = functional.batch_norm_backward(functional.dropout_backward(dy, mask, p), cache)
     for gradient, right in zip(functional.batch_norm_backward(dy, fused_cache), wanted, strict=True):
         same_bits(gradient, right)
 
-    y, _ = functional.batch_norm_forward(x, scale, shift, *running, training=False, relu=True)
-    fused, _ = functional.batch_norm_forward(x, scale, shift, *running, training=False, relu=True, dropout=p)
+    y, _ = functional.batch_norm_forward(x, scale, shift, *running, training=False, relu=True, axis=1)
+    fused, _ = functional.batch_norm_forward(x, scale, shift, *running, training=False, relu=True, dropout=p, axis=1)
     same_bits(fused, y)
 
 
@@ -171,7 +174,7 @@ def test_batch_norm_with_max_pool_keeps_nan(isa, dtype, rng):
 def test_relu_of_a_batch_norm_keeps_nan(isa, dtype, rng):
     x = rng.standard_normal((40, 35)).astype(dtype)
     x[3, 7] = np.nan
-    y, cache = functional.batch_norm_forward(x, relu=True)
+    y, cache = functional.batch_norm_forward(x, relu=True, axis=1)
     assert np.isnan(y[:, 7]).all()
     assert (np.delete(y, 7, 1) >= 0).all()
     dx, _, _ = functional.batch_norm_backward(np.ones_like(x), cache)
@@ -182,7 +185,7 @@ def test_relu_of_a_batch_norm_keeps_nan(isa, dtype, rng):
 def everything(x, dy, vectors, **options):
     """All that batch norm returns and updates."""
     vectors = [v.copy() for v in vectors]
-    y, cache = functional.batch_norm_forward(x, *vectors, **options)
+    y, cache = functional.batch_norm_forward(x, *vectors, **options, axis=1)
     return [y, cache.mean, cache.inv_std, *vectors[2:], *functional.batch_norm_backward(dy, cache)]
 
 
@@ -243,8 +246,8 @@ def test_batch_norm_without_some_of_its_vectors(shape, absent, rng, close):
     x, dy, vectors = batch(rng, shape, np.float64)
     vectors = [None if i in absent else v for i, v in enumerate(vectors)]
     stand_ins = [default if v is None else v for v, default in zip(vectors[:2], (1.0, 0.0), strict=True)]
-    expected, expected_cache, *running = reference.batch_norm_forward(x, *stand_ins, *vectors[2:])
-    y, cache = functional.batch_norm_forward(x, *vectors)
+    expected, expected_cache, *running = reference.batch_norm_forward(x, *stand_ins, *vectors[2:], axis=1)
+    y, cache = functional.batch_norm_forward(x, *vectors, axis=1)
     close(y, expected)
     for gradient, wanted in zip(
         functional.batch_norm_backward(dy, cache),
@@ -255,8 +258,8 @@ def test_batch_norm_without_some_of_its_vectors(shape, absent, rng, close):
     if vectors[2] is not None:
         close(vectors[2], running[0])
         close(vectors[3], running[1])
-        y, _ = functional.batch_norm_forward(x, *vectors, training=False)
-        close(y, reference.batch_norm_forward(x, *stand_ins, *vectors[2:], training=False)[0])
+        y, _ = functional.batch_norm_forward(x, *vectors, training=False, axis=1)
+        close(y, reference.batch_norm_forward(x, *stand_ins, *vectors[2:], training=False, axis=1)[0])
 
 
 @pytest.mark.parametrize("eps", [0, 1e-5, 10])
@@ -275,9 +278,9 @@ def test_batch_norm_options(eps, momentum, momentum_of, unbiased, rng, close):
 def test_batch_norm_of_one_value_per_channel(rng):
     """Its variance is 0, so nothing is left but the shift; the biased running variance takes the 0 in."""
     x, _, (scale, shift, mean, var) = batch(rng, (1, 5), np.float64)
-    np.testing.assert_array_equal(functional.batch_norm_forward(x, scale, shift)[0], shift[None])
+    np.testing.assert_array_equal(functional.batch_norm_forward(x, scale, shift, axis=1)[0], shift[None])
     before = var.copy()
-    functional.batch_norm_forward(x, scale, shift, mean, var, unbiased=False)
+    functional.batch_norm_forward(x, scale, shift, mean, var, unbiased=False, axis=1)
     np.testing.assert_allclose(var, 0.9 * before)
 
 
@@ -301,9 +304,9 @@ def test_batch_norm_loses_no_digits(isa, kind, noise, shape, rng):
     x = HARD[kind](rng, shape, noise).astype(np.float32)
     dy = rng.standard_normal(shape).astype(np.float32)
     running = np.zeros(shape[1], np.float32), np.ones(shape[1], np.float32)
-    y, cache = functional.batch_norm_forward(x, None, None, *running, momentum=1)
+    y, cache = functional.batch_norm_forward(x, None, None, *running, momentum=1, axis=1)
     expected, expected_cache, *expected_running = reference.batch_norm_forward(
-        x.astype(np.float64), 1.0, 0.0, *(r.astype(np.float64) for r in running), momentum=1
+        x.astype(np.float64), 1.0, 0.0, *(r.astype(np.float64) for r in running), momentum=1, axis=1
     )
     gradients = functional.batch_norm_backward(dy, cache)
     wanted = reference.batch_norm_backward(dy.astype(np.float64), expected_cache)
@@ -315,18 +318,18 @@ def test_batch_norm_loses_no_digits(isa, kind, noise, shape, rng):
 def test_batch_norm_of_a_constant_is_the_shift(isa, dtype):
     for value in (0.1, 1e4 + 0.1, -3e7):
         x = np.full((1000, 7), value, dtype)
-        y, _ = functional.batch_norm_forward(x, np.ones(7, dtype), np.full(7, 0.25, dtype))
+        y, _ = functional.batch_norm_forward(x, np.ones(7, dtype), np.full(7, 0.25, dtype), axis=1)
         np.testing.assert_allclose(y, 0.25, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (3, 2, 3), (2, 33), (2, 1, 2, 2)], ids=str)
 def test_batch_norm_backward_by_finite_differences(shape, rng):
     x, dy, (scale, shift, *_) = batch(rng, shape, np.float64)
-    _, cache = functional.batch_norm_forward(x, scale, shift)
+    _, cache = functional.batch_norm_forward(x, scale, shift, axis=1)
     gradients = functional.batch_norm_backward(dy, cache)
 
     def loss():
-        return np.vdot(dy, functional.batch_norm_forward(x, scale, shift)[0])
+        return np.vdot(dy, functional.batch_norm_forward(x, scale, shift, axis=1)[0])
 
     for array, gradient in zip((x, scale, shift), gradients, strict=True):
         np.testing.assert_allclose(gradient, differences(loss, array), rtol=1e-6, atol=1e-7)
@@ -338,9 +341,9 @@ def test_a_nan_spoils_its_channel_alone(isa, dtype, rng):
         ((5, 4, 45), (slice(None), np.arange(4) != 2)),
     ):
         x = rng.standard_normal(shape).astype(dtype)
-        expected = functional.batch_norm_forward(x)[0]
+        expected = functional.batch_norm_forward(x, axis=1)[0]
         x[1, ~clean[1]] = np.nan
-        y = functional.batch_norm_forward(x)[0]
+        y = functional.batch_norm_forward(x, axis=1)[0]
         assert np.isnan(y[:, ~clean[1]]).all()
         np.testing.assert_allclose(y[clean], expected[clean], atol=4 * np.finfo(dtype).eps)
 
@@ -349,7 +352,7 @@ def test_a_nan_spoils_its_channel_alone(isa, dtype, rng):
 def test_batch_norm_of_nothing(shape):
     c = shape[1]
     running = np.zeros(c), np.ones(c)
-    y, cache = functional.batch_norm_forward(np.empty(shape), np.ones(c), np.ones(c), *running)
+    y, cache = functional.batch_norm_forward(np.empty(shape), np.ones(c), np.ones(c), *running, axis=1)
     dx, dscale, dshift = functional.batch_norm_backward(y, cache)
     assert y.shape == dx.shape == shape
     for zero in (dscale, dshift, running[0], running[1] - 1):

@@ -105,3 +105,57 @@ def test_class_function_and_reference_have_the_same_defaults(name):
     assert tuple(of_function)[: len(arrays)] == arrays
     assert cls.keywords().items() <= of_function.items()
     assert defaults(getattr(reference, name)).items() <= of_function.items()
+
+
+def test_a_step_out_of_place_has_the_bits_of_one_in_place(rule, dtype, rng, same_bits):
+    for shape in ((), (67,), (3, 0), (2, 3, 5)):
+        param, states, grads = draw(rng, shape, rule, dtype)
+        param, *states = map(np.array, (param, *states))
+        grads = [*map(np.array, grads)]
+        others = [a.copy() for a in (param, *states)]
+        for t, grad in enumerate(grads, start=2):
+            before, out = param.copy(), np.empty_like(param)
+            param.flags.writeable = False
+            assert rule.step(param, grad, *states, t=t, grad_scale=0.5, out=out) is out
+            rule.step(others[0], grad, *others[1:], t=t, grad_scale=0.5)
+            same_bits(param, before)
+
+            param = out
+            for one, other in zip((param, *states), others, strict=True):
+                same_bits(one, other)
+
+
+def test_out_may_be_the_parameter(any_rule, rng, same_bits):
+    param, states, grads = draw(rng, 9, any_rule, np.float64)
+    others = [a.copy() for a in (param, *states)]
+    assert any_rule.step(param, grads[0], *states, t=2, out=param) is param
+    any_rule.step(others[0], grads[0], *others[1:], t=2)
+    for one, other in zip((param, *states), others, strict=True):
+        same_bits(one, other)
+
+
+def test_what_out_cannot_be(any_rule, rng, refuses):
+    param, states, (grad, *_) = draw(rng, 9, any_rule, np.float64)
+    memory = np.zeros(20)
+    memory[:9] = param
+
+    def step(out, param=param, grad=grad, **more):
+        return lambda: any_rule.step(param, grad, *states, t=2, out=out, **more)
+
+    held = (param, grad, *states, memory)
+    refuses(step(np.zeros(8)), r"out must have shape \(9,\), got \(8,\)", *held)
+    refuses(step(np.zeros(9, np.float32)), "out must be float64, got float32", *held)
+    refuses(step([0.0] * 9), "out must be a NumPy array, got list", *held)
+    refuses(step(memory[:18:2]), "out must be C-contiguous", *held)
+    refuses(step(memory[4:13], memory[:9]), "(out|param) and (out|param) must not overlap in memory", *held)
+    refuses(step(grad), "(out|grad) and (out|grad) must not overlap in memory", *held)
+    refuses(step(memory[9:18], grad=grad[:8]), r"grad must have shape \(9,\), got \(8,\)", *held)
+    refuses(step(memory[9:18], param=[1.0]), "param must be a NumPy array, got list", *held)
+    refuses(step(memory[9:18], lr="fast"), "lr must be a number", *held)
+    refuses(step(memory[9:18], grad_scale="much"), "grad_scale must be a number", *held)
+    for state, name in zip(states, any_rule.cls.state_names(), strict=True):
+        refuses(step(state), f"({name}|out) and ({name}|out) must not overlap in memory", *held)
+        refuses(step(memory[9:18], param=state), f"({name}|param) and ({name}|param) must not overlap", *held)
+    locked = np.zeros(9)
+    locked.flags.writeable = False
+    refuses(step(locked), "out must be writable", *held)

@@ -18,9 +18,11 @@ import numpy as np
 from values import Memory
 
 import fastopt
-from fastopt import _kernels, cases, data, gradients, landscape, matrices, nn, schedules, threads
+from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, nn, schedules, threads
 from fastopt import functional as F  # noqa: N812
 from fastopt.cases import Case, map_arrays
+from fastopt.checks import Array
+from fastopt.data import augment
 from fastopt.hyper import Choice, Flag, Hyper, Number
 from fastopt.nn.init import Initializer
 from fastopt.nn.layers import Layer
@@ -116,6 +118,35 @@ for _case in cases.CASES.values():
     CALLS[f"functional.{_case.name}"] = _of_case(_case)
 
 _IMAGES, _WEIGHT = (2, 6, 7, 16), (3, 3, 16, 32)
+_SECOND = {"x": (2, 5, 6, 7), "weight": (3, 5, 2, 3), "dy": (2, 3, 5, 5)}
+plain("functional.Counter", F.Counter, lambda x, rng: {"value": 2**63})
+plain("functional.dropout, a generator", F.dropout,
+      lambda x, rng: {"x": x(33), "p": 0.3, "rng": np.random.default_rng(1), "out": x(33)},
+      written=("out",))  # fmt: skip
+plain("functional.dropout, a counter", F.dropout,
+      lambda x, rng: {"x": x(33), "p": 0.3, "seed": 1, "counter": F.Counter(), "out": x(33)},
+      written=("out",))  # fmt: skip
+plain("functional.conv2d, channels second", F.conv2d,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "weight": x(*_SECOND["weight"]), "bias": x(3), "layout": "nchw",
+                      "out": x(*_SECOND["dy"])}, written=("out", "packed"))  # fmt: skip
+plain("functional.conv2d_input_grad, channels second", F.conv2d_input_grad,
+      lambda x, rng: {"dy": x(*_SECOND["dy"]), "weight": x(*_SECOND["weight"]), "shape": _SECOND["x"],
+                      "layout": "nchw", "out": x(*_SECOND["x"])}, written=("out", "packed"))  # fmt: skip
+plain("functional.conv2d_weight_grad, channels second", F.conv2d_weight_grad,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "dy": x(*_SECOND["dy"]), "size": (2, 3), "dbias": x(3), "layout": "nchw",
+                      "out": x(*_SECOND["weight"])}, written=("out", "sums", "dbias"))  # fmt: skip
+plain("functional.depthwise_forward, channels second", F.depthwise_forward,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "weight": x(5, 1, 2, 3), "layout": "nchw", "out": x(2, 5, 5, 5)},
+      written=("out",))  # fmt: skip
+plain("functional.max_pool_forward, channels second", F.max_pool_forward,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "size": (2, 3), "stride": 1, "layout": "nchw", "out": x(2, 5, 5, 5)},
+      written=("out", "winner"))  # fmt: skip
+plain("functional.im2col, channels second", F.im2col,
+      lambda x, rng: {"x": x(*_SECOND["x"]), "size": (2, 3), "layout": "nchw", "out": x(2, 5, 5, 5, 2, 3)},
+      written=("out",))  # fmt: skip
+plain("functional.group_norm_forward, channels second", F.group_norm_forward,
+      lambda x, rng: {"x": x(2, 6, 5), "groups": 3, "scale": x(6), "shift": x(6), "layout": "nchw",
+                      "out": x(2, 6, 5)}, written=("out", "mean", "inv_std"))  # fmt: skip
 plain("functional.batch_norm_sums_shape", F.batch_norm_sums_shape, lambda x, rng: {"shape": (9001, 3), "axis": 1})
 plain("functional.conv2d_fits", F.conv2d_fits,
       lambda x, rng: {"shape": _IMAGES, "filters": 16, "size": 3, "stride": 1, "padding": (1, 0)})  # fmt: skip
@@ -145,17 +176,28 @@ CALLS["functional.plan, a step"] = _prepared
 def _structure(memory: Memory, rng: random.Random, dtype: type, *, alone: bool = True) -> Any:
     """Parameters, or gradients of the same shapes."""
     arrays = [memory.array(np.arange(1.0, 1 + np.prod(s)).reshape(s).astype(dtype)) for s in ((3, 4), (5,), (2, 2))]
-    kind = rng.randrange(3 if alone else 2)
-    return (arrays, dict(zip("wbv", arrays, strict=True)), arrays[0])[kind]
+    w, b, v = arrays
+    kind = rng.randrange(5 if alone else 4)
+    return (arrays, dict(zip("wbv", arrays, strict=True)), [(w, b), [v]], {"w": {"x": w, "y": (b,)}, "b": v}, w)[kind]
 
 
 def _like(memory: Memory, params: Any) -> Any:
-    copied = map_arrays(memory.array, params)
-    return [memory.array(a) for a in params] if isinstance(params, list) else copied
+    return checks.structured(params, map(memory.array, _arrays(params)))
 
 
 def _arrays(params: Any) -> list[np.ndarray]:
-    return [params] if isinstance(params, np.ndarray) else list(params.values() if isinstance(params, dict) else params)
+    return list(checks.named("param", params).values())
+
+
+class Written(fastopt.NumPyOptimizer):
+    """Momentum, in NumPy."""
+
+    momentum: Number = Number("[0, 1]", default=0.9)
+    states = ("velocity",)
+
+    def update(self, param: Any, grad: Any, state: Any, *, lr: float, momentum: float) -> None:
+        state["velocity"] = momentum * state["velocity"] + grad
+        param -= lr * state["velocity"]
 
 
 #: Every optimizer, and classes with a step like theirs.
@@ -165,6 +207,7 @@ STEPPERS: dict[str, Callable[..., Any]] = {
     "Muon": fastopt.Muon,
     "MuonMatrices": fastopt.MuonMatrices,
     "Ranger": fastopt.Ranger,
+    "NumPyOptimizer": Written,
 }
 
 
@@ -215,8 +258,17 @@ def _construct(name: str) -> Maker:
 def _step(name: str) -> Maker:
     def make(memory: Memory, rng: random.Random) -> Call:
         optimizer, params = _made(name, memory, rng)
-        arguments = {"grads": _like(memory, params), "grad_scale": 0.5}
+        arguments = {"grads": _like(memory, params), "grad_scale": 0.5, "strict": rng.random() < 0.7}
         return Call(optimizer.step, arguments, more=_arrays(params), state=_state_of(optimizer, params))
+
+    return make
+
+
+def _updated(name: str) -> Maker:
+    def make(memory: Memory, rng: random.Random) -> Call:
+        optimizer, params = _made(name, memory, rng)
+        arguments = {"params": _like(memory, params), "grads": _like(memory, params), "grad_scale": 0.5}
+        return Call(optimizer.updated, arguments, state=_state_of(optimizer, params))
 
     return make
 
@@ -252,6 +304,7 @@ def _adding(memory: Memory, rng: random.Random) -> Call:
 for _name in STEPPERS:
     CALLS[_name] = _construct(_name)
     CALLS[f"{_name}.step"] = _step(_name)
+    CALLS[f"{_name}.updated"] = _updated(_name)
     CALLS[f"{_name}, a setting"] = _setting(_name)
     CALLS[f"{_name}.load_state_dict"] = _loading(_name)
 CALLS["Optimizer.add_params"] = _adding
@@ -444,9 +497,87 @@ plain("data.digits", data.digits, lambda x, rng: {})
 plain("data.load", data.load, lambda x, rng: {"source": rng.choice((".", "none"))})
 plain("data.read_idx", data.read_idx, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})
 plain("data.read_cifar10", data.read_cifar10, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})
-plain("data.stratified_split", data.stratified_split,
-      lambda x, rng: {"y": np.arange(60) % 3, "fraction": 0.2, "seed": 1})  # fmt: skip
-plain("data.split", data.split, lambda x, rng: {"n": 60, "fraction": 0.2, "seed": 1})
+plain("data.read_cifar100", data.read_cifar100,
+      lambda x, rng: {"path": rng.choice((".", "none", "state.npz")), "labels": "coarse"})  # fmt: skip
+plain("data.read_cifar_archive", data.read_cifar_archive, lambda x, rng: {"path": rng.choice((".", "none"))})
+plain("data.read_npz", data.read_npz, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})
+plain("data.read_csv", data.read_csv,
+      lambda x, rng: {"path": rng.choice((".", "none", "log.csv")), "target": -1, "delimiter": ",", "header": True,
+                      "missing": 0.0})  # fmt: skip
+plain(
+    "data.ImageFolder",
+    data.ImageFolder,
+    lambda x, rng: {"path": rng.choice((".", "none")), "size": (4, 4), "mode": "L"},
+)
+plain("data.split", data.split,
+      lambda x, rng: {"x": x(60, 2), "y": np.arange(60) % 3, "train": 0.5, "validation": 0.2, "test": 0.2,
+                      "stratify": True, "seed": 1})  # fmt: skip
+plain("data.rng_of", data.rng_of, lambda x, rng: {"seed": 1, "epoch": 2, "batch": 3})
+
+
+def _unit(x: Array) -> Array:
+    """Images, in the memory that they have, with values in [0, 1]."""
+    np.minimum(np.abs(x, out=x), 1, out=x)
+    return x
+
+
+def _batches(**given: Any) -> None:
+    """Go through an epoch of a loader."""
+    with data.Loader(**given).epoch(0) as batches:
+        for _ in batches:
+            pass
+
+
+plain("data.Loader", _batches,
+      lambda x, rng: {"source": (x(30, 4), np.arange(30) % 3, abs(x(30))), "batch_size": 8, "transform": None,
+                      "workers": rng.choice((0, 2)), "shuffle": True, "seed": 1, "ahead": 3})  # fmt: skip
+
+
+def _augmentation(cls: type[Any]) -> Maker:
+    """A batch through an augmentation of the given options."""
+    needed = {
+        "Compose": {"augmentations": [augment.HorizontalFlip(), augment.Noise()]},
+        "OneOf": {"augmentations": [augment.HorizontalFlip(), augment.Noise()], "weights": (1, 2)},
+        "Each": {"function": lambda image, rng: image[::-1]},
+        "Cutout": {"size": (2, 3)},
+        "RandomCrop": {"padding": (1, 2), "size": 4},
+        "Affine": {"translate": 0.1, "rotate": (0, 10), "scale": 1.1, "shear": 5.0, "stretch": (0.9, 1.2)},
+        "ColorJitter": {"brightness": 0.1, "contrast": (0.8, 1.2), "saturation": 0.1, "hue": 0.1},
+    }.get(cls.__name__, {})
+    defaults = {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.default is not p.empty}
+    options = defaults | needed | ({"classes": 3} if "classes" in defaults else {})
+
+    def use(x: Any, y: Any, rng: Any, **given: Any) -> None:
+        cls(**given)(x, y, rng)
+
+    def make(memory: Memory, rng: random.Random) -> Call:
+        draw = np.random.default_rng(rng.randrange(2**32))
+        x = memory.array(draw.random((4, 6, 5, 3)).astype(rng.choice(REALS)))
+        if rng.random() < 0.3:
+            x = memory.array((255 * x).astype(np.uint8))
+        return Call(use, {"x": x, "y": memory.array(np.arange(4) % 3), "rng": draw, **options})
+
+    return make
+
+
+for _name in augment.__all__:
+    if issubclass(type(getattr(augment, _name)), type) and issubclass(getattr(augment, _name), augment.Augmentation):
+        CALLS[f"augment.{_name}"] = _augmentation(getattr(augment, _name))
+del CALLS["augment.Augmentation"]  # the base
+plain(
+    "augment.ten_crop", lambda size, x: list(augment.ten_crop(size)(x)), lambda x, rng: {"size": 3, "x": x(2, 5, 4, 3)}
+)
+plain("augment.flips", lambda vertical, x: list(augment.flips(vertical)(x)),
+      lambda x, rng: {"vertical": True, "x": x(2, 5, 4, 3)})  # fmt: skip
+plain("augment.scales", lambda factors, x: list(augment.scales(factors)(x)),
+      lambda x, rng: {"factors": (0.5, 1.5), "x": x(2, 5, 4, 3)})  # fmt: skip
+plain("augment.Views", lambda text, functions, x: list(augment.Views(text, functions)(x)),
+      lambda x, rng: {"text": "views", "functions": [np.negative], "x": x(2, 5, 4, 3)})  # fmt: skip
+plain("augment.average", augment.average,
+      lambda x, rng: {"predict": lambda x: x[:, 0, 0], "x": x(2, 5, 4, 3), "views": augment.flips()})  # fmt: skip
+plain("augment.preview", augment.preview,
+      lambda x, rng: {"x": _unit(x(1, 5, 4, 3)), "augmentation": augment.Noise(), "y": np.arange(1), "draws": 1,
+                      "names": ["a"], "seed": 1, "path": None})  # fmt: skip
 _DESCENT = {"optimizer": "adam", "surface": next(iter(landscape.SURFACES)), "lr": 0.1, "steps": 3, "seed": 1}
 plain("landscape.descend", landscape.descend, lambda x, rng: dict(_DESCENT))
 
@@ -516,7 +647,7 @@ for _cls in Layer.classes.values():
         CALLS[f"nn.{_cls.__name__}"] = _layer(_cls)
 _NEEDED: dict[str, dict[str, Any]] = {
     "CSVLogger": {"path": "log.csv"},
-    "LearningRateScheduler": {"schedule": lambda epoch, batch: 0.1},
+    "LearningRateScheduler": {"schedule": lambda epoch, lr: 0.1},
     "ModelCheckpoint": {"path": "checkpoint.npz"},
     "TensorBoard": {"folder": "board"},
     "WeightAverage": {"average": fastopt.EMA([np.ones(3)])},

@@ -93,9 +93,16 @@ def make(seed: int, number: int, only: str) -> tuple[str, Call, dict[str, Any], 
 def written(call: Call, arguments: dict[str, Any]) -> Iterator[np.ndarray]:
     yield from call.more
     for key in call.written:
-        yield from arrays_in((arguments.get(key),))
-        if isinstance(arguments.get(key), list):
-            yield from arrays_in(tuple(arguments[key]))
+        yield from nested(arguments.get(key))
+
+
+def nested(value: Any) -> Iterator[np.ndarray]:
+    """The arrays of a nest."""
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from nested(item)
+    else:
+        yield from arrays_in((value,))
 
 
 def documented(call: Call) -> tuple[type[BaseException], ...]:

@@ -73,7 +73,7 @@ def test_a_part_of_a_state_is_a_dict(key):
         (lambda: PLATEAU.update("0.5"), "metric must be a number"),
         (lambda: gradients.add_noise(np.ones(3), 10**400), "t must be in"),
         (lambda: data.read_cifar10(0), "expected str"),
-        (lambda: data.stratified_split(np.ones((2, 2), int), 0.5, seed=0), "y must have"),
+        (lambda: data.split(np.ones(2), np.ones((2, 2), int), test=0.5), "y must be labels of shape"),
         (lambda: nn.EarlyStopping(3), "monitor must be the name of a metric"),
     ],
 )

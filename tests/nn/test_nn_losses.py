@@ -304,4 +304,4 @@ def test_fit_lowers_every_loss(loss, targets, rng):
     history = model.fit(x, targets, epochs=20, loss=loss, optimizer=optimizer, sample_weight=rng.uniform(1, 2, 40))
     assert history["loss"][-1] < 0.9 * before
     with pytest.raises(ValueError, match="targets must "):
-        model.fit(x, targets[:, None] if targets.ndim == 1 else targets[:, :2], loss=loss)
+        model.fit(x, np.stack([targets] * 2, 1) if targets.ndim == 1 else targets[:, :2], loss=loss)

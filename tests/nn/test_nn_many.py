@@ -101,11 +101,12 @@ def test_each_has_the_bits_that_it_has_alone(samples, count, same_bits):
 def test_all_optimizers(samples, k, same_bits):
     kinds = sorted(OPTIMIZERS.values(), key=lambda kind: kind.__name__)[k::3]
     together, alone = [mlp(i) for i in range(len(kinds))], [mlp(i) for i in range(len(kinds))]
-    options = {"epochs": 2, "on_nonfinite": "ignore", "batch_size": 50}
+    options = {"epochs": 2, "on_nonfinite": "ignore"}
     optimizers = [kind(model.params, lr=1e-3) for kind, model in zip(kinds, together, strict=True)]
-    nn.fit_many(together, *samples, optimizer=optimizers, threads=3, **options)
-    for model, kind in zip(alone, kinds, strict=True):
-        model.fit(*samples, optimizer=kind(model.params, lr=1e-3), **options)
+    each = [{"batch_size": N if kind.full_batch else 50} for kind in kinds]
+    nn.fit_many(together, *samples, optimizer=optimizers, each=each, threads=3, **options)
+    for model, kind, own in zip(alone, kinds, each, strict=True):
+        model.fit(*samples, optimizer=kind(model.params, lr=1e-3), **own, **options)
     check_alike(together, alone, same_bits)
 
 

@@ -179,7 +179,7 @@ def test_repr_makes_the_same_model(same_bits):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (([nn.ReLU], (2,)), {}, r"layers\[0\] must be a Layer, got type"),
+        (([nn.ReLU], (2,)), {}, r"layers\[0\] must be a Layer, got the class"),
         (([nn.ReLU()], (0,)), {}, "input_shape must be at least 1, got 0"),
         (([nn.ReLU()], (2.5,)), {}, "input_shape must be an integer"),
         (([nn.ReLU()], (2,)), {"dtype": np.int64}, "dtype must be float32 or float64, got int64"),

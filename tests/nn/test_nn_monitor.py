@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import nn
+from fastopt import data, drawing, nn
 from fastopt.nn import monitor
 
 
@@ -292,6 +292,93 @@ def test_the_page(samples, tmp_path):
     drawn = (tmp_path / "a.svg").read_text()
     for title in ("loss", "accuracy", "norm of update / norm of weight", "dead ReLUs", "outputs of layers", "4 Dense"):
         assert f"<!-- {title}" in drawn
+
+
+NAN, INF = math.nan, math.inf
+HISTORIES = {
+    "one epoch": {"loss": [0.5], "val_loss": [0.6], "accuracy": [0.8], "val_accuracy": [0.75]},
+    "NaN in the end": {
+        "loss": [2.3, 1.1, NAN, NAN],
+        "val_loss": [2.2, INF, NAN, NAN],
+        "accuracy": [0.2, 0.5, 0.1, 0.1],
+    },
+    "gaps": {"loss": [30.0, NAN, 1.0, INF, 2.0], "accuracy": [0.1, 0.2, 0.3, 0.4, 0.5]},
+    "only NaN": {"loss": [NAN] * 3, "accuracy": [0.1] * 3},
+    "zero": {"loss": [1.0, 0.1, 0.0], "accuracy": [0.0, 0.5, 1.0]},
+    "only zero": {"loss": [0.0, 0.0], "accuracy": [0.0, 0.0]},
+    "null of JSON": {"loss": [2.0, None, 1.0], "accuracy": [0.1, 0.2, 0.3]},
+    "negative": {"loss": [1.0, -1.0, -3.0]},
+    "whole numbers": {"loss": [3, 2, 1]},
+    "no epochs": {},
+}
+
+
+def drawn(history, path, monkeypatch):
+    """The axes of a history's page, and the colour of it at a point."""
+    colors = pytest.importorskip("matplotlib.colors")
+    agg = pytest.importorskip("matplotlib.backends.backend_agg")
+    pages = []
+    monkeypatch.setattr(monitor, "figure", lambda size: pages.append(drawing.figure(size)) or pages[-1])
+    monitor.plot(history, path)
+    canvas = agg.FigureCanvasAgg(pages[0])
+    for axes in pages[0].axes:
+        if axes.get_legend() is not None:
+            axes.get_legend().remove()  # which may be over a curve
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3] / 255
+
+    def is_there(x, y, transform, color):
+        column, row = transform.transform((x, y)).astype(int)
+        around = pixels[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+        return bool((np.abs(around - colors.to_rgb(color)).max(axis=-1) < 0.1).any())
+
+    return pages[0].axes, is_there
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
+def test_every_value_can_be_seen(history, tmp_path, monkeypatch):
+    """In its place; what has none, at the edge."""
+    axes, is_there = drawn(history, tmp_path / "a.png", monkeypatch)
+    for name, values in history.items():
+        plot, color = axes["accuracy" in name], "C1" if name.startswith("val") else "C0"
+        below = "val_" + name in history and color == "C0"
+        for epoch, value in enumerate(values, start=1):
+            value = NAN if value is None else value
+            if math.isfinite(value) and (value > 0 or plot.get_yscale() == "linear"):
+                assert is_there(epoch, value, plot.transData, color) or below
+            else:
+                height = 0.03 if value == 0 else 0.93 if name.startswith("val") else 0.97
+                assert is_there(epoch, height, plot.get_xaxis_transform(), color)
+        left, right = plot.get_xlim()
+        assert left < 1 <= len(values) < right
+    for plot in axes:
+        assert all(tick == int(tick) for tick in plot.get_xticks())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.05, 1e30], ids=["one record", "NaN"])
+def test_a_record_can_be_seen(rate, tmp_path, monkeypatch):
+    x, y = data.digits()
+    model = nn.Sequential([nn.Flatten(), nn.Dense(8, activation="relu"), nn.Dense(10)], x.shape[1:])
+    options = {"epochs": 2 if rate > 1 else 1, "batch_size": 64, "on_nonfinite": "ignore"}
+    with np.errstate(all="ignore"):
+        optimizer = fastopt.SGD(model.params, lr=rate)
+        history = model.fit(x[:128], y[:128], optimizer=optimizer, callbacks=[monitor.Monitor(3)], **options)
+    axes, is_there = drawn(history, tmp_path / "a.png", monkeypatch)
+    record = history.monitor
+    places = {plot.get_title(): plot for plot in axes}
+    for title, values in (
+        ("loss (blue) and learning rate (orange)", "loss"),
+        ("gradient norm and noise scale", "gradient_norm"),
+    ):
+        plot = places[title]
+        for step, value in zip(record["step"], record[values], strict=True):
+            if math.isfinite(value):
+                assert is_there(step, value, plot.transData, "C0")
+            else:
+                assert is_there(step, 0.97, plot.get_xaxis_transform(), "C0")
+    notes = [text.get_text() for plot in axes for text in plot.texts]
+    assert ("last record: no finite number other than 0" in notes) == (rate > 1)
 
 
 def test_drawing_is_an_extra(tmp_path, monkeypatch):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cli, data, nn
+from fastopt import data, nn
+from fastopt.nn.arguments import BY_NAME
 from fastopt.nn.batches import Shuffled, count_batches
 from fastopt.nn.targets import count_right
-from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import bind, cosine
 
 
@@ -198,22 +198,21 @@ def swapped(model):
     [
         (lambda m, x, y: {"x": x[:0], "y": y[:0]}, "x must hold at least one sample"),
         (lambda m, x, y: {"y": y[1:]}, r"one target per input, 65, got shape \(64,\)"),
-        (lambda m, x, y: {"y": y[:, None]}, r"y must have shape \(65,\), got \(65, 1\)"),
-        (lambda m, x, y: {"y": y + 0.0}, "y must be an array of integers, got float64"),
+        (lambda m, x, y: {"y": np.stack([y, y], 1)}, r"targets must have shape \(65, 3\), got \(65, 2\)"),
+        (lambda m, x, y: {"y": y + 0.5}, r"y must be labels of classes, whole numbers, got 0.5 at y\[0\]"),
         (lambda m, x, y: {"y": np.where(np.arange(65) == 64, 3, y)}, r"y must be in \[0, 3\), got 3"),
         (lambda m, x, y: {"epochs": -1}, "epochs must be at least 0, got -1"),
         (lambda m, x, y: {"epochs": 1.5}, "epochs must be an integer"),
         (lambda m, x, y: {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (lambda m, x, y: {"seed": -1}, "seed must be at least 0"),
         (lambda m, x, y: {"optimizer": "lioness"}, "optimizer must be one of 'sgd'"),
-        (lambda m, x, y: {"optimizer": "sgd"}, "lr"),
         (lambda m, x, y: {"optimizer": fastopt.Adam(mlp().params)}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": fastopt.Adam(list(m.params.values()))}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": fastopt.Adam({"0.bias": m.params["0.bias"]})}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": fastopt.Adam(swapped(m))}, "must be bound to model.params"),
         (lambda m, x, y: {"optimizer": 3}, "optimizer must be the name of one, or an optimizer, got int"),
         (lambda m, x, y: {"optimizer": None}, "optimizer must be the name of one, or an optimizer, got NoneType"),
-        (lambda m, x, y: {"optimizer": fastopt.Adam}, r"optimizer must be .* such as Adam\(model.params\)"),
+        (lambda m, x, y: {"optimizer": fastopt.EMA}, "optimizer must be the name of one, .*, got the class EMA"),
         (
             lambda m, x, y: {"optimizer": fastopt.EMA(m.params)},
             "optimizer must be the name of one, or an optimizer, got E",
@@ -223,12 +222,12 @@ def swapped(model):
             lambda m, x, y: {"callbacks": [nn.Lines(), nn.Lines]},
             r"callbacks\[1\] must be .*, got the class Lines: call it",
         ),
-        (lambda m, x, y: {"callbacks": nn.Lines()}, "callbacks must be a sequence of Callback, got Lines"),
-        (lambda m, x, y: {"callbacks": None}, "callbacks must be a sequence of Callback, got NoneType"),
-        (lambda m, x, y: {"callbacks": "lines"}, "callbacks must be a sequence of Callback, got str"),
-        (lambda m, x, y: {"loss": "mse"}, r"loss must be a function such as fastopt.nn.SquaredError\(\), got 'mse'"),
-        (lambda m, x, y: {"loss": None}, "loss must be a function"),
-        (lambda m, x, y: {"loss": nn.SquaredError}, "loss must be a function, got the class SquaredError: call it"),
+        (lambda m, x, y: {"callbacks": nn.Lines}, "callbacks must be .*, got the class Lines: call it"),
+        (lambda m, x, y: {"callbacks": 0}, "callbacks must be a Callback, or a sequence of them, got int"),
+        (lambda m, x, y: {"callbacks": "lines"}, "callbacks must be a Callback, or a sequence of them, got str"),
+        (lambda m, x, y: {"loss": "mses"}, "loss must be one of 'softmax_cross_entropy', .*; got 'mses'"),
+        (lambda m, x, y: {"loss": None}, "loss must be a name, or a function"),
+        (lambda m, x, y: {"loss": Recorder}, "loss must be a function, got the class Recorder: call it"),
         (lambda m, x, y: {"x": None}, "x must be an array of numbers, got object"),
         (lambda m, x, y: {"x": "x"}, "x must be an array of numbers"),
         (lambda m, x, y: {"y": None}, "y must have one target per input"),
@@ -244,7 +243,8 @@ def swapped(model):
         (lambda m, x, y: {"class_weight": 2.0}, "class_weight must"),
         (lambda m, x, y: {"class_weight": {0: "a", 1: 1, 2: 1}}, "class_weight must be an array of numbers"),
         (lambda m, x, y: {"validation_data": x}, r"validation_data must be a pair \(x, y\), or .*, got ndarray"),
-        (lambda m, x, y: {"validation_data": (x, y, y, y)}, r"validation_data must be a pair .* got 4 values"),
+        (lambda m, x, y: {"validation_data": (x, y, y, y)}, r"validation_data must be a pair .*, got 4 values"),
+        (lambda m, x, y: {"validation_data": (x, y, -y)}, r"sample_weight must be in \[0, inf\), got -1"),
         (lambda m, x, y: {"validation_data": (x[:, 1:], y)}, r"x must have shape \(n, 5\), got \(65, 4\)"),
         (lambda m, x, y: {"validation_data": (x, y[1:])}, r"one target per input, 65, got shape \(64,\)"),
         (lambda m, x, y: {"validation_data": (x, y - 1)}, r"must be in \[0, 3\), got -1"),
@@ -334,7 +334,7 @@ def test_learning_rate_scheduler(samples):
         asked.append((step, steps))
         return 1 / (1 + step)
 
-    model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(schedule), Watch()])
+    model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(step=schedule), Watch()])
     assert asked == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert used == [1, 1 / 3]
     assert optimizer.lr == 1 / 4  # that of the last step, not of one that never comes
@@ -427,14 +427,14 @@ def test_a_model_memorises_a_few_samples(rng):
     assert model.evaluate(x, y)["loss"] < 0.05
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_every_optimizer_learns_digits(name):
+    if name == "lbfgs":
+        pytest.importorskip("scipy")
     x, y, x_test, y_test = data.load("digits")
     model = nn.Sequential([nn.Flatten(), nn.Dense(32, activation="relu"), nn.Dense(10)], x.shape[1:])
-    optimizer = OPTIMIZERS[name]
-    # Rprop goes by the signs of gradients, which must not change from batch to batch by themselves.
-    size = {"batch_size": len(x), "epochs": 100} if name == "rprop" else {"epochs": 20}
-    model.fit(x, y, optimizer=optimizer(model.params, lr=cli.peak_rate(name)), **size)
+    epochs = {"rprop": 100, "lbfgs": 10}.get(name)  # which go by gradients of all samples
+    model.fit(x, y, optimizer=name, epochs=epochs or 20, batch_size=len(x) if epochs else 32)
     assert model.evaluate(x_test, y_test)["accuracy"] > 0.9
 
 
@@ -528,13 +528,64 @@ def test_schedules_that_a_scheduler_takes(schedule, samples):
         def on_batch_end(self, batch, logs):
             rates.append(optimizer.lr)
 
-    model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(schedule), Watch()])
+    model.fit(*samples, epochs=2, optimizer=optimizer, callbacks=[nn.LearningRateScheduler(step=schedule), Watch()])
     assert rates == [cosine(step, steps=4, peak=0.1) for step in range(4)]
 
 
-@pytest.mark.parametrize("schedule", [0.1, None, cosine, lambda: 0.1, lambda a, b, c: 0.1, fastopt.schedules.Schedule])
+def test_schedules_of_the_epoch(samples):
+    """Keras's form, of the epoch, or of it and the rate as it is."""
+    asked = []
+
+    def halved(epoch, lr):
+        asked.append((epoch, lr))
+        return lr / 2
+
+    for schedule, wanted in ((halved, [0.2, 0.1, 0.05]), (lambda epoch: 0.1 * (1 + epoch), [0.1, 0.2, 0.3])):
+        model, rates = mlp(), []
+        optimizer = fastopt.Adam(model.params, lr=0.4)
+
+        class Watch(nn.Callback):
+            def on_batch_end(self, batch, logs, optimizer=optimizer, rates=rates):
+                rates.append(optimizer.lr)
+
+        callbacks = [nn.LearningRateScheduler(schedule), Watch()]
+        model.fit(*samples, epochs=3, optimizer=optimizer, callbacks=callbacks)
+        np.testing.assert_allclose(rates, np.repeat(wanted, 2))  # two steps in each epoch
+    assert asked == [(0, 0.4), (1, 0.2), (2, 0.1)]
+
+
+def test_a_schedule_that_is_bound_is_of_the_step_by_either_way(samples):
+    bound = bind(cosine, steps=4, peak=0.1)
+    assert [nn.LearningRateScheduler(bound).by_step, nn.LearningRateScheduler(step=bound).by_step] == [True, True]
+    models = [mlp(), mlp(), mlp()]
+    for model, options in zip(
+        models,
+        (
+            {"callbacks": nn.LearningRateScheduler(bound)},
+            {"callbacks": nn.LearningRateScheduler(step=bound)},
+            {"lr": bound},
+        ),
+        strict=True,
+    ):
+        model.fit(*samples, epochs=2, **options)
+    assert bits(models[0]) == bits(models[1]) == bits(models[2])
+
+
+@pytest.mark.parametrize("schedule", [0.1, cosine, lambda: 0.1, lambda a, b, c: 0.1, fastopt.schedules.Schedule])
 def test_schedules_that_it_does_not_take(schedule, refuses):
-    refuses(lambda: nn.LearningRateScheduler(schedule), r"schedule must be called as schedule\(step, steps\) or")
+    refuses(lambda: nn.LearningRateScheduler(schedule), r"schedule must be called as schedule\(epoch, lr\) or")
+    refuses(lambda: nn.LearningRateScheduler(step=schedule), r"step must be called as step\(step, steps\) or")
+
+
+def test_a_scheduler_takes_one_function(refuses):
+    for options in ({}, {"schedule": abs, "step": abs}):
+        refuses(
+            lambda options=options: nn.LearningRateScheduler(**options), "LearningRateScheduler must have a schedule"
+        )
+    for of_the_step in (lambda step: 0.1, lambda step, steps: 0.1):
+        refuses(
+            lambda schedule=of_the_step: nn.LearningRateScheduler(schedule), "schedule must be a function of the epoch"
+        )
 
 
 @pytest.mark.parametrize(

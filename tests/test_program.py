@@ -1,0 +1,398 @@
+"""`_kernels.Program` by itself: what it does with batches, and what it refuses."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt import _kernels
+from fastopt import functional as F  # noqa: N812
+from fastopt.schedules import Schedule, exponential
+
+
+def gathering(rows=2, width=3, source=None, dtype=np.float32):
+    """A program that copies the rows of a batch to its output."""
+    program = _kernels.Program()
+    x = np.zeros((rows, width), dtype)
+    program.gather(x)
+    program.copy(np.zeros_like(x), x)
+    if source is not None:
+        program.feed(0, source)
+    return program, x
+
+
+def run_all(program, source, rows, order=None):
+    batches = (len(source) if order is None else len(order)) // rows
+    out = np.full((batches * rows, *source.shape[1:]), -1, np.float32)
+    program.feed(0, source)
+    program.aim(1, out)
+    assert program.run(order, rows, batches)[:2] == (batches, -1)
+    return out
+
+
+# ---- What it does -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["uint8", "bool", "int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize("target", [np.float32, np.float64, np.int64])
+def test_rows_become_what_numpy_makes_of_them(kind, target, rng):
+    source = (100 * rng.normal(size=(6, 3))).astype(np.int64).astype(kind)
+    if kind in ("int64", "float64") and target != np.int64:
+        source = source + np.asarray(2**40 + 1, kind)  # which float32 rounds
+    program, x = gathering(source=source, dtype=target)
+    for batch, order in enumerate((None, np.array([5, 0, 0, 3, 2, 1]))):
+        chosen = source if order is None else source[order]
+        for i in range(3):
+            assert program.run(order, 2, 1, first_batch=i)[:2] == (1, -1)
+            np.testing.assert_array_equal(x, chosen[2 * i : 2 * i + 2].astype(target), strict=True)
+        assert batch < 2
+
+
+def test_rows_are_read_where_they_lie(rng):
+    base = rng.normal(size=(12, 6)).astype(np.float32)
+    program, _ = gathering(3, 3)
+    for source in (base[:, :3], base[::2, 1:4], base[::-1, :3], np.broadcast_to(base[0, :3], (12, 3)), base[3:6, 3:]):
+        np.testing.assert_array_equal(run_all(program, source, 3), source)
+
+
+def test_orders(rng):
+    source = rng.normal(size=(9, 3)).astype(np.float32)
+    order = rng.permutation(9)[:8]
+    program, _ = gathering()
+    np.testing.assert_array_equal(run_all(program, source, 2, order), source[order])
+
+
+def test_each_batch_has_its_counter_and_its_place(rng):
+    """A counter is that of the pass, as called one by one; results move on by batches."""
+    x = rng.normal(size=128).astype(np.float32)
+    program, y, totals = _kernels.Program(), np.empty_like(x), np.zeros((5, 1), np.int64)
+    mask = np.empty(16, np.uint8)
+    program.call(F.dropout, (x, 0.5), {"seed": 3, "counter": 7, "out": y, "mask": mask}, 11)
+    labels = np.array([1, 0, 1], np.int64)
+    outputs = np.eye(2, dtype=np.float32)[[1, 1, 1]]
+    program.call(F.count_right, (outputs, labels, totals[0]), {}, moving=totals[0], stride=totals.strides[0])
+    for batch in range(5):
+        assert program.run(None, 0, 1, 2 + batch, first_batch=batch)[:2] == (1, -1)
+        np.testing.assert_array_equal(y, F.dropout(x, 0.5, seed=3, counter=7 + 11 * (2 + batch))[0])
+        assert totals.ravel().tolist() == [2] * (batch + 1) + [0] * (4 - batch)
+    totals[...] = 0
+    assert program.run(None, 0, 5, 2)[:2] == (5, -1)
+    np.testing.assert_array_equal(y, F.dropout(x, 0.5, seed=3, counter=7 + 11 * 6)[0])
+    assert totals.ravel().tolist() == [2] * 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_it_stops_at_the_first_batch_that_is_not_finite(bad, dtype):
+    source = np.ones((8, 3), dtype)
+    source[5, 1] = bad
+    program, x = gathering(dtype=dtype)
+    program.finite(x)
+    out = np.zeros_like(source)
+    program.feed(0, source)
+    program.aim(1, out)
+    assert program.run(None, 2, 4)[:2] == (2, 2)
+    np.testing.assert_array_equal(out[6:], 0)
+    source[5, 1] = np.finfo(dtype).max
+    assert program.run(None, 2, 4)[:2] == (4, -1)
+
+
+def test_it_stops_where_an_integer_is_not_zero():
+    program, flag = _kernels.Program(), np.zeros(1, np.int64)
+    program.zero(flag)
+    assert program.run(None, 0, 3)[:2] == (3, -1)
+    flag[0] = -5
+    assert program.run(None, 0, 3)[:2] == (0, 0)
+
+
+def stepping():
+    params = {"w": np.zeros(3, np.float32)}
+    optimizer = fastopt.SGD(params, lr=0.5)
+    program, grads = _kernels.Program(), {"w": np.ones(3, np.float32)}
+    program.step()
+    return program, optimizer, grads
+
+
+def test_steps_count_and_follow_their_values():
+    program, optimizer, grads = stepping()
+    assert program.run(None, 0, 4, plan=optimizer._plan, grads=grads)[:2] == (4, -1)
+    assert optimizer.t == 4
+    np.testing.assert_array_equal(optimizer.params["w"], -2)
+    halving = Schedule(exponential, peak=2.0, gamma=0.5)
+    upcoming = fastopt.SGD(optimizer.params, lr=halving).upcoming(3)
+    assert program.run(None, 0, 3, grads=grads, **upcoming.options)[:2] == (3, -1)
+    np.testing.assert_array_equal(optimizer.params["w"], -2 - 3.5)
+
+
+def test_seconds_add_up_by_name_and_change_no_bit(rng):
+    source = rng.normal(size=(8, 3)).astype(np.float32)
+    program, x = gathering(source=source)
+    program.call(F.relu_forward, (x,), {"out": x})
+    out, again, seconds = np.zeros_like(source), np.zeros_like(source), {}
+    for target, more in ((out, {}), (again, {"seconds": seconds})):
+        program.aim(1, target)
+        assert program.run(None, 2, 4, **more)[:2] == (4, -1)
+    np.testing.assert_array_equal(out, again)
+    assert seconds.keys() == {"gather", "copy", "relu_forward"}
+    assert min(seconds.values()) >= 0
+
+
+def test_the_list():
+    program, x = gathering()
+    y = np.empty_like(x)
+    assert program.call(F.relu_forward, (x,), {"out": y}) is y
+    names, reads, writes = zip(*program.list(), strict=True)
+    assert names == ("gather", "copy", "relu_forward")
+    assert reads[2][0] is x
+    assert writes[2][0] is y
+    assert len(program) == 3
+
+
+# ---- What it refuses ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fed(rng):
+    source = rng.normal(size=(8, 3)).astype(np.float32)
+    program, x = gathering(source=source)
+    program.aim(1, np.zeros((8, 3), np.float32))
+    before = x.copy()
+    yield program
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        np.array([0, 8]),
+        np.array([-1, 0]),
+        np.array([2**62, 0]),
+        np.array([0]),
+        np.array([0, 1], np.int32),
+        np.array([0, 1], np.uint64),
+        np.array([0.0, 1.0]),
+        np.arange(4)[::2],
+        np.array([0, 1], ">i8"),
+        [0, 1],
+    ],
+    ids=repr,
+)
+def test_orders_that_are_none(fed, order):
+    with pytest.raises(_kernels.Misfit):
+        fed.run(order, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((None, 2, 5), {}),
+        ((None, 2, 1), {"first_batch": 4}),
+        ((None, 3, 1), {}),
+        ((None, 1, 1), {}),
+        ((None, -2, 1), {}),
+        ((None, 2, -1), {}),
+        ((None, 2, 1), {"first_batch": -1}),
+        ((None, 2, 2**62), {}),
+        ((None, 2, 1), {"first_batch": 2**62}),
+        ((None, 2, 1), {"begin": -1}),
+        ((None, 2, 1), {"end": 3}),
+        ((None, 2, 1), {"begin": 2, "end": 1}),
+    ],
+    ids=repr,
+)
+def test_runs_that_are_none(fed, arguments, options):
+    with pytest.raises((_kernels.Misfit, ValueError)):
+        fed.run(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.ones((4, 2), np.float32),
+        np.ones((4, 3, 1), np.float32),
+        np.ones(4, np.float32),
+        np.ones((4, 3), np.float16),
+        np.ones((4, 3), ">f4"),
+        np.ones((4, 6), np.float32)[:, ::2],
+        np.ones((3, 4), np.float32).T,
+        np.frombuffer(bytearray(49), np.uint8)[1:].view(np.float32).reshape(4, 3),
+        np.ma.ones((4, 3), np.float32),
+        [[1.0, 2.0, 3.0]],
+        None,
+    ],
+    ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', '')}-{getattr(value, 'shape', '')}",
+)
+def test_feeds_that_are_none(source):
+    program, _ = gathering()
+    with pytest.raises(_kernels.Misfit):
+        program.feed(0, source)
+
+
+def test_items_that_are_others():
+    program, x = gathering()
+    for place in (-1, 1, 2):
+        with pytest.raises(ValueError, match=f"item {place} must gather rows"):
+            program.feed(place, x)
+    for place in (-1, 0, 2):
+        with pytest.raises(ValueError, match=f"item {place} must copy"):
+            program.aim(place, x)
+    with pytest.raises(ValueError, match="item 0 must be fed"):
+        program.run(None, 2, 1)
+    assert program.run(None, 2, 1, begin=1)[:2] == (1, -1)
+
+
+def test_items_that_are_none():
+    program, x = gathering()
+    read_only = np.zeros((2, 3), np.float32)
+    read_only.flags.writeable = False
+    for make in (
+        lambda: program.gather(read_only),
+        lambda: program.gather(np.zeros((2, 6), np.float32)[:, ::2]),
+        lambda: program.copy(np.zeros(5, np.float32), x),
+        lambda: program.copy(read_only, x),
+        lambda: program.finite(np.zeros(3, np.int64)),
+        lambda: program.finite(x, 7),
+        lambda: program.finite(x, -1),
+        lambda: program.finite(x, stride=-4),
+        lambda: program.zero(np.zeros(1, np.float64)),
+        lambda: program.zero(np.zeros(2, np.int64)),
+        lambda: program.call(lambda: 1, (), {}),
+        lambda: program.call(F.relu_forward, ([1.0],), {}),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            make()
+    assert len(program) == len(program.list()) == 2
+
+
+def test_a_call_that_fails_leaves_no_part_of_it():
+    program, x = gathering()
+
+    def half(x):
+        F.relu_forward(x)
+        raise KeyError(x.shape)
+
+    with pytest.raises(KeyError):
+        program.call(half, (x,), {})
+    assert [name for name, *_ in program.list()] == ["gather", "copy"]
+    y = F.relu_forward(x - 1)  # is not recorded
+    assert len(program) == 2
+    np.testing.assert_array_equal(y, 0)
+
+
+def test_results_have_room_for_so_many_batches():
+    for add in (
+        lambda program, rows: program.finite(rows[0], stride=rows.strides[0]),
+        lambda program, rows: program.call(
+            F.relu_forward, (np.ones(2, np.float32),), {"out": rows[0]}, moving=rows[0], stride=rows.strides[0]
+        ),
+    ):
+        program = _kernels.Program()
+        add(program, np.zeros((3, 2), np.float32))
+        assert program.run(None, 0, 3)[:2] == (3, -1)
+        assert program.run(None, 0, 1, first_batch=2)[:2] == (1, -1)
+        for batches, first in ((4, 0), (1, 3), (3, 1)):
+            with pytest.raises(ValueError, match="room"):
+                program.run(None, 0, batches, first_batch=first)
+
+
+def test_no_room_for_outputs():
+    program, _ = gathering(source=np.ones((8, 3), np.float32))
+    program.aim(1, np.zeros((4, 3), np.float32))
+    with pytest.raises(_kernels.Misfit, match="room"):
+        program.run(None, 2, 3)
+
+
+def test_steps_without_a_plan():
+    program, _, grads = stepping()
+    with pytest.raises(ValueError, match="a program with a step must be given a plan"):
+        program.run(None, 0, 1)
+    with pytest.raises(ValueError, match="a program with a step must be given a plan"):
+        program.run(None, 0, 1, grads=grads)
+
+
+def test_gradients_that_are_none():
+    program, optimizer, grads = stepping()
+    for wrong in ({}, {"w": np.ones(4, np.float32)}, {"w": np.ones(3)}, {"v": grads["w"]}, optimizer.params):
+        with pytest.raises((TypeError, ValueError)):
+            program.run(None, 0, 1, plan=optimizer._plan, grads=wrong)
+    assert optimizer.t == 0
+    np.testing.assert_array_equal(optimizer.params["w"], 0)
+
+
+@pytest.mark.parametrize(
+    ("places", "values"),
+    [
+        ([(2, 0)], np.ones(1)),
+        ([(2, 0)], np.ones(2, np.float32)),
+        ([(2, 0), (2, 0)], np.ones((2, 1))),
+        ([(2, 1)], np.ones(2)),
+        ([(99, 0)], np.ones(2)),
+        ([(-1, 0)], np.ones(2)),
+        ([(2, -1)], np.ones(2)),
+    ],
+    ids=repr,
+)
+def test_hyperparameters_that_are_none(places, values):
+    program, optimizer, grads = stepping()
+    with pytest.raises((TypeError, ValueError, IndexError)):
+        program.run(None, 0, 2, plan=optimizer._plan, grads=grads, places=places, values=values)
+    assert optimizer.t == 0
+    np.testing.assert_array_equal(optimizer.params["w"], 0)
+
+
+def test_the_last_step():
+    program, optimizer, grads = stepping()
+    optimizer.load_state_dict(optimizer.state_dict() | {"t": 2**53 - 2})
+    for batches in (3, 10**6):
+        with pytest.raises(ValueError, match=r"t must be below 2\*\*53 before a step"):
+            program.run(None, 0, batches, plan=optimizer._plan, grads=grads)
+    assert optimizer.t == 2**53 - 2
+    assert program.run(None, 0, 2, plan=optimizer._plan, grads=grads)[:2] == (2, -1)
+    assert optimizer.t == 2**53
+    with pytest.raises(ValueError, match=r"2\*\*53"):
+        program.run(None, 0, 1, plan=optimizer._plan, grads=grads)
+
+
+def test_passes_wrap_around():
+    x = np.linspace(-1, 1, 128, dtype=np.float32)
+    program, y = _kernels.Program(), np.empty_like(x)
+    program.call(F.dropout, (x, 0.5), {"seed": 0, "counter": 1, "out": y, "mask": np.empty(16, np.uint8)}, 3)
+    program.run(None, 0, 1, 2**64 - 1)
+    np.testing.assert_array_equal(y, F.dropout(x, 0.5, seed=0, counter=2**64 - 2)[0])
+
+
+def test_one_run_at_once():
+    """While one thread runs it without the lock, another is refused: the run ends when what it looks at changes."""
+    source = np.zeros((2, 1 << 20), np.float32)
+    program, x = gathering(1, 1 << 20, source)
+    wait = np.zeros(1, np.int64)
+    program.zero(wait)
+    order, refused, ended = np.zeros(1 << 20, np.int64), [], []
+
+    def run():
+        ended.append(program.run(order, 1, len(order)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    tries = (
+        lambda: program.run(None, 1, 1),
+        lambda: program.feed(0, source),
+        lambda: program.aim(1, x),
+        lambda: program.gather(x),
+        lambda: program.call(F.relu_forward, (x,), {}),
+    )
+    while thread.is_alive() and not refused:
+        try:
+            program.run(None, 1, 0)
+        except RuntimeError:
+            for attempt in tries:
+                with pytest.raises(RuntimeError, match="twice at once"):
+                    attempt()
+                refused.append(attempt)
+            wait[0] = 1
+    thread.join()
+    assert len(refused) == len(tries)
+    assert ended[0][1] == 2  # stopped by the flag
+    assert len(program) == 3
+    wait[0] = 0
+    assert program.run(None, 1, 2)[:2] == (2, -1)
