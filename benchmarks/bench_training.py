@@ -1,6 +1,7 @@
 """Measure training end to end: samples per second of fastopt and its peers, side by side in one process.
 
 python benchmarks/bench_training.py [--only MLP] [--threads 2] [--no-compiled] [--json FILE] [--markdown]
+python benchmarks/bench_training.py --many [--rounds 15]
 python benchmarks/bench_training.py --tiny    # the time per step of small networks
 env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/bench_training.py    # as most users have it
 
@@ -37,6 +38,10 @@ def main() -> None:
     arguments = parse()
     os.environ["FASTOPT_BENCH_THREADS"] = str(arguments.threads)  # libraries read their threads when they load
     import settings  # noqa: F401
+
+    if arguments.many:
+        bench_many(arguments)
+        return
     import trainers
 
     import fastopt
@@ -66,6 +71,20 @@ def main() -> None:
     print("\nMust show" + "".join(f"\n{line}" for line in shown))
     if arguments.json:
         environment = cli.environment() | {"threads": arguments.threads, "load before": load, "variables": variables}
+        arguments.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+
+
+def bench_many(arguments):
+    """Many small models at once: see many.py."""
+    import many
+
+    from fastopt import cli
+
+    load = os.getloadavg()[0]
+    print(f"{cli.describe_environment()}\nload before      {load:.1f}\n", flush=True)
+    results = many.report(arguments.rounds, models=arguments.models, epochs=arguments.epochs, peers=arguments.peers)
+    if arguments.json:
+        environment = cli.environment() | {"load before": load}
         arguments.json.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
 
 
@@ -192,6 +211,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="default: 15")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="the peers too")
+    parser.add_argument("--many", action="store_true", help="many small models at once, in the place of the nets")
+    parser.add_argument("--models", type=int, default=32, metavar="N", help="of --many; default: 32")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of --many, for each model; default: 20")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything that was measured")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     return parser.parse_args()

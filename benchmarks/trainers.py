@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import fastopt
 from fastopt import inplace, nn
-from fastopt.nn.training import batches
+from fastopt.nn import Shuffled
 
 EPS = 1e-5
 
@@ -88,7 +88,7 @@ NETS = {
 def epoch_batches(net, epoch):
     """The indices that `Sequential.fit` draws in an epoch with seed 0."""
     steps = -(-net.samples // net.batch)
-    return list(batches(net.samples, net.batch, np.random.default_rng([0, epoch * steps])))
+    return list(Shuffled(net.samples, net.batch).epoch(np.random.default_rng([0, epoch * steps])))
 
 
 # ---- fastopt ------------------------------------------------------------------------------------------------

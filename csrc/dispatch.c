@@ -235,7 +235,7 @@ enum {
 /* Runs a kernel that moves so many bytes, on as many threads as pay. */
 static void run(fastopt_part_fn *part, const void *work, size_t bytes)
 {
-    const size_t worth = bytes / WORTH_A_THREAD + 1, threads = fastopt_get_num_threads();
+    const size_t worth = bytes / WORTH_A_THREAD + 1, threads = worth > 1 ? fastopt_own_threads() : 1;
     fastopt_parallel(part, work, (unsigned)(worth < threads ? worth : threads), bytes >= WORTH_WAKING);
 }
 

@@ -143,5 +143,8 @@ void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */
 unsigned fastopt_get_num_threads(void);
 void fastopt_set_num_threads(unsigned count);
+/* Of these, those for kernels that this thread calls, from now on. Returns the limit of before; at first there is none,
+ * which is FASTOPT_MAX_THREADS. */
+unsigned fastopt_limit_threads(unsigned count);
 
 #endif

@@ -10,15 +10,25 @@
  *
  * A call that finds the pool in use does all parts itself, as does every call where there are no threads. A forked
  * child has none of its parent's workers, and starts its own.
+ *
+ * The number of threads is that of the process. Programs that run at the same time, each by a thread of its own, have
+ * it divided among them, and a thread may have a limit of its own.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "parallel.h"
+
+static void forget_programs(void);
 
 #if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(FASTOPT_NO_THREADS)
 
 enum { MOST_THREADS = 1 };
 
 typedef unsigned number_of_threads;
+#define OF_THREAD static
+
+static void watch_forks(void)
+{
+}
 
 static int share_out(fastopt_part_fn *part, const void *work, unsigned count, int wake)
 {
@@ -42,6 +52,7 @@ enum {
 
 typedef _Atomic uint32_t job_number; /* which wraps around */
 typedef _Atomic unsigned number_of_threads;
+#define OF_THREAD static _Thread_local
 
 /* Threads communicate through as few cache lines as possible: passing one on takes a hundred nanoseconds or more. */
 struct slot {
@@ -134,14 +145,24 @@ static void forget_workers(void)
     pool.mutex = mutex;
     pool.started = 0;
     atomic_flag_clear(&pool.in_use);
+    forget_programs();
+}
+
+static void register_handler(void)
+{
+    pthread_atfork(NULL, NULL, forget_workers);
+}
+
+static void watch_forks(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_handler);
 }
 
 /* Starts workers until there are so many, or as many as the system grants. */
 static void start_workers(unsigned wanted)
 {
-    static int watching_forks;
-    if (!watching_forks)
-        watching_forks = pthread_atfork(NULL, NULL, forget_workers) == 0;
+    watch_forks();
     sigset_t all, old;
     sigfillset(&all); /* signals are left to the threads of Python */
     pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -210,6 +231,41 @@ static int share_out(fastopt_part_fn *part, const void *work, unsigned count, in
 #endif
 
 static number_of_threads threads = 1;
+static number_of_threads programs; /* how many threads run some at present … */
+OF_THREAD unsigned inside;         /* … this one among them, within so many */
+OF_THREAD unsigned limit = FASTOPT_MAX_THREADS;
+
+static void forget_programs(void)
+{
+    programs = inside > 0; /* other threads have not come along */
+}
+
+void fastopt_begin_program(void)
+{
+    watch_forks();
+    if (inside++ == 0)
+        ++programs;
+}
+
+void fastopt_end_program(void)
+{
+    if (--inside == 0)
+        --programs;
+}
+
+unsigned fastopt_limit_threads(unsigned count)
+{
+    const unsigned before = limit;
+    limit = count < 1 ? 1 : count;
+    return before;
+}
+
+unsigned fastopt_own_threads(void)
+{
+    const unsigned others = programs - (inside > 0), share = threads / (others + 1);
+    const unsigned most = share < limit ? share : limit;
+    return most < 1 ? 1 : most;
+}
 
 unsigned fastopt_get_num_threads(void)
 {

@@ -11,4 +11,11 @@ typedef void fastopt_part_fn(const void *work, struct fastopt_share share);
  * for waking sleeping threads. */
 void fastopt_parallel(fastopt_part_fn *part, const void *work, unsigned count, int wake);
 
+/* A program begins, or ends, on this thread. A forked child forgets those of other threads. */
+void fastopt_begin_program(void);
+void fastopt_end_program(void);
+
+/* How many threads a kernel that this thread calls may use now. */
+unsigned fastopt_own_threads(void);
+
 #endif

@@ -1,5 +1,6 @@
 /* Runs programs: see program.h. */
 #include "program.h"
+#include "parallel.h"
 
 #include <math.h>
 #include <string.h>
@@ -155,11 +156,16 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
 size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
                          size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
 {
-    for (size_t batch = first_batch; batch < first_batch + batches; ++batch)
-        for (size_t i = begin; i < end; ++i)
-            if (!run_item(&items[i], order, rows, batch, pass + (batch - first_batch))) {
-                *stopped = i;
-                return batch - first_batch;
-            }
-    return batches;
+    size_t done = 0, i = end;
+    fastopt_begin_program();
+    for (; done < batches; ++done) {
+        for (i = begin; i < end && run_item(&items[i], order, rows, first_batch + done, pass + done); ++i)
+            ;
+        if (i < end)
+            break;
+    }
+    fastopt_end_program();
+    if (done < batches)
+        *stopped = i;
+    return done;
 }

@@ -117,6 +117,7 @@ cdef extern from "fastopt.h" nogil:
     void fastopt_run_layer(size_t row, fastopt_real real, const void *arguments, size_t bytes)
     unsigned fastopt_get_num_threads()
     void fastopt_set_num_threads(unsigned count)
+    unsigned fastopt_limit_threads(unsigned count)
 
 
 cdef extern from "program.h" nogil:
@@ -276,6 +277,11 @@ def get_num_threads():
 def set_num_threads(unsigned count):
     """The caller has checked the number: see `fastopt.threads`."""
     fastopt_set_num_threads(count)
+
+
+def limit_threads(unsigned count):
+    """Let kernels that this thread calls use so many threads at most; the limit of before is returned."""
+    return fastopt_limit_threads(count)
 
 
 # ---- Buffers -------------------------------------------------------------------------------------------------------

@@ -221,12 +221,14 @@ _WANTED = {
     "model": "a model that Sequential.save wrote",
     "optimizer": "a file that fastopt.save wrote",
     "checkpoint": "a checkpoint of a run",
+    "ensemble": "an ensemble that Ensemble.save wrote",
     "arrays": "arrays that fastopt wrote",
 }
 _HELD = {
     "model": "a model, which fastopt.nn.load reads",
     "optimizer": "the state of an optimizer, which fastopt.load reads",
     "checkpoint": "a checkpoint, which ModelCheckpoint(path, resume=True) and fastopt.nn.load read",
+    "ensemble": "an ensemble, which fastopt.nn.Ensemble.load reads",
     "arrays": "arrays",
 }
 _NPZ, _SAFETENSORS = "npz", "safetensors"

@@ -1,7 +1,12 @@
 """The number of threads that kernels use.
 
 Work on large arrays is divided among a pool of threads, which start when they are first needed; results are the same
-bits for any number of them. The environment variable ``FASTOPT_NUM_THREADS`` sets the number before import.
+bits for any number of them. Several threads of Python that train at the same time have the number divided among them.
+
+The environment variable ``FASTOPT_NUM_THREADS`` sets the number before import. By default, it is the number of CPUs
+that this process may use, by its affinity and by the quota of its control group; or ``OMP_NUM_THREADS`` where that is
+fewer, which joblib sets for its processes. Processes that multiprocessing starts, and forked ones, have one thread by
+default: there are usually as many of them as CPUs.
 
 >>> import fastopt
 >>> before = fastopt.get_num_threads()
@@ -16,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +41,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        In [1, 256]; 1 means the calling thread alone. The default is the number of CPUs that this process may use, by
-        its affinity and by the quota of its container.
+        In [1, 256]; 1 means the calling thread alone. `fastopt.threads` has the default.
 
     Raises
     ------
@@ -44,6 +49,23 @@ def set_num_threads(n: int) -> None:
         Where `n` is not such a number.
     """
     _kernels.set_num_threads(checks.integer("n", n, 1, _kernels.MAX_THREADS))
+    _Default.holds = False
+
+
+class _Default:
+    """Whether the number of threads is that of import, which nobody has set."""
+
+    holds = False
+
+
+@contextlib.contextmanager
+def limited(n: int) -> Iterator[None]:
+    """A context in which kernels that the calling thread calls use at most n threads."""
+    before = _kernels.limit_threads(n)
+    try:
+        yield
+    finally:
+        _kernels.limit_threads(before)
 
 
 class _Blas:
@@ -79,31 +101,60 @@ def blas_on_one_thread() -> Iterator[None]:
 
 
 def available() -> int:
-    """The number of CPUs that this process may use, at most 256."""
+    """The number of CPUs that this process may use, at least 1 and at most 256."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cpus, _quota(), _kernels.MAX_THREADS)))
+    return max(1, math.floor(min(cpus, _quota(Path("/")), _kernels.MAX_THREADS)))
 
 
-def _quota() -> float:
-    """The number of CPUs by the quota of the container's control group; infinity where there is no limit."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        quota, period = (group / "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        try:  # version 1
-            quota, period = ((group / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return math.inf
-    try:
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    except (ValueError, ZeroDivisionError):  # "max"
-        return math.inf
+#: Where a control group of version 2, and one of version 1, has its quota and its period.
+_FILES = (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")))
+
+
+def _quota(root: Path) -> float:
+    """The number of CPUs by the quotas of the process's control group and those around it; infinity without any."""
+    mounted, paths = root / "sys/fs/cgroup", {"": "/", "cpu": "/"}
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "" or "cpu" in controllers.split(","):
+                paths["cpu" if controllers else ""] = path
+    quota = math.inf
+    for hierarchy, names in _FILES:
+        group = Path(paths[hierarchy].lstrip("/"))
+        for each in (group, *group.parents):
+            folder = mounted / hierarchy / each
+            try:
+                numbers = " ".join((folder / name).read_text() for name in names).split()
+                most, period = int(numbers[0]), int(numbers[1])
+            except (OSError, ValueError, IndexError):  # "max" is none
+                continue
+            if most > 0 and period > 0:
+                quota = min(quota, most / period)
+    return quota
+
+
+def _is_child() -> bool:
+    """Whether multiprocessing has started this process."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+def _by_default() -> int:
+    """The number of threads where nobody has said one."""
+    if _is_child():
+        return 1
+    number = available()
+    with contextlib.suppress(ValueError):  # a list, of nested regions: the first is the outermost
+        asked = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+        number = min(number, asked) if asked > 0 else number
+    return number
 
 
 def _from_environment() -> int:
+    """The number that FASTOPT_NUM_THREADS says; 0 for none."""
     text = os.environ.get("FASTOPT_NUM_THREADS", "").strip()
     if not text:
-        return available()
+        return 0
     try:
         return checks.integer("FASTOPT_NUM_THREADS", int(text), 1, _kernels.MAX_THREADS)
     except ValueError:
@@ -112,4 +163,14 @@ def _from_environment() -> int:
         ) from None
 
 
-set_num_threads(_from_environment())
+def _in_child() -> None:
+    """In a forked child, whose parent and siblings have the other CPUs."""
+    if _Default.holds:
+        _kernels.set_num_threads(1)
+    _kernels.limit_threads(_kernels.MAX_THREADS)
+
+
+_kernels.set_num_threads(_from_environment() or _by_default())
+_Default.holds = not _from_environment()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -64,13 +64,76 @@ static void hammer(unsigned seed, int works)
 
 static void *caller(void *seed)
 {
+    const int inside = *(unsigned *)seed % 2;
+    if (inside)
+        fastopt_begin_program();
     hammer(*(unsigned *)seed, WORKS);
+    if (inside)
+        fastopt_end_program();
     return NULL;
+}
+
+static void expect(unsigned threads, const char *when)
+{
+    if (fastopt_own_threads() == threads)
+        return;
+    fprintf(stderr, "%s there are %u threads, not %u\n", when, fastopt_own_threads(), threads);
+    abort();
+}
+
+static pthread_barrier_t barrier;
+
+static void *program(void *unused)
+{
+    fastopt_begin_program();
+    fastopt_begin_program(); /* within it */
+    pthread_barrier_wait(&barrier);
+    pthread_barrier_wait(&barrier);
+    fastopt_end_program();
+    fastopt_end_program();
+    return unused;
+}
+
+/* Threads that run programs have the number divided among them, and limits are of the thread. */
+static void check_shares(void)
+{
+    pthread_t others[2];
+    fastopt_set_num_threads(9);
+    pthread_barrier_init(&barrier, NULL, 3);
+    expect(9, "alone");
+    for (int i = 0; i < 2; ++i)
+        if (pthread_create(&others[i], NULL, program, NULL))
+            abort();
+    pthread_barrier_wait(&barrier);
+    expect(3, "beside two threads that run programs");
+    fastopt_begin_program();
+    expect(3, "in a program beside them");
+    const pid_t child = fork();
+    if (child == 0) {
+        expect(9, "in a child, which has one program,");
+        _exit(0);
+    }
+    int status;
+    if (waitpid(child, &status, 0) != child || status != 0)
+        abort();
+    fastopt_end_program();
+    pthread_barrier_wait(&barrier);
+    for (int i = 0; i < 2; ++i)
+        pthread_join(others[i], NULL);
+    expect(9, "after them");
+    if (fastopt_limit_threads(3) != FASTOPT_MAX_THREADS)
+        abort();
+    expect(3, "with a limit");
+    if (fastopt_limit_threads(0) != 3)
+        abort();
+    expect(1, "with the least limit");
+    fastopt_limit_threads(FASTOPT_MAX_THREADS);
 }
 
 int main(int argc, char **argv)
 {
     const unsigned forks = argc > 1 ? (unsigned)atoi(argv[1]) : 0;
+    check_shares();
     pthread_t threads[CALLERS];
     unsigned seeds[CALLERS];
     for (unsigned i = 0; i < CALLERS; ++i) {

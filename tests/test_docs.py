@@ -195,7 +195,7 @@ def test_a_loop_of_your_own_is_fit(training):
         nn.Sequential([nn.Flatten(), nn.Dense(32), nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.2), nn.Dense(10)], (8, 8, 1))
         for _ in range(2)
     ]
-    steps = len(list(nn.batches(len(x), 32, np.random.default_rng(0))))
+    steps = len(nn.Shuffled(len(x), 32))
     own = own.replace("default_rng(epoch)", f"default_rng([0, epoch * {steps}])")
     exec(own, {"nn": nn, "np": np, "model": models[0], "x": x, "y": y, "x_test": x_test, "y_test": y_test})
     models[1].fit(x, y, epochs=3)

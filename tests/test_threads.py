@@ -16,7 +16,7 @@ import pytest
 from test_dispatch import python
 
 import fastopt
-from fastopt import cases, functional, nn, threads
+from fastopt import _kernels, cases, functional, nn, threads
 from fastopt.cases import LARGE, PER_THREAD
 from fastopt.optimizers import OPTIMIZERS
 
@@ -136,7 +136,44 @@ def test_the_environment_says_nonsense(text):
 @pytest.mark.parametrize("environment", [{}, {"FASTOPT_NUM_THREADS": ""}, {"FASTOPT_NUM_THREADS": " "}], ids=str)
 def test_by_default_as_many_as_may_run(environment, monkeypatch):
     monkeypatch.delenv("FASTOPT_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert python(COUNT, **environment).stdout.split() == [str(threads.available())]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1", 1), ("2", 2), ("2,1", 2), ("4096", 6), ("", 6), ("0", 6), ("-1", 6), ("many", 6)],
+)
+def test_the_number_of_joblib_counts(text, count, monkeypatch):
+    """Which sets OMP_NUM_THREADS for its processes; it never raises the number."""
+    monkeypatch.setattr(threads, "available", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads._by_default() == count
+
+
+def test_ones_own_number_comes_first():
+    assert python(COUNT, FASTOPT_NUM_THREADS="3", OMP_NUM_THREADS="1").stdout.split() == ["3"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(("given", "number"), [({}, 1), ({"FASTOPT_NUM_THREADS": "3"}, 3)], ids=str)
+def test_processes_of_multiprocessing_have_one_thread(method, given, number, tmp_path):
+    """Unless a number was set: there are usually as many of them as CPUs."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("the system has no such method")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing\nimport sys\n"
+        "def count(_):\n    import fastopt\n    return fastopt.get_num_threads()\n"
+        "if __name__ == '__main__':\n"
+        "    import fastopt\n"
+        f"    with multiprocessing.get_context({method!r}).Pool(2) as pool:\n"
+        "        print(*pool.map(count, range(2)))\n"
+    )
+    code = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    if method != "fork":  # children import the program
+        code = f"import subprocess, sys; print(subprocess.check_output([sys.executable, {str(program)!r}], text=True))"
+    assert python(code, **given).stdout.split() == [str(number)] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
@@ -146,32 +183,48 @@ def test_the_affinity_counts(monkeypatch):
     assert python(code).stdout.split() == ["1"]
 
 
+V1, V2 = "sys/fs/cgroup/cpu/{}cpu.cfs_{}_us", "sys/fs/cgroup/{}cpu.max"
+
+
+def of_v1(quota, period, group=""):
+    return {V1.format(group, "quota"): f"{quota}\n", V1.format(group, "period"): f"{period}\n"}
+
+
 @pytest.mark.parametrize(
     ("files", "cpus", "count"),
     [
         ({}, 6, 6),
-        ({"cpu.max": "max 100000\n"}, 6, 6),
-        ({"cpu.max": "200000 100000\n"}, 6, 2),
-        ({"cpu.max": "250000 100000\n"}, 6, 3),
-        ({"cpu.max": "20000 100000\n"}, 6, 1),
-        ({"cpu.max": "800000 100000\n"}, 6, 6),
-        ({"cpu.max": "max 100000\n"}, 1000, 256),
-        ({"cpu.max": ""}, 6, 6),
-        ({"cpu.max": "100000 0\n"}, 6, 6),
-        ({"cpu.max": "much 100000\n"}, 6, 6),
-        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "50000\n"}, 6, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 6, 6),
-        ({"cpu/cpu.cfs_quota_us": "100000\n"}, 6, 6),
-        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "0\n"}, 6, 6),
+        ({V2.format(""): "max 100000\n"}, 6, 6),
+        ({V2.format(""): "200000 100000\n"}, 6, 2),
+        ({V2.format(""): "250000 100000\n"}, 6, 2),
+        ({V2.format(""): "20000 100000\n"}, 6, 1),
+        ({V2.format(""): "800000 100000\n"}, 6, 6),
+        ({V2.format(""): "max 100000\n"}, 1000, 256),
+        ({V2.format(""): ""}, 6, 6),
+        ({V2.format(""): "100000 0\n"}, 6, 6),
+        ({V2.format(""): "much 100000\n"}, 6, 6),
+        (of_v1(150000, 50000), 6, 3),
+        (of_v1(-1, 100000), 6, 6),
+        ({V1.format("", "quota"): "100000\n"}, 6, 6),
+        (of_v1(100000, 0), 6, 6),
+        # Of the group that the process is in, and of those around it, the least.
+        ({"proc/self/cgroup": "0::/a/b\n", V2.format("a/b/"): "300000 100000\n"}, 6, 3),
+        ({"proc/self/cgroup": "0::/a/b\n", V2.format("a/"): "300000 100000\n", V2.format("a/b/"): "max 100\n"}, 6, 3),
+        ({"proc/self/cgroup": "0::/a/b\n", V2.format("a/"): "200 100\n", V2.format("a/b/"): "400 100\n"}, 6, 2),
+        ({"proc/self/cgroup": "0::/a\n", V2.format("b/"): "100000 100000\n"}, 6, 6),
+        ({"proc/self/cgroup": "3:cpu,cpuacct:/a\n2:memory:/c\n", **of_v1(400000, 100000, "a/")}, 6, 4),
+        ({"proc/self/cgroup": "3:cpuset:/a\n", **of_v1(400000, 100000, "a/")}, 6, 6),
+        ({"proc/self/cgroup": "nonsense\n", V2.format(""): "200000 100000\n"}, 6, 2),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_affinity_and_quota(files, cpus, count, tmp_path, monkeypatch):
-    """The lesser of the two, a part of a CPU being one, and at most 256; files that say nothing set no limit."""
+    """The lesser of the two, whole CPUs, at least 1 and at most 256; files that say nothing set no limit."""
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(threads, "Path", lambda _: tmp_path)
+    quota = threads._quota
+    monkeypatch.setattr(threads, "_quota", lambda _: quota(tmp_path))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
     assert threads.available() == count
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -624,3 +677,81 @@ def test_without_threadpoolctl_a_blas_keeps_its_threads(blas, monkeypatch):
         monkeypatch.undo()
         assert blas() == {2}
     assert blas() == {2}
+
+
+# ---- Sharing ----------------------------------------------------------------------------------------------------
+
+SHARED = """
+import os, threading
+import numpy as np
+import fastopt
+from fastopt import functional, threads
+fastopt.set_num_threads(4)
+def started(): return len(os.listdir("/proc/self/task"))
+"""
+
+
+@of_proc
+@pytest.mark.parametrize(("limit", "workers"), [(1, 0), (2, 1), (256, 3)])
+def test_a_thread_may_have_a_limit(limit, workers):
+    """Its kernels start as many workers as that; the number of the process, and other threads, are as before."""
+    code = f"""
+x = np.ones({PER_THREAD // 4})
+with threads.limited({limit}):
+    before = started()
+    functional.relu_forward(x)
+    print(started() - before, fastopt.get_num_threads())
+functional.relu_forward(x)
+print(started() - before)
+"""
+    assert python(SHARED + code).stdout.split() == [str(workers), "4", "3"]
+
+
+def test_limits_nest_and_end_with_an_exception():
+    with threads.limited(5):
+        with pytest.raises(ZeroDivisionError), threads.limited(2):
+            raise ZeroDivisionError
+        assert _kernels.limit_threads(5) == 5
+    assert _kernels.limit_threads(256) == 256
+
+
+def test_threads_at_once_have_the_bits_of_one(same_bits, rng):
+    x, y = rng.normal(size=(300, 40)).astype(np.float32), rng.integers(0, 5, 300)
+
+    def trained():
+        model = nn.Sequential([nn.Dense(600, activation="relu"), nn.BatchNorm(), nn.Dense(5)], (40,))
+        model.fit(x, y, epochs=3, batch_size=100)
+        return [*model.params.values(), *model.state.values()]
+
+    fastopt.set_num_threads(4)
+    alone = trained()
+    results = [None] * 4
+
+    def one(i):
+        results[i] = trained()
+
+    workers = [threading.Thread(target=one, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    check_alike([alone, *results], same_bits)
+
+
+@forks
+@fork_is_meant
+def test_a_forked_child_has_one_thread_by_default(monkeypatch):
+    code = """
+import os
+import fastopt
+from fastopt import threads
+{}
+if os.fork() == 0:
+    print(fastopt.get_num_threads(), flush=True)
+    os._exit(0)
+os.wait()
+"""
+    monkeypatch.delenv("FASTOPT_NUM_THREADS", raising=False)
+    assert python(code.format("")).stdout.split() == ["1"]
+    assert python(code.format("fastopt.set_num_threads(2)")).stdout.split() == ["2"]
+    assert python(code.format(""), FASTOPT_NUM_THREADS="2").stdout.split() == ["2"]

@@ -10,6 +10,7 @@ True
 
 from fastopt.nn import (
     activations,
+    batches,
     callbacks,
     curvature,
     debug,
@@ -19,6 +20,7 @@ from fastopt.nn import (
     layers,
     losses,
     lr_range,
+    many,
     model,
     monitor,
     norms,
@@ -28,6 +30,7 @@ from fastopt.nn import (
     training,
 )
 from fastopt.nn.activations import *
+from fastopt.nn.batches import *
 from fastopt.nn.callbacks import *
 from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
@@ -36,6 +39,7 @@ from fastopt.nn.layers import *
 from fastopt.nn.losses import *
 from fastopt.nn.lr_range import *
 from fastopt.nn.lsuv import lsuv
+from fastopt.nn.many import *
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
 from fastopt.nn.pooling import *
@@ -46,6 +50,7 @@ from fastopt.nn.training import *
 
 __all__ = [
     *activations.__all__,
+    *batches.__all__,
     *callbacks.__all__,
     *dropouts.__all__,
     *embedding.__all__,
@@ -53,6 +58,7 @@ __all__ = [
     *layers.__all__,
     *losses.__all__,
     *lr_range.__all__,
+    *many.__all__,
     *model.__all__,
     *norms.__all__,
     *pooling.__all__,

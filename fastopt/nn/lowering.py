@@ -449,7 +449,7 @@ def _dense(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) ->
             return None
         dx = p.like(x)
         if blas:
-            p.python(lambda d, w, out: np.matmul(d, w.T, out=out), product, weight, out=dx)
+            p.python(lambda d, w, out: np.matmul(d, w.T, out=out), product, weight, out=dx, label="matmul")
         else:
             p.call(F.dense_input_grad, product, weight, out=dx)
         return dx

@@ -14,10 +14,10 @@ from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.drawing import figure
 from fastopt.nn.arguments import bound, samples
+from fastopt.nn.batches import Shuffled
 from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.model import Sequential
 from fastopt.nn.trainer import Steps, holding, look_ahead
-from fastopt.nn.training import batches
 from fastopt.optimizer import OptimizerLike
 
 __all__ = ["LRRange", "lr_find"]
@@ -142,7 +142,7 @@ def lr_find(
     losses: list[float] = []
     smoothed: list[float] = []
     mean = 0.0
-    order = itertools.chain.from_iterable(batches(len(x), batch_size, rng) for _ in itertools.count())
+    order = itertools.chain.from_iterable(map(Shuffled(len(x), batch_size).epoch, itertools.repeat(rng)))
     try:
         with np.errstate(all="ignore"), holding(model, optimizer), Steps(model, optimizer, check=False) as taken:
             taken.feed(x, y, None, loss)
@@ -150,7 +150,8 @@ def lr_find(
                 optimizer.restore()  # to the parameters that are trained, for the time of the test
             for step, (rate, chosen) in enumerate(zip(np.geomspace(low, high, steps), order, strict=False)):
                 look_ahead(optimizer)
-                value, _, _, grads = taken.gradients([chosen], step)
+                gave, grads = taken.gradients([chosen], step)
+                value = float(gave.loss[0])
                 mean = smoothing * mean + (1 - smoothing) * value
                 current = mean / (1 - smoothing ** (step + 1))
                 if not math.isfinite(value) or (smoothed and current > 4 * min(smoothed)):

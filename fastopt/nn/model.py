@@ -16,9 +16,11 @@ from fastopt.dialects import spelled
 from fastopt.nn import arguments
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
+from fastopt.nn.feed import Loader, Transform
 from fastopt.nn.init import at_most
 from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
+from fastopt.nn.targets import Metric
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
 from fastopt.optimizer import OptimizerLike
@@ -77,11 +79,11 @@ class Sequential(Compiled):
     @spelled
     def fit(
         self,
-        x: Array,
-        y: Array,
+        x: Array | Loader,
+        y: Array | None = None,
         *,
         epochs: int = 1,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         optimizer: OptimizerLike | type[Any] | str = "adam",
         lr: float | Schedule | None = None,
         validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None = None,
@@ -92,19 +94,25 @@ class Sequential(Compiled):
         seed: int | None = None,
         callbacks: Callback | Sequence[Callback] | None = (),
         on_nonfinite: Literal["stop", "skip", "ignore"] | None = None,
+        batches: Any = None,
+        transform: Transform | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> loop.History:
         """Train by mini-batches.
 
         Parameters
         ----------
-        x : ndarray (n, …)
-            Inputs, finite; converted to the model's type.
+        x : ndarray (n, …) or loader
+            Inputs, finite; converted to the model's type. A loader, such as `fastopt.data.Loader`, has a length, that
+            of an epoch, and a method ``epoch(number)`` that returns an iterator of batches ``(x, y)`` or
+            ``(x, y, weights)``; it decides their order and size, and has the targets.
         y : ndarray (n,)
             Targets, finite; for softmax cross-entropy integer labels, also as bools, as whole floats or as a column
             (n, 1), or distributions (n, classes), one-hot say.
         epochs : int, default 1
-        batch_size : int, default 32
-            Samples are shuffled in each epoch. A single last sample joins the batch before, since batch norm needs two.
+        batch_size : int, optional
+            32 where absent. Samples are shuffled in each epoch. A single last sample joins the batch before, since
+            batch norm needs two.
         optimizer : Optimizer, str or class, default "adam"
             One that is bound to ``model.params``, with which a further `fit` continues; or the name or the class of a
             new one, with its defaults. With `fastopt.LBFGS` and `fastopt.Rprop`, a batch must hold all samples:
@@ -138,6 +146,19 @@ class Sequential(Compiled):
             parameters are those before that step; or the step is skipped, and the metric ``skipped`` counts; or nothing
             is looked at, neither in the data. ``"stop"`` where absent, ``"skip"`` if the optimizer has
             ``skip_nonfinite``.
+        batches : object, optional
+            Which samples make each batch, and how many batches an epoch has: `Shuffled`, which is what `batch_size`
+            alone means, `InOrder`, `Stratified`, or an object of your own with a length, that of an epoch, and either a
+            method ``epoch(rng)`` or ``__iter__``, whose items are arrays of indices. `rng` follows from the seed and
+            the number of steps that were taken.
+        transform : callable, optional
+            ``f(x, y, rng) -> (x, y)``, which changes each batch: as many samples, in new arrays or the same ones, not
+            in place. `rng` is a `numpy.random.Generator` of the seed, the epoch and the number of the batch. A thread
+            calls it ahead of the steps; and it is called once before the run, to see what it returns.
+        metrics : dict of callable, optional
+            Functions ``f(targets, scores)`` that return a number, by the names that the `History` and callbacks have
+            for it. They get the targets and the outputs of the epoch's batches in training, and, with validation
+            data, those of validation, as ``val_…``.
 
         Returns
         -------
@@ -193,6 +214,9 @@ class Sequential(Compiled):
             seed=seed,
             callbacks=callbacks,
             on_nonfinite=on_nonfinite,
+            batches=batches,
+            transform=transform,
+            metrics=metrics,
         )
 
     @spelled
@@ -271,7 +295,7 @@ class Sequential(Compiled):
         del entries["config"]
         config = json.dumps(encode(self.config() | {"dtype": dtype.name}, []))
         arrays = {name: a.astype(dtype) if a.dtype == self.dtype else a for name, a in entries.items()}
-        twin = _read({"config": np.array(config), **arrays})
+        twin = read({"config": np.array(config), **arrays})
         twin.params.mark("frozen", self.params.frozen)
         return twin
 
@@ -308,10 +332,11 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     ...     nn.load(Path(folder) / "model.npz").shapes
     [(2,), (3,)]
     """
-    return files.read_arrays(path, "model", "checkpoint", take=_read)
+    return files.read_arrays(path, "model", "checkpoint", take=read)
 
 
-def _read(file: Mapping[str, Any]) -> Sequential:
+def read(file: Mapping[str, Any]) -> Sequential:
+    """The model of the entries of a file."""
     config = decode(json.loads(str(file["config"])), [])
     with at_most(sum(array.size for name, array in file.items() if name.startswith("params/"))):
         model = Sequential(**{name: config[name] for name in inspect.signature(Sequential).parameters})

@@ -27,10 +27,11 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
+from fastopt.nn.batches import Indices
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions
-from fastopt.nn.targets import accuracy, are_labels, count_right
+from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
 
 #: Batches of one call of C at most: as many have room in the tables of results.
 MOST_BATCHES = 1024
@@ -75,6 +76,8 @@ class Program:
         What the loss takes.
     check : bool, default True
         Whether a loss or a gradient that is not finite stops a batch.
+    outputs : bool, default False
+        Whether outputs are written in training, too: see `aim`.
 
     Attributes
     ----------
@@ -94,6 +97,7 @@ class Program:
         loss: Loss | None = None,
         targets: Targets | None = None,
         check: bool = True,
+        outputs: bool = False,
     ) -> None:
         self.n, self.training = n, loss is not None
         self._loss = loss  # held, as programs are found again by the identity of their loss
@@ -114,9 +118,10 @@ class Program:
         y, backward = lower(p, Place(), model, collections.deque(), x)
         named: dict[str, Any] = {"x": x}
         self._copy: Item | None = None
-        if loss is None:
+        if loss is None or outputs:
             self._target = np.empty(y.shape, y.dtype)
             self._copy = p.add("copy", self._target, y)
+        if loss is None:
             marks = []
         else:
             assert targets is not None
@@ -256,7 +261,7 @@ class Program:
             self.calls.feed(place, source)
 
     def aim(self, output: Array) -> None:
-        """Write outputs there from now on, in inference."""
+        """Write outputs there from now on, in inference, or in training where they are wanted."""
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
 
@@ -434,13 +439,19 @@ class Compiled(Stack, loadable=False):
 
     @contextlib.contextmanager
     def program(
-        self, n: int, loss: Loss | None = None, targets: Targets | None = None, check: bool = True
+        self,
+        n: int,
+        loss: Loss | None = None,
+        targets: Targets | None = None,
+        check: bool = True,
+        outputs: bool = False,
     ) -> Iterator[Program]:
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
-            key = n, id(loss) if lowering_of(loss) is None else (type(loss), repr(loss)), targets.key, check
-        found = self._take(key) or Program(self, n, loss=loss, targets=targets, check=check)
+            of_loss = id(loss) if lowering_of(loss) is None else (type(loss), repr(loss))
+            key = n, of_loss, targets.key, check, outputs
+        found = self._take(key) or Program(self, n, loss=loss, targets=targets, check=check, outputs=outputs)
         yield found
         self._put(key, found)
 
@@ -485,37 +496,41 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs do not fit the model.
         """
-        x = self.rows("x", x)
-        size, n = checks.integer("batch_size", batch_size, 1), len(x)
+        return self._outputs(self.rows("x", x), None, checks.integer("batch_size", batch_size, 1))
+
+    def _outputs(self, x: Array, rows: Indices | None, size: int) -> Array:
+        """The outputs in inference, of some rows."""
+        n = len(x) if rows is None else len(rows)
         output = np.empty((n, *self.shapes[-1]), self.dtype)
         if n <= size:
             if n:
-                self._infer(x, output)
+                self._infer(x, rows, output, n)
             return output
         with room_for_convolutions(self):
             whole = n - n % size
-            self._infer(x[:whole], output[:whole], size)
+            first, last = (x[:whole], x[whole:]) if rows is None else (x, x)
+            self._infer(first, None if rows is None else rows[:whole], output[:whole], size)
             if whole < n:
-                self._infer(x[whole:], output[whole:])
+                self._infer(last, None if rows is None else rows[whole:], output[whole:], n - whole)
         return output
 
-    def _infer(self, x: Array, output: Array, size: int | None = None) -> None:
-        """Write the outputs for some batches of a size, or for one."""
-        size = len(x) if size is None else size
+    def _infer(self, x: Array, rows: Indices | None, output: Array, size: int) -> None:
+        """Write the outputs for batches of a size, of all rows or some."""
         program = self._take((size,)) or Program(self, size)
         program.feed(x)
         program.aim(output)
-        done, batches = 0, len(x) // size
+        done, batches = 0, len(output) // size
         while done < batches:
             part = program.batches(batches - done)
             if program.native:
                 started = time.perf_counter()
-                ran, stopped, _ = program.calls.run(None, size, part, first_batch=done)
+                ran, stopped, _ = program.calls.run(rows, size, part, first_batch=done)
                 program.seconds = (time.perf_counter() - started) / part
             else:
-                ran, stopped = part, program.run_phase(0, None, done, 0)
+                ran, stopped = part, program.run_phase(0, rows, done, 0)
             if stopped >= 0:
-                self.forward(self.converted(x[(done + ran) * size : (done + ran + 1) * size]))  # says what is wrong
+                wrong = slice((done + ran) * size, (done + ran + 1) * size)
+                self.forward(self.converted(x[wrong if rows is None else rows[wrong]]))  # says what is wrong
             done += part
         self._put((size,), program)
 
@@ -528,6 +543,7 @@ class Compiled(Stack, loadable=False):
         *,
         batch_size: int = 256,
         loss: LossLike = softmax_cross_entropy,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -538,25 +554,44 @@ class Compiled(Stack, loadable=False):
         y : ndarray (n, …)
             Targets.
         sample_weight : ndarray (n,), optional
-            The weight of each sample in the mean loss, in [0, inf). The accuracy is without.
+            The weight of each sample in the mean loss, ``Σ w·l / Σ w``, in [0, inf). The accuracy is without, as in
+            training.
         batch_size : int, default 256
         loss : callable or str, default softmax_cross_entropy
             As for `fit`.
+        metrics : dict of callable, optional
+            As for `fit`: functions ``f(targets, scores)`` by the names of their values.
 
         Returns
         -------
         dict of float
-            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels.
+            ``"loss"``; and ``"accuracy"``, the share of right labels, where `y` are integer labels; and the `metrics`.
 
         Raises
         ------
         TypeError, ValueError
-            Where inputs or targets do not fit the model or the loss.
+            Where inputs, targets or weights do not fit the model or the loss, or a metric returns no number.
         """
-        x, y, loss = samples(self, x, y, loss)
-        weight = weights(sample_weight, None, y, loss, self.dtype)
-        output = self.predict(x, batch_size=batch_size)
+        x, y, made = samples(self, x, y, loss)
+        weight = weights(sample_weight, None, y, made, self.dtype)
+        size = checks.integer("batch_size", batch_size, 1)
+        return self.measure(x, y, weight, size=size, loss=made, metrics=checked_metrics(metrics))
+
+    def measure(
+        self,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        rows: Indices | None = None,
+        *,
+        loss: Loss,
+        size: int = 256,
+        metrics: Mapping[str, Metric],
+    ) -> dict[str, float]:
+        """`evaluate`, of arguments that were checked; with `rows`, those of x are meant, and y and weights are of them
+        alone."""
+        output = self._outputs(x, rows, size)
         measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
-        return measured
+        return measured | {name: value_of(name, metric, y, output) for name, metric in metrics.items()}

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastopt import _kernels, checks
 from fastopt.checks import Array
 from fastopt.nn.arguments import samples, weights
+from fastopt.nn.batches import Indices
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, LossLike, lowering_of, named_loss
 from fastopt.nn.program import Compiled, Program, Targets
@@ -22,19 +22,19 @@ from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.optimizers import LookAheadNesterov
 
-Indices = NDArray[np.int64]
-
 
 class NonFinite(Exception):
     """A loss or a gradient is not finite; running statistics are those of before the batch."""
 
 
 class Taken(NamedTuple):
-    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers."""
+    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers; and for all
+    samples the outputs, where they are wanted."""
 
     loss: Array
     weight: Array
     right: Array
+    output: Array | None = None
 
 
 class Steps:
@@ -47,12 +47,15 @@ class Steps:
     optimizer : Optimizer
     check : bool
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
+    outputs : bool, default False
+        Whether what batches gave has the outputs.
     """
 
-    def __init__(self, model: Compiled, optimizer: Any, *, check: bool) -> None:
-        self._model, self._optimizer, self._check = model, optimizer, check
+    def __init__(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool = False) -> None:
+        self._model, self._optimizer, self._check, self._outputs = model, optimizer, check, outputs
         #: By the size of batches, programs, and what gives each back.
         self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
+        self._fed: set[int] = set()  # sizes whose programs have the present data
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
         self._targets: Targets | None = None
@@ -68,6 +71,7 @@ class Steps:
 
     def close(self) -> None:
         """Give all programs back."""
+        self._fed.clear()
         while self._programs:
             self._programs.popitem()[1][1].close()
 
@@ -81,21 +85,24 @@ class Steps:
         if self._targets is None or loss is not self._loss or targets.key != self._targets.key:
             self.close()
         self._data, self._targets, self._loss = (x, y, weight), targets, loss
-        for program, _ in self._programs.values():
-            program.feed(x, y, weight)
+        self._fed.clear()
 
     def program(self, n: int) -> Program:
         """The program of batches of a size, fed."""
-        found, in_use = self._programs.get(n, (None, None))
-        if found is not None and found.holds():
-            return found
-        if in_use is not None:
-            in_use.close()
         assert self._data is not None
-        with contextlib.ExitStack() as stack:
-            found = stack.enter_context(self._model.program(n, self._loss, self._targets, self._check))
+        found, in_use = self._programs.get(n, (None, None))
+        if found is None or not found.holds():
+            if in_use is not None:
+                in_use.close()
+            with contextlib.ExitStack() as stack:
+                own = self._model.program(n, self._loss, self._targets, self._check, self._outputs)
+                found = stack.enter_context(own)
+                found.feed(*self._data)
+                self._programs[n] = found, stack.pop_all()
+            self._fed.add(n)
+        elif n not in self._fed:
             found.feed(*self._data)
-            self._programs[n] = found, stack.pop_all()
+            self._fed.add(n)
         return found
 
     # ---- Steps of C alone --------------------------------------------------------------------------------------
@@ -116,6 +123,7 @@ class Steps:
         upcoming = self._optimizer.upcoming(program.batches(most))
         if upcoming is None:
             return None
+        output = self._aim(program, upcoming.steps)
         started = time.perf_counter()
         done, stopped, norm = program.calls.run(
             order, n, upcoming.steps, counter, grads=program.grads, **upcoming.options
@@ -127,10 +135,20 @@ class Steps:
             self._restore(program)
             if not done:
                 return None
-        taken = Taken(program.result[:done, 0].copy(), program.result[:done, 1].copy(), program.right[:done].copy())
+        output = None if output is None else output[: done * n]
+        result = program.result[:done].copy()
+        taken = Taken(result[:, 0], result[:, 1], program.right[:done].copy(), output)
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
         return taken
+
+    def _aim(self, program: Program, batches: int) -> Array | None:
+        """A new array for the outputs of so many batches, where they are wanted."""
+        if not self._outputs:
+            return None
+        output = np.empty((batches * program.n, *self._model.shapes[-1]), self._model.dtype)
+        program.aim(output)
+        return output
 
     def _stop(self, program: Program, item: int, order: Indices | None, batch: int, *taken: Any) -> None:
         try:
@@ -162,16 +180,18 @@ class Steps:
 
     # ---- One by one --------------------------------------------------------------------------------------------
 
-    def gradients(self, parts: list[Indices], counter: int) -> tuple[float, float, int, Grads]:
-        """The gradients over batches that make one step: the mean loss, the total sample weight, the number of right
-        answers, and the gradients, which the next call overwrites."""
+    def gradients(self, parts: list[Indices], counter: int) -> tuple[Taken, Grads]:
+        """The gradients over batches that make one step: what these gave, as one, and the gradients, which the next
+        call overwrites."""
         value, right, total = 0.0, 0, 0.0
+        outputs: list[Array | None] = []
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
         self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         for i, chosen in enumerate(parts):
             program = self.program(len(chosen))
             program.keep()
             self._last = program
+            outputs.append(self._aim(program, 1))
             self._phase(program, 0, chosen, counter + i)
             own, weight = program.result[0].tolist()
             share = 1.0
@@ -188,7 +208,8 @@ class Steps:
                     else:
                         self._sums[name] += grad
                 grads = dict(self._sums)
-        return value, total, right, grads
+        output = np.concatenate([own for own in outputs if own is not None]) if self._outputs else None
+        return Taken(np.array([value]), np.array([total]), np.array([right]), output), grads
 
     def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
         try:
@@ -297,10 +318,10 @@ class Trainer:
                 if taken is not None:
                     return float(taken.loss[0])
                 with steps.whole():
-                    value, _, _, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                    taken, grads = steps.gradients([np.arange(len(x))], optimizer.t)
                     steps.check(grads)
                     optimizer.step(grads)
-                return value
+                return float(taken.loss[0])
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan

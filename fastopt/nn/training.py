@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,21 +20,25 @@ from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
 from fastopt.nn import arguments
+from fastopt.nn import batches as orders
+from fastopt.nn.batches import Indices, Shuffled
+from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
-from fastopt.nn.losses import Loss
+from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
-from fastopt.nn.targets import are_labels
+from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.nn.trainer import Indices, NonFinite, Steps, Taken, alone, holding, look_ahead
+from fastopt.nn.trainer import NonFinite, Steps, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
 
-__all__ = ["Callback", "History", "Run", "batches"]
+__all__ = ["Callback", "History", "Run"]
 
 
 class History(dict[str, list[float]]):
     """The metrics of a run, each a list with a value per epoch: ``loss`` and ``accuracy`` (over the epoch's batches, in
-    training), ``val_loss`` and ``val_accuracy`` (where there is validation data), ``samples_per_second``.
+    training), ``val_loss`` and ``val_accuracy`` (where there is validation data), ``samples_per_second``; and the
+    ``metrics`` that `fit` was given, over the epoch's batches, and as ``val_…``.
     Accuracies are there where the targets are integer labels.
 
     Attributes
@@ -180,8 +184,10 @@ class Run:
         The metrics of the epochs so far.
     epochs, batches : int
         The number of epochs, and of steps in each.
-    samples, batch_size, accumulate, seed : int
+    samples, accumulate, seed : int
         As for `Sequential.fit`, and the number of samples.
+    batch_size : int or str
+        The size of batches, or what else decides it.
     on_nonfinite : str
         As for `Sequential.fit`.
     average : Applied or None
@@ -199,37 +205,40 @@ class Run:
     def __init__(
         self,
         model: Compiled,
-        data: tuple[Array, Array, Array | None],
+        feed: Feed,
         optimizer: Optimizer,
         loss: Loss,
         *,
         epochs: int,
-        steps: int,
-        batch_size: int,
         accumulate: int,
         seed: int,
-        validation_data: tuple[Array, Array] | tuple[Array, Array, Array] | None,
+        validation: Validation | None,
         callbacks: Sequence[Callback],
         on_nonfinite: str = "stop",
+        metrics: Mapping[str, Metric],
     ) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.callbacks = sorted(callbacks, key=lambda callback: callback.rank)
         self.history = History()
-        self.epochs, self.batch_size, self.accumulate, self.seed = epochs, batch_size, accumulate, seed
-        self._x, self._y, self._weight = data
-        self._validation_data = validation_data
-        self._labelled = are_labels(self._y)
+        self.epochs, self.batch_size, self.accumulate, self.seed = epochs, feed.size, accumulate, seed
+        self._feed, self._validation, self._own_metrics = feed, validation, dict(metrics)
+        self._data: Data = feed.first()
+        self._labelled = are_labels(self._data[1])
         own = ("loss", "accuracy") if self._labelled else ("loss",)
-        validated = () if validation_data is None else ("loss", "accuracy")[: 1 + are_labels(validation_data[1])]
+        validated: tuple[str, ...] = ()
+        if validation is not None:
+            validated = ("loss", "accuracy", *metrics) if are_labels(validation.y) else ("loss", *metrics)
         self.on_nonfinite = on_nonfinite
         skipped = ("skipped",) if on_nonfinite == "skip" else ()
-        self.measures = (*own, *skipped, "samples_per_second", *(f"val_{name}" for name in validated))
-        self.samples = len(self._x)
-        self.batches = steps
+        self.measures = (*own, *metrics, *skipped, "samples_per_second", *(f"val_{name}" for name in validated))
+        self.samples = feed.samples
+        self.batches = -(-feed.batches // accumulate)
         self.epoch = 0
         self.stopped, self.interrupted = "", False
         self._where = ""
-        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
+        #: The share of all steps that were taken, and whether the run has ended.
+        self.done, self.is_over = 0.0, False
+        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -252,9 +261,10 @@ class Run:
 
     def parts(self) -> Iterator[Batch]:
         """The batches of the current step: one, or as many as gradients are accumulated over."""
+        x, y, weight = self._data
         for i, chosen in enumerate(self._parts):
-            weight = None if self._weight is None else self._weight[chosen]
-            yield Batch(self.model.converted(self._x[chosen]), self._y[chosen], weight, self._counter + i)
+            own = None if weight is None else weight[chosen]
+            yield Batch(self.model.converted(x[chosen]), y[chosen], own, self._counter + i)
 
     # ---- The loop -------------------------------------------------------------------------------------------
 
@@ -264,20 +274,27 @@ class Run:
 
     def go(self) -> History:
         """Run all epochs."""
+        with interruptible(self):
+            for _ in self.slices():
+                pass
+        return self.history
+
+    def slices(self) -> Generator[None]:
+        """The same, in slices of at most about 50 ms, after each of which others may have the thread."""
         model = self.model
-        with alone(model), _interruptible(self), room_for_convolutions(model), holding(model), self._steps:
-            self._steps.feed(self._x, self._y, self._weight, self.loss)
+        with alone(model), room_for_convolutions(model), holding(model), self._steps:
+            self._steps.feed(*self._data, self.loss)
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
             while self.epoch < self.epochs and not self.stopped:
                 self._tell("on_epoch_begin", self.epoch)
-                logs = self._one_epoch()
+                logs = yield from self._one_epoch()
                 if logs is None:
                     break
                 with self._averaged():
-                    if self._validation_data is not None:
-                        measured = self.model.evaluate(*self._validation_data, loss=self.loss)
+                    if self._validation is not None:
+                        measured = self._validation.measure(self.model, self._own_metrics)
                         logs |= {f"val_{key}": measured[key] for key in measured}
                     self.history.add(logs)
                     self._tell("on_epoch_end", self.epoch, logs)
@@ -290,7 +307,7 @@ class Run:
             self._tell("on_train_end")
             if average is not None:
                 average.note()
-        return self.history
+            self.is_over = True
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
@@ -300,12 +317,39 @@ class Run:
         """The run without its programs, which cannot be copied or pickled, as callbacks that hold it may be."""
         return vars(self) | {"_steps": None}
 
-    def _one_epoch(self) -> dict[str, float] | None:
+    def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
         """The epoch's metrics; None where it was stopped before its end."""
-        started, taken, skipped, at, seen = time.perf_counter(), [], 0, 0, 0  # type: float, list[Taken], int, int, int
-        each = Batches(np.random.default_rng([self.seed, self.optimizer.t]).permutation(self.samples), self.batch_size)
+        epoch = _Epoch()
+        with self._feed.epoch(self.seed, self.optimizer.t, self.epoch) as blocks:
+            for block in blocks:
+                if not (yield from self._one_block(block, epoch)):
+                    return None
+        logs = epoch.metrics(self._labelled, self._own_metrics)
+        if self.on_nonfinite == "skip":
+            logs["skipped"] = epoch.skipped
+        seconds = time.perf_counter() - epoch.began
+        self._check_arrays(self.batches - 1)
+        order = [name for name in self.measures if name in logs]
+        return {name: logs[name] for name in order} | {"samples_per_second": epoch.rows / max(seconds, 1e-9)}
+
+    def _one_block(self, block: Block, epoch: _Epoch) -> Generator[None, None, bool]:
+        """The steps of a block; whether the run goes on."""
+        each, at = block.batches, 0
+        data = block.x, block.y, block.weight
+        if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
+            self._data = data
+            self._steps.feed(*data, self.loss)
+
+        def took(taken: Taken, count: int) -> None:
+            """Steps were taken on so many batches."""
+            epoch.taken.append(taken)
+            begin, end = each.start(at), each.start(at + count)
+            epoch.seen += end - begin
+            if self._own_metrics:
+                epoch.targets.append(block.y[each.order[begin:end]])
+
         while at < len(each):
-            step = at // self.accumulate
+            step = epoch.steps
             if self._hooks:
                 self._begin_step(each, at)
                 self._tell("on_batch_begin", step)
@@ -317,45 +361,36 @@ class Run:
                     self._begin_step(each, at)
                     now = self._one(step)
                 loss, count = float(now.loss[-1]), len(now.loss) * self.accumulate
-                taken.append(now)
-                seen += each.rows(at, at + count)
+                took(now, count)
             except NonFinite as error:
                 for before in error.args:  # steps that C took before
-                    taken.append(before)
-                    seen += each.rows(at, at + len(before.loss))
+                    took(before, len(before.loss))
                     at += len(before.loss)
+                    epoch.steps += len(before.loss)
                 self._begin_step(each, at)
-                step, skipped = at // self.accumulate, skipped + 1
+                step, epoch.skipped = epoch.steps, epoch.skipped + 1
                 if self.on_nonfinite != "skip":
                     raise self._error(step) from None
-                if skipped == self.batches:
+                if epoch.skipped == self.batches:
                     raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
             at += count
+            epoch.steps += count // self.accumulate
+            self.done = (self.epoch + epoch.steps / self.batches) / self.epochs
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
-            if self.stopped and at < len(each):
-                done = at // self.accumulate
-                self._where = f"after {done} of {self.batches} batches of epoch {self.epoch + 1}"
-                return None
-        logs = self._metrics(taken, seen)
-        if self.on_nonfinite == "skip":
-            logs["skipped"] = skipped
-        logs["samples_per_second"] = len(self._x) / (time.perf_counter() - started)
-        self._check_arrays(self.batches - 1)
-        return logs
+            if self.stopped and epoch.steps < self.batches:
+                self._where = f"after {epoch.steps} of {self.batches} batches of epoch {self.epoch + 1}"
+                return False
+            paused = time.perf_counter()
+            yield
+            epoch.began += time.perf_counter() - paused
+        epoch.rows += len(each.order)
+        return True
 
-    def _begin_step(self, each: Batches, at: int) -> None:
+    def _begin_step(self, each: orders.Batches, at: int) -> None:
         """Let `parts` be those of the step that begins with a batch."""
         self._parts = [each[i] for i in range(at, min(at + self.accumulate, len(each)))]
         self._counter = self.optimizer.t * self.accumulate
-
-    def _metrics(self, taken: Sequence[Taken], seen: int) -> dict[str, float]:
-        """The mean loss of the epoch's steps, and, of labels, the share of right answers among so many samples."""
-        loss, weight, right = (np.concatenate([one[k] for one in taken]) for k in range(3))
-        logs = {"loss": math.fsum(loss * weight) / (math.fsum(weight) or 1.0)}
-        if self._labelled:
-            logs["accuracy"] = float(right.sum()) / seen
-        return logs
 
     def _prepare(self) -> None:
         """What comes before the gradients of a step."""
@@ -366,12 +401,12 @@ class Run:
             kept[...] = array
         look_ahead(self.optimizer)
 
-    def _many(self, each: Batches, at: int) -> Taken | None:
+    def _many(self, each: orders.Batches, at: int) -> Taken | None:
         """The next steps, as many as C takes in one go, or one where callbacks are told of each; None for none."""
         if self.accumulate > 1 or "on_gradients" in self._hooks:
             return None
-        most = 1 if self._hooks else each.alike(at)
-        return self._steps.many(each.order[at * each.size :], each.rows(at, at + 1), most, self.optimizer.t)
+        most, begin = 1 if self._hooks else each.alike(at), each.start(at)
+        return self._steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
 
     def _one(self, step: int) -> Taken:
         """Forward, backward and the optimizer's step."""
@@ -421,11 +456,47 @@ class Run:
 
     def _gradients(self, step: int) -> tuple[Taken, Grads]:
         """What the batches of a step gave, and the gradients."""
-        loss, weight, right, grads = self._steps.gradients(self._parts, self._counter)
+        taken, grads = self._steps.gradients(self._parts, self._counter)
         if "on_gradients" in self._hooks:
             self._tell("on_gradients", step, grads)
         self._steps.check(grads)
-        return Taken(np.array([loss]), np.array([weight]), np.array([right])), grads
+        return taken, grads
+
+
+class _Epoch:
+    """What the steps of an epoch gave."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.taken: list[Taken] = []
+        self.targets: list[Array] = []
+        self.steps = self.skipped = 0
+        self.seen = self.rows = 0  # samples, those of steps that were taken, and all
+
+    def metrics(self, labelled: bool, metrics: Mapping[str, Metric]) -> dict[str, float]:
+        """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs."""
+        loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
+        logs = {"loss": math.fsum(loss * weight) / (math.fsum(weight) or 1.0)}
+        if labelled:
+            logs["accuracy"] = float(right.sum()) / self.seen
+        if metrics:
+            y = np.concatenate(self.targets)
+            output = np.concatenate([one.output for one in self.taken if one.output is not None])
+            logs |= {name: value_of(name, metric, y, output) for name, metric in metrics.items()}
+        return logs
+
+
+class Validation(NamedTuple):
+    """What a run validates on: y and weights are those of the rows of x, where there are some."""
+
+    x: Array
+    y: Array
+    weight: Array | None
+    rows: Indices | None = None
+    loss: Loss = softmax_cross_entropy
+
+    def measure(self, model: Compiled, metrics: Mapping[str, Metric]) -> dict[str, float]:
+        return model.measure(self.x, self.y, self.weight, self.rows, loss=self.loss, metrics=metrics)
 
 
 #: The methods of callbacks that are called for each batch.
@@ -462,8 +533,8 @@ def _go_on(average: Applied | None, *, check: bool) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(run: Run) -> Iterator[None]:
-    """Let the first Ctrl-C end the run after its step, and a second one raise KeyboardInterrupt.
+def interruptible(run: Any) -> Iterator[None]:
+    """Let the first Ctrl-C set ``run.interrupted`` and call ``run.stop``, and a second one raise KeyboardInterrupt.
 
     A handler that the program has installed is kept; threads other than the main one receive no signals.
     """
@@ -484,68 +555,107 @@ def _interruptible(run: Run) -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
 
 
-def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indices]:
-    """Indices of all samples in random order, by batches. A single last sample joins the batch before.
-
-    Parameters
-    ----------
-    n : int
-        The number of samples.
-    batch_size : int
-    rng : numpy.random.Generator
-
-    Yields
-    ------
-    ndarray of int64
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastopt import nn
-    >>> [len(chosen) for chosen in nn.batches(9, 4, np.random.default_rng(0))]
-    [4, 5]
-    """
-    each = Batches(rng.permutation(n), batch_size)
-    for i in range(len(each)):
-        yield each[i]
+def _validation(model: Compiled, given: Any, loss: Any, own: Loss, finite: bool) -> Validation | None:
+    """What a run validates on, whose loss is given as `loss` and is its `own`."""
+    if not isinstance(given, Validation):
+        checked = arguments.validation(model, given, loss, finite=finite)
+        if checked is None:
+            return None
+        given = Validation(*checked[:2], checked[2] if len(checked) == 3 else None)
+    x = given.x if given.rows is None else given.x[given.rows[:1]]
+    y = given.y if given.rows is None else given.y[:1]
+    return given._replace(loss=arguments.samples(model, x, y, own, "validation ")[2])
 
 
-class Batches:
-    """Rows in an order, by batches of a size. A single last row joins the batch before."""
-
-    def __init__(self, order: Indices, size: int) -> None:
-        self.order, self.size = order, size
-        self._count = count_batches(len(order), size)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def rows(self, begin: int, end: int) -> int:
-        """The number of rows in the batches from one to before another."""
-        return (len(self.order) if end >= self._count else end * self.size) - begin * self.size
-
-    def __getitem__(self, i: int) -> Indices:
-        return self.order[i * self.size : i * self.size + self.rows(i, i + 1)]
-
-    def alike(self, i: int) -> int:
-        """The number of batches of the same size from one on."""
-        whole = self._count - (self.rows(self._count - 1, self._count) != self.size)
-        return max(1, whole - i)
-
-
-def count_batches(n: int, batch_size: int) -> int:
-    """The number of batches that `batches` yields."""
-    lone = n > batch_size and (n - 1) % batch_size == 0
-    return -(-n // batch_size) - lone
-
-
-def fit(
+def _feed(
     model: Compiled,
-    x: Array,
-    y: Array,
+    x: Any,
+    y: Any,
+    loss: Any,
+    *,
+    finite: bool,
+    rows: Indices | None,
+    ahead: bool,
+    batch_size: int | None,
+    accumulate: int,
+    sample_weight: Any,
+    class_weight: Any,
+    seed: int | None,
+    batches: Any,
+    transform: Any,
+) -> Feed:
+    """Where the batches of a run come from, checked."""
+    if is_loader(x):
+        own = {"y": y, "batch_size": batch_size, "batches": batches, "transform": transform, "seed": seed}
+        own |= {"sample_weight": sample_weight, "class_weight": class_weight}
+        for name, value in own.items():
+            if value is not None:
+                raise ValueError(f"{name} must not be given beside a loader, which has its own, got {value!r:.80}")
+
+        def of_batch(x: Any, y: Any, weight: Any) -> Data:
+            x, y, made = arguments.samples(model, x, y, loss, "a loader's ", finite=finite)
+            if not len(x):
+                raise ValueError("x must be a loader of batches of at least one sample, got none")
+            return x, y, arguments.weights(weight, None, y, made, model.dtype)
+
+        return Loaded(x, of_batch, accumulate)
+    if y is None:
+        raise TypeError("y must have one target per input, got None")
+    x, y, made = arguments.samples(model, x, y, loss, finite=finite)
+    if not len(x):
+        raise ValueError("x must hold at least one sample, got none")
+    weight = _weights(sample_weight, class_weight, y, made, model.dtype, rows)
+    count = len(x) if rows is None else len(rows)
+    if batches is None:
+        size: Any = 32 if batch_size is None else checks.integer("batch_size", batch_size, 1)
+        each: Any = Shuffled(count, size)
+    elif batch_size is not None:
+        raise ValueError(f"batch_size must not be given beside batches, which have their own, got {batch_size!r}")
+    else:
+        each = orders.checked(batches, count)
+        size = each.batch_size if type(each) is Shuffled else _name_of(each)
+    if transform is None:
+        return Arrays((x, y, weight), each, rows, size)
+    if isinstance(transform, type) or not callable(transform):
+        raise TypeError(f"transform must be a function (x, y, rng) -> (x, y), got {transform!r:.80}")
+
+    def changed(x: Array, y: Array) -> tuple[Array, Array]:
+        return arguments.samples(model, x, y, loss, "transformed ")[:2]
+
+    return Transformed((x, y, weight), each, rows, size, transform, changed, accumulate, ahead=ahead)
+
+
+def _name_of(batches: Any) -> str:
+    """What a checkpoint says of batches."""
+    return f"{type(batches).__name__}({getattr(batches, 'batch_size', len(batches))})"
+
+
+def _weights(
+    sample_weight: Any, class_weight: Any, y: Array, loss: Loss, dtype: Any, rows: Indices | None
+) -> Array | None:
+    """The weights of all samples, of which those of some rows count."""
+    if rows is None:
+        return arguments.weights(sample_weight, class_weight, y, loss, dtype)
+    if sample_weight is not None:
+        sample_weight = np.asarray(sample_weight)
+        if sample_weight.shape != y.shape[:1]:
+            raise ValueError(f"sample_weight must have shape {y.shape[:1]}, got {sample_weight.shape}")
+        sample_weight = sample_weight[rows]
+    own = arguments.weights(sample_weight, class_weight, y[rows], loss, dtype)
+    if own is None:
+        return None
+    weight = np.zeros(len(y), dtype)
+    weight[rows] = own
+    return weight
+
+
+def prepare(
+    model: Compiled,
+    x: Any,
+    y: Any,
     *,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None,
     accumulate: int,
     optimizer: Any,
     lr: Any,
@@ -556,40 +666,68 @@ def fit(
     seed: int | None,
     callbacks: Any,
     on_nonfinite: str | None,
-) -> History:
-    """`Sequential.fit`."""
+    batches: Any,
+    transform: Any,
+    metrics: Any,
+    rows: Indices | None = None,
+    finite: bool = True,
+    validation_finite: bool = True,
+    ahead: bool = True,
+) -> Run:
+    """The run of `Sequential.fit`, all arguments checked.
+
+    `rows` are those of x and y to train on, all where absent; validation data may be a `Validation`. `finite` and
+    `validation_finite` are whether numbers that are not finite are looked for in samples; `ahead`, whether a thread
+    transforms them.
+    """
     if on_nonfinite is not None:
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
-    finite = on_nonfinite != "ignore"
-    given, (x, y, loss) = loss, arguments.samples(model, x, y, loss, finite=finite)
-    if not len(x):
-        raise ValueError("x must hold at least one sample, got none")
-    validation = arguments.validation(model, validation_data, given, finite=finite)
-    weight = arguments.weights(sample_weight, class_weight, y, loss, model.dtype)
-    chosen = arguments.callbacks(callbacks, Callback)
-    settings = {
-        "epochs": checks.integer("epochs", epochs, 0),
-        "batch_size": checks.integer("batch_size", batch_size, 1),
-        "accumulate": checks.integer("accumulate", accumulate, 1),
-        "seed": model.seed if seed is None else checks.integer("seed", seed, 0),
-    }
+    looked_at = on_nonfinite != "ignore"
+    every = checks.integer("accumulate", accumulate, 1)
+    feed = _feed(
+        model,
+        x,
+        y,
+        loss,
+        finite=finite and looked_at,
+        rows=rows,
+        ahead=ahead,
+        batch_size=batch_size,
+        accumulate=every,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        seed=seed,
+        batches=batches,
+        transform=transform,
+    )
+    x, y, _ = feed.first()
+    own = arguments.samples(model, x, y, loss)[2]  # that of such targets
+    held_out = _validation(model, validation_data, loss, own, validation_finite and looked_at)
+    chosen, measured = arguments.callbacks(callbacks, Callback), checked_metrics(metrics)
+    epochs = checks.integer("epochs", epochs, 0)
+    seed = model.seed if seed is None else checks.integer("seed", seed, 0)
     made = arguments.bound(model, optimizer, lr)
-    parts = count_batches(len(x), settings["batch_size"])
-    steps = -(-parts // settings["accumulate"])
-    arguments.check_steps(made, steps, len(x), parts)
+    arguments.check_steps(made, -(-feed.batches // every), feed.samples, feed.batches)
     if on_nonfinite is None:
         on_nonfinite = "skip" if getattr(made, "skip_nonfinite", False) else "stop"
-    run = Run(
+    return Run(
         model,
-        (x, y, weight),
+        feed,
         made,
-        loss,
-        validation_data=validation,
+        own,
+        epochs=epochs,
+        accumulate=every,
+        seed=seed,
+        validation=held_out,
         callbacks=chosen,
         on_nonfinite=on_nonfinite,
-        steps=steps,
-        **settings,
+        metrics=measured,
     )
+
+
+def fit(model: Compiled, x: Any, y: Any, **options: Any) -> History:
+    """`Sequential.fit`."""
+    run = prepare(model, x, y, **options)
     history = run.go()
     if run.interrupted:
         print(f"fastopt: {history.stopped}; weights and history are kept", file=sys.stderr)

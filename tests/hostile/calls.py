@@ -737,8 +737,37 @@ _METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save")
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
 CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in _METHODS}
 CALLS["nn.Sequential.trainer, called"] = _trainer
-plain("nn.batches", nn.batches,
-      lambda x, rng: {"n": 20, "batch_size": 4, "rng": np.random.default_rng(1)})  # fmt: skip
+plain("nn.Shuffled", nn.Shuffled, lambda x, rng: {"n": 20, "batch_size": 4})
+plain("nn.InOrder", nn.InOrder, lambda x, rng: {"n": 20, "batch_size": 4})
+plain("nn.Stratified", nn.Stratified, lambda x, rng: {"y": np.arange(20) % 3, "batch_size": 4})
+
+
+def _fit_many(memory: Memory, rng: random.Random) -> Call:
+    arguments = {"models": [_model(), _model()], **_samples(memory)}
+    arguments |= {"optimizer": "adam", "samples": [[0, 1, 2], [3, 4, 5]], "each": [{}, {"seed": 3}], "threads": 2}
+    return Call(nn.fit_many, arguments | {"epochs": 1, "batch_size": 4, "on_error": rng.choice(("raise", "keep"))})
+
+
+def _ensemble(method: str) -> Maker:
+    def make(memory: Memory, rng: random.Random) -> Call:
+        models = [_model(), _model()]
+        if method == "made":
+            return Call(nn.Ensemble, {"models": models, "loss": nn.SoftmaxCrossEntropy()})
+        made, arguments = nn.Ensemble(models), _samples(memory) | {"batch_size": 4}
+        if method == "predict":
+            del arguments["y"]
+        elif method == "save":
+            arguments = {"path": "ensemble.npz"}
+        elif method == "load":
+            made.save("ensemble.npz")
+            arguments = {"path": rng.choice(("ensemble.npz", "none", "."))}
+        return Call(getattr(made, method), arguments)
+
+    return make
+
+
+CALLS |= {"nn.fit_many": _fit_many, "nn.Ensemble": _ensemble("made")}
+CALLS |= {f"nn.Ensemble.{name}": _ensemble(name) for name in ("evaluate", "predict", "save", "load")}
 
 
 # ---- The bridge: private, and yet it refuses -----------------------------------------------------------------

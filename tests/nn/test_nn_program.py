@@ -22,9 +22,9 @@ import pytest
 import fastopt
 from fastopt import cases, nn
 from fastopt.nn import layers, lowering, program
+from fastopt.nn.batches import Batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
-from fastopt.nn.training import Batches
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import SCHEDULES, Schedule, bind, cosine, exponential, linear, register
 
@@ -487,7 +487,7 @@ def by_trainer(model, optimizer, x, y, *, epochs, batch_size, loss, sample_weigh
     step = model.trainer(optimizer, loss, on_nonfinite=on_nonfinite)
     losses = []
     for _ in range(epochs):
-        for chosen in nn.batches(len(x), batch_size, np.random.default_rng([model.seed, optimizer.t])):
+        for chosen in nn.Shuffled(len(x), batch_size).epoch(np.random.default_rng([model.seed, optimizer.t])):
             weight = None if sample_weight is None else sample_weight[chosen]
             losses.append(step(x[chosen], y[chosen], *(() if weight is None else (weight,))))
     return losses
@@ -498,7 +498,7 @@ def by_layers(model, optimizer, x, y, *, epochs, batch_size, loss, sample_weight
     losses = []
     model.params.mark("held", optimizer.frozen)
     for _ in range(epochs):
-        for chosen in nn.batches(len(x), batch_size, np.random.default_rng([model.seed, optimizer.t])):
+        for chosen in nn.Shuffled(len(x), batch_size).epoch(np.random.default_rng([model.seed, optimizer.t])):
             if hasattr(optimizer, "look_ahead"):
                 optimizer.look_ahead()
             output, cache = model.forward(model.converted(x[chosen]), training=True, counter=optimizer.t)
@@ -593,7 +593,7 @@ def test_what_wraps_an_optimizer_takes_its_own_steps(make, samples):
     fitted, own = make(twins[0].params), make(twins[1].params)
     step = twins[0].trainer(fitted)
     for t in (0, 8):
-        for chosen in nn.batches(len(x), 4, np.random.default_rng([0, t])):
+        for chosen in nn.Shuffled(len(x), 4).epoch(np.random.default_rng([0, t])):
             step(x[chosen], y[chosen])
             output, cache = twins[1].forward(model.converted(x[chosen]), training=True)
             own.step(twins[1].backward(nn.softmax_cross_entropy(output, y[chosen])[1], cache)[1])
@@ -732,7 +732,7 @@ def test_measures_are_those_of_the_batches(samples, in_one_call):
     model, twin = mlp(np.float64), mlp(np.float64)
     history = model.fit(x, y, batch_size=8, optimizer=fastopt.SGD(model.params, lr=0.1))
     optimizer, value, right = fastopt.SGD(twin.params, lr=0.1), 0.0, 0
-    for chosen in nn.batches(45, 8, np.random.default_rng([0, 0])):
+    for chosen in nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0])):
         output, cache = twin.forward(x[chosen], training=True, counter=optimizer.t)
         loss, dy = nn.softmax_cross_entropy(output, y[chosen])
         value, right = value + loss * len(chosen), right + np.count_nonzero(output.argmax(1) == y[chosen])
@@ -810,7 +810,7 @@ def test_steps_that_are_skipped(accumulate, samples, in_one_call):
     model = steep()
     optimizer = fastopt.Adam(model.params, lr=0.01)
     for _ in range(3):
-        rows = [*nn.batches(45, 8, np.random.default_rng([0, optimizer.t]))]
+        rows = [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, optimizer.t]))]
         for i in range(0, 6, accumulate):
             parts = rows[i : i + accumulate]
             if not any(20 in chosen for chosen in parts):
@@ -839,7 +839,7 @@ def test_a_step_that_is_not_finite_leaves_what_was_before(samples, in_one_call):
     twin = steep()
     optimizer = fastopt.Adam(twin.params, lr=0.01)
     step = twin.trainer(optimizer)
-    for chosen in nn.batches(45, 8, np.random.default_rng([0, 0])):
+    for chosen in nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0])):
         if 20 in chosen:
             with pytest.raises(nn.NonFiniteError, match=f"step {optimizer.t + 1}: "):
                 step(x[chosen], y[chosen])
@@ -879,7 +879,7 @@ def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
     twin = mlp()
     step = twin.trainer(fastopt.Adam(twin.params, lr=0.01))
-    for chosen in [*nn.batches(45, 8, np.random.default_rng([0, 0]))][:4]:
+    for chosen in [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0]))][:4]:
         step(samples[0][chosen], samples[1][chosen])
     assert bits(model.params, model.state) == bits(twin.params, twin.state)
 
@@ -1766,14 +1766,14 @@ def test_lists_are_printed_as_text():
     assert out.getvalue().startswith("gather")
 
 
-def test_batches_by_arithmetic_are_those_of_the_generator():
+def test_batches_by_arithmetic():
     for n in range(1, 20):
         for size in range(1, n + 2):
             order = np.random.default_rng(0).permutation(n)
-            each, wanted = Batches(order, size), [*nn.batches(n, size, np.random.default_rng(0))]
-            assert [each[i].tolist() for i in range(len(each))] == [chosen.tolist() for chosen in wanted]
+            each = [*Batches(order, size)]
+            assert np.concatenate(each).tolist() == order.tolist()
             for i in range(len(each)):
-                assert {len(chosen) for chosen in wanted[i : i + each.alike(i)]} == {len(wanted[i])}
+                assert {len(chosen) for chosen in each[i : i + Batches(order, size).alike(i)]} == {len(each[i])}
 
 
 @pytest.mark.parametrize(
@@ -1793,7 +1793,7 @@ def test_losses_by_name_and_class(loss, kind, samples, rng, monkeypatch):
     model.fit(x, y, batch_size=8, loss=loss)
     made.clear()
     step = twin.trainer("adam", loss)
-    for chosen in nn.batches(40, 8, np.random.default_rng([0, 0])):
+    for chosen in nn.Shuffled(40, 8).epoch(np.random.default_rng([0, 0])):
         step(x[chosen], y[chosen])
     assert bits(model.params, model.state) == bits(twin.params, twin.state)
     assert len(made) == 1

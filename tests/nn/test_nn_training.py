@@ -12,8 +12,8 @@ import pytest
 import fastopt
 from fastopt import data, nn
 from fastopt.nn.arguments import BY_NAME
+from fastopt.nn.batches import Shuffled, count_batches
 from fastopt.nn.targets import count_right
-from fastopt.nn.training import batches, count_batches
 from fastopt.schedules import bind, cosine
 
 
@@ -69,7 +69,7 @@ def test_count_right(rng, dtype):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 12, 13])
 def test_count_batches(n):
     for size in range(1, n + 3):
-        assert count_batches(n, size) == len(list(batches(n, size, np.random.default_rng(0))))
+        assert count_batches(n, size) == len(list(Shuffled(n, size).epoch(np.random.default_rng(0))))
 
 
 class Spy(nn.Layer):
@@ -132,7 +132,7 @@ def test_a_bound_optimizer_goes_on(samples):
     ],
 )
 def test_a_lone_last_sample_joins_the_batch_before(n, size, wanted, rng):
-    parts = list(batches(n, size, rng))
+    parts = list(Shuffled(n, size).epoch(rng))
     assert [len(part) for part in parts] == wanted
     assert sorted(np.concatenate(parts)) == list(range(n))
 
