@@ -1027,6 +1027,34 @@ def _whitened(torch: Any, x: Any, size: Any, eps: Any, p: Any) -> Any:
     return p["scale"] * white.movedim(0, 1).reshape(x.shape) + p["shift"]
 
 
+def _fitted(layer: Any, *shape: int) -> Any:
+    """A layer that has learnt statistics of data that are neither centred nor alike."""
+    return layer.fit(_unlike(*shape))
+
+
+def _unlike(*shape: int) -> Array:
+    x = normal(np.float64)(40, *shape)
+    return x * np.linspace(0.5, 2, shape[-1]) + x.mean(axis=-1, keepdims=True) + np.linspace(-1, 3, shape[-1])
+
+
+def _by_moments(torch: Any, x: Any, axes: tuple[int, ...], *, scaled: bool) -> Any:
+    """Without the mean of those data over some axes, and by their deviation."""
+    seen = torch.tensor(_unlike(*x.shape[1:]))
+    y = x - seen.mean(dim=axes)
+    return y / seen.std(dim=axes, correction=0) if scaled else y
+
+
+def _by_eigenvectors(torch: Any, x: Any, kind: str, components: int | None, eps: float) -> Any:
+    seen = torch.tensor(_unlike(*x.shape[1:])).flatten(1)
+    _, sizes, turned = torch.linalg.svd(seen - seen.mean(dim=0), full_matrices=False)
+    turned = turned[:components]
+    turned = turned * turned.gather(1, turned.abs().argmax(dim=1, keepdim=True)).sign()
+    y = (x.flatten(1) - seen.mean(dim=0)) @ turned.T
+    if kind != "decorrelate":
+        y = y / (sizes[:components] ** 2 / (len(seen) - 1) + eps).sqrt()
+    return (y @ turned).reshape(x.shape) if kind == "zca" else y
+
+
 #: Layers and the shape of an input to each; and where PyTorch has the same, that, of an input and parameters by name.
 NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] = [
     (nn.Dense(5, activation="relu"), (7,), lambda t, x, p: t.relu(x @ p["weight"] + p["bias"])),
@@ -1078,6 +1106,17 @@ NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] =
      lambda t, x, p: _torch_conv(t, x, _weight_of(t, p), p["layer.bias"], padding=1)),
     (nn.DecorrelatedBatchNorm(4, eps=1e-3), (8,), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
     (nn.DecorrelatedBatchNorm(4, eps=1e-3), (3, 2, 4), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
+    (_fitted(nn.Center(), 6), (6,), lambda t, x, p: _by_moments(t, x, (0,), scaled=False)),
+    (_fitted(nn.Center("pixel"), 4, 5, 3), (4, 5, 3), lambda t, x, p: _by_moments(t, x, (0,), scaled=False)),
+    (nn.Center("image"), (4, 5, 3), lambda t, x, p: x - x.mean(dim=(1, 2, 3), keepdim=True)),
+    (_fitted(nn.Standardize(), 4, 5, 3), (4, 5, 3), lambda t, x, p: _by_moments(t, x, (0, 1, 2), scaled=True)),
+    (_fitted(nn.Standardize("feature"), 6), (6,), lambda t, x, p: _by_moments(t, x, (0,), scaled=True)),
+    (nn.Standardize("image"), (4, 5, 3),
+     lambda t, x, p: t.nn.functional.layer_norm(x, (4, 5, 3), eps=1e-12)),
+    *(
+        (_fitted(nn.Whiten(*options), 2, 3, 2), (2, 3, 2), lambda t, x, p, o=options: _by_eigenvectors(t, x, *o))
+        for options in (("pca", 5, 0.0), ("zca", None, 0.1), ("zca", 3, 1e-5), ("decorrelate", None, 0.0))
+    ),
     (nn.Residual(nn.Conv2D(3), nn.Conv2D(3, 1)), (6, 7, 3),
      lambda t, x, p: t.relu(_torch_conv(t, x, p["body.weight"], p["body.bias"], padding=1)
                             + _torch_conv(t, x, p["shortcut.weight"], p["shortcut.bias"]))),
@@ -1144,6 +1183,9 @@ NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] =
         (nn.WeightNorm(nn.Dense(3, activation="relu")), (5,)),
         (nn.WeightNorm(nn.Conv2D(4, size=(3, 2), stride=2, groups=2)), (4, 5, 2)),
         (nn.DecorrelatedBatchNorm(), (3,)),
+        (nn.Center(per="pixel"), (3, 2, 4)),
+        (_fitted(nn.Standardize(eps=0.1), 5), (5,)),
+        (nn.Whiten(components=3), (5,)),
         (nn.DecorrelatedBatchNorm(2, eps=0.01, momentum=0.3), (4,)),
         (nn.DecorrelatedBatchNorm(size=2), (3, 2, 4)),
         (nn.Residual(nn.Dense(4, init=nn.Orthogonal(2.0))), (4,)),

@@ -23,6 +23,7 @@ from fastopt.nn import (
     monitor,
     norms,
     pooling,
+    preprocessing,
     residual,
     trace,
     training,
@@ -39,6 +40,7 @@ from fastopt.nn.lsuv import lsuv
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
 from fastopt.nn.pooling import *
+from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
 from fastopt.nn.trace import *
@@ -56,6 +58,7 @@ __all__ = [
     *model.__all__,
     *norms.__all__,
     *pooling.__all__,
+    *preprocessing.__all__,
     *residual.__all__,
     *trace.__all__,
     *training.__all__,

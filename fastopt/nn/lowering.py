@@ -31,7 +31,7 @@ import numpy as np
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.kernel import kernel
-from fastopt.nn import activations, dropouts, embedding, layers, norms, pooling, residual
+from fastopt.nn import activations, dropouts, embedding, layers, norms, pooling, preprocessing, residual
 from fastopt.nn.layers import Layer
 from fastopt.nn.stack import Stack
 
@@ -857,6 +857,94 @@ def _residual(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer)
             return None
         dx = p.like(x)
         p.call(F.add, terms[-2], terms[-1], out=dx, over=terms[-2])
+        return dx
+
+    return y, backward
+
+
+@lowering(preprocessing.Center)
+def _center(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    def by_image(x: Buffer) -> Buffer:
+        pixels = math.prod(x.shape[1:])
+        turned, sums, y = p.empty((pixels, p.n, 1)), p.empty((p.n,)), p.like(x)
+        columns, negative = turned.reshape(pixels, p.n), p.like(sums)
+        p.call(F.swap_axes, x.reshape(p.n, pixels, 1), out=turned)
+        p.call(F.bias_backward, columns, out=sums)
+        p.call(F.scale, sums, -1 / pixels, out=negative)
+        centred = p.like(columns)
+        p.call(F.bias_forward, columns, negative, out=centred, over=columns)
+        p.call(F.swap_axes, centred.reshape(pixels, p.n, 1), out=y.reshape(p.n, pixels, 1))
+        return y
+
+    if layer.per == "image":
+        return by_image(x), lambda dy, need: by_image(dy) if need else None
+    mean = layer.state["mean"]
+    negative, y = p.empty(mean.shape), p.like(x)
+    rows = x.reshape(-1, *mean.shape)
+    p.call(F.scale, mean, -1.0, out=negative)
+    p.call(F.bias_forward, rows, negative, out=y.reshape(*rows.shape))
+    return y, lambda dy, need: dy
+
+
+@lowering(preprocessing.Standardize)
+def _standardize(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    y = p.like(x)
+    if layer.per == "image":
+        mean, inv_std = p.empty((p.n,), np.float64), p.empty((p.n,), np.float64)
+        how = layer.options_of_images(x.shape)
+        made = p.call(F.layer_norm_forward, x, **how, out=y, mean=mean, inv_std=inv_std)
+
+        def by_image(dy: Buffer, need: bool) -> Any:
+            if not need:
+                return None
+            dx = p.like(x)
+            p.call(F.group_norm_backward, dy, Result(made, 1, (x, mean, inv_std)), out=dx)
+            return dx
+
+        return y, by_image
+    moments = layer.state["mean"], layer.state["var"]
+    shape = -1, *moments[0].shape
+    rows = x.reshape(*shape)
+    p.call(
+        F.batch_norm_forward,
+        rows,
+        None,
+        None,
+        *moments,
+        axis=-1,
+        training=False,
+        eps=layer.eps,
+        out=y.reshape(*shape),
+    )
+
+    def backward(dy: Buffer, need: bool) -> Any:
+        if not need:
+            return None
+        dx, unused = p.like(x), {"dscale": p.empty(shape[1:]), "dshift": p.empty(shape[1:])}
+        into = dx.reshape(*shape)
+        p.call(
+            F.batch_norm_inference_backward, dy.reshape(*shape), rows, None, *moments, eps=layer.eps, out=into, **unused
+        )
+        return dx
+
+    return y, backward
+
+
+@lowering(preprocessing.Whiten)
+def _whiten(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    mean, weight = layer.state["mean"], layer.state["weight"]
+    negative, y = p.empty(mean.shape), p.empty((p.n, *layer.output_shape(x.shape[1:])))
+    rows = x.reshape(p.n, *mean.shape)
+    centred = p.like(rows)
+    p.call(F.scale, mean, -1.0, out=negative)
+    p.call(F.bias_forward, rows, negative, out=centred)
+    p.call(F.matmul, centred, weight, y.reshape(p.n, weight.shape[1]))
+
+    def backward(dy: Buffer, need: bool) -> Any:
+        if not need:
+            return None
+        dx = p.like(x)
+        p.call(F.matmul, dy.reshape(p.n, weight.shape[1]), weight, dx.reshape(*rows.shape), transpose_b=True)
         return dx
 
     return y, backward

@@ -13,7 +13,7 @@ import numpy as np
 from fastopt import checks, dialects, files
 from fastopt.checks import Array
 from fastopt.dialects import spelled
-from fastopt.nn import arguments
+from fastopt.nn import arguments, preprocessing
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.init import at_most
@@ -236,12 +236,42 @@ class Sequential(Compiled):
         True
         """
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
+        if waiting := preprocessing.unadapted(self):
+            raise ValueError(f"{waiting[0]!r} must adapt before steps are taken: call model.adapt(x_train)")
         made = arguments.bound(self, optimizer)
         if getattr(made, "needs_closure", False):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
             )
         return Trainer(self, made, loss, on_nonfinite)
+
+    def adapt(self, x: Array) -> None:
+        """Let `Center`, `Standardize` and `Whiten` among the layers learn from data, each from the outputs of the
+        layers before it; `fit` does so for those that have not adapted yet.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs, of the training data alone: of others, evaluation would be told what it must not know.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where inputs do not fit the model or are not finite, no layer learns from data, or one is within another
+            layer that is no `Sequential`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> model = nn.Sequential([nn.Standardize(), nn.Dense(2)], (1,))
+        >>> model.adapt(np.array([[1.0], [3.0]]))
+        >>> model.state["0.mean"].tolist(), model.state["0.var"].tolist()
+        ([2.0], [1.0])
+        """
+        x = self.rows("x", x)
+        if not preprocessing.adapt(self, x):
+            raise ValueError("the model must have a layer that adapts: nn.Center, nn.Standardize or nn.Whiten")
 
     if not TYPE_CHECKING:  # which knows what is there
 

@@ -22,6 +22,7 @@ from fastopt.dialects import Spelled
 from fastopt.nn import arguments
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss
+from fastopt.nn.preprocessing import adapt
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import are_labels
@@ -595,6 +596,7 @@ def fit(
         on_nonfinite=on_nonfinite,
         **settings,
     )
+    adapt(model, x, anew=False)
     history = run.go()
     if run.interrupted:
         print(f"fastopt: {history.stopped}; weights and history are kept", file=sys.stderr)

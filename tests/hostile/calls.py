@@ -691,7 +691,10 @@ def _samples(memory: Memory) -> dict[str, Any]:
 def _of_model(method: str) -> Maker:
     def make(memory: Memory, rng: random.Random) -> Call:
         model, arguments = _model(), _samples(memory)
-        if method == "fit":
+        if method == "adapt":
+            model = nn.Sequential([nn.Standardize(), nn.Dense(3)], (6,))
+            arguments = {"x": arguments["x"]}
+        elif method == "fit":
             weights = {"sample_weight": memory.array(np.ones(8)), "class_weight": [1.0, 2.0, 3.0]}
             arguments |= {"epochs": 1, "batch_size": 4, "optimizer": "adam", "seed": 3, "accumulate": 1} | (
                 weights if rng.random() < 0.3 else {}
@@ -724,7 +727,9 @@ def _load_model(memory: Memory, rng: random.Random) -> Call:
 
 
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
-CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "copy", "save")}
+CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "copy", "save", "adapt")}
+plain("nn.preprocessing_picture", nn.preprocessing_picture,
+      lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
 plain("nn.batches", nn.batches,
       lambda x, rng: {"n": 20, "batch_size": 4, "rng": np.random.default_rng(1)})  # fmt: skip
 

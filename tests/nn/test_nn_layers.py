@@ -92,8 +92,9 @@ def test_in_float32(case, rng):
     single = decode(json.loads(json.dumps(encode(layer, []))), [])
     single.build(shape, rng, np.dtype(np.float32))
     for one, other in zip(single.walk(), layer.walk(), strict=True):
-        for name, array in one.params.items():
-            array[...] = other.params[name]
+        for mine, given in ((one.params, other.params), (one.state, other.state)):
+            for name, array in mine.items():
+                array[...] = given[name]
         if isinstance(one, nn.Dropout):
             one.seed = other.seed
     x = inputs(layer, rng, N, *shape).astype(np.float32).astype(np.float64)
