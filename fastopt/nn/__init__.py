@@ -11,6 +11,7 @@ True
 from fastopt.nn import (
     activations,
     callbacks,
+    convolutions,
     curvature,
     debug,
     dropouts,
@@ -25,11 +26,13 @@ from fastopt.nn import (
     pooling,
     preprocessing,
     residual,
+    shapes,
     trace,
     training,
 )
 from fastopt.nn.activations import *
 from fastopt.nn.callbacks import *
+from fastopt.nn.convolutions import *
 from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
 from fastopt.nn.init import *
@@ -43,12 +46,14 @@ from fastopt.nn.pooling import *
 from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
+from fastopt.nn.shapes import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
 
 __all__ = [
     *activations.__all__,
     *callbacks.__all__,
+    *convolutions.__all__,
     *dropouts.__all__,
     *embedding.__all__,
     *init.__all__,
@@ -60,6 +65,7 @@ __all__ = [
     *pooling.__all__,
     *preprocessing.__all__,
     *residual.__all__,
+    *shapes.__all__,
     *trace.__all__,
     *training.__all__,
     "Program",

@@ -587,7 +587,10 @@ plain("landscape.descend", landscape.descend, lambda x, rng: dict(_DESCENT))
 _VECTORS, _SQUARES = (6,), (6, 6, 4)
 #: Layers with the arguments that they need, and the shape of their inputs.
 LAYERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "Conv1D": ({"filters": 16}, (6, 4)),
     "Conv2D": ({"filters": 16, "size": 3}, _SQUARES),
+    "Conv2DTranspose": ({"filters": 4}, _SQUARES),
+    "Reshape": ({"shape": (3, -1)}, _VECTORS),
     "DecorrelatedBatchNorm": ({"size": 3}, _VECTORS),
     "Dense": ({"units": 3}, _VECTORS),
     "Dropout": ({"p": 0.5}, _VECTORS),
@@ -599,7 +602,15 @@ LAYERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "WeightNorm": ({"layer": nn.Dense(3)}, _VECTORS),
     **{
         name: ({}, _SQUARES)
-        for name in ("AveragePool2D", "Flatten", "GlobalAveragePool2D", "InstanceNorm", "MaxPool2D")
+        for name in (
+            "AveragePool2D",
+            "Flatten",
+            "GlobalAveragePool2D",
+            "GlobalMaxPool2D",
+            "InstanceNorm",
+            "MaxPool2D",
+            "ZeroPadding2D",
+        )
     },
 }
 
