@@ -29,6 +29,7 @@ from fastopt.nn import (
     shapes,
     trace,
     training,
+    transfer,
 )
 from fastopt.nn.activations import *
 from fastopt.nn.callbacks import *
@@ -49,6 +50,7 @@ from fastopt.nn.residual import *
 from fastopt.nn.shapes import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
+from fastopt.nn.transfer import *
 
 __all__ = [
     *activations.__all__,
@@ -68,6 +70,7 @@ __all__ = [
     *shapes.__all__,
     *trace.__all__,
     *training.__all__,
+    *transfer.__all__,
     "Program",
     "curvature",
     "debug",

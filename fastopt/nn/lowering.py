@@ -670,7 +670,7 @@ def _conv2d_transpose(p: Writer, at: Place, layer: Any, followers: Followers, x:
     weight, how, dilation = layer.params["weight"], layer.how, layer.dilation
     channels, inputs = x.shape[3], math.prod(weight.shape[:3])
     y = p.empty((p.n, *layer.output_shape(x.shape[1:])))
-    patches = F.patches_shape(y.shape, *how, dilation=dilation)
+    patches = F.patches_shape(y.shape, layer.size, layer.stride, layer.padding, dilation)
     columns, rows = p.empty(patches), x.reshape(math.prod(x.shape[:3]), channels)
     into = columns.reshape(rows.shape[0], inputs)
     p.call(F.matmul, rows, weight.reshape(inputs, channels), into, transpose_b=True)

@@ -702,7 +702,11 @@ def _samples(memory: Memory) -> dict[str, Any]:
 def _of_model(method: str) -> Maker:
     def make(memory: Memory, rng: random.Random) -> Call:
         model, arguments = _model(), _samples(memory)
-        if method == "adapt":
+        if method == "features":
+            arguments = {"layer": -2}
+        elif method == "with_head":
+            arguments = {"layers": [nn.Dense(2)], "drop": 1, "seed": 3}
+        elif method == "adapt":
             model = nn.Sequential([nn.Standardize(), nn.Dense(3)], (6,))
             arguments = {"x": arguments["x"]}
         elif method == "fit":
@@ -738,7 +742,11 @@ def _load_model(memory: Memory, rng: random.Random) -> Call:
 
 
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
-CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "copy", "save", "adapt")}
+CALLS |= {
+    f"nn.Sequential.{name}": _of_model(name)
+    for name in ("evaluate", "predict", "copy", "save", "adapt", "features", "with_head")
+}
+plain("nn.groups_by_depth", nn.groups_by_depth, lambda x, rng: {"model": _model(), "factor": 0.5})
 plain("nn.preprocessing_picture", nn.preprocessing_picture,
       lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
 plain("nn.batches", nn.batches,
