@@ -4,8 +4,8 @@
     python examples/transfer.py --seeds 1
 
 Digits stand anywhere in their images, somewhat turned. A small CNN learns 0 to 4 from many such images, upright (alike)
-or turned by 90 degrees (different), and is then to tell 5 to 9 by 10 or 100 images of each: from nothing; by a new
-head on what it has learnt, which stays as it is; with the last convolutions learning, too; with all layers learning, the
+or turned by 90 degrees (different), and is then to tell 5 to 9 by 10 or 100 images of each: from nothing; by a new head
+on what it has learnt, which stays as it is; with the last convolutions learning, too; with all layers learning, the
 lower ones more slowly. The table has the mean accuracy on held-out images.
 """
 

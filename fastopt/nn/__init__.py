@@ -16,6 +16,7 @@ from fastopt.nn import (
     debug,
     dropouts,
     embedding,
+    exchange,
     init,
     layers,
     losses,
@@ -36,6 +37,7 @@ from fastopt.nn.callbacks import *
 from fastopt.nn.convolutions import *
 from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
+from fastopt.nn.exchange import *
 from fastopt.nn.init import *
 from fastopt.nn.layers import *
 from fastopt.nn.losses import *
@@ -58,6 +60,7 @@ __all__ = [
     *convolutions.__all__,
     *dropouts.__all__,
     *embedding.__all__,
+    *exchange.__all__,
     *init.__all__,
     *layers.__all__,
     *losses.__all__,

@@ -31,10 +31,10 @@ _PART = 2**20
 #: What is added to the variance of an image at least, so that an image of one colour becomes zeros.
 _LEAST_OF_IMAGES = 1e-12
 
-Self = TypeVar("Self", bound="_Preprocessing")
+Self = TypeVar("Self", bound="LearnsFromData")
 
 
-class _Preprocessing(Layer):
+class LearnsFromData(Layer, loadable=False):
     """The base of these layers: `adapt`, and the protocol of scikit-learn's transformers."""
 
     def __init__(self) -> None:
@@ -323,7 +323,7 @@ def _mean(x: Array, width: int) -> Array:
 # ---- Mean and variance ----------------------------------------------------------------------------------------
 
 
-class _Moments(_Preprocessing):
+class _Moments(LearnsFromData, loadable=False):
     """The base of `Center` and `Standardize`."""
 
     def __init__(self, per: Per) -> None:
@@ -503,7 +503,7 @@ class Standardize(_Moments):
 # ---- Whitening --------------------------------------------------------------------------------------------------
 
 
-class Whiten(_Preprocessing):
+class Whiten(LearnsFromData):
     """Inputs without correlation, all of variance 1: ``y = (x − mean) · V·(Λ + eps)^(−1/2)``, with the covariance VΛVᵀ.
 
     Inputs of more axes, such as images, are taken as vectors. Until it has adapted, by `Sequential.adapt`,
@@ -639,7 +639,7 @@ def adapt(model: Stack, x: Array, *, anew: bool = True) -> bool:
     ValueError
         Where one of them is in a layer that is no `Sequential`: its inputs are then known to that layer alone.
     """
-    wanted = [each for each in model.walk() if isinstance(each, _Preprocessing)] if anew else unadapted(model)
+    wanted = [each for each in model.walk() if isinstance(each, LearnsFromData)] if anew else unadapted(model)
     there = bool(wanted)
     reached = _reached(model)
     hidden = next((each for each in wanted if all(each is not other for other in reached)), None)
@@ -652,20 +652,20 @@ def adapt(model: Stack, x: Array, *, anew: bool = True) -> bool:
     return there
 
 
-def unadapted(model: Stack) -> list[_Preprocessing]:
+def unadapted(model: Stack) -> list[LearnsFromData]:
     """The layers of a model that are still to learn from data."""
-    return [each for each in model.walk() if isinstance(each, _Preprocessing) and not each.adapted]
+    return [each for each in model.walk() if isinstance(each, LearnsFromData) and not each.adapted]
 
 
 def _reached(stack: Stack) -> list[Layer]:
     """The preprocessing layers in a stack and in the stacks in it."""
     found: list[Layer] = []
     for layer in stack.layers:
-        found += [layer] if isinstance(layer, _Preprocessing) else _reached(layer) if isinstance(layer, Stack) else []
+        found += [layer] if isinstance(layer, LearnsFromData) else _reached(layer) if isinstance(layer, Stack) else []
     return found
 
 
-def _adapt(stack: Stack, dtype: np.dtype[Any], x: Array, wanted: list[_Preprocessing]) -> None:
+def _adapt(stack: Stack, dtype: np.dtype[Any], x: Array, wanted: list[LearnsFromData]) -> None:
     """The same; what has adapted leaves the list."""
     for layer in stack.layers:
         if not wanted:
@@ -719,7 +719,7 @@ def preprocessing_picture(x: Array, *, path: str | os.PathLike[str] | None = Non
     if x.ndim != 2 or x.shape[1] != 2:
         raise ValueError(f"x must have shape (n, 2), got {x.shape}")
     target = None if path is None else os.fspath(path)
-    kinds: list[tuple[str, _Preprocessing | None]] = [
+    kinds: list[tuple[str, LearnsFromData | None]] = [
         ("original", None),
         ("centred", Center()),
         ("decorrelated", Whiten("decorrelate")),

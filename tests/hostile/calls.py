@@ -746,6 +746,10 @@ CALLS |= {
     f"nn.Sequential.{name}": _of_model(name)
     for name in ("evaluate", "predict", "copy", "save", "adapt", "features", "with_head")
 }
+plain("nn.load_torch", nn.load_torch,
+      lambda x, rng: {"model": _model(), "state": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
+plain("nn.to_torch_state", nn.to_torch_state,
+      lambda x, rng: {"model": _model(), "like": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
 plain("nn.groups_by_depth", nn.groups_by_depth, lambda x, rng: {"model": _model(), "factor": 0.5})
 plain("nn.preprocessing_picture", nn.preprocessing_picture,
       lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
