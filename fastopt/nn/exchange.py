@@ -34,7 +34,7 @@ _AXES: dict[type[Layer], tuple[int, ...]] = {
     convolutions.Conv2DTranspose: (2, 3, 1, 0),
     embedding.Embedding: (0, 1),
 }
-#: Modules that are told from each other by the number of axes of their weight, and whether there are running statistics.
+#: Kinds of modules by the number of axes of their weight.
 _KINDS = {2: "matrices", 3: "convolutions of sequences", 4: "convolutions of images", 1: "norms or slopes"}
 
 
@@ -329,7 +329,7 @@ def load_torch(
     model.check_built()
     modules = _modules(_read(state))
     changes: list[tuple[Array, Array | float]] = []
-    pairs = dict((leaf.prefix, (leaf, module)) for leaf, module in _paired(_leaves(model), modules, names))
+    pairs = {leaf.prefix: (leaf, module) for leaf, module in _paired(_leaves(model), modules, names)}
     for prefix, (leaf, module) in pairs.items():
         arrays = dict(modules[module])
         for place in leaf.places:
@@ -346,8 +346,8 @@ def load_torch(
             changes.append((place.array, place.to_ours(value)))
         if arrays:
             raise ValueError(
-                f"layer {prefix} {type(leaf.layer).__name__} must have a place for all of {module or 'the module'}, but "
-                f"has none for {', '.join(arrays)}"
+                f"layer {prefix} {type(leaf.layer).__name__} must have a place for all of {module or 'the module'}, "
+                f"but has none for {', '.join(arrays)}"
             )
     for array, new in changes:
         array[...] = new

@@ -25,6 +25,7 @@ import numpy as np
 from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, softmax_cross_entropy
@@ -428,7 +429,7 @@ class Compiled(Stack, loadable=False):
         self.programs.setdefault(key, []).append(found)
 
     @spelled
-    def predict(self, x: Array, *, batch_size: int = 256) -> Array:
+    def predict(self, x: Array, *, batch_size: int = 256, views: Views | None = None) -> Array:
         """The outputs in inference.
 
         Parameters
@@ -436,6 +437,9 @@ class Compiled(Stack, loadable=False):
         x : ndarray (n, …)
             Inputs; converted to the model's type.
         batch_size : int, default 256
+        views : Views, optional
+            Several views of images, such as `fastopt.data.augment.ten_crop`, whose outputs are averaged; those then
+            have the model's shape, and `x` may be larger.
 
         Returns
         -------
@@ -447,8 +451,11 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs do not fit the model.
         """
+        size = checks.integer("batch_size", batch_size, 1)
+        if views is not None:
+            return average(lambda view: self.predict(view, batch_size=size), x, views)
         x = self.rows("x", x)
-        size, n = checks.integer("batch_size", batch_size, 1), len(x)
+        n = len(x)
         output = np.empty((n, *self.shapes[-1]), self.dtype)
         if n <= size:
             if n:

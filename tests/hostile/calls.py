@@ -719,7 +719,7 @@ def _of_model(method: str) -> Maker:
         elif method == "evaluate":
             arguments |= {"batch_size": 4}
         elif method == "predict":
-            arguments = {"x": arguments["x"], "batch_size": 4}
+            arguments = {"x": arguments["x"], "batch_size": 4, "views": None}
         elif method == "copy":
             arguments = {"dtype": np.float64}
         elif method == "save":
