@@ -1,10 +1,11 @@
 """Small networks on the digits: the time per step of a whole `fit`, shuffling and accuracy included.
 
-Rivals in their fastest form: JAX with each epoch as one jitted, donated `lax.scan` over batches that are permuted outside
-of it, with one-hot labels, the best of unrolled and not, the loss alone; scikit-learn's `MLPClassifier.fit`; PyTorch with
-fused Adam; for a single sample, five lines of NumPy, and PyTorch in inference mode.
+Rivals in their fastest form: JAX with each epoch as one jitted, donated `lax.scan` over batches that are permuted
+outside of it, with one-hot labels, the best of unrolled and not, the loss alone; scikit-learn's `MLPClassifier.fit`;
+PyTorch with fused Adam; for a single sample, five lines of NumPy, and PyTorch in inference mode.
 """
 
+import itertools
 import statistics
 import time
 import warnings
@@ -42,7 +43,7 @@ def jax_scan(x, y, hidden, batch, unroll):
     import jax.numpy as jnp
 
     widths, key, params = [x.shape[1], *hidden, 10], jax.random.PRNGKey(0), []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         key, own = jax.random.split(key)
         params.append((jax.random.normal(own, (inputs, outputs)) * np.sqrt(2 / inputs), jnp.zeros(outputs)))
     images, labels = jnp.asarray(x), jax.nn.one_hot(jnp.asarray(y), 10)
@@ -96,7 +97,7 @@ def pytorch(x, y, hidden, batch):
     import torch
 
     widths, layers = [x.shape[1], *hidden, 10], []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
     model = torch.nn.Sequential(*layers[:-1])
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -171,9 +172,6 @@ def around(hidden, batch, per_step):
 
 def one_sample(rounds):
     """`predict` of one sample by an MLP 784-256-128-10."""
-    widths, layers = (784, 256, 128, 10), []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
-        layers.append((inputs, outputs))
     model = nn.Sequential([nn.Dense(256, activation="relu"), nn.Dense(128, activation="relu"), nn.Dense(10)], (784,))
     x = np.random.default_rng(0).normal(size=(1, 784)).astype(np.float32)
     params = [model.params[f"{i}.{kind}"] for i in range(3) for kind in ("weight", "bias")]

@@ -4,7 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- Rows of samples ---------------------------------------------------------------------------------------------- */
+/* ---- Rows of samples ----------------------------------------------------------------------------------------------
+ */
 
 #define FROM uint8_t
 #include "convert.inc"
@@ -38,7 +39,8 @@ static void gather(const struct fastopt_item *item, const int64_t *order, size_t
     }
 }
 
-/* ---- What stops a batch ------------------------------------------------------------------------------------------- */
+/* ---- What stops a batch -------------------------------------------------------------------------------------------
+ */
 
 int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
 {
@@ -57,7 +59,8 @@ int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
     return carry >> 63 == 0;
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------------------------- */
+/* ---- Steps --------------------------------------------------------------------------------------------------------
+ */
 
 double fastopt_norm(const double *numbers, size_t n)
 {
@@ -124,7 +127,8 @@ static int step(struct fastopt_plan *plan)
     return 1;
 }
 
-/* ---- The list ----------------------------------------------------------------------------------------------------- */
+/* ---- The list -----------------------------------------------------------------------------------------------------
+ */
 
 /* Does an item for a batch; returns whether the batch may go on. */
 static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows, size_t batch, uint64_t pass)
@@ -152,8 +156,8 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
     return 0;
 }
 
-size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
+size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                         size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
 {
     for (size_t batch = first_batch; batch < first_batch + batches; ++batch)
         for (size_t i = begin; i < end; ++i)

@@ -19,7 +19,7 @@ from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.init import at_most
 from fastopt.nn.layers import Layer
-from fastopt.nn.losses import LossLike, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
@@ -197,27 +197,33 @@ class Sequential(Compiled):
             on_nonfinite=on_nonfinite,
         )
 
+    @spelled
     def trainer(
         self,
         optimizer: OptimizerLike | type[Any] | str = "adam",
         loss: LossLike = softmax_cross_entropy,
         *,
+        lr: float | Schedule | None = None,
         on_nonfinite: Literal["stop", "skip", "ignore"] = "stop",
     ) -> Trainer:
         """Steps of training for a loop of one's own: one call each, of C alone where `fit` has none but that, either.
 
         Parameters
         ----------
-        optimizer : Optimizer or str, default "adam"
+        optimizer : Optimizer, str or class, default "adam"
             As for `fit`; its ``t`` counts the calls, of which dropout masks are a function.
-        loss : callable, default softmax_cross_entropy
+        loss : callable, str or class, default softmax_cross_entropy
+            As for `fit`.
+        lr : float or Schedule, optional
+            As for `fit`.
         on_nonfinite : {"stop", "skip", "ignore"}, default "stop"
             As for `fit`: a step that is skipped returns NaN.
 
         Returns
         -------
         Trainer
-            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it.
+            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it; its
+            attributes are `model`, `optimizer` and `loss`.
 
         Raises
         ------
@@ -240,12 +246,12 @@ class Sequential(Compiled):
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
         if waiting := preprocessing.unadapted(self):
             raise ValueError(f"{waiting[0]!r} must adapt before steps are taken: call model.adapt(x_train)")
-        made = arguments.bound(self, optimizer)
+        made = arguments.bound(self, optimizer, lr)
         if getattr(made, "needs_closure", False):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
             )
-        return Trainer(self, made, loss, on_nonfinite)
+        return Trainer(self, made, named_loss(loss), on_nonfinite)
 
     def features(self, layer: int | str = -2) -> Sequential:
         """A model of the layers up to and with one of these, which it shares: what that layer sees in inputs.
