@@ -274,6 +274,10 @@ _add("bias_relu_dropout_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d),
      kernels=("bias_relu_backward",), outputs=("out", "dbias"), in_place="dy", **_sums,
      options=[{}, {"p": 0.75, "p_is": "keep"}], **_rows | {"bench": ()})
 
+_add("prelu_forward", lambda x, n, d: {"x": x(n, d), "slope": x(d)}, reference.prelu_forward,
+     in_place="x", exact=True, **_rows)
+_add("prelu_backward", lambda x, n, d: {"dy": x(n, d), "x": x(n, d), "slope": x(d)}, reference.prelu_backward,
+     outputs=("out", "terms"), in_place="dy", exact=True, **_rows)
 
 _add("scale_channels", lambda x, n, *shape: {"x": x(n, *shape), "factor": x(n, shape[-1])},
      lambda x, factor: x * factor.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1]), in_place="x", exact=True,
@@ -638,6 +642,27 @@ def _unpool(x: Draw, shape: tuple[int, ...], size: Any, stride: Any) -> Argument
     return {"dy": x(*winner.shape), "winner": winner, "shape": shape, "size": size, "stride": stride}
 
 
+_borders = {"edges": [((0, 4, 4, 3), ((1, 2), (0, 1))), ((2, 5, 7, 33), ((1, 0), (2, 3))), ((2, 3, 4, 2), 1),
+                      ((1, 1, 1, 1), (2, 0)), ((2, 3, 3, 2), 0), ((2, 0, 3, 2), 1), ((2, 3, 0, 2), 1),
+                      ((2, 3, 3, 0), 1)],
+            "threads": [((9, 33, 31, 30), ((1, 2), (3, 0)))], "bench": [(shape, 1) for shape in _IMAGES]}
+
+
+def _sides(padding: Any) -> Any:
+    return F.images.border("padding", padding)
+
+
+def _bordered(shape: tuple[int, ...], padding: Any) -> tuple[int, ...]:
+    rows, columns = _sides(padding)
+    return shape[0], shape[1] + sum(rows), shape[2] + sum(columns), shape[3]
+
+
+_add("pad_forward", lambda x, shape, padding: {"x": x(*shape), "padding": padding},
+     lambda x, padding, value=0.0: reference.pad_forward(x, _sides(padding), value),
+     exact=True, options=[{}, {"value": -math.inf}], **_borders)
+_add("pad_backward",
+     lambda x, shape, padding: {"dy": x(*_bordered(shape, padding)), "shape": shape, "padding": padding},
+     lambda dy, shape, padding: reference.pad_backward(dy, shape, _sides(padding)), exact=True, **_borders)
 _add("max_pool_forward", lambda x, shape, size, stride: {"x": x(*shape), "size": size, "stride": stride},
      reference.max_pool_forward, outputs=("out", "winner"), whole=1, **_pools)
 _add("max_pool_backward", _unpool, reference.max_pool_backward, whole=1, **_pools)
@@ -1027,6 +1052,37 @@ def _whitened(torch: Any, x: Any, size: Any, eps: Any, p: Any) -> Any:
     return p["scale"] * white.movedim(0, 1).reshape(x.shape) + p["shift"]
 
 
+_conv1d: Any = nn.Conv1D
+
+
+def _fitted(layer: Any, *shape: int) -> Any:
+    """A layer that has learnt statistics of data that are neither centred nor alike."""
+    return layer.fit(_unlike(*shape))
+
+
+def _unlike(*shape: int) -> Array:
+    x = normal(np.float64)(40, *shape)
+    return x * np.linspace(0.5, 2, shape[-1]) + x.mean(axis=-1, keepdims=True) + np.linspace(-1, 3, shape[-1])
+
+
+def _by_moments(torch: Any, x: Any, axes: tuple[int, ...], *, scaled: bool) -> Any:
+    """Without the mean of those data over some axes, and by their deviation."""
+    seen = torch.tensor(_unlike(*x.shape[1:]))
+    y = x - seen.mean(dim=axes)
+    return y / seen.std(dim=axes, correction=0) if scaled else y
+
+
+def _by_eigenvectors(torch: Any, x: Any, kind: str, components: int | None, eps: float) -> Any:
+    seen = torch.tensor(_unlike(*x.shape[1:])).flatten(1)
+    _, sizes, turned = torch.linalg.svd(seen - seen.mean(dim=0), full_matrices=False)
+    turned = turned[:components]
+    turned = turned * turned.gather(1, turned.abs().argmax(dim=1, keepdim=True)).sign()
+    y = (x.flatten(1) - seen.mean(dim=0)) @ turned.T
+    if kind != "decorrelate":
+        y = y / (sizes[:components] ** 2 / (len(seen) - 1) + eps).sqrt()
+    return (y @ turned).reshape(x.shape) if kind == "zca" else y
+
+
 #: Layers and the shape of an input to each; and where PyTorch has the same, that, of an input and parameters by name.
 NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] = [
     (nn.Dense(5, activation="relu"), (7,), lambda t, x, p: t.relu(x @ p["weight"] + p["bias"])),
@@ -1048,6 +1104,39 @@ NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] =
      lambda t, x, p: _channels_last(t.nn.functional.max_pool2d(_channels_second(x), (3, 2), (2, 1)))),
     (nn.AveragePool2D((3, 2), (2, 1)), (6, 7, 3),
      lambda t, x, p: _channels_last(t.nn.functional.avg_pool2d(_channels_second(x), (3, 2), (2, 1)))),
+    *(
+        (kind((3, 2), (2, 1), (1, 1), **ours), (6, 7, 3), lambda t, x, p, f=f, o=options: _channels_last(
+            getattr(t.nn.functional, f)(_channels_second(x), (3, 2), (2, 1), (1, 1), **o)))
+        for kind, f, ours, options in (
+            (nn.MaxPool2D, "max_pool2d", {}, {}),
+            (nn.AveragePool2D, "avg_pool2d", {}, {}),
+            (nn.AveragePool2D, "avg_pool2d", {"count_padding": False}, {"count_include_pad": False}),
+        )
+    ),
+    (nn.GlobalMaxPool2D(), (6, 7, 3), lambda t, x, p: x.amax(dim=(1, 2))),
+    (nn.ZeroPadding2D(((1, 0), (2, 3))), (6, 7, 3), lambda t, x, p: t.nn.functional.pad(x, (0, 0, 2, 3, 1, 0))),
+    (nn.Reshape((3, -1)), (6, 7), lambda t, x, p: x.reshape(-1, 3, 14)),
+    *(
+        (_conv1d(**ours), (9, 6), lambda t, x, p, o=options: t.nn.functional.conv1d(
+            x.movedim(-1, 1), p["weight"].permute(2, 1, 0), p["bias"], **o).movedim(1, -1))
+        for ours, options in (
+            ({"filters": 4}, {"padding": 1}),
+            ({"filters": 6, "size": 2, "stride": 2, "padding": 3, "dilation": 3, "groups": 3},
+             {"stride": 2, "padding": 3, "dilation": 3, "groups": 3}),
+        )
+    ),
+    *(
+        (nn.Conv2DTranspose(**ours), (4, 5, 3), lambda t, x, p, o=options: _channels_last(
+            t.nn.functional.conv_transpose2d(_channels_second(x), p["weight"].permute(3, 2, 0, 1), p["bias"], **o)))
+        for ours, options in (
+            ({"filters": 4}, {"padding": 1}),
+            ({"filters": 4, "stride": 2, "output_padding": 1}, {"stride": 2, "padding": 1, "output_padding": 1}),
+            ({"filters": 2, "size": (2, 3), "stride": (3, 2), "padding": "valid", "dilation": (2, 1)},
+             {"stride": (3, 2), "dilation": (2, 1)}),
+        )
+    ),
+    (nn.PReLU(), (6, 7, 3), lambda t, x, p: t.nn.functional.prelu(_channels_second(x), p["slope"]).movedim(1, -1)),
+    (nn.PReLU(0.1, shared=True), (6, 7, 3), lambda t, x, p: t.nn.functional.prelu(x, p["slope"])),
     (nn.GlobalAveragePool2D(), (6, 7, 3), lambda t, x, p: x.mean(dim=(1, 2))),
     (nn.Embedding(9, 4), (5,), lambda t, x, p: t.nn.functional.embedding(x.long(), p["weight"])),
     (nn.ReLU(), (6, 7, 3), lambda t, x, p: t.relu(x)),
@@ -1078,6 +1167,17 @@ NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] =
      lambda t, x, p: _torch_conv(t, x, _weight_of(t, p), p["layer.bias"], padding=1)),
     (nn.DecorrelatedBatchNorm(4, eps=1e-3), (8,), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
     (nn.DecorrelatedBatchNorm(4, eps=1e-3), (3, 2, 4), lambda t, x, p: _whitened(t, x, 4, 1e-3, p)),
+    (_fitted(nn.Center(), 6), (6,), lambda t, x, p: _by_moments(t, x, (0,), scaled=False)),
+    (_fitted(nn.Center("pixel"), 4, 5, 3), (4, 5, 3), lambda t, x, p: _by_moments(t, x, (0,), scaled=False)),
+    (nn.Center("image"), (4, 5, 3), lambda t, x, p: x - x.mean(dim=(1, 2, 3), keepdim=True)),
+    (_fitted(nn.Standardize(), 4, 5, 3), (4, 5, 3), lambda t, x, p: _by_moments(t, x, (0, 1, 2), scaled=True)),
+    (_fitted(nn.Standardize("feature"), 6), (6,), lambda t, x, p: _by_moments(t, x, (0,), scaled=True)),
+    (nn.Standardize("image"), (4, 5, 3),
+     lambda t, x, p: t.nn.functional.layer_norm(x, (4, 5, 3), eps=1e-12)),
+    *(
+        (_fitted(nn.Whiten(*options), 2, 3, 2), (2, 3, 2), lambda t, x, p, o=options: _by_eigenvectors(t, x, *o))
+        for options in (("pca", 5, 0.0), ("zca", None, 0.1), ("zca", 3, 1e-5), ("decorrelate", None, 0.0))
+    ),
     (nn.Residual(nn.Conv2D(3), nn.Conv2D(3, 1)), (6, 7, 3),
      lambda t, x, p: t.relu(_torch_conv(t, x, p["body.weight"], p["body.bias"], padding=1)
                             + _torch_conv(t, x, p["shortcut.weight"], p["shortcut.bias"]))),
@@ -1101,6 +1201,15 @@ NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] =
         (nn.MaxPool2D(), (5, 4, 3)),
         (nn.MaxPool2D(size=(3, 2), stride=(1, 1)), (5, 4, 2)),
         (nn.MaxPool2D(2, stride=3), (6, 7, 2)),
+        (nn.MaxPool2D(3, stride=2, padding="same"), (5, 4, 2)),
+        (nn.AveragePool2D(3, stride=1, padding="same", count_padding=False), (5, 4, 2)),
+        (nn.GlobalMaxPool2D(), (3, 4, 5)),
+        (nn.ZeroPadding2D(), (3, 4, 2)),
+        (nn.ZeroPadding2D(0), (3, 4, 2)),
+        (nn.Reshape((4, 1, 2)), (8,)),
+        (nn.Conv1D(16, 4, activation="relu", padding="valid"), (6, 2)),
+        (nn.Conv2DTranspose(3, (2, 3), activation="relu", bias_init=0.5), (2, 3, 2)),
+        (nn.PReLU(), (5,)),
         (nn.Flatten(), (3, 4, 2)),
         (nn.Flatten(), (6,)),
         (nn.ReLU(), (9,)),
@@ -1144,6 +1253,9 @@ NN: list[tuple[Layer, tuple[int, ...], Callable[[Any, Any, Any], Any] | None]] =
         (nn.WeightNorm(nn.Dense(3, activation="relu")), (5,)),
         (nn.WeightNorm(nn.Conv2D(4, size=(3, 2), stride=2, groups=2)), (4, 5, 2)),
         (nn.DecorrelatedBatchNorm(), (3,)),
+        (nn.Center(per="pixel"), (3, 2, 4)),
+        (_fitted(nn.Standardize(eps=0.1), 5), (5,)),
+        (nn.Whiten(components=3), (5,)),
         (nn.DecorrelatedBatchNorm(2, eps=0.01, momentum=0.3), (4,)),
         (nn.DecorrelatedBatchNorm(size=2), (3, 2, 4)),
         (nn.Residual(nn.Dense(4, init=nn.Orthogonal(2.0))), (4,)),

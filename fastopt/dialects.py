@@ -258,7 +258,7 @@ KEYWORDS: Words = {
         "elsewhere": {"kernel": "size", "filter_size": "size", "n_filters": "filters", "num_filters": "filters"},
     },
     "MaxPool2D, AveragePool2D": {
-        "Keras": {"pool_size": "size", "strides": "stride", "padding": "leave it out: there is none"},
+        "Keras": {"pool_size": "size", "strides": "stride"},
         "PyTorch": {"kernel_size": "size"},
     },
     "Dropout": {"Keras": {"rate": "p", "seed": "nn.Sequential(layers, input_shape, seed=…)"},

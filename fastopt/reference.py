@@ -764,6 +764,25 @@ def depthwise_backward(
     return col2im(weight * spread, x.shape, size, stride, padding, dilation), dweight
 
 
+def pad_forward(x: Array, padding: Any, value: float = 0.0) -> Array:
+    """Images with a border: ``padding`` is ((top, bottom), (left, right))."""
+    return np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)
+
+
+def pad_backward(dy: Array, shape: tuple[int, ...], padding: Any) -> Array:
+    (top, _), (left, _) = padding
+    return dy[:, top : top + shape[1], left : left + shape[2]]
+
+
+def prelu_forward(x: Array, slope: Array) -> Array:
+    return np.where(x > 0, x, slope * x)
+
+
+def prelu_backward(dy: Array, x: Array, slope: Array) -> tuple[Array, Array]:
+    """dx, and the terms whose sum over all but the last axis is dslope."""
+    return np.where(x > 0, dy, slope * dy), np.where(x > 0, 0, x * dy)
+
+
 def max_pool_forward(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
     columns = im2col(x, size, stride)
     n, out_h, out_w, _, _, c = columns.shape

@@ -428,7 +428,7 @@ def test_arguments_by_place():
     ):
         model.fit(np.ones((4, 2)), np.arange(4) % 3, 100, 32)
     with pytest.raises(
-        TypeError, match=r"^Sequential.predict takes x by place, got 2 arguments: write the names of batch_size$"
+        TypeError, match=r"^Sequential.predict takes x by place, got 2 arguments: write the names of batch_size, views$"
     ):
         model.predict(np.ones((4, 2)), 32)
 

@@ -17,6 +17,8 @@ __all__ = [
     "activation_forward",
     "bias_relu_backward",
     "bias_relu_forward",
+    "prelu_backward",
+    "prelu_forward",
     "relu_backward",
     "relu_forward",
     "softmax_backward",
@@ -26,6 +28,8 @@ __all__ = [
 
 _relu_forward = kernel("relu_forward", y="out")
 _relu_backward = kernel("relu_backward", dx="out")
+_prelu_forward = kernel("prelu_forward", y="out")
+_prelu_backward = kernel("prelu_backward", dx="out")
 _bias_relu_forward = kernel("bias_relu_forward", y="out")
 _bias_relu_backward = kernel("bias_relu_backward", dx="out")
 _activation_forward = kernel("activation_forward", y="out")
@@ -96,6 +100,72 @@ def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     array([0., 0., 1.])
     """
     return _relu_backward(dy, y, out)
+
+
+def prelu_forward(x: Array, slope: Array, out: Array | None = None) -> Array:
+    """``y = x``, and ``slope·x`` where x <= 0, with a slope for each column (He et al. 2015, eq. 1).
+
+    Parameters
+    ----------
+    x : ndarray (…, d)
+    slope : ndarray (d,)
+    out : ndarray like `x`, optional
+        Where to write y; may be `x` itself.
+
+    Returns
+    -------
+    y : ndarray like `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prelu_forward(np.array([[-2.0, -2.0], [1.0, 3.0]]), np.array([0.5, 0.0]))
+    array([[-1., -0.],
+           [ 1.,  3.]])
+    """
+    return _prelu_forward(x, slope, out)
+
+
+def prelu_backward(
+    dy: Array, x: Array, slope: Array, out: Array | None = None, terms: Array | None = None
+) -> tuple[Array, Array]:
+    """The gradients of `prelu_forward`; that of the slope as the terms of a sum over rows.
+
+    Parameters
+    ----------
+    dy : ndarray (…, d)
+        The gradient with respect to y.
+    x : ndarray like `dy`
+    slope : ndarray (d,)
+    out : ndarray like `dy`, optional
+        Where to write dx; may be `dy` itself.
+    terms : ndarray like `dy`, optional
+        Where to write those.
+
+    Returns
+    -------
+    dx : ndarray like `dy`
+    terms : ndarray like `dy`
+        ``bias_backward(terms)`` is the gradient of the slope.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dx, terms = prelu_backward(np.ones((2, 1)), np.array([[-2.0], [3.0]]), np.array([0.5]))
+    >>> dx.ravel().tolist(), terms.sum(axis=0).tolist()
+    ([0.5, 1.0], [-2.0])
+    """
+    return _prelu_backward(dy, x, slope, out, terms)
 
 
 def bias_relu_forward(x: Array, bias: Array, out: Array | None = None) -> Array:

@@ -38,6 +38,8 @@ __all__ = [
     "max_pool_backward",
     "max_pool_forward",
     "packed_shape",
+    "pad_backward",
+    "pad_forward",
     "patches_shape",
     "winner_type",
     "winograd_fits",
@@ -251,6 +253,103 @@ def _matrix(array: Array) -> Array:
 
 
 # ---- Pooling ------------------------------------------------------------------------------------------------
+
+_pad_forward = kernel("pad_forward", y="out")
+_pad_backward = kernel("pad_backward", dx="out")
+#: On both sides of height and width.
+Border = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
+
+
+def border(name: str, value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A border as ((top, bottom), (left, right)), checked."""
+    sides = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(sides) != 2:
+        raise ValueError(f"{name} must be an integer, a pair (height, width) or a pair of pairs, got {value!r}")
+    rows, columns = (checks.pair(name, each, 0) for each in sides)
+    return rows, columns
+
+
+def pad_forward(
+    x: Array, padding: Border, value: float = 0.0, out: Array | None = None, *, layout: Layout | None = None
+) -> Array:
+    """Images with a border of one value.
+
+    Parameters
+    ----------
+    x : ndarray (n, h, w, c)
+    padding : int, (int, int) or ((int, int), (int, int))
+        Pixels on each side: all alike, of height and width, or ``((top, bottom), (left, right))``.
+    value : float, default 0.0
+        Minus infinity is one that no maximum takes.
+    out : ndarray (n, top + h + bottom, left + w + right, c), optional
+        Where to write y.
+    layout : {"nhwc", "nchw"}, optional
+        As in `max_pool_forward`.
+
+    Returns
+    -------
+    y : ndarray (n, top + h + bottom, left + w + right, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pad_forward(np.ones((1, 1, 1, 1)), ((1, 0), (0, 2)), 5.0)[0, :, :, 0]
+    array([[5., 5., 5.],
+           [1., 5., 5.]])
+    """
+    if layout is not None:
+        return by_layout(pad_forward, locals())
+    (top, bottom), (left, right) = border("padding", padding)
+    return _pad_forward(x, out, top, bottom, left, right, checks.real("value", value))
+
+
+def pad_backward(
+    dy: Array,
+    shape: tuple[int, int, int, int],
+    padding: Border,
+    out: Array | None = None,
+    *,
+    layout: Layout | None = None,
+) -> Array:
+    """The gradient of `pad_forward`: images without their border.
+
+    Parameters
+    ----------
+    dy : ndarray (n, top + h + bottom, left + w + right, c)
+    shape : tuple of int
+        The shape (n, h, w, c) of x.
+    padding, layout
+        As in `pad_forward`.
+    out : ndarray (n, h, w, c), optional
+        Where to write dx.
+
+    Returns
+    -------
+    dx : ndarray (n, h, w, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule; nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pad_backward(np.arange(3.0).reshape(1, 1, 3, 1), (1, 1, 1, 1), (0, 1)).ravel()
+    array([1.])
+    """
+    if layout is not None:
+        return by_layout(pad_backward, locals())
+    (top, bottom), (left, right) = border("padding", padding)
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 4):
+        raise ValueError(f"shape must be (n, h, w, c), got {shape!r}")
+    return _pad_backward(dy, out, *checks.lengths("shape", shape), top, bottom, left, right)
+
 
 _max_pool_forward = kernel("max_pool_forward", y="out")
 _max_pool_backward = kernel("max_pool_backward", dx="out")

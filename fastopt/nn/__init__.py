@@ -12,10 +12,12 @@ from fastopt.nn import (
     activations,
     batches,
     callbacks,
+    convolutions,
     curvature,
     debug,
     dropouts,
     embedding,
+    exchange,
     init,
     layers,
     losses,
@@ -25,15 +27,20 @@ from fastopt.nn import (
     monitor,
     norms,
     pooling,
+    preprocessing,
     residual,
+    shapes,
     trace,
     training,
+    transfer,
 )
 from fastopt.nn.activations import *
 from fastopt.nn.batches import *
 from fastopt.nn.callbacks import *
+from fastopt.nn.convolutions import *
 from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
+from fastopt.nn.exchange import *
 from fastopt.nn.init import *
 from fastopt.nn.layers import *
 from fastopt.nn.losses import *
@@ -43,17 +50,22 @@ from fastopt.nn.many import *
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
 from fastopt.nn.pooling import *
+from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
+from fastopt.nn.shapes import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
+from fastopt.nn.transfer import *
 
 __all__ = [
     *activations.__all__,
     *batches.__all__,
     *callbacks.__all__,
+    *convolutions.__all__,
     *dropouts.__all__,
     *embedding.__all__,
+    *exchange.__all__,
     *init.__all__,
     *layers.__all__,
     *losses.__all__,
@@ -62,9 +74,12 @@ __all__ = [
     *model.__all__,
     *norms.__all__,
     *pooling.__all__,
+    *preprocessing.__all__,
     *residual.__all__,
+    *shapes.__all__,
     *trace.__all__,
     *training.__all__,
+    *transfer.__all__,
     "Program",
     "curvature",
     "debug",

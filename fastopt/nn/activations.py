@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-from fastopt.nn.layers import Grads, Layer
+from fastopt.nn.layers import Grads, Layer, Shape
 
-__all__ = ["ELU", "GELU", "LeakyReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
+__all__ = ["ELU", "GELU", "LeakyReLU", "PReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
 
 
 class _Activation(Layer):
@@ -59,6 +61,65 @@ class LeakyReLU(_Activation):
 
     def alpha_of_kind(self) -> float:
         return self.slope
+
+
+class PReLU(Layer):
+    """``y = x``, and ``slope·x`` where x < 0, with a slope that is learnt (He et al. 2015, eq. 1).
+
+    Parameters
+    ----------
+    initial : float, default 0.25
+        The slope to begin with.
+    shared : bool, default False
+        Whether there is one slope for all channels, as PyTorch has it, or one for each.
+
+    Attributes
+    ----------
+    params : dict of ndarray
+        ``slope`` (c,), or (1,) where it is shared.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument breaks its rule.
+
+    Notes
+    -----
+    Weight decay pulls the slope to 0, which makes it a ReLU: leave it out of it by a parameter group.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> layer = nn.PReLU()
+    >>> layer.build((2,), np.random.default_rng(0), np.float64)
+    (2,)
+    >>> layer.forward(np.array([[-2.0, 2.0]]))[0]
+    array([[-0.5,  2. ]])
+    """
+
+    def __init__(self, initial: float = 0.25, shared: bool = False) -> None:
+        super().__init__()
+        self.initial = checks.number("initial", initial)
+        self.shared = checks.flag("shared", shared)
+
+    def _build(self, input_shape: Shape, rng: np.random.Generator, dtype: np.dtype[Any]) -> None:
+        self.params["slope"] = np.full(1 if self.shared else input_shape[-1], self.initial, dtype)
+
+    def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
+        return F.prelu_forward(x, self._slopes(x)), x
+
+    def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
+        dx, terms = F.prelu_backward(dy, cache, self._slopes(cache))
+        dslope = F.bias_backward(terms)
+        if self.shared:
+            dslope = F.bias_backward(dslope.reshape(-1, 1))
+        return dx, {"slope": dslope}
+
+    def _slopes(self, x: Array) -> Array:
+        """The slope of each channel."""
+        slope = self.params["slope"]
+        return np.repeat(slope, x.shape[-1]) if self.shared else slope
 
 
 class ELU(_Activation):

@@ -17,6 +17,7 @@ import numpy as np
 from fastopt import checks, files
 from fastopt.averaging import EMA, SWA
 from fastopt.checks import Array
+from fastopt.nn.config import are_alike
 from fastopt.nn.training import Callback as Callback
 from fastopt.nn.training import Run
 from fastopt.schedules import ReduceOnPlateau, Schedule
@@ -289,7 +290,7 @@ class ModelCheckpoint(_Watcher):
                 raise ValueError(f"{name} must be {saved['setting'].get(name)!r} as in {self.path!r}, got {value!r}")
         if saved["epoch"] > run.epochs:
             raise ValueError(f"epochs must be at least {saved['epoch']} as in {self.path!r}, got {run.epochs}")
-        if config != run.model.entries()["config"]:
+        if not are_alike(config, run.model.entries()["config"]):
             raise ValueError(f"the model must be the one in {self.path!r}, got {run.model!r}")
         arrays = run.model.matched(entries)
         states = [(each, state) for each, state in zip(run.callbacks, saved["callbacks"], strict=True) if state]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastopt import checks
@@ -45,3 +46,13 @@ def decode(value: Any, seen: list[Layer | None]) -> Any:
     seen.append(None)
     layer = seen[place] = Layer.classes[kind](**{key: decode(item, seen) for key, item in value.items()})
     return layer
+
+
+def are_alike(saved: str, config: str) -> bool:
+    """Whether a configuration, as JSON, says what a saved one does, which may lack options that came later."""
+    if saved == config:
+        return True
+    try:
+        return json.dumps(encode(decode(json.loads(saved), []), [])) == config
+    except (TypeError, ValueError):  # layers that are not known, or options that are none
+        return False

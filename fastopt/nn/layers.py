@@ -215,12 +215,12 @@ def check_images(layer: Layer, input_shape: Shape) -> None:
         raise ValueError(f"{type(layer).__name__} takes inputs of shape (n, h, w, c), got ({shape})")
 
 
-class _Affine(Layer):
+class Affine(Layer, loadable=False):
     """A product with a weight, and an epilogue of bias, optional ReLU and optional dropout."""
 
     def __init__(self, units: int, activation: Literal["relu"] | None, init: Init, bias_init: Bias) -> None:
         super().__init__()
-        self.activation = None if activation is None else checks.word("activation", activation, ("relu",))
+        self.activation: Any = None if activation is None else checks.word("activation", activation, ("relu",))
         self.init = initial.check(init)
         self.bias_init = initial.check_bias(bias_init, units)
 
@@ -233,7 +233,7 @@ class _Affine(Layer):
         return F.relu_backward(dy, y) if self.activation else dy
 
 
-class Dense(_Affine):
+class Dense(Affine):
     """A dense layer of inputs (n, d): ``y = x @ weight + bias``, with an optional ReLU.
 
     Parameters
@@ -308,7 +308,7 @@ def contiguous(array: Array) -> Array:
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
-class Conv2D(_Affine):
+class Conv2D(Affine):
     """A convolution of images (n, h, w, c), with an optional ReLU.
 
     Computed by `fastopt.functional.conv2d`, in float32 by Winograd's algorithm where it applies; for shapes that this
@@ -486,19 +486,52 @@ class Conv2D(_Affine):
         return self._joined(F.col2im(patches, split, self.size, **how, dilation=self.dilation)), grads
 
 
-class MaxPool2D(Layer):
-    """The maximum of each window of images (n, h, w, c), without padding.
+class Pooling(Layer, loadable=False):
+    """The base of pooling by windows."""
+
+    def __init__(self, size: F.Pair, stride: F.Pair | None, padding: Literal["same", "valid"] | F.Pair) -> None:
+        super().__init__()
+        self.size = checks.pair("size", size, 1)
+        self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
+        if isinstance(padding, str):
+            same = checks.choice("padding", padding, ("same", "valid")) == "same"
+            padding = (self.size[0] // 2, self.size[1] // 2) if same else 0
+        self.padding = checks.pair("padding", padding, 0)
+        if self.padding[0] >= self.size[0] or self.padding[1] >= self.size[1]:
+            raise ValueError(f"padding must be less than size, {self.size}, got {padding!r}")
+
+    def config(self) -> dict[str, Any]:
+        own = super().config()
+        if self.stride == self.size:
+            own["stride"] = None
+        return own | ({"padding": "valid"} if self.padding == (0, 0) else {})
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        check_images(self, input_shape)
+        return (*F.patches_shape((1, *input_shape), self.size, self.stride, self.padding)[1:3], input_shape[2])
+
+    def padded(self, shape: Shape) -> tuple[int, int, int, int]:
+        """The shape (n, h, w, c) of images with their border."""
+        n, h, w, c = shape
+        return n, h + 2 * self.padding[0], w + 2 * self.padding[1], c
+
+
+class MaxPool2D(Pooling):
+    """The maximum of each window of images (n, h, w, c).
 
     Parameters
     ----------
     size : int or (int, int), default 2
     stride : int or (int, int), optional
         `size` where absent.
+    padding : "same", "valid", int or (int, int), default "valid"
+        Pixels on each side that are never the maximum, less than `size`; ``"same"`` is half of the window, which keeps
+        the shape for odd sizes at stride 1.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument is no positive integer, or, when the layer is built, inputs are smaller than a window.
+        Where an argument breaks its rule, or, when the layer is built, inputs are smaller than a window.
 
     Examples
     --------
@@ -507,27 +540,27 @@ class MaxPool2D(Layer):
     >>> images = np.arange(16.0).reshape(1, 4, 4, 1)
     >>> nn.MaxPool2D(2).forward(images)[0].ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
+    >>> nn.MaxPool2D(3, stride=2, padding=1).forward(images)[0].ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
     """
 
-    def __init__(self, size: F.Pair = 2, stride: F.Pair | None = None) -> None:
-        super().__init__()
-        self.size = checks.pair("size", size, 1)
-        self.stride = self.size if stride is None else checks.pair("stride", stride, 1)
-
-    def config(self) -> dict[str, Any]:
-        return super().config() | ({"stride": None} if self.stride == self.size else {})
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        check_images(self, input_shape)
-        return (*F.patches_shape((1, *input_shape), self.size, self.stride)[1:3], input_shape[2])
+    def __init__(
+        self,
+        size: F.Pair = 2,
+        stride: F.Pair | None = None,
+        padding: Literal["same", "valid"] | F.Pair = "valid",
+    ) -> None:
+        super().__init__(size, stride, padding)
 
     def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
-        y, winner = F.max_pool_forward(x, self.size, self.stride)
+        images = x if self.padding == (0, 0) else F.pad_forward(x, self.padding, -np.inf)
+        y, winner = F.max_pool_forward(images, self.size, self.stride)
         return y, (x.shape, winner)
 
     def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         shape, winner = cache
-        return F.max_pool_backward(dy, winner, shape, self.size, self.stride), {}
+        dx = F.max_pool_backward(dy, winner, self.padded(shape), self.size, self.stride)
+        return dx if self.padding == (0, 0) else F.pad_backward(dx, shape, self.padding), {}
 
 
 class Flatten(Layer):

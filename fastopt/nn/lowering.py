@@ -31,7 +31,18 @@ import numpy as np
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.kernel import kernel
-from fastopt.nn import activations, dropouts, embedding, layers, norms, pooling, residual
+from fastopt.nn import (
+    activations,
+    convolutions,
+    dropouts,
+    embedding,
+    layers,
+    norms,
+    pooling,
+    preprocessing,
+    residual,
+    shapes,
+)
 from fastopt.nn.layers import Layer
 from fastopt.nn.stack import Stack
 
@@ -459,6 +470,25 @@ def _dense(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) ->
 
 @lowering(layers.Conv2D)
 def _conv2d(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    return _convolution(p, at, layer, layer.params, followers, x)
+
+
+@lowering(convolutions.Conv1D)
+def _conv1d(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    n, length, c = x.shape
+    y, inner = _convolution(p, at, layer.plane(), layer.params, followers, x.reshape(n, 1, length, c))
+
+    def backward(dy: Buffer, need: bool) -> Any:
+        dx = inner(dy.reshape(*y.shape), need)
+        return None if dx is None else dx.reshape(*x.shape)
+
+    return y.reshape(n, *y.shape[2:]), backward
+
+
+def _convolution(
+    p: Writer, at: Place, layer: Any, params: Mapping[str, Array], followers: Followers, x: Buffer
+) -> tuple[Buffer, Backward]:
+    """A `Conv2D` whose parameters are those, or views of them."""
     end = _epilogue(p, layer, followers)
     if layer.is_direct(x.shape):
         y, products = _direct(p, layer, x, end)
@@ -467,7 +497,8 @@ def _conv2d(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -
         _finish(p, y, layer.params["bias"], end)
 
     def backward(dy: Buffer, need: bool) -> Any:
-        dweight, dbias = (p.grad(at, name, layer.params[name]) for name in ("weight", "bias"))
+        dweight, dbias = (p.grad(at, name, params[name]) for name in ("weight", "bias"))
+        dweight = dweight.reshape(*layer.params["weight"].shape)
         product = _through_epilogue(p, dy, y, dbias, end)
         if not end.relu and not layer.is_direct(x.shape):
             p.call(F.bias_backward, product, out=dbias)
@@ -643,34 +674,135 @@ def _softmax(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) 
     return y, backward
 
 
-@lowering(layers.MaxPool2D)
-def _max_pool(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
-    shape, how = (p.n, *layer.output_shape(x.shape[1:])), (layer.size, layer.stride)
-    y, winner = p.empty(shape), p.empty(shape, F.winner_type(x.dtype))
-    p.call(F.max_pool_forward, x, *how, out=y, winner=winner)
+@lowering(convolutions.Conv2DTranspose)
+def _conv2d_transpose(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    end = _epilogue(p, layer, followers)
+    weight, how, dilation = layer.params["weight"], layer.how, layer.dilation
+    channels, inputs = x.shape[3], math.prod(weight.shape[:3])
+    y = p.empty((p.n, *layer.output_shape(x.shape[1:])))
+    patches = F.patches_shape(y.shape, layer.size, layer.stride, layer.padding, dilation)
+    columns, rows = p.empty(patches), x.reshape(math.prod(x.shape[:3]), channels)
+    into = columns.reshape(rows.shape[0], inputs)
+    p.call(F.matmul, rows, weight.reshape(inputs, channels), into, transpose_b=True)
+    p.call(F.col2im, columns, y.shape, *how, dilation=dilation, out=y)
+    _finish(p, y, layer.params["bias"], end)
 
-    def backward(dy: Buffer, need: bool) -> Buffer:
+    def backward(dy: Buffer, need: bool) -> Any:
+        dweight, dbias = (p.grad(at, name, layer.params[name]) for name in ("weight", "bias"))
+        product = _through_epilogue(p, dy, y, dbias, end)
+        if not end.relu:
+            p.call(F.bias_backward, product, out=dbias)
+        dcolumns = p.empty(patches)
+        p.call(F.im2col, product, *how, dilation=dilation, out=dcolumns)
+        drows = dcolumns.reshape(rows.shape[0], inputs)
+        p.call(F.matmul, drows, rows, dweight.reshape(inputs, channels), transpose_a=True)
+        if not need:
+            return None
         dx = p.like(x)
-        p.call(F.max_pool_backward, dy, winner, x.shape, *how, out=dx)
+        p.call(F.matmul, drows, weight.reshape(inputs, channels), dx.reshape(*rows.shape))
         return dx
 
     return y, backward
+
+
+@lowering(activations.PReLU)
+def _prelu(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    slope, columns = layer.params["slope"], x.shape[-1]
+    ones = np.ones((1, columns), p.dtype)
+
+    def slopes() -> Any:
+        """The slope of each channel."""
+        if not layer.shared:
+            return slope
+        made = p.empty((1, columns))
+        p.call(F.matmul, slope.reshape(1, 1), ones, made)
+        return made.reshape(columns)
+
+    y = p.like(x)
+    p.call(F.prelu_forward, x, slopes(), out=y)
+
+    def backward(dy: Buffer, need: bool) -> Buffer:
+        dx, terms, dslope = p.like(x), p.like(x), p.grad(at, "slope", slope)
+        p.call(F.prelu_backward, dy, x, slopes(), out=dx, terms=terms)
+        if layer.shared:
+            by_channel = p.empty((columns,))
+            p.call(F.bias_backward, terms, out=by_channel)
+            p.call(F.bias_backward, by_channel.reshape(columns, 1), out=dslope)
+        else:
+            p.call(F.bias_backward, terms, out=dslope)
+        return dx
+
+    return y, backward
+
+
+@lowering(shapes.Reshape)
+def _reshape(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    return x.reshape(p.n, *layer.output_shape(x.shape[1:])), lambda dy, need: dy.reshape(*x.shape)
+
+
+@lowering(shapes.ZeroPadding2D)
+def _zero_padding(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    y, backward = _bordered(p, x, layer.padding, 0.0)
+    return y, lambda dy, need: backward(dy)
+
+
+def _bordered(p: Writer, x: Buffer, padding: Any, value: float) -> tuple[Buffer, Callable[[Buffer], Buffer]]:
+    """Images with a border of one value, and what takes it off their gradient."""
+    rows, columns = F.images.border("padding", padding)
+    if not (*rows, *columns) > (0, 0, 0, 0):
+        return x, lambda dy: dy
+    y = p.empty((p.n, x.shape[1] + sum(rows), x.shape[2] + sum(columns), x.shape[3]))
+    p.call(F.pad_forward, x, padding, value, out=y)
+
+    def backward(dy: Buffer) -> Buffer:
+        dx = p.like(x)
+        p.call(F.pad_backward, dy, x.shape, padding, out=dx)
+        return dx
+
+    return y, backward
+
+
+@lowering(layers.MaxPool2D, pooling.GlobalMaxPool2D)
+def _max_pool(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    whole = isinstance(layer, pooling.GlobalMaxPool2D)
+    how = (x.shape[1:3], x.shape[1:3]) if whole else (layer.size, layer.stride)
+    images, without_border = _bordered(p, x, 0 if whole else layer.padding, -math.inf)
+    shape = (*F.patches_shape(images.shape, *how)[:3], x.shape[3])
+    y, winner = p.empty(shape), p.empty(shape, F.winner_type(x.dtype))
+    p.call(F.max_pool_forward, images, *how, out=y, winner=winner)
+
+    def backward(dy: Buffer, need: bool) -> Buffer:
+        dx = p.like(images)
+        p.call(F.max_pool_backward, dy.reshape(*shape), winner, images.shape, *how, out=dx)
+        return without_border(dx)
+
+    return y.reshape(p.n, *layer.output_shape(x.shape[1:])), backward
 
 
 @lowering(pooling.AveragePool2D, pooling.GlobalAveragePool2D)
 def _average_pool(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     whole = isinstance(layer, pooling.GlobalAveragePool2D)
     how = (x.shape[1:3], x.shape[1:3]) if whole else (layer.size, layer.stride)
-    pooled = F.patches_shape(x.shape, *how)[:3]
+    images, without_border = _bordered(p, x, 0 if whole else layer.padding, 0.0)
+    pooled = F.patches_shape(images.shape, *how)[:3]
     y = p.empty((*pooled, x.shape[3]))
-    p.call(F.average_pool_forward, x, *how, out=y)
+    factor = None if whole else layer.factor(x.shape, p.dtype)
+    p.call(F.average_pool_forward, images, *how, out=y)
+
+    def scaled(y: Buffer) -> Buffer:
+        if factor is None:
+            return y
+        out = p.like(y)
+        rows = 1, p.n, factor.shape[1]
+        p.call(F.scale_channels, y.reshape(*rows), factor, out=out.reshape(*rows))
+        return out
 
     def backward(dy: Buffer, need: bool) -> Buffer:
-        dx = p.like(x)
-        p.call(F.average_pool_backward, dy.reshape(*y.shape), x.shape, *how, out=dx)
-        return dx
+        dx = p.like(images)
+        p.call(F.average_pool_backward, scaled(dy.reshape(*y.shape)), images.shape, *how, out=dx)
+        return without_border(dx)
 
-    return y.reshape(p.n, *layer.output_shape(x.shape[1:])), backward
+    return scaled(y).reshape(p.n, *layer.output_shape(x.shape[1:])), backward
 
 
 @lowering(layers.Dropout, dropouts.VanillaDropout)
@@ -739,7 +871,8 @@ def _batch_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffe
     relu = take(p, followers, layers.ReLU) is not None
     place, dropout = (take(p, followers, layers.Dropout) if relu else None) or (None, None)
     pool: Any = followers[0][1] if followers and dropout is None else None
-    if type(pool) is not layers.MaxPool2D or pool.stride != pool.size or take(p, followers, layers.MaxPool2D) is None:
+    fits = type(pool) is layers.MaxPool2D and pool.stride == pool.size and pool.padding == (0, 0)
+    if not fits or take(p, followers, layers.MaxPool2D) is None:
         pool = None
     if dropout is not None and p.training:
         common |= {"dropout": dropout.drop, "seed": dropout.seed, "counter": place}
@@ -867,6 +1000,94 @@ def _residual(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer)
             return None
         dx = p.like(x)
         p.call(F.add, terms[-2], terms[-1], out=dx, over=terms[-2])
+        return dx
+
+    return y, backward
+
+
+@lowering(preprocessing.Center)
+def _center(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    def by_image(x: Buffer) -> Buffer:
+        pixels = math.prod(x.shape[1:])
+        turned, sums, y = p.empty((pixels, p.n, 1)), p.empty((p.n,)), p.like(x)
+        columns, negative = turned.reshape(pixels, p.n), p.like(sums)
+        p.call(F.swap_axes, x.reshape(p.n, pixels, 1), out=turned)
+        p.call(F.bias_backward, columns, out=sums)
+        p.call(F.scale, sums, -1 / pixels, out=negative)
+        centred = p.like(columns)
+        p.call(F.bias_forward, columns, negative, out=centred, over=columns)
+        p.call(F.swap_axes, centred.reshape(pixels, p.n, 1), out=y.reshape(p.n, pixels, 1))
+        return y
+
+    if layer.per == "image":
+        return by_image(x), lambda dy, need: by_image(dy) if need else None
+    mean = layer.state["mean"]
+    negative, y = p.empty(mean.shape), p.like(x)
+    rows = x.reshape(-1, *mean.shape)
+    p.call(F.scale, mean, -1.0, out=negative)
+    p.call(F.bias_forward, rows, negative, out=y.reshape(*rows.shape))
+    return y, lambda dy, need: dy
+
+
+@lowering(preprocessing.Standardize)
+def _standardize(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    y = p.like(x)
+    if layer.per == "image":
+        mean, inv_std = p.empty((p.n,), np.float64), p.empty((p.n,), np.float64)
+        how = layer.options_of_images(x.shape)
+        made = p.call(F.layer_norm_forward, x, **how, out=y, mean=mean, inv_std=inv_std)
+
+        def by_image(dy: Buffer, need: bool) -> Any:
+            if not need:
+                return None
+            dx = p.like(x)
+            p.call(F.group_norm_backward, dy, Result(made, 1, (x, mean, inv_std)), out=dx)
+            return dx
+
+        return y, by_image
+    moments = layer.state["mean"], layer.state["var"]
+    shape = -1, *moments[0].shape
+    rows = x.reshape(*shape)
+    p.call(
+        F.batch_norm_forward,
+        rows,
+        None,
+        None,
+        *moments,
+        axis=-1,
+        training=False,
+        eps=layer.eps,
+        out=y.reshape(*shape),
+    )
+
+    def backward(dy: Buffer, need: bool) -> Any:
+        if not need:
+            return None
+        dx, unused = p.like(x), {"dscale": p.empty(shape[1:]), "dshift": p.empty(shape[1:])}
+        into = dx.reshape(*shape)
+        p.call(
+            F.batch_norm_inference_backward, dy.reshape(*shape), rows, None, *moments, eps=layer.eps, out=into, **unused
+        )
+        return dx
+
+    return y, backward
+
+
+@lowering(preprocessing.Whiten)
+def _whiten(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
+    mean, weight = layer.state["mean"], layer.state["weight"]
+    negative, y = p.empty(mean.shape), p.empty((p.n, *layer.output_shape(x.shape[1:])))
+    rows = x.reshape(p.n, *mean.shape)
+    centred = p.like(rows)
+    p.call(F.scale, mean, -1.0, out=negative)
+    p.call(F.bias_forward, rows, negative, out=centred)
+    p.call(F.matmul, centred, weight, y.reshape(p.n, weight.shape[1]))
+
+    def backward(dy: Buffer, need: bool) -> Any:
+        if not need:
+            return None
+        dx = p.like(x)
+        p.call(F.matmul, dy.reshape(p.n, weight.shape[1]), weight, dx.reshape(*rows.shape), transpose_b=True)
         return dx
 
     return y, backward

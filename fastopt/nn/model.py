@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -13,11 +14,12 @@ import numpy as np
 from fastopt import checks, dialects, files
 from fastopt.checks import Array
 from fastopt.dialects import spelled
-from fastopt.nn import arguments
+from fastopt.nn import arguments, preprocessing
 from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.feed import Loader, Transform
 from fastopt.nn.init import at_most
+from fastopt.nn.layers import Layer
 from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.targets import Metric
@@ -266,12 +268,120 @@ class Sequential(Compiled):
         True
         """
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
+        if waiting := preprocessing.unadapted(self):
+            raise ValueError(f"{waiting[0]!r} must adapt before steps are taken: call model.adapt(x_train)")
         made = arguments.bound(self, optimizer, lr)
         if getattr(made, "needs_closure", False):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
             )
         return Trainer(self, made, named_loss(loss), on_nonfinite)
+
+    def features(self, layer: int | str = -2) -> Sequential:
+        """A model of the layers up to and with one of these, which it shares: what that layer sees in inputs.
+
+        Parameters
+        ----------
+        layer : int or str, default -2
+            Its index, or the name of its class, if there is one layer of it.
+
+        Returns
+        -------
+        Sequential
+            With the same parameters: training changes both.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where there is no such layer, or several.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> model = nn.Sequential([nn.Flatten(), nn.Dense(8), nn.ReLU(), nn.Dense(2)], (3, 3, 1))
+        >>> model.features("ReLU").predict(np.ones((5, 3, 3, 1))).shape, model.features(0).shapes[-1]
+        ((5, 8), (9,))
+        """
+        shape, last = self.check_built(), len(self.layers) - 1
+        if isinstance(layer, str):
+            found = [i for i, each in enumerate(self.layers) if type(each).__name__ == layer]
+            if len(found) != 1:
+                names = ", ".join(f"{i}: {type(each).__name__}" for i, each in enumerate(self.layers))
+                places = f"layers {', '.join(map(str, found))} are: give the index" if found else "none is"
+                raise ValueError(f"layer must be one of {names}; of {layer!r}, {places}")
+            place = found[0]
+        else:
+            place = checks.integer("layer", layer, -last - 1, last) % len(self.layers)
+        return Sequential(self.layers[: place + 1], shape, seed=self.seed, dtype=self.dtype)
+
+    def with_head(self, layers: Sequence[Layer] | Layer, *, drop: int = 1, seed: int | None = None) -> Sequential:
+        """A copy of the model with other layers in the place of the last one, for other classes, say.
+
+        Parameters
+        ----------
+        layers : sequence of Layer, or Layer
+            New ones, which are initialised.
+        drop : int, default 1
+            How many layers they take the place of.
+        seed : int, optional
+            Decides their weights; that of the model where absent.
+
+        Returns
+        -------
+        Sequential
+            With arrays of its own; what is frozen stays so.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule, or the first of these layers does not take what the last one took.
+
+        Examples
+        --------
+        >>> from fastopt import nn
+        >>> trained = nn.Sequential([nn.Dense(8, activation="relu"), nn.Dense(5)], (4,))
+        >>> model = trained.with_head([nn.Dense(3)])
+        >>> model.freeze(slice(-1))
+        ('0.weight', '0.bias')
+        >>> model.shapes[-1], trained.shapes[-1]
+        ((3,), (5,))
+        """
+        shape, new = self.check_built(), [layers] if isinstance(layers, Layer) else list(layers)
+        keep = len(self.layers) - checks.integer("drop", drop, 0, len(self.layers))
+        seed = self.seed if seed is None else checks.integer("seed", seed, 0)
+        for i, layer in enumerate(new):
+            if isinstance(layer, Layer) and layer.input_shape is not None:
+                raise ValueError(f"layers[{i}] must be a new layer, but {layer!r} was built before")
+        return Sequential([*copy.deepcopy(self.layers[:keep]), *new], shape, seed=seed, dtype=self.dtype)
+
+    def adapt(self, x: Array) -> None:
+        """Let `Center`, `Standardize` and `Whiten` among the layers learn from data, each from the outputs of the
+        layers before it; `fit` does so for those that have not adapted yet.
+
+        Parameters
+        ----------
+        x : ndarray (n, …)
+            Inputs, of the training data alone: of others, evaluation would be told what it must not know.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where inputs do not fit the model or are not finite, no layer learns from data, or one is within another
+            layer that is no `Sequential`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> model = nn.Sequential([nn.Standardize(), nn.Dense(2)], (1,))
+        >>> model.adapt(np.array([[1.0], [3.0]]))
+        >>> model.state["0.mean"].tolist(), model.state["0.var"].tolist()
+        ([2.0], [1.0])
+        """
+        x = self.rows("x", x)
+        if not preprocessing.adapt(self, x):
+            raise ValueError("the model must have a layer that adapts: nn.Center, nn.Standardize or nn.Whiten")
 
     if not TYPE_CHECKING:  # which knows what is there
 

@@ -25,6 +25,7 @@ import numpy as np
 from fastopt import _kernels, arena, checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.batches import Indices
@@ -477,7 +478,7 @@ class Compiled(Stack, loadable=False):
             idle.append(program)
 
     @spelled
-    def predict(self, x: Array, *, batch_size: int = 256) -> Array:
+    def predict(self, x: Array, *, batch_size: int = 256, views: Views | None = None) -> Array:
         """The outputs in inference.
 
         Parameters
@@ -485,6 +486,9 @@ class Compiled(Stack, loadable=False):
         x : ndarray (n, …)
             Inputs; converted to the model's type.
         batch_size : int, default 256
+        views : Views, optional
+            Several views of images, such as `fastopt.data.augment.ten_crop`, whose outputs are averaged; those then
+            have the model's shape, and `x` may be larger.
 
         Returns
         -------
@@ -496,7 +500,10 @@ class Compiled(Stack, loadable=False):
         TypeError, ValueError
             Where inputs do not fit the model.
         """
-        return self._outputs(self.rows("x", x), None, checks.integer("batch_size", batch_size, 1))
+        size = checks.integer("batch_size", batch_size, 1)
+        if views is not None:
+            return average(lambda view: self.predict(view, batch_size=size), x, views)
+        return self._outputs(self.rows("x", x), None, size)
 
     def _outputs(self, x: Array, rows: Indices | None, size: int) -> Array:
         """The outputs in inference, of some rows."""

@@ -80,9 +80,9 @@ class Stack(Composite, loadable=False):
 
         Parameters
         ----------
-        which : str, int, function, or list of str and int
-            A name, a pattern such as ``"0.*"`` or ``"*bias"``, the index of a layer, or a function
-            ``(name, array) -> bool`` such as `fastopt.vectors`.
+        which : str, int, slice, function, or list of str, int and slice
+            A name, a pattern such as ``"0.*"`` or ``"*bias"``, the index of a layer, a slice of layers such as
+            ``slice(-1)`` for all but the last, or a function ``(name, array) -> bool`` such as `fastopt.vectors`.
 
         Returns
         -------
@@ -101,6 +101,8 @@ class Stack(Composite, loadable=False):
         >>> model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), nn.ReLU(), nn.Dense(2)], (3,))
         >>> model.freeze([0, 1])
         ('0.weight', '0.bias', '1.scale', '1.shift')
+        >>> model.freeze(slice(-1)) == model.freeze([0, 1])
+        True
         >>> model.unfreeze("1.*")
         ('1.scale', '1.shift')
         >>> fastopt.Adam(model.params).groups
@@ -118,7 +120,7 @@ class Stack(Composite, loadable=False):
 
         Parameters
         ----------
-        which : str, int, function, or list of str and int, default "*"
+        which : str, int, slice, function, or list of str, int and slice, default "*"
             As for `freeze`; all where absent.
 
         Returns
@@ -140,6 +142,12 @@ class Stack(Composite, loadable=False):
         for each in which if isinstance(which, (list, tuple, set, frozenset)) else [which]:
             if isinstance(each, str):
                 patterns.append(each)
+                continue
+            if isinstance(each, slice):
+                places = [i for i in range(len(self.layers))[each] if self.layers[i].params]
+                if not places:
+                    raise ValueError(f"which must be layers with parameters, but {each} has none")
+                patterns += [f"{self.first[i]}.*" for i in places]
                 continue
             last = len(self.layers) - 1
             place = checks.integer("which", each, -last - 1, last) % len(self.layers)

@@ -25,6 +25,7 @@ from fastopt.nn.batches import Indices, Shuffled
 from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.preprocessing import adapt, unadapted
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of
@@ -700,6 +701,7 @@ def prepare(
         batches=batches,
         transform=transform,
     )
+    given = x
     x, y, _ = feed.first()
     own = arguments.samples(model, x, y, loss)[2]  # that of such targets
     held_out = _validation(model, validation_data, loss, own, validation_finite and looked_at)
@@ -710,6 +712,7 @@ def prepare(
     arguments.check_steps(made, -(-feed.batches // every), feed.samples, feed.batches)
     if on_nonfinite is None:
         on_nonfinite = "skip" if getattr(made, "skip_nonfinite", False) else "stop"
+    _adapt(model, given, rows)
     return Run(
         model,
         feed,
@@ -723,6 +726,16 @@ def prepare(
         on_nonfinite=on_nonfinite,
         metrics=measured,
     )
+
+
+def _adapt(model: Compiled, x: Any, rows: Indices | None) -> None:
+    """Let the layers that learn from data do so, from the samples to train on, if they have not yet."""
+    if not unadapted(model):
+        return
+    if is_loader(x):
+        raise ValueError("the model has layers that learn from data: before fit(loader), call model.adapt(x)")
+    x = model.rows("x", x)
+    adapt(model, x if rows is None else x[rows], anew=False)
 
 
 def fit(model: Compiled, x: Any, y: Any, **options: Any) -> History:

@@ -587,7 +587,10 @@ plain("landscape.descend", landscape.descend, lambda x, rng: dict(_DESCENT))
 _VECTORS, _SQUARES = (6,), (6, 6, 4)
 #: Layers with the arguments that they need, and the shape of their inputs.
 LAYERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "Conv1D": ({"filters": 16}, (6, 4)),
     "Conv2D": ({"filters": 16, "size": 3}, _SQUARES),
+    "Conv2DTranspose": ({"filters": 4}, _SQUARES),
+    "Reshape": ({"shape": (3, -1)}, _VECTORS),
     "DecorrelatedBatchNorm": ({"size": 3}, _VECTORS),
     "Dense": ({"units": 3}, _VECTORS),
     "Dropout": ({"p": 0.5}, _VECTORS),
@@ -599,7 +602,15 @@ LAYERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "WeightNorm": ({"layer": nn.Dense(3)}, _VECTORS),
     **{
         name: ({}, _SQUARES)
-        for name in ("AveragePool2D", "Flatten", "GlobalAveragePool2D", "InstanceNorm", "MaxPool2D")
+        for name in (
+            "AveragePool2D",
+            "Flatten",
+            "GlobalAveragePool2D",
+            "GlobalMaxPool2D",
+            "InstanceNorm",
+            "MaxPool2D",
+            "ZeroPadding2D",
+        )
     },
 }
 
@@ -691,7 +702,14 @@ def _samples(memory: Memory) -> dict[str, Any]:
 def _of_model(method: str) -> Maker:
     def make(memory: Memory, rng: random.Random) -> Call:
         model, arguments = _model(), _samples(memory)
-        if method == "fit":
+        if method == "features":
+            arguments = {"layer": -2}
+        elif method == "with_head":
+            arguments = {"layers": [nn.Dense(2)], "drop": 1, "seed": 3}
+        elif method == "adapt":
+            model = nn.Sequential([nn.Standardize(), nn.Dense(3)], (6,))
+            arguments = {"x": arguments["x"]}
+        elif method == "fit":
             weights = {"sample_weight": memory.array(np.ones(8)), "class_weight": [1.0, 2.0, 3.0]}
             arguments |= {"epochs": 1, "batch_size": 4, "optimizer": "adam", "seed": 3, "accumulate": 1} | (
                 weights if rng.random() < 0.3 else {}
@@ -701,7 +719,7 @@ def _of_model(method: str) -> Maker:
         elif method == "evaluate":
             arguments |= {"batch_size": 4}
         elif method == "predict":
-            arguments = {"x": arguments["x"], "batch_size": 4}
+            arguments = {"x": arguments["x"], "batch_size": 4, "views": None}
         elif method == "compile":
             arguments = {"batch_size": 4, "loss": "softmax_cross_entropy", "y": arguments["y"]}
         elif method == "trainer":
@@ -733,7 +751,7 @@ def _load_model(memory: Memory, rng: random.Random) -> Call:
     return Call(nn.load, {"path": rng.choice(("model.npz", "none", "."))})
 
 
-_METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save")
+_METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save", "adapt", "features", "with_head")
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
 CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in _METHODS}
 CALLS["nn.Sequential.trainer, called"] = _trainer
@@ -768,6 +786,13 @@ def _ensemble(method: str) -> Maker:
 
 CALLS |= {"nn.fit_many": _fit_many, "nn.Ensemble": _ensemble("made")}
 CALLS |= {f"nn.Ensemble.{name}": _ensemble(name) for name in ("evaluate", "predict", "save", "load")}
+plain("nn.load_torch", nn.load_torch,
+      lambda x, rng: {"model": _model(), "state": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
+plain("nn.to_torch_state", nn.to_torch_state,
+      lambda x, rng: {"model": _model(), "like": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
+plain("nn.groups_by_depth", nn.groups_by_depth, lambda x, rng: {"model": _model(), "factor": 0.5})
+plain("nn.preprocessing_picture", nn.preprocessing_picture,
+      lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
 
 
 # ---- The bridge: private, and yet it refuses -----------------------------------------------------------------

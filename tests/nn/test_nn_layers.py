@@ -92,8 +92,9 @@ def test_in_float32(case, rng):
     single = decode(json.loads(json.dumps(encode(layer, []))), [])
     single.build(shape, rng, np.dtype(np.float32))
     for one, other in zip(single.walk(), layer.walk(), strict=True):
-        for name, array in one.params.items():
-            array[...] = other.params[name]
+        for mine, given in ((one.params, other.params), (one.state, other.state)):
+            for name, array in mine.items():
+                array[...] = given[name]
         if isinstance(one, nn.Dropout):
             one.seed = other.seed
     x = inputs(layer, rng, N, *shape).astype(np.float32).astype(np.float64)
@@ -213,6 +214,21 @@ def test_a_layer_is_built_once(rng):
         (lambda: nn.Residual(nn.ReLU(), activation="tanh"), "activation must be one of 'relu'"),
         (lambda: nn.Sequential([nn.Residual(nn.Dense(2))], (3,)), r"outputs of one shape, got \(2,\) and \(3,\)"),
         (lambda: nn.MaxPool2D(0), "size must be at least 1"),
+        (lambda: nn.MaxPool2D(2, padding=2), r"padding must be less than size, \(2, 2\), got 2"),
+        (lambda: nn.AveragePool2D(2, padding="full"), "padding must be one of 'same', 'valid'"),
+        (lambda: nn.AveragePool2D(2, count_padding=1), "count_padding must be True or False"),
+        (lambda: nn.Sequential([nn.GlobalMaxPool2D()], (3,)), r"takes inputs of shape \(n, h, w, c\), got \(n, 3\)"),
+        (lambda: nn.ZeroPadding2D(-1), "padding must be at least 0"),
+        (lambda: nn.ZeroPadding2D((1, 2, 3)), "padding must be an integer, a pair"),
+        (lambda: nn.Reshape(4), r"shape must be a sequence of int, got 4: write \(4,\)"),
+        (lambda: nn.Reshape((-1, -1)), "and -1 at most once"),
+        (lambda: nn.Sequential([nn.Reshape((3, -1))], (4,)), r"shape must hold the 4 numbers of an input \(4,\)"),
+        (lambda: nn.Conv1D(2, (3, 3)), "size must be an integer"),
+        (lambda: nn.Conv1D(4, groups=3), "groups must divide filters, 4, got 3"),
+        (lambda: nn.Sequential([nn.Conv1D(2)], (3,)), r"Conv1D takes inputs of shape \(n, length, c\), got \(n, 3\)"),
+        (lambda: nn.Conv2DTranspose(2, output_padding=1), r"output_padding must be less than stride, \(1, 1\), got 1"),
+        (lambda: nn.Sequential([nn.Conv2DTranspose(2, 1, padding=2)], (3, 3, 1)), "must leave something of the output"),
+        (lambda: nn.PReLU(float("nan")), "initial must be in"),
         (lambda: nn.Dropout(1.0), r"p must be in \[0, 1\), got 1.0"),
         (lambda: nn.Dropout(0.0, p_is="keep"), r"p must be in \(0, 1\], got 0.0"),
         (lambda: nn.BatchNorm(eps=-1), "eps must be in"),
@@ -486,3 +502,46 @@ def test_a_model_of_residual_blocks_learns(rng):
     before = model.evaluate(x, y)["loss"]
     model.fit(x, y, epochs=30, optimizer=fastopt.Adam(model.params, lr=0.01))
     assert model.evaluate(x, y)["loss"] < 0.7 * before
+
+
+# ---- Shapes that others have ------------------------------------------------------------------------------
+
+
+def test_same_pooling_keeps_the_shape_of_odd_windows():
+    for kind in (nn.MaxPool2D, nn.AveragePool2D):
+        assert kind((3, 5), 1, "same").output_shape((6, 9, 2)) == (6, 9, 2)
+
+
+def test_a_maximum_never_is_padding(rng, same_bits):
+    x = -1 - rng.random((2, 4, 4, 3))
+    y, cache = nn.MaxPool2D(3, 2, 1).forward(x)
+    assert y.max() < 0
+    assert nn.MaxPool2D(3, 2, 1).backward(np.ones_like(y), cache)[0].sum() == y.size
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": "valid", "dilation": 2}])
+def test_a_transposed_convolution_is_the_gradient_of_one(options, rng):
+    """With the same weight: ⟨conv(x), y⟩ = ⟨x, transposed(y)⟩, but for the biases, which are 0."""
+    conv, other = nn.Conv2D(4, 3, **options), nn.Conv2DTranspose(2, 3, **options)
+    conv.build((9, 7, 2), rng, np.dtype(np.float64))
+    small = conv.output_shape((9, 7, 2))
+    other.build(small, rng, np.dtype(np.float64))
+    other.params["weight"] = conv.params["weight"]
+    x, y = rng.normal(size=(3, 9, 7, 2)), rng.normal(size=(3, *small))
+    large = other.forward(y)[0]
+    assert large.shape == x.shape
+    assert np.vdot(conv.forward(x)[0], y) == pytest.approx(np.vdot(x, large))
+
+
+def test_initial_transposed_weights_keep_the_variance(rng):
+    layer = nn.Conv2DTranspose(64, 4, stride=2, padding=1)
+    layer.build((8, 8, 32), rng, np.dtype(np.float64))
+    y = layer.forward(np.maximum(rng.normal(size=(8, 8, 8, 32)), 0))[0][:, 2:-2, 2:-2]
+    assert y.var() == pytest.approx(1, rel=0.15)
+
+
+def test_batch_norm_is_fused_with_pools_without_padding_alone():
+    for padding, fused in (("valid", True), ("same", False)):
+        pool = nn.MaxPool2D(3, padding=padding)
+        model = nn.Sequential([nn.BatchNorm(), nn.ReLU(), pool], (6, 6, 4))
+        assert ("max_pool_forward " in str(model.compile(2)).replace("batch_norm_max_pool_forward", "")) != fused

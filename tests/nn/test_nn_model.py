@@ -10,6 +10,7 @@ import pytest
 from finite_differences import check_gradients
 
 from fastopt import functional, nn, optimizers
+from fastopt.data import augment
 
 
 def small_cnn(dtype=np.float64, seed=1):
@@ -435,3 +436,20 @@ def test_a_model_in_a_model_does_not_count(batch, same_bits):
     first = model.forward(x, training=True, counter=4)[0]
     model.layers[1].forward(model.layers[0].forward(x)[0], training=True)
     same_bits(model.forward(x, training=True, counter=4)[0], first)
+
+
+# ---- Views --------------------------------------------------------------------------------------------------
+
+
+def test_outputs_for_several_views_are_averaged(rng):
+    model = nn.Sequential([nn.Conv2D(4), nn.Flatten(), nn.Dense(3)], (5, 5, 2), dtype=np.float64)
+    x = rng.random((6, 8, 7, 2))
+    crops = [x[:, i : i + 5, j : j + 5] for i, j in ((0, 0), (0, 2), (3, 0), (3, 2), (1, 1))]
+    wanted = np.mean([model.predict(view) for crop in crops for view in (crop, crop[:, :, ::-1])], axis=0)
+    found = model.predict(x, views=augment.ten_crop(5), batch_size=4)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    with pytest.raises(TypeError, match="views must be Views, such as"):
+        model.predict(x, views=[x])
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 5, 5, 2\), got \(6, 4, 4, 2\)"):
+        model.predict(x, views=augment.ten_crop(4))

@@ -112,7 +112,7 @@ def fuses(model):
     """Whether a program of the model computes something in another order than the layers do."""
     parts = [*model.walk()]
     relu = any(getattr(layer, "activation", None) for layer in parts)
-    direct = any(isinstance(layer, nn.Conv2D) and layer.filters % 16 == 0 for layer in parts)
+    direct = any(isinstance(layer, (nn.Conv1D, nn.Conv2D)) and layer.filters % 16 == 0 for layer in parts)
     return (relu and direct) or sum(isinstance(layer, (nn.BatchNorm, nn.Conv2D, nn.Dense)) for layer in parts) > 1
 
 
@@ -132,8 +132,8 @@ def test_every_layer_amid_others(case, rng):
     layer, shape = case
     if isinstance(layer, nn.Embedding):
         return
-    first = [nn.Dense(shape[0])] if len(shape) == 1 else [nn.Conv2D(shape[2], 1)]
-    model = nn.Sequential([*first, layer, nn.Flatten(), nn.Tanh(), nn.Dense(3)], shape, dtype=np.float64)
+    first = {1: nn.Dense, 2: nn.Conv1D, 3: nn.Conv2D}[len(shape)](shape[-1], **({"size": 1} if shape[1:] else {}))
+    model = nn.Sequential([first, layer, nn.Flatten(), nn.Tanh(), nn.Dense(3)], shape, dtype=np.float64)
     made = check_like_layers(alive(model, rng), rng, exact=False)
     assert all(name.startswith("DecorrelatedBatchNorm.") for name in by_python(made))
 

@@ -1,0 +1,36 @@
+/* ReLU with a slope below 0 that is learnt, one for each column. */
+#include "../kernel.h"
+#include "share.h"
+
+static void prelu_forward(const void *arguments, struct fastopt_share share)
+{
+    const struct prelu_forward_args *a = arguments;
+    const int64_t columns = a->columns;
+    const struct range rows = own_range(a->rows, 1, share);
+    const real *x = a->x + rows.begin * columns, *slope = a->slope;
+    real *y = a->y + rows.begin * columns;
+    for (int64_t row = rows.begin; row < rows.end; ++row, x += columns, y += columns)
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j) {
+            const real below = x[j] * slope[j];
+            y[j] = x[j] > 0 ? x[j] : below;
+        }
+}
+
+/* dx = dy, and dy slope where x <= 0; terms = dy x where x <= 0, else 0. */
+static void prelu_backward(const void *arguments, struct fastopt_share share)
+{
+    const struct prelu_backward_args *a = arguments;
+    const int64_t columns = a->columns;
+    const struct range rows = own_range(a->rows, 1, share);
+    const int64_t before = rows.begin * columns;
+    const real *dy = a->dy + before, *x = a->x + before, *slope = a->slope;
+    real *dx = a->dx + before, *terms = a->terms + before;
+    for (int64_t row = rows.begin; row < rows.end; ++row, dy += columns, x += columns, dx += columns, terms += columns)
+#pragma omp simd
+        for (int64_t j = 0; j < columns; ++j) {
+            const real d = dy[j], below = d * slope[j], term = d * x[j];
+            dx[j] = x[j] > 0 ? d : below;
+            terms[j] = x[j] > 0 ? 0 : term;
+        }
+}
