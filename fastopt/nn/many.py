@@ -48,6 +48,17 @@ class Histories(list[History]):
         super().__init__(histories)
         self.errors = dict(errors)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all as a list in JSON, each as `History.save` writes it.
+
+        Parameters
+        ----------
+        path : path
+            A file that is replaced at once or not at all.
+        """
+        text = "[\n" + ",\n".join(history.as_json() for history in self) + "\n]\n"
+        files.replace(path, lambda file: file.write(text.encode()))
+
 
 class FitManyError(ExceptionGroup[Exception]):
     """What some runs of a `fit_many` have raised, each with a note of the model; the others have run to their end.

@@ -75,9 +75,12 @@ class History(dict[str, list[float]]):
         path : path
             A file that is replaced at once or not at all.
         """
+        files.replace(path, lambda file: file.write(f"{self.as_json()}\n".encode()))
+
+    def as_json(self) -> str:
+        """What `save` writes."""
         more = {"stopped": self.stopped, "monitor": self.monitor}
-        text = json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n"
-        files.replace(path, lambda file: file.write(text.encode()))
+        return json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1)
 
 
 def _finite(value: Any) -> Any:
