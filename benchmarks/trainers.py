@@ -24,7 +24,7 @@ class Net(NamedTuple):
     """A network, and how it is trained.
 
     Its layers are ("dense", units), ("conv", filters) of 3 × 3 with padding 1, ("norm",), ("relu",), ("dropout", p),
-    ("pool",) by 2 × 2, ("flatten",).
+    ("pool",) by 2 × 2, ("flatten",), ("block", filters, stride), which is a residual one, and ("mean",) over pixels.
     """
 
     shape: tuple[int, ...]
@@ -43,7 +43,8 @@ class Net(NamedTuple):
     def model(self):
         """In fastopt; the others take their first weights from it."""
         make = {"dense": nn.Dense, "conv": nn.Conv2D, "norm": nn.BatchNorm, "relu": nn.ReLU, "dropout": nn.Dropout,
-                "pool": nn.MaxPool2D, "flatten": nn.Flatten}  # fmt: skip
+                "pool": nn.MaxPool2D, "flatten": nn.Flatten, "block": _residual,
+                "mean": nn.GlobalAveragePool2D}  # fmt: skip
         return nn.Sequential([make[kind](*arguments) for kind, *arguments in self.layers], self.shape)
 
     def without_dropout(self):
@@ -52,6 +53,12 @@ class Net(NamedTuple):
 
 
 LR = 1e-3
+
+
+def _residual(filters, stride):
+    body = [nn.Conv2D(filters, stride=stride), nn.BatchNorm(), nn.ReLU(), nn.Conv2D(filters), nn.BatchNorm()]
+    shortcut = nn.Conv2D(filters, size=1, stride=stride) if stride > 1 else None
+    return nn.Residual(nn.Sequential(body), shortcut)
 
 
 def _hidden(units, norm=True, dropout=0.2):
@@ -66,12 +73,15 @@ def _block(*filters):
 
 _CNN_28 = (*_block(16), *_block(32), ("flatten",), ("dense", 128), ("relu",), ("dropout", 0.5), ("dense", 10))
 _CNN_32 = (*_block(32, 32), *_block(64, 64), ("flatten",), ("dense", 128), ("norm",), ("relu",), ("dense", 10))
+_BLOCKS = tuple(("block", n, 1 + (n > 16 and not i)) for n in (16, 32, 64) for i in range(3))
+_RESNET_20 = (("conv", 16), ("norm",), ("relu",), *_BLOCKS, ("mean",), ("dense", 10))
 NETS = {
     "MLP, batch 64": Net((784,), (*_hidden((256, 128)), ("dense", 10))),
     "MLP, batch 128": Net((784,), (*_hidden((256, 128)), ("dense", 10)), batch=128),
     "plain MLP, batch 64": Net((784,), (*_hidden((256, 128), norm=False), ("dense", 10))),
     "CNN 28×28": Net((28, 28, 1), _CNN_28, samples=2048),
     "CNN 32×32×3": Net((32, 32, 3), _CNN_32, optimizer="nesterov", samples=512),
+    "ResNet-20": Net((32, 32, 3), _RESNET_20, optimizer="nesterov", samples=256),
 }
 
 
@@ -148,8 +158,14 @@ def _torch_model(torch, net):
             "dropout": lambda p: torch.nn.Dropout(p),
             "pool": lambda: torch.nn.MaxPool2d(2),
             "flatten": lambda: torch.nn.Flatten(),
+            "block": lambda n, stride: _torch_residual(torch, shape[2], n, stride),  # noqa: B023
+            "mean": lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
         }[kind](*arguments)
         model.append(layer)
+        if kind == "block":
+            for theirs, ours in layer.named_convolutions():
+                theirs.weight.data = torch.from_numpy(np.ascontiguousarray(params[ours].transpose(3, 2, 0, 1)))
+                theirs.bias.data.zero_()
         if kind in ("dense", "conv"):
             weight = params["weight"]
             if kind == "conv":
@@ -162,6 +178,28 @@ def _torch_model(torch, net):
             layer.weight.data = torch.from_numpy(np.ascontiguousarray(weight))
             layer.bias.data.zero_()
     return torch.nn.Sequential(*model).train()
+
+
+def _torch_residual(torch, channels, filters, stride):
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(channels, filters, 3, stride, padding=1)
+            self.second = torch.nn.Conv2d(filters, filters, 3, padding=1)
+            self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(filters) for _ in range(2))
+            self.shortcut = torch.nn.Conv2d(channels, filters, 1, stride) if stride > 1 else None
+
+        def named_convolutions(self):
+            yield self.first, "body.0.weight"
+            yield self.second, "body.3.weight"
+            if self.shortcut is not None:
+                yield self.shortcut, "shortcut.weight"
+
+        def forward(self, x):
+            y = self.norms[1](self.second(torch.relu_(self.norms[0](self.first(x)))))
+            return torch.relu_(y.add_(x if self.shortcut is None else self.shortcut(x)))
+
+    return Residual()
 
 
 # ---- JAX ----------------------------------------------------------------------------------------------------
@@ -384,6 +422,8 @@ def trainers(net, *, compiled=False):
         made["PyTorch compiled"] = functools.partial(torch_trainer, compiled=True)
         if images:
             made["PyTorch compiled channels-last"] = functools.partial(torch_trainer, compiled=True, channels_last=True)
+    if "block" in {kind for kind, *_ in net.layers}:
+        return {name: functools.partial(make, net) for name, make in made.items()}
     made["JAX"] = jax_trainer
     if not images and {kind for kind, *_ in net.layers} == {"dense", "relu"}:
         made["scikit-learn"] = sklearn_trainer

@@ -1,6 +1,7 @@
 /* Chooses the instruction set, and runs the kernels of the chosen one, on as many threads as pay. */
 #include "kernel.h" /* the structs of arguments, whose layout is the same for both real types */
 #include "parallel.h"
+#include "program.h"
 
 #include <math.h>
 #include <string.h>
@@ -496,4 +497,14 @@ void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments
 {
     const struct layer_work work = {active->kernels[real]->layers[row], arguments};
     run(layer_part, &work, bytes + multiplications(row, arguments) / PRODUCTS_PER_BYTE);
+}
+
+/* Rows are converted, and norms taken, in the mode of kernels. */
+size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
+{
+    const float_mode old = set_mode();
+    const size_t done = fastopt_run_items(items, begin, end, order, rows, first_batch, batches, pass, stopped);
+    restore(old);
+    return done;
 }

@@ -157,8 +157,8 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
     return 0;
 }
 
-size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
+size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                         size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
 {
     size_t done = 0, i = end;
     fastopt_begin_program();

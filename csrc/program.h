@@ -19,18 +19,25 @@ struct fastopt_plan {
     int scalars;   /* whether the row has some, behind the hyperparameters */
     double *norms; /* room for those of the gradients, where these are clipped by them; else null */
     double clip_norm, clip_global_norm, clip_eps;
-    double norm; /* of all gradients, of the last step */
-    size_t changes;           /* hyperparameters that follow a schedule … */
-    const size_t *places;     /* … where they stand in `hypers` … */
-    const double *values;     /* … and their values, for each step of a run */
-    size_t steps;             /* taken in this run */
+    double norm;          /* of all gradients, of the last step */
+    size_t changes;       /* hyperparameters that follow a schedule … */
+    const size_t *places; /* … where they stand in `hypers` … */
+    const double *values; /* … and their values, for each step of a run */
+    size_t steps;         /* taken in this run */
 };
 
 /* Converts so many numbers. */
 typedef void fastopt_convert_fn(const void *from, void *to, size_t n);
 
 /* The types of rows that are gathered, and what they become. */
-enum { FASTOPT_FROM_UINT8, FASTOPT_FROM_INT32, FASTOPT_FROM_INT64, FASTOPT_FROM_FLOAT, FASTOPT_FROM_DOUBLE, FASTOPT_SOURCES };
+enum {
+    FASTOPT_FROM_UINT8,
+    FASTOPT_FROM_INT32,
+    FASTOPT_FROM_INT64,
+    FASTOPT_FROM_FLOAT,
+    FASTOPT_FROM_DOUBLE,
+    FASTOPT_SOURCES
+};
 enum { FASTOPT_TO_FLOAT, FASTOPT_TO_DOUBLE, FASTOPT_TO_INT64, FASTOPT_TARGETS };
 extern fastopt_convert_fn *const fastopt_convert[FASTOPT_SOURCES][FASTOPT_TARGETS];
 
@@ -56,7 +63,7 @@ struct fastopt_item {
     int64_t arguments[FASTOPT_MAX_ARRAYS + FASTOPT_MAX_NUMBERS];
     void *to; /* of rows that are gathered, and of a copy */
     const void *from;
-    size_t elements; /* of a row; of numbers that are looked at */
+    size_t elements;               /* of a row; of numbers that are looked at */
     int64_t row_stride, to_stride; /* bytes from row to row */
     fastopt_convert_fn *convert;
     struct fastopt_plan *plan;
@@ -67,6 +74,10 @@ struct fastopt_item {
  * Returns the number of batches that were completed; if fewer than all, *stopped is the item that stopped the next. */
 size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
                            size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
+
+/* The same in the floating-point mode of the caller, for it to call. */
+size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
+                         size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
 
 /* The Euclidean norm of n numbers that are not negative. */
 double fastopt_norm(const double *numbers, size_t n);

@@ -34,6 +34,7 @@ cdef extern from "Python.h":
         const char *format
         int ndim
         Py_ssize_t *shape
+        Py_ssize_t *strides
     int PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE
     int PyObject_GetBuffer(object exporter, buffer *view, int flags) noexcept
     void PyBuffer_Release(buffer *view)
@@ -393,6 +394,36 @@ cdef inline bint unchanged(const watched *it) noexcept:
     return True
 
 
+cdef enum:
+    MAX_NOTED_AXES = 8
+
+cdef struct layout:
+    const array_head *array
+    array_head then
+    Py_ssize_t shape[MAX_NOTED_AXES]
+
+
+cdef inline void note(const array_head *array, layout *it) noexcept:
+    """Take down how an array lies in memory."""
+    cdef int axis
+    it.array, it.then = array, array[0]
+    for axis in range(array.nd):
+        it.shape[axis] = array.dimensions[axis]
+
+
+cdef inline bint stays(const layout *it) noexcept:
+    """Whether it still lies so: there, with that type, shape and order, and as writable."""
+    cdef const array_head *now = it.array
+    cdef int axis
+    if (now.data != it.then.data or now.descr != it.then.descr or now.nd != it.then.nd
+            or (now.flags ^ it.then.flags) & (CONTIGUOUS | WRITABLE)):
+        return False
+    for axis in range(now.nd):
+        if now.dimensions[axis] != it.shape[axis]:
+            return False
+    return True
+
+
 cdef bint layout_is_known():
     """Whether arrays are laid out as `array_head` says, which another NumPy might do otherwise."""
     cdef buffer view
@@ -433,6 +464,7 @@ cdef long generation = 1
 def _in_child():
     global generation
     generation += 1
+    _recording.clear()  # of threads that the child has not
 
 
 if hasattr(os, "register_at_fork"):
@@ -1225,9 +1257,11 @@ cdef dict TARGETS = {numpy.dtype(name): target for name, target in (
 
 def gathers(array):
     """Whether the rows of an array can be gathered as they lie: each contiguous, of native numbers of a known type."""
-    return (type(array) is ndarray or (isinstance(array, ndarray) and not hasattr(array, "mask"))) and (
-        array.dtype in SOURCES and array.dtype.isnative and array.flags.aligned and array.ndim > 0
-        and (array.flags.c_contiguous or array[:1].flags.c_contiguous))
+    if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):
+        return False
+    kind, flags = array.dtype, array.flags
+    return (kind in SOURCES and kind.isnative and flags.aligned and array.ndim > 0
+            and (flags.c_contiguous or array[:1].flags.c_contiguous))
 
 
 @cython.auto_pickle(False)
@@ -1426,15 +1460,16 @@ cdef class Program:
         if not gathers(source):
             raise Misfit("rows must be contiguous, of native numbers of a type that is known")
         item, target = &self.items[place], self.arrays[place][1][0]
-        rows = source.shape[1:]
-        if rows != target.shape[1:]:
+        kind, wanted = source.dtype, target.dtype
+        if source.shape[1:] != target.shape[1:]:
             raise Misfit("rows must have the shape of those that they become")
-        item.source = <const void *><uintptr_t>source.__array_interface__["data"][0]
-        item.row_stride = source.strides[0] if source.shape[0] > 1 else 0
-        item.elements = target.size // max(1, target.shape[0])
-        item.convert = NULL
-        if source.dtype != target.dtype:
-            item.convert = fastopt_convert[<int>SOURCES[source.dtype]][<int>TARGETS[target.dtype]]
+        if PyObject_GetBuffer(source, &view, PyBUF_STRIDES) < 0:
+            raise Misfit("rows must be those of a plain array")
+        item.source, item.row_stride = view.buf, view.strides[0] if view.shape[0] > 1 else 0
+        PyBuffer_Release(&view)
+        item.elements, item.convert = item.to_stride // <Py_ssize_t>wanted.itemsize, NULL
+        if kind is not wanted and kind != wanted:
+            item.convert = fastopt_convert[<int>SOURCES[kind]][<int>TARGETS[wanted]]
         self.fed[place] = source
 
     def aim(self, Py_ssize_t place, target):
@@ -1447,6 +1482,21 @@ cdef class Program:
         PyBuffer_Release(&view)
         self.items[place].to, self.items[place].to_stride = view.buf, self.items[place].bytes
         self.aimed[place] = target
+
+    def rest(self):
+        """Let go of what it was fed with and aimed at, which it must be again before it runs."""
+        self.must_rest()
+        for place in self.aimed:
+            self.items[place].to = <void *><uintptr_t>address(self.arrays[place][1][0])
+            self.items[place].to_stride = 0
+        self.fed.clear()
+        self.aimed.clear()
+
+    cdef bint lies(self, Py_ssize_t place) except -1:
+        """Whether rows to gather are where they were when they were fed."""
+        source = self.fed[place]
+        return ((not layout_known or (<const array_head *>source).data == self.items[place].source)
+                and source.shape[1:] == self.arrays[place][1][0].shape[1:])
 
     def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
             Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, clips=None,
@@ -1512,6 +1562,8 @@ cdef class Program:
                     raise ValueError(f"item {i} must be fed before it gathers rows")
                 if len(self.arrays[i][1][0]) != rows:
                     raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
+                if not self.lies(i):
+                    raise Misfit("inputs, targets and weights must not be moved or reshaped in place while they are used")
         numbers.obj = table.obj = NULL
         memset(&step, 0, sizeof(step))
         self.running = True
@@ -1601,22 +1653,42 @@ cdef class Program:
 @cython.auto_pickle(False)
 @cython.final
 cdef class Snapshot:
-    """Which objects some dicts hold."""
+    """Which objects some dicts hold, and where the arrays among them lie."""
     cdef list dicts, copies
+    cdef layout *layouts
+    cdef Py_ssize_t count
 
     def __cinit__(self, dicts):
         self.dicts = list(dicts)
         self.copies = [dict(each) for each in self.dicts]
+        arrays = {id(value): value for each in self.copies for value in each.values() if isinstance(value, ndarray)}
+        self.layouts = <layout *>PyMem_Calloc(len(arrays) + 1, sizeof(layout))
+        if not self.layouts:
+            raise MemoryError
+        for array in arrays.values():
+            if layout_known and array.ndim <= MAX_NOTED_AXES:
+                note(<const array_head *>array, &self.layouts[self.count])
+                self.count += 1
+
+    def __dealloc__(self):
+        PyMem_Free(self.layouts)
 
     def holds(self):
-        """Whether each still holds the same objects."""
-        cdef dict then
-        cdef object now  # a dict, or of a class that is made of it
-        for now, then in zip(self.dicts, self.copies):
-            if PyDict_Size(now) != len(then):
+        """Whether each still holds the same objects, and arrays lie where they did."""
+        cdef Py_ssize_t i, position
+        cdef PyObject *now  # a dict, or of a class that is made of it
+        cdef PyObject *then
+        cdef PyObject *key
+        cdef PyObject *value
+        for i in range(self.count):  # the copies keep them
+            if not stays(&self.layouts[i]):
                 return False
-            for key, value in then.items():
-                if PyDict_GetItem(now, key) != <PyObject *>value:
+        for i in range(len(self.dicts)):
+            now, then, position = list_item(self.dicts, i), list_item(self.copies, i), 0
+            if PyDict_Size(<object>now) != PyDict_Size(<object>then):
+                return False
+            while PyDict_Next(<object>then, &position, &key, &value):
+                if PyDict_GetItem(<object>now, <object>key) != value:
                     return False
         return True
 

@@ -325,10 +325,11 @@ KEYWORDS: Words = {
         "Keras": {"name": "leave it out: models have no names", "input_dim": "input_shape=(…,)"},
         "scikit-learn": {"random_state": "seed"},
     },
+    "trainer": {"Keras": {"learning_rate": "lr"}},
     "fit": {
         "Keras": {
             "verbose": "callbacks=nn.Lines(), which prints",
-            "validation_split": "validation_data=(x, y), by fastopt.data.stratified_split or fastopt.data.split",
+            "validation_split": "validation_data=(x, y), by fastopt.data.split",
             "shuffle": "leave it out: samples are shuffled in each epoch",
             "metrics": "leave it out: loss and accuracy are measured, and callbacks measure the rest",
             "initial_epoch": "optimizer=…, the optimizer of the run that is continued",
@@ -383,7 +384,7 @@ ATTRIBUTES: Words = {
             "set_weights": "params.update(…)",
             "save_weights": "save(path)",
             "load_weights": "nn.load(path)",
-            "train_on_batch": "fit, or a loop of your own, as in docs/training.md",
+            "train_on_batch": "trainer(optimizer, loss), and call what it returns with x and y",
             "get_config": "config()",
         },
         "PyTorch": {

@@ -9,7 +9,7 @@ import pytest
 from test_dispatch import python
 
 import fastopt
-from fastopt import cases, functional
+from fastopt import cases, functional, nn
 
 X86, GLIBC = platform.machine() in ("x86_64", "AMD64"), platform.libc_ver()[0] == "glibc"
 pytestmark = pytest.mark.skipif(
@@ -86,6 +86,26 @@ def test_every_thread_rounds_to_nearest(rounded, same_bits):
     fastopt.set_num_threads(8)
     expected = functional.softmax_forward(x)
     same_bits(rounded(lambda: functional.softmax_forward(x)), expected)
+
+
+def test_programs_round_to_nearest(rounded, rng):
+    """Rows that are converted, the loss, and a step that clips."""
+    x, y = rng.normal(size=(40, 9)), np.arange(40) % 3
+
+    def train():
+        model = nn.Sequential([nn.Dense(3)], (9,))
+        optimizer = fastopt.NAdam(model.params, lr=0.125, clip_norm=0.25)
+        step = model.trainer(optimizer)
+        losses = [step(x[i : i + 8], y[i : i + 8]) for i in range(0, 40, 8)]
+        return losses, model.params["0.weight"].tobytes(), model.predict(x).tobytes()
+
+    expected = train()
+    identity = nn.Sequential([nn.Flatten()], (9,))
+    np.testing.assert_array_equal(rounded(lambda: identity.predict(x)), x.astype(np.float32))
+    model = nn.Sequential([nn.Dense(3)], (9,))
+    step = model.trainer(fastopt.NAdam(model.params, lr=0.125, clip_norm=0.25))
+    losses = [rounded(lambda i=i: step(x[i : i + 8], y[i : i + 8])) for i in range(0, 40, 8)]
+    assert (losses, model.params["0.weight"].tobytes(), model.predict(x).tobytes()) == expected
 
 
 def test_flags_are_those_of_before(isa, libm):

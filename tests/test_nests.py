@@ -1,6 +1,7 @@
 """Parameters in dicts, lists and tuples to any depth; gradients that are not of all; steps out of place."""
 
 import copy
+import functools
 import gc
 import itertools
 import pickle
@@ -536,10 +537,12 @@ def test_parameters_without_a_gradient_rest(name, more, nest, rng, same_bits):
                     apart[each].clip_global_norm = None
                     apart[each].step(grads[each], grad_scale=min(1.0, 1.0 / norm))
         optimizer.step(nest(*(None if i in absent else g for i, g in enumerate(grads))), strict=not absent)
-    all_same(same_bits, arrays, others)
+    # But for the norm of all, which `global_norm` takes by another sum.
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-13) if more else same_bits
+    all_same(same, arrays, others)
     assert optimizer.t == 7
     for one, own in zip(optimizer.state.values(), apart, strict=True):
-        all_same(same_bits, one.values(), own.state["param"].values())
+        all_same(same, one.values(), own.state["param"].values())
 
 
 def test_it_is_what_pytorch_does_without_a_gradient(rng):

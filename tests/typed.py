@@ -149,5 +149,6 @@ def trained(model: nn.Sequential, x: Array, schedule: Schedule) -> None:
     nn.LearningRateScheduler(lambda epoch, lr: 0.5 * lr)
     nn.LearningRateScheduler(step=lambda step, steps: step / steps)
     model.fit(x, x, verbose=1)  # type: ignore[call-arg]
+    model.compile(optimizer="adam")  # type: ignore[call-arg]
     nn.Conv2D(8, kernel_size=3)  # type: ignore[call-arg]
     nn.SigmoidCrossEntropy(from_logits=True)  # type: ignore[call-arg]

@@ -36,6 +36,9 @@ enum { MR = 8 };
 enum { MR = 6 };
 #endif
 
+/* A single row hides the latency of FMA by more vectors: the product of a weight with one sample. */
+enum { ROW_VECTORS = 8, ROW = ROW_VECTORS * PER_VECTOR };
+
 struct gemm_block {
     const real *a, *b;
 };
@@ -47,7 +50,7 @@ struct gemm {
     const real *c0;        /* null: zeros */
     real *c;
     int64_t c0_row, c_row; /* c0_row is 0 for a bias */
-    int64_t n;             /* at most NR */
+    int64_t n;             /* at most NR, or ROW for a single row of C */
     int relu, prefetch;    /* prefetch: C is not in the caches */
 };
 
@@ -62,14 +65,14 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
     for (int64_t block = 0; block < g->blocks; ++block) {
         const real *a = g->block[block].a, *b = g->block[block].b;
         for (int64_t p = 0; p < g->k; ++p, a += g->a_column, b += g->b_row) {
-            vector row[NR_VECTORS];
-#pragma GCC unroll 2
+            vector row[ROW_VECTORS];
+#pragma GCC unroll 8
             for (int v = 0; v < vectors; ++v)
                 row[v] = vector_load(b + v * PER_VECTOR);
 #pragma GCC unroll 16
             for (int i = 0; i < lines * rows; ++i) {
                 const vector broadcast = a[i / rows * g->a_line + i % rows * a_row] - (vector){0};
-#pragma GCC unroll 2
+#pragma GCC unroll 8
                 for (int v = 0; v < vectors; ++v)
                     sum[i * vectors + v] = vector_fma(broadcast, row[v], sum[i * vectors + v]);
             }
@@ -77,7 +80,7 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
     }
 #pragma GCC unroll 16
     for (int i = 0; i < lines * rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
             const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
             vector y = sum[i * vectors + v];
@@ -127,7 +130,10 @@ INLINE void gemm_by_tiles(struct gemm *g, int64_t m, int64_t a_row)
 
 static void gemm_of_rows(struct gemm *g, int64_t m)
 {
-    gemm_by_tiles(g, m, g->a_row);
+    if (g->n > NR)
+        micro_kernel(g, 1, 1, ROW_VECTORS, g->a_row);
+    else
+        gemm_by_tiles(g, m, g->a_row);
 }
 
 /* A is transposed: MR elements of a column are neighbours in memory. */

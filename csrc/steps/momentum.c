@@ -13,6 +13,20 @@
  */
 #include "step.h"
 
+/* Where b or c is zero, it is so as a constant: not every compiler takes the conditions out of the loop. */
+INLINE void momentum_loop(const struct fastopt_tensor *tensor, real shrink, real rho, real in_v, real b, real c)
+{
+    real *restrict param = tensor->param, *restrict velocity = tensor->state[0];
+    const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+#pragma omp simd
+    for (size_t i = 0; i < tensor->n; ++i) {
+        const real g = scale * grad[i];
+        const real v = rho * velocity[i] + in_v * g;
+        velocity[i] = v;
+        param[i] = shrink * param[i] - (b != 0 ? b * v : 0) - (c != 0 ? c * g : 0); /* 0 * inf would be NaN */
+    }
+}
+
 static void momentum(const struct fastopt_tensor *tensors, size_t count, const double *hyper)
 {
     const struct momentum_hyper *h = (const void *)hyper;
@@ -24,15 +38,11 @@ static void momentum(const struct fastopt_tensor *tensors, size_t count, const d
     const real b = h->at_look_ahead ? 0 : h->nesterov ? step_of_v * h->momentum : step_of_v;
     const real c = h->at_look_ahead || h->nesterov ? h->lr * weight : 0;
 
-    for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict velocity = tensor->state[0];
-        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
-#pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = scale * grad[i];
-            const real v = rho * velocity[i] + in_v * g;
-            velocity[i] = v;
-            param[i] = shrink * param[i] - (b != 0 ? b * v : 0) - (c != 0 ? c * g : 0); /* 0 * inf would be NaN */
-        }
-    }
+    for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor)
+        if (c == 0)
+            momentum_loop(tensor, shrink, rho, in_v, b, 0);
+        else if (b == 0)
+            momentum_loop(tensor, shrink, rho, in_v, 0, c);
+        else
+            momentum_loop(tensor, shrink, rho, in_v, b, c);
 }

@@ -1,4 +1,5 @@
-/* What schedule-free steps share: the weight of the new z in the average. */
+/* What schedule-free steps share: the weight of the new z in the average, and the constants of a step. Loops are called
+ * with a decay that is known to be zero, where it is: not every compiler takes the condition out of them. */
 #ifndef SCHEDULE_FREE_H
 #define SCHEDULE_FREE_H
 
@@ -12,6 +13,16 @@ static inline double next_weight(double t, double lr, double weight_power, doubl
     const double weight = power(t, weight_power) * power(*largest_lr, lr_power);
     *weight_sum += weight;
     return *weight_sum > 0 ? weight / *weight_sum : 0;
+}
+
+struct schedule_free {
+    real lr, lr_y, c, rest;
+};
+
+static inline struct schedule_free schedule_free(double lr, double beta, double average_weight)
+{
+    return (struct schedule_free){
+        .lr = lr, .lr_y = lr * (1 - beta * (1 - average_weight)), .c = average_weight, .rest = 1 - average_weight};
 }
 
 #endif

@@ -73,6 +73,7 @@ def embedding_forward(
     out, entry = _embedding_forward.check(x, weight, out, entry)
     if isinstance(wrong, np.ndarray):
         checks.apart({"wrong": wrong, "weight": weight, "out": out, "entry": entry})
+    wrong = np.zeros(1, np.int64) if wrong is None else wrong
     if _wrong_entries(x, wrong, entries)[0]:
         valid = (x >= 0) & (x < entries)
         if valid.all():

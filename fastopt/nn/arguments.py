@@ -55,6 +55,7 @@ def samples(
     """Inputs, targets and the loss, checked against the model and each other, and whether they are `finite`; `whose` is
     what their names begin with. Inputs are as they were given, if programs can gather such rows."""
     made = named_loss(loss)
+    checks.plain(f"{whose}y", y)
     x, y = model.rows(f"{whose}x", x), np.asarray(y)
     if finite:
         check_finite(f"{whose}x", x, model.dtype)
@@ -91,6 +92,8 @@ def targets(name: str, y: Array, loss: Loss, shape: tuple[int, ...]) -> Array:
                 f"{name} must have shape {shape}, got {y.shape}: for labels write np.eye({shape[1]})[y], or "
                 'loss="softmax_cross_entropy"'
             )
+        if y.shape == shape[:1] == shape and y.dtype.kind in "iu":
+            return y.astype(np.float64)  # they look like labels
         return y.reshape(shape) if y.shape == shape[:1] and shape[1:] == (1,) else y
     if shape[1:] == (1,) and (y != y.ndim - 1).any():
         raise ValueError(
@@ -195,6 +198,7 @@ def _classes(y: Array) -> Array:
 
 def _numbers(name: str, value: Any, n: int) -> Array:
     """Weights (n,), checked; also as a column."""
+    checks.plain(name, value)
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):

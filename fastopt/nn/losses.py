@@ -411,6 +411,10 @@ class Huber(_MeanLoss):
         call(F.element_loss, output, targets, "huber", weight, delta=self.delta, **written)
 
 
+#: What the function of that name is as an object.
+_SOFTMAX_CROSS_ENTROPY = SoftmaxCrossEntropy()
+
+
 def lowering_of(loss: Loss) -> Lowering | None:
     """What lists the kernel calls of a loss: `_MeanLoss.lower`.
 
@@ -424,7 +428,7 @@ def lowering_of(loss: Loss) -> Lowering | None:
         None for a loss that is not one of fastopt's, or a subclass of one that is called in a way of its own.
     """
     if loss is softmax_cross_entropy:
-        return SoftmaxCrossEntropy().lower
+        return _SOFTMAX_CROSS_ENTROPY.lower
     if isinstance(loss, _MeanLoss) and type(loss).__call__ is _MeanLoss.__call__:
         return loss.lower
     return None

@@ -333,7 +333,7 @@ def _eager(p: Writer, at: Place, layer: Layer, _: Followers, x: Buffer) -> tuple
     def forward(x: Array, y: Array, counter: int) -> None:
         result, cache = layer.forward(x, training=p.training, counter=counter)
         copy_result(y, result, f"{type(layer).__name__}.forward must return an output")
-        caches[:] = [cache]
+        caches[:] = [cache] if p.training else []
 
     p.python(forward, x, y, place=at, label=f"{type(layer).__name__}.forward")
 
@@ -728,9 +728,9 @@ def _batch_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffe
 
     relu = take(p, followers, layers.ReLU) is not None
     place, dropout = (take(p, followers, layers.Dropout) if relu else None) or (None, None)
-    pool = None
-    if dropout is None and followers and getattr(followers[0][1], "stride", 0) == getattr(followers[0][1], "size", 1):
-        pool = (take(p, followers, layers.MaxPool2D) or (None, None))[1]
+    pool: Any = followers[0][1] if followers and dropout is None else None
+    if type(pool) is not layers.MaxPool2D or pool.stride != pool.size or take(p, followers, layers.MaxPool2D) is None:
+        pool = None
     if dropout is not None and p.training:
         common |= {"dropout": dropout.drop, "seed": dropout.seed, "counter": place}
     y = p.like(x) if pool is None else p.empty((p.n, *pool.output_shape(x.shape[1:])))

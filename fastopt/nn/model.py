@@ -18,7 +18,7 @@ from fastopt.nn import training as loop
 from fastopt.nn.config import decode, encode
 from fastopt.nn.feed import Loader, Transform
 from fastopt.nn.init import at_most
-from fastopt.nn.losses import LossLike, softmax_cross_entropy
+from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
 from fastopt.nn.program import Compiled
 from fastopt.nn.targets import Metric
 from fastopt.nn.trainer import Trainer
@@ -219,27 +219,33 @@ class Sequential(Compiled):
             metrics=metrics,
         )
 
+    @spelled
     def trainer(
         self,
         optimizer: OptimizerLike | type[Any] | str = "adam",
         loss: LossLike = softmax_cross_entropy,
         *,
+        lr: float | Schedule | None = None,
         on_nonfinite: Literal["stop", "skip", "ignore"] = "stop",
     ) -> Trainer:
         """Steps of training for a loop of one's own: one call each, of C alone where `fit` has none but that, either.
 
         Parameters
         ----------
-        optimizer : Optimizer or str, default "adam"
+        optimizer : Optimizer, str or class, default "adam"
             As for `fit`; its ``t`` counts the calls, of which dropout masks are a function.
-        loss : callable, default softmax_cross_entropy
+        loss : callable, str or class, default softmax_cross_entropy
+            As for `fit`.
+        lr : float or Schedule, optional
+            As for `fit`.
         on_nonfinite : {"stop", "skip", "ignore"}, default "stop"
             As for `fit`: a step that is skipped returns NaN.
 
         Returns
         -------
         Trainer
-            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it.
+            ``step(x, y, sample_weight=None)`` takes a step on one batch, and returns the mean loss before it; its
+            attributes are `model`, `optimizer` and `loss`.
 
         Raises
         ------
@@ -260,12 +266,12 @@ class Sequential(Compiled):
         True
         """
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
-        made = arguments.bound(self, optimizer)
+        made = arguments.bound(self, optimizer, lr)
         if getattr(made, "needs_closure", False):
             raise TypeError(
                 f"optimizer must not need the loss more than once a step, as {type(made).__name__} does: fit"
             )
-        return Trainer(self, made, loss, on_nonfinite)
+        return Trainer(self, made, named_loss(loss), on_nonfinite)
 
     if not TYPE_CHECKING:  # which knows what is there
 

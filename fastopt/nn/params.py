@@ -21,7 +21,7 @@ def _one_of_equals(names: frozenset[str]) -> frozenset[str]:
 
 class Params(dict[str, Array]):
     """A dict of arrays. Once its layer is built, ``params[name] = value`` copies the value into the array that is
-    there, which an optimizer, other layers and recorded calls may hold, and no name can be added or removed.
+    there, which an optimizer, other layers and programs may hold, and no name can be added or removed.
 
     ``params | other``, ``params.copy()`` and ``copy.copy(params)`` are plain dicts of the same arrays.
 

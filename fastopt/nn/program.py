@@ -6,10 +6,10 @@ given out by that.
 >>> from fastopt import nn
 >>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
 >>> print(model.compile(8))
-gather               -> x
-dense_forward        x, 0.weight, 0.bias -> #1
-dense_forward        #1, 1.weight, 1.bias -> #2
-copy                 #2 -> output
+gather         -> x
+dense_forward  x, 0.weight, 0.bias -> #1
+dense_forward  #1, 1.weight, 1.bias -> #2
+copy           #2 -> output
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastopt.checks import Array
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.batches import Indices
-from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, softmax_cross_entropy
+from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
 from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
@@ -38,8 +38,8 @@ MOST_BATCHES = 1024
 #: Seconds after which a call of C should return, so that Python can serve Ctrl-C and others.
 SLICE = 0.05
 
-#: Programs that a model keeps at most, by size, loss and targets.
-MOST_PROGRAMS = 16
+#: What a model keeps programs for at most, by size, loss and targets; and how many of each, for threads.
+MOST_PROGRAMS, MOST_IDLE = 16, 8
 
 LINE = arena.LINE
 
@@ -103,6 +103,8 @@ class Program:
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
+        self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
+        self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
         p = Writer(n, model.dtype, self.grads if loss is not None else None)
@@ -182,7 +184,7 @@ class Program:
             self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
             self.right[batch] = count_right(y, targets) if labels else 0
 
-        p.python(call, y, dy, batch=True)
+        p.python(call, y, dy, batch=True, label="loss")
 
     def _record(self, items: list[Item], marks: list[int]) -> None:
         """Make the list that C runs; `phases` are its parts: the pass up to the loss, the backward pass, the checks of
@@ -226,6 +228,7 @@ class Program:
 
     def _known(self, model: Stack, named: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
         """Arrays that have a name."""
+        self._gathered = {*named}
         for name, buffer in named.items():
             yield name, buffer.array
         if self._copy is not None:
@@ -260,6 +263,11 @@ class Program:
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
 
+    def rest(self) -> None:
+        """Let go of the arrays that it was fed with and aimed at."""
+        self._fed, self._order = (), None
+        self.calls.rest()
+
     def batches(self, left: int) -> int:
         """How many batches to run in one call, of those that are left."""
         if not self.native:
@@ -281,6 +289,11 @@ class Program:
                 return stopped
         return -1
 
+    def keep(self) -> None:
+        """Keep running statistics as they are for `restore`, as the first calls of a batch do, too."""
+        for array, kept in self._kept:
+            kept[...] = array
+
     def restore(self) -> None:
         """Put the running statistics back that the last batch began with."""
         for array, kept in self._kept:
@@ -296,15 +309,17 @@ class Program:
 
     def __str__(self) -> str:
         items = self.calls.list()
-        numbers: dict[int, str] = {}
+        known, numbers = dict(self._names), {}  # type: dict[int, str], dict[int, str]
         lines: list[tuple[str, str]] = []
 
-        def named(arrays: tuple[Array | None, ...]) -> str:
+        def named(arrays: tuple[Array | None, ...], anew: bool = False) -> str:
             names = []
             for array in arrays:
                 if array is not None and array.nbytes:
                     at = _kernels.address(array)
-                    names.append(self._names.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
+                    if anew and known.get(at) in self._gathered:  # what follows in the same place
+                        del known[at]
+                    names.append(known.get(at) or numbers.setdefault(at, f"#{len(numbers) + 1}"))
             return ", ".join(names)
 
         for phase in self.phases:
@@ -313,8 +328,9 @@ class Program:
                     lines.append((segment.__name__, "called by Python"))
                     continue
                 for name, reads, writes in items[slice(*segment)]:
-                    arrow = f" -> {named(writes)}" if writes else ""
-                    lines.append((name, f"{named(reads)}{arrow}".strip()))
+                    of = named(reads)
+                    arrow = f" -> {named(writes, name != 'gather')}" if writes else ""
+                    lines.append((name, f"{of}{arrow}".strip()))
         wide = max(len(name) for name, _ in lines) + 2
         return "\n".join(f"{name:<{wide}}{arrays}".rstrip() for name, arrays in lines)
 
@@ -387,27 +403,37 @@ class Compiled(Stack, loadable=False):
     """A stack that is compiled where it is used: see `fastopt.nn.Sequential`."""
 
     @spelled
-    def compile(self, batch_size: int, *, loss: Loss | None = None, y: Any = None) -> Program:
+    def compile(self, batch_size: int, *, loss: LossLike | None = None, y: Any = None) -> Program:
         """The program of passes over batches of a size, to be looked at: ``print(model.compile(32))``.
 
         Parameters
         ----------
         batch_size : int
-        loss : callable, optional
-            That of training; the program is that of inference where absent.
+        loss : callable or str, optional
+            That of training, as for `fit`; the program is that of inference where absent.
         y : array_like (n, …), optional
-            Targets, whose shape and type the program of training depends on; integer labels where absent.
+            Targets, whose shape and type the program of training depends on; where absent, integer labels, or numbers
+            like the outputs, as the loss takes them.
 
         Returns
         -------
         Program
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument breaks its rule.
         """
         n = checks.integer("batch_size", batch_size, 1)
         self.check_built()
         if loss is None:
             return Program(self, n)
-        targets = Targets(np.zeros(1, np.int64) if y is None else np.asarray(y), self.dtype, False)
-        return Program(self, n, loss=loss, targets=targets)
+        if y is None:
+            takes_labels = loss is softmax_cross_entropy or getattr(named_loss(loss), "takes_labels", True)
+            y = np.zeros(1 if takes_labels else (1, *self.shapes[-1]), np.int64 if takes_labels else self.dtype)
+        y = np.asarray(y)
+        _, y, made = samples(self, np.empty((len(y), *self.check_built()), np.uint8), y, loss)
+        return Program(self, n, loss=made, targets=Targets(y, self.dtype, False))
 
     @contextlib.contextmanager
     def program(
@@ -421,21 +447,29 @@ class Compiled(Stack, loadable=False):
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
-            key = n, id(loss) if lowering_of(loss) is None else repr(loss), targets.key, check, outputs
-        idle = self.programs.setdefault(key, [])
-        found = None
-        while found is None and idle:
-            found = idle.pop()
-            if not found.holds():
-                found = None
-        if found is None:
-            found = Program(self, n, loss=loss, targets=targets, check=check, outputs=outputs)
+            key = n, id(loss) if lowering_of(loss) is None else (type(loss), repr(loss)), targets.key, check, outputs
+        found = self._take(key) or Program(self, n, loss=loss, targets=targets, check=check, outputs=outputs)
         yield found
-        if not found.holds():
-            return
+        self._put(key, found)
+
+    def _take(self, key: tuple[Any, ...]) -> Program | None:
+        """A program that was made before, if one is idle and still holds: nobody else uses it until it is put back."""
+        idle = self.programs.get(key, [])
+        with contextlib.suppress(IndexError):  # where another thread has taken the last one
+            while True:
+                found: Program = idle.pop()
+                if found.holds():
+                    return found
+        return None
+
+    def _put(self, key: tuple[Any, ...], program: Program) -> None:
+        """Put a program back, without the arrays that it was fed."""
+        program.rest()
         if len(self.programs) > MOST_PROGRAMS:
             self.programs.clear()
-        self.programs.setdefault(key, []).append(found)
+        idle = self.programs.setdefault(key, [])
+        if len(idle) < MOST_IDLE:
+            idle.append(program)
 
     @spelled
     def predict(self, x: Array, *, batch_size: int = 256) -> Array:
@@ -477,22 +511,23 @@ class Compiled(Stack, loadable=False):
 
     def _infer(self, x: Array, rows: Indices | None, output: Array, size: int) -> None:
         """Write the outputs for batches of a size, of all rows or some."""
-        with self.program(size) as program:
-            program.feed(x)
-            program.aim(output)
-            done, batches = 0, len(output) // size
-            while done < batches:
-                part = program.batches(batches - done)
-                if program.native:
-                    started = time.perf_counter()
-                    ran, stopped, _ = program.calls.run(rows, size, part, first_batch=done)
-                    program.seconds = (time.perf_counter() - started) / part
-                else:
-                    ran, stopped = part, program.run_phase(0, rows, done, 0)
-                if stopped >= 0:
-                    wrong = slice((done + ran) * size, (done + ran + 1) * size)
-                    self.forward(self.converted(x[wrong if rows is None else rows[wrong]]))  # says what is wrong
-                done += part
+        program = self._take((size,)) or Program(self, size)
+        program.feed(x)
+        program.aim(output)
+        done, batches = 0, len(output) // size
+        while done < batches:
+            part = program.batches(batches - done)
+            if program.native:
+                started = time.perf_counter()
+                ran, stopped, _ = program.calls.run(rows, size, part, first_batch=done)
+                program.seconds = (time.perf_counter() - started) / part
+            else:
+                ran, stopped = part, program.run_phase(0, rows, done, 0)
+            if stopped >= 0:
+                wrong = slice((done + ran) * size, (done + ran + 1) * size)
+                self.forward(self.converted(x[wrong if rows is None else rows[wrong]]))  # says what is wrong
+            done += part
+        self._put((size,), program)
 
     @spelled
     def evaluate(

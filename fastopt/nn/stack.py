@@ -224,6 +224,7 @@ class Stack(Composite, loadable=False):
 
     def rows(self, name: str, x: Any) -> Array:
         """Inputs, checked: of the model's shape, with rows that programs can gather, in whatever type."""
+        checks.plain(name, x)
         x = np.asarray(x)
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be an array of numbers, got {x.dtype}")

@@ -59,6 +59,7 @@ class Steps:
         self._last: Program | None = None  # that gradients are of
         self._data: tuple[Array, Array, Array | None] | None = None
         self._targets: Targets | None = None
+        self._loss: Any = None
         self._sums: Grads = {}
         self._kept: list[tuple[Array, Array]] = []  # running statistics, with those before the first of several batches
 
@@ -66,25 +67,24 @@ class Steps:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._give_back()
+        self.close()
 
-    def _give_back(self) -> None:
-        """Programs are no longer in use."""
+    def close(self) -> None:
+        """Give all programs back."""
         self._fed.clear()
         while self._programs:
             self._programs.popitem()[1][1].close()
 
     def feed(self, x: Array, y: Array, weight: Array | None, loss: Loss) -> None:
         """Take batches from the rows of these arrays from now on; they were checked."""
-        self._loss = loss
         if weight is not None and not _kernels.gathers(weight):
             weight = checks.contiguous(weight, self._model.dtype)
         targets = Targets(y, self._model.dtype, weight is not None)
-        if lowering_of(self._loss) is not None:
+        if lowering_of(loss) is not None:
             y = y if _kernels.gathers(y) else checks.contiguous(y, targets.dtype)
-        if self._targets is not None and targets.key != self._targets.key:
-            self._give_back()
-        self._data, self._targets = (x, y, weight), targets
+        if self._targets is None or loss is not self._loss or targets.key != self._targets.key:
+            self.close()
+        self._data, self._targets, self._loss = (x, y, weight), targets, loss
         self._fed.clear()
 
     def program(self, n: int) -> Program:
@@ -117,7 +117,8 @@ class Steps:
             With what was taken before as its argument.
         """
         program = self.program(n)
-        if not program.native or not hasattr(self._optimizer, "upcoming"):
+        # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
+        if not program.native or not hasattr(type(self._optimizer), "upcoming"):
             return None
         batches = program.batches(most)
         upcoming = self._optimizer.upcoming(batches)
@@ -130,13 +131,14 @@ class Steps:
             program.seconds = (time.perf_counter() - started) / done
         upcoming.finish(done, norm)
         output = None if output is None else output[: done * n]
+        if stopped >= 0 and program.is_step(stopped):  # Python takes it, or says why it cannot be taken
+            self._restore(program)
+            if not done:
+                return None
         result = program.result[:done].copy()
         taken = Taken(result[:, 0], result[:, 1], program.right[:done].copy(), output)
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
-        if stopped >= 0 and not done:  # Python says why the optimizer takes no such step
-            program.restore()
-            return None
         return taken
 
     def _aim(self, program: Program, batches: int) -> Array | None:
@@ -158,6 +160,17 @@ class Steps:
             self._restore(program)
         raise NonFinite(*taken)
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within the block, one step is taken; where an exception prevents it, running statistics are put back."""
+        self._last, before = None, self._optimizer.t
+        try:
+            yield
+        except BaseException:
+            if self._last is not None and self._optimizer.t == before:
+                self._restore(self._last)
+            raise
+
     def _restore(self, program: Program) -> None:
         """Put the running statistics back that the step began with."""
         program.restore()
@@ -174,7 +187,9 @@ class Steps:
         weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
         self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         for i, chosen in enumerate(parts):
-            program = self._last = self.program(len(chosen))
+            program = self.program(len(chosen))
+            program.keep()
+            self._last = program
             outputs.append(self._aim(program, 1))
             self._phase(program, 0, chosen, counter + i)
             own, weight = program.result[0].tolist()
@@ -253,20 +268,26 @@ def alone(model: Stack) -> Iterator[None]:
 @contextlib.contextmanager
 def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
     """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
-    if optimizer is not None:
-        model.params.mark("held", getattr(optimizer, "frozen", ()))
+    frozen = getattr(optimizer, "frozen", ())
+    if frozen or optimizer is None:
+        model.params.mark("held", frozen)
     try:
         yield
     finally:
-        model.params.mark("held", ())
+        if frozen or optimizer is None:
+            model.params.mark("held", ())
 
 
 class Trainer:
     """Training steps of a loop of one's own: see `fastopt.nn.Sequential.trainer`."""
 
     def __init__(self, model: Compiled, optimizer: Any, loss: LossLike, on_nonfinite: str) -> None:
-        self._model, self._optimizer, self._loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
+        self.model, self.optimizer, self.loss, self._on_nonfinite = model, optimizer, named_loss(loss), on_nonfinite
         self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore")
+
+    def __repr__(self) -> str:
+        loss = getattr(self.loss, "__name__", repr(self.loss))
+        return f"Trainer({self.optimizer!r}, {loss}, on_nonfinite={self._on_nonfinite!r})"
 
     def __call__(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """A step on one batch.
@@ -282,20 +303,24 @@ class Trainer:
         float
             The mean loss before the step; NaN where it was skipped.
         """
-        model, optimizer = self._model, self._optimizer
-        x, y, loss = samples(model, x, y, self._loss)
+        model, optimizer = self.model, self.optimizer
+        x, y, loss = samples(model, x, y, self.loss)
         if not len(x):
             raise ValueError("x must hold at least one sample, got none")
         weight = weights(sample_weight, None, y, loss, model.dtype)
-        with alone(model), holding(model, optimizer), self._steps as steps:
+        steps = self._steps  # whose programs are kept for the next step
+        with alone(model), holding(model, optimizer):
             steps.feed(x, y, weight, loss)
             look_ahead(optimizer)
             try:
                 taken = steps.many(None, len(x), 1, optimizer.t)
                 if taken is not None:
                     return float(taken.loss[0])
-                taken, grads = steps.gradients([np.arange(len(x))], optimizer.t)
-                steps.check(grads)
+                with steps.whole():
+                    given, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                    steps.check(grads)
+                    optimizer.step(grads)
+                return float(given.loss[0])
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan
@@ -304,5 +329,3 @@ class Trainer:
                 raise NonFiniteError(
                     f"step {optimizer.t + 1}: {cause or 'the loss or a gradient is not finite'}"
                 ) from None
-            optimizer.step(grads)
-            return float(taken.loss[0])

@@ -422,11 +422,12 @@ class Run:
 
     def _one(self, step: int) -> Taken:
         """Forward, backward and the optimizer's step."""
-        if getattr(self.optimizer, "needs_closure", False):
-            return self._step_by_closure(step)
-        taken, grads = self._gradients(step)
-        self.optimizer.step(grads)
-        return taken
+        with self._steps.whole():
+            if getattr(self.optimizer, "needs_closure", False):
+                return self._step_by_closure(step)
+            taken, grads = self._gradients(step)
+            self.optimizer.step(grads)
+            return taken
 
     def _step_by_closure(self, step: int) -> Taken:
         """A step of an optimizer that asks for the loss and the gradients as often as it likes."""

@@ -39,7 +39,7 @@ def test_numbers_that_are_no_entries(isa, dtype, guarded):
         assert wrong == 2
         assert (out == 7).all()
         assert (entry == 7).all()
-        y, entries = kernel("embedding_forward")(x, weight, out, entry)  # as it is replayed, without that check
+        y, entries = kernel("embedding_forward")(x, weight, out, entry)  # as programs call it, without that check
         guarded.check()
         assert entries.tolist() == [[2, 0], [0, 0]]
         np.testing.assert_array_equal(y, np.array([[weight[2], 0 * weight[0]], [weight[0], 0 * weight[0]]]))

@@ -702,6 +702,10 @@ def _of_model(method: str) -> Maker:
             arguments |= {"batch_size": 4}
         elif method == "predict":
             arguments = {"x": arguments["x"], "batch_size": 4}
+        elif method == "compile":
+            arguments = {"batch_size": 4, "loss": "softmax_cross_entropy", "y": arguments["y"]}
+        elif method == "trainer":
+            arguments = {"optimizer": "adam", "loss": "softmax_cross_entropy", "lr": 0.1, "on_nonfinite": "stop"}
         elif method == "copy":
             arguments = {"dtype": np.float64}
         elif method == "save":
@@ -718,13 +722,21 @@ def _fit_state(memory: Memory, rng: random.Random) -> Call:
     return call
 
 
+def _trainer(memory: Memory, rng: random.Random) -> Call:
+    model, weight = _model(), memory.array(np.ones(8))
+    step = model.trainer("adam")
+    return Call(step, _samples(memory) | {"sample_weight": weight}, state=lambda: bits([model.params, model.state]))
+
+
 def _load_model(memory: Memory, rng: random.Random) -> Call:
     _model().save("model.npz")
     return Call(nn.load, {"path": rng.choice(("model.npz", "none", "."))})
 
 
+_METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save")
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
-CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in ("evaluate", "predict", "copy", "save")}
+CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in _METHODS}
+CALLS["nn.Sequential.trainer, called"] = _trainer
 plain("nn.Shuffled", nn.Shuffled, lambda x, rng: {"n": 20, "batch_size": 4})
 plain("nn.InOrder", nn.InOrder, lambda x, rng: {"n": 20, "batch_size": 4})
 plain("nn.Stratified", nn.Stratified, lambda x, rng: {"y": np.arange(20) % 3, "batch_size": 4})

@@ -385,3 +385,22 @@ def test_a_lone_callback_and_none(samples, capsys):
     assert capsys.readouterr().out.startswith("epoch 1/1  loss ")
     assert fitted(*samples, callbacks=None) == fitted(*samples, callbacks=()) == fitted(*samples)
     assert fitted(*samples, callbacks=iter([nn.Callback()])) == fitted(*samples)
+
+
+@pytest.mark.parametrize("which", ["x", "y", "sample_weight"])
+def test_masked_arrays_are_refused(which):
+    """Their masks would be passed over."""
+    given = {"x": np.ones((4, 2)), "y": np.arange(4) % 3, "sample_weight": np.ones(4)}
+    given[which] = np.ma.array(given[which])
+    model = nn.Sequential([nn.Dense(3)], (2,))
+    with pytest.raises(TypeError, match=f"^{which} must be a plain array, got a masked one"):
+        model.fit(**given)
+
+
+def test_a_trainer_says_what_it_is_and_takes_a_rate():
+    model = nn.Sequential([nn.Dense(3)], (2,))
+    step = model.trainer("sgd", "hinge", lr=0.25)
+    assert (step.model, step.optimizer.lr, type(step.loss)) == (model, 0.25, nn.Hinge)
+    assert repr(step) == "Trainer(SGD(lr=0.25, t=0), Hinge(), on_nonfinite='stop')"
+    with pytest.raises(TypeError, match=r"Sequential\.trainer has no keyword 'learning_rate': write lr"):
+        model.trainer("sgd", learning_rate=0.1)

@@ -24,7 +24,7 @@ def samples(rng):
 
 @pytest.fixture(params=["own", "blas"])
 def products(request, monkeypatch):
-    """With recorded passes, and without."""
+    """By C alone, and with calls of Python between."""
     monkeypatch.setattr(nn.layers, "PRODUCTS", request.param)
 
 
@@ -181,7 +181,7 @@ def test_gradients_that_a_callback_repairs_are_taken(samples):
 
 
 def test_gradients_that_a_callback_replaces_are_those_of_its_step(samples, monkeypatch):
-    """In a replay as in passes that are made anew."""
+    """And of no other."""
 
     class Replace(nn.Callback):
         def on_gradients(self, batch, grads):

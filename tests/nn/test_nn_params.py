@@ -77,7 +77,7 @@ def test_an_assignment_to_the_state_moves_values(name, samples):
     assert (model.predict(samples[0]) != before).any()
 
 
-def test_a_replay_heeds_an_assignment(samples):
+def test_a_program_heeds_an_assignment(samples):
     models = [mlp() for _ in range(2)]
 
     class Assign(nn.Callback):
@@ -288,7 +288,7 @@ def test_statistics_of_frozen_layers_stay(norm, how, samples, monkeypatch):
 
 
 def test_a_layer_frozen_in_a_run_rests_from_then_on(samples):
-    """Also where calls were recorded before."""
+    """Also where a program was made before."""
     model, seen = mlp(), []
     optimizer = fastopt.Adam(model.params, groups=[{"params": "1.*", "frozen": False}])
 

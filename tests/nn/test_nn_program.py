@@ -12,6 +12,7 @@ import sys
 import threading
 import tracemalloc
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,9 +21,9 @@ import pytest
 import fastopt
 from fastopt import cases, nn
 from fastopt.nn import layers, lowering, program
+from fastopt.nn.batches import Batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
-from fastopt.nn.training import Batches
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import Schedule, cosine, exponential, linear
 
@@ -74,7 +75,7 @@ def names(made):
 def by_python(made):
     """What Python calls for layers."""
     lines = str(made).splitlines()
-    return [line.split()[0] for line in lines if line.endswith("called by Python") and line.split()[0] != "call"]
+    return [line.split()[0] for line in lines if line.endswith("called by Python") and line.split()[0] != "loss"]
 
 
 def check_like_layers(model, rng, *, exact, counter=3):
@@ -154,21 +155,21 @@ CNN = [nn.Conv2D(16), nn.ReLU(), nn.MaxPool2D(), nn.Flatten(), nn.Dense(5), nn.R
     [
         (
             [nn.Dense(4), nn.ReLU()],
-            "gather dense_forward call bias_relu_backward dense_weight_grad",
+            "gather dense_forward loss bias_relu_backward dense_weight_grad",
             "gather dense_forward copy",
         ),
         (
             [nn.Dense(4), nn.ReLU(), nn.Dropout(0.5)],
-            "gather dense_forward bias_relu_dropout_forward call bias_relu_backward dense_weight_grad",
+            "gather dense_forward bias_relu_dropout_forward loss bias_relu_backward dense_weight_grad",
             "gather dense_forward copy",
         ),
         (
             [nn.BatchNorm(), nn.ReLU(), nn.Dropout(0.5)],
-            "copy copy gather batch_norm_statistics batch_norm_dropout call batch_norm_backward",
+            "copy copy gather batch_norm_statistics batch_norm_dropout loss batch_norm_backward",
             "gather batch_norm_inference copy",
         ),
-        ([nn.Dropout(0.5), nn.ReLU()], "gather dropout_forward relu_forward call", "gather relu_forward copy"),
-        ([nn.Sequential([nn.Dense(4)]), nn.ReLU()], "gather dense_forward relu_forward call relu_backward "
+        ([nn.Dropout(0.5), nn.ReLU()], "gather dropout_forward relu_forward loss", "gather relu_forward copy"),
+        ([nn.Sequential([nn.Dense(4)]), nn.ReLU()], "gather dense_forward relu_forward loss relu_backward "
          "dense_weight_grad", "gather dense_forward relu_forward copy"),
     ],
     ids=lambda value: repr(value)[:40],
@@ -485,7 +486,7 @@ def by_trainer(model, optimizer, x, y, *, epochs, batch_size, loss, sample_weigh
     step = model.trainer(optimizer, loss, on_nonfinite=on_nonfinite)
     losses = []
     for _ in range(epochs):
-        for chosen in nn.batches(len(x), batch_size, np.random.default_rng([model.seed, optimizer.t])):
+        for chosen in nn.Shuffled(len(x), batch_size).epoch(np.random.default_rng([model.seed, optimizer.t])):
             weight = None if sample_weight is None else sample_weight[chosen]
             losses.append(step(x[chosen], y[chosen], *(() if weight is None else (weight,))))
     return losses
@@ -496,7 +497,7 @@ def by_layers(model, optimizer, x, y, *, epochs, batch_size, loss, sample_weight
     losses = []
     model.params.mark("held", optimizer.frozen)
     for _ in range(epochs):
-        for chosen in nn.batches(len(x), batch_size, np.random.default_rng([model.seed, optimizer.t])):
+        for chosen in nn.Shuffled(len(x), batch_size).epoch(np.random.default_rng([model.seed, optimizer.t])):
             if hasattr(optimizer, "look_ahead"):
                 optimizer.look_ahead()
             output, cache = model.forward(model.converted(x[chosen]), training=True, counter=optimizer.t)
@@ -521,7 +522,8 @@ def check_all_ways(make, samples, in_one_call, *, loss=nn.softmax_cross_entropy,
         in_one_call.clear()
         histories.append(model.fit(x, y, optimizer=optimizer, callbacks=callbacks, **how))
         if not callbacks:
-            assert in_one_call == ([5, 1] * 2 if native else [0] * 12)
+            batches = [5, 1] if how["batch_size"] == 8 else [1]
+            assert in_one_call == (batches * 2 if native else [0] * 12)
         if optimizer_average(optimizer):
             optimizer.restore()
         ended.append((bits(model.params, model.state), optimizer.t, state_bits(optimizer)))
@@ -557,10 +559,44 @@ def state_bits(optimizer):
     return {name: {key: array.tobytes() for key, array in held.items()} for name, held in optimizer.state.items()}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name for name, each in OPTIMIZERS.items() if not each.full_batch])
 def test_every_optimizer(name, samples, in_one_call):
     native = name != "look_ahead_nesterov"  # which looks ahead before each step
-    check_all_ways(lambda model: OPTIMIZERS[name](model.params, lr=0.01), samples, in_one_call, native=native)
+    whole = {"batch_size": 45} if name == "rprop" else {}  # which goes by signs that must not depend on the batch
+    check_all_ways(lambda model: OPTIMIZERS[name](model.params, lr=0.01), samples, in_one_call, native=native, **whole)
+
+
+class Wrapped:
+    """An optimizer of the user's around another one, of which it passes on all that it has not: half of each step."""
+
+    def __init__(self, params):
+        self.inner = fastopt.SGD(params, lr=0.1)
+
+    def step(self, grads):
+        self.inner.step({name: grad / 2 for name, grad in grads.items()})
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda params: fastopt.LookAhead(fastopt.Adam(params, lr=0.01), k=3), fastopt.Ranger, Wrapped],
+    ids=["LookAhead", "Ranger", "of the user's"],
+)
+def test_what_wraps_an_optimizer_takes_its_own_steps(make, samples):
+    x, y = samples[0][:32], samples[1][:32]
+    model = nn.Sequential([nn.Dense(4), nn.Dense(3)], (5,))
+    twins = [copy.deepcopy(model) for _ in range(2)]
+    model.fit(x, y, epochs=2, batch_size=4, optimizer=make(model.params))
+    fitted, own = make(twins[0].params), make(twins[1].params)
+    step = twins[0].trainer(fitted)
+    for t in (0, 8):
+        for chosen in nn.Shuffled(len(x), 4).epoch(np.random.default_rng([0, t])):
+            step(x[chosen], y[chosen])
+            output, cache = twins[1].forward(model.converted(x[chosen]), training=True)
+            own.step(twins[1].backward(nn.softmax_cross_entropy(output, y[chosen])[1], cache)[1])
+    assert bits(model.params) == bits(twins[0].params) == bits(twins[1].params)
 
 
 RATE = Schedule(cosine, peak=0.05, steps=20)
@@ -679,7 +715,7 @@ def test_measures_are_those_of_the_batches(samples, in_one_call):
     model, twin = mlp(np.float64), mlp(np.float64)
     history = model.fit(x, y, batch_size=8, optimizer=fastopt.SGD(model.params, lr=0.1))
     optimizer, value, right = fastopt.SGD(twin.params, lr=0.1), 0.0, 0
-    for chosen in nn.batches(45, 8, np.random.default_rng([0, 0])):
+    for chosen in nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0])):
         output, cache = twin.forward(x[chosen], training=True, counter=optimizer.t)
         loss, dy = nn.softmax_cross_entropy(output, y[chosen])
         value, right = value + loss * len(chosen), right + np.count_nonzero(output.argmax(1) == y[chosen])
@@ -757,7 +793,7 @@ def test_steps_that_are_skipped(accumulate, samples, in_one_call):
     model = steep()
     optimizer = fastopt.Adam(model.params, lr=0.01)
     for _ in range(3):
-        rows = [*nn.batches(45, 8, np.random.default_rng([0, optimizer.t]))]
+        rows = [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, optimizer.t]))]
         for i in range(0, 6, accumulate):
             parts = rows[i : i + accumulate]
             if not any(20 in chosen for chosen in parts):
@@ -786,7 +822,7 @@ def test_a_step_that_is_not_finite_leaves_what_was_before(samples, in_one_call):
     twin = steep()
     optimizer = fastopt.Adam(twin.params, lr=0.01)
     step = twin.trainer(optimizer)
-    for chosen in nn.batches(45, 8, np.random.default_rng([0, 0])):
+    for chosen in nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0])):
         if 20 in chosen:
             with pytest.raises(nn.NonFiniteError, match=f"step {optimizer.t + 1}: "):
                 step(x[chosen], y[chosen])
@@ -798,6 +834,15 @@ def test_a_step_that_is_not_finite_leaves_what_was_before(samples, in_one_call):
 # ---- Between calls ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def usual_handler():
+    """That of Ctrl-C, which a process in the background of a shell ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_handler")
 def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
     monkeypatch.setattr(program, "SLICE", 0.0)  # one batch in each call
     original, calls = Steps.many, []
@@ -817,7 +862,7 @@ def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
     twin = mlp()
     step = twin.trainer(fastopt.Adam(twin.params, lr=0.01))
-    for chosen in [*nn.batches(45, 8, np.random.default_rng([0, 0]))][:4]:
+    for chosen in [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0]))][:4]:
         step(samples[0][chosen], samples[1][chosen])
     assert bits(model.params, model.state) == bits(twin.params, twin.state)
 
@@ -1219,7 +1264,7 @@ def test_a_model_of_a_class_that_overrides_its_passes(rng):
     model.fit(rng.normal(size=(20, 5)), np.arange(20) % 3)
 
 
-class Wrong(nn.Layer):
+class Askew(nn.Layer):
     """Returns what it is told to, in place of what it should."""
 
     def __init__(self, **returned):
@@ -1240,15 +1285,15 @@ class Wrong(nn.Layer):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ({"y": lambda x: x[:, :2]}, "Wrong.forward must return an output of float32 (6, 4), got float32 (6, 2)"),
-        ({"y": lambda x: x[:1]}, "Wrong.forward must return an output of float32 (6, 4), got float32 (1, 4)"),
-        ({"y": lambda x: x.astype(int)}, "Wrong.forward must return an output of float32 (6, 4), got int64 (6, 4)"),
-        ({"y": lambda x: x + 0j}, "Wrong.forward must return an output of float32 (6, 4), got complex64 (6, 4)"),
-        ({"y": lambda x: x.tolist()}, "Wrong.forward must return an output of float32 (6, 4), got list"),
-        ({"y": lambda x: None}, "Wrong.forward must return an output of float32 (6, 4), got NoneType"),
-        ({"dx": lambda dy: dy.T}, "Wrong.backward must return a gradient of the input of float32 (6, 4), got float32"),
-        ({"dx": lambda dy: None}, "Wrong.backward must return a gradient of the input of float32 (6, 4), got NoneType"),
-        ({"grads": lambda grads: {}}, "Wrong.backward must return the gradients of gain, got []"),
+        ({"y": lambda x: x[:, :2]}, "Askew.forward must return an output of float32 (6, 4), got float32 (6, 2)"),
+        ({"y": lambda x: x[:1]}, "Askew.forward must return an output of float32 (6, 4), got float32 (1, 4)"),
+        ({"y": lambda x: x.astype(int)}, "Askew.forward must return an output of float32 (6, 4), got int64 (6, 4)"),
+        ({"y": lambda x: x + 0j}, "Askew.forward must return an output of float32 (6, 4), got complex64 (6, 4)"),
+        ({"y": lambda x: x.tolist()}, "Askew.forward must return an output of float32 (6, 4), got list"),
+        ({"y": lambda x: None}, "Askew.forward must return an output of float32 (6, 4), got NoneType"),
+        ({"dx": lambda dy: dy.T}, "Askew.backward must return a gradient of the input of float32 (6, 4), got float32"),
+        ({"dx": lambda dy: None}, "Askew.backward must return a gradient of the input of float32 (6, 4), got NoneType"),
+        ({"grads": lambda grads: {}}, "Askew.backward must return the gradients of gain, got []"),
         ({"grads": lambda grads: grads | {"bias": 0}}, "the gradients of gain, got ['gain', 'bias']"),
         ({"grads": lambda grads: {"gain": grads["gain"][:2]}}, "a gradient of gain of float32 (4,), got float32 (2,)"),
         ({"grads": lambda grads: {"gain": 1.0}}, "a gradient of gain of float32 (4,), got float"),
@@ -1256,7 +1301,7 @@ class Wrong(nn.Layer):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_layers_are_named(returned, message, rng):
-    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), Wrong(**returned), nn.Dense(3)], (5,))
+    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), Askew(**returned), nn.Dense(3)], (5,))
     x, y = rng.normal(size=(N, 5)), np.arange(N) % 3
     before = bits(model.params, model.state)
     optimizer = fastopt.Adam(model.params)
@@ -1321,20 +1366,149 @@ def test_an_exception_leaves_whole_steps(where, accumulate, samples):
     done = 3 // accumulate
     assert optimizer.t == done
     twin, other, loss_of_twin = build(-1)
-
-    class Stop(nn.Callback):
-        def on_train_begin(self, run):
-            self.run = run
-
-        def on_batch_end(self, batch, logs):
-            if batch + 1 == done:
-                self.run.stop("enough")
-
-    twin.fit(x, targets, optimizer=other, loss=loss_of_twin, callbacks=[Stop()], **fit)
+    twin.fit(x, targets, optimizer=other, loss=loss_of_twin, callbacks=[Stopping(done)], **fit)
     assert bits(model.params, model.state) == bits(twin.params, twin.state)
     for each, using, how in ((model, optimizer, loss), (twin, other, loss_of_twin)):
         each.fit(x, targets, optimizer=using, loss=how, **fit)
     assert bits(model.params, model.state) == bits(twin.params, twin.state)
+
+
+def test_a_step_that_python_takes_amid_others_counts_once():
+    """The squares of the gradients of batch 5 overflow, which C leaves to Python: running statistics are not updated by
+    that batch twice."""
+    x, order = np.random.default_rng(0).normal(size=(64, 5)), np.random.default_rng([3, 0]).permutation(64)
+    weight = np.zeros(64)
+    weight[order[40:48]] = 1
+    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), nn.Dense(1)], (5,), dtype=np.float64)
+    model.params["1.scale"] = np.full(4, 1e200)
+    model.params["2.weight"] = model.params["2.weight"] * 1e-200
+    twin = copy.deepcopy(model)
+    for each, callbacks in ((model, []), (twin, [Watching()])):
+        optimizer = fastopt.SGD(each.params, 0.1, clip_global_norm=1.0)
+        fit = {"sample_weight": weight, "batch_size": 8, "loss": "l1", "seed": 3, "callbacks": callbacks}
+        each.fit(x, np.ones(64), optimizer=optimizer, **fit)
+    assert bits(model.params, model.state) == bits(twin.params, twin.state)
+
+
+class Stopping(nn.Callback):
+    """Ends a run after so many steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_begin(self, run):
+        self.run = run
+
+    def on_batch_end(self, batch, logs):
+        if batch + 1 == self.steps:
+            self.run.stop("enough")
+
+
+class Stubborn(fastopt.NumPyOptimizer):
+    """Gradient descent that refuses its third step."""
+
+    def update(self, param, grad, state, *, lr, t):
+        if t == 3:
+            raise LookupError("the third step")
+        param -= lr * grad
+
+
+@pytest.mark.parametrize("way", ["fit", "accumulate", "trainer", "callback"])
+def test_a_step_that_is_refused_leaves_what_was_before(way, samples):
+    x, y = samples[0][:32], samples[1][:32]
+    order = np.arange(32) if way == "trainer" else np.random.default_rng([0, 0]).permutation(32)
+    model = nn.Sequential([nn.Dense(4), nn.BatchNorm(), nn.Dense(3)], (5,))
+    twin = copy.deepcopy(model)
+    made, same = (Stubborn(each.params, lr=0.1) for each in (model, twin))
+
+    class Refusing(nn.Callback):
+        def on_gradients(self, batch, grads):
+            if batch == 2:
+                raise LookupError("the third step")
+
+    step, step_of_twin = model.trainer(made), twin.trainer(same)
+
+    def train():
+        for begin in range(0, 32, 8) if way == "trainer" else ():
+            step(x[begin : begin + 8], y[begin : begin + 8])
+        how = {"batch_size": 4, "accumulate": 2} if way == "accumulate" else {"batch_size": 8}
+        model.fit(x, y, optimizer=made, callbacks=[Refusing()] if way == "callback" else [], **how)
+
+    with pytest.raises(LookupError, match="the third step"):
+        train()
+    assert made.t == 2
+    if way == "accumulate":
+        twin.fit(x, y, optimizer=same, batch_size=4, accumulate=2, callbacks=[Stopping(2)])
+    else:
+        for chosen in order[:16].reshape(2, 8):
+            step_of_twin(x[chosen], y[chosen])
+    assert bits(model.params, model.state) == bits(twin.params, twin.state)
+
+
+def test_what_was_given_is_let_go(samples):
+    """Programs that are kept for later hold no inputs, targets, weights or outputs."""
+    given = [np.array(each) for each in (*samples, np.ones(len(samples[0]), np.float32))]
+    model = nn.Sequential([nn.Dense(3)], (5,))
+    model.fit(*given[:2], sample_weight=given[2])
+    model.trainer()(*given)
+    given.append(model.predict(given[0]))
+    left = [weakref.ref(each) for each in given]
+    del given[:]
+    gc.collect()
+    assert model.programs
+    assert [each() for each in left] == [None] * 4
+
+
+def test_parameters_that_are_moved_in_place():
+    """The kernels of a program that was made before would read memory that is no longer theirs."""
+    dense = nn.Dense(3)
+    dense.build((4,), np.random.default_rng(0), np.dtype(np.float32))
+    model, x = nn.Sequential([dense], (4,)), np.ones((2, 4), np.float32)
+    model.predict(x)
+    model.params["0.weight"].resize((4, 100_000), refcheck=False)
+    with pytest.raises(ValueError, match="must have shape"):
+        model.predict(x)
+
+
+def test_inputs_that_are_moved_in_place(samples):
+    x, y = samples
+    x = np.array(x[:32])
+
+    class Moving(nn.Callback):
+        def on_batch_end(self, batch, logs):
+            x.resize((len(x) // 2, 2 * x.shape[1]), refcheck=False)
+
+    with pytest.raises(TypeError, match="must not be moved or reshaped in place"):
+        nn.Sequential([nn.Dense(3)], (5,)).fit(x, y[: len(x)], batch_size=8, callbacks=Moving())
+
+
+def test_a_loss_by_name_is_compiled():
+    model = nn.Sequential([nn.Dense(3)], (5,))
+    assert str(model.compile(8, loss="mse")) == str(model.compile(8, loss=nn.SquaredError(), y=np.zeros((1, 3))))
+    assert "hinge_loss" in str(model.compile(8, loss="hinge", y=np.zeros(8)))
+    with pytest.raises(ValueError, match="loss"):
+        model.compile(8, loss="nosuch")
+
+
+def test_whole_numbers_for_outputs_without_an_axis(rng):
+    """They look like labels, and are none for a loss of numbers."""
+
+    class First(nn.Layer):
+        def output_shape(self, input_shape):
+            return ()
+
+        def forward(self, x, *, training=False, counter=0):
+            return x[:, 0], None
+
+        def backward(self, dy, cache):
+            return dy[:, None], {}
+
+    x, y = rng.normal(size=(16, 4)), np.arange(16)
+    losses = []
+    for targets in (y, y.astype(float)):
+        model = nn.Sequential([nn.Dense(1), First()], (4,))
+        losses.append((model.fit(x, targets, loss="mse")["loss"], model.evaluate(x, targets, loss="mse")))
+    assert losses[0] == losses[1]
 
 
 def test_an_exception_in_inference(samples):
@@ -1575,11 +1749,46 @@ def test_lists_are_printed_as_text():
     assert out.getvalue().startswith("gather")
 
 
-def test_batches_by_arithmetic_are_those_of_the_generator():
+def test_batches_by_arithmetic_are_slices():
     for n in range(1, 20):
         for size in range(1, n + 2):
             order = np.random.default_rng(0).permutation(n)
-            each, wanted = Batches(order, size), [*nn.batches(n, size, np.random.default_rng(0))]
+            each, wanted = Batches(order, size), [order[i : i + size] for i in range(0, n, size)]
+            if len(wanted) > 1 and len(wanted[-1]) == 1:
+                wanted[-2:] = [np.concatenate(wanted[-2:])]
             assert [each[i].tolist() for i in range(len(each))] == [chosen.tolist() for chosen in wanted]
             for i in range(len(each)):
                 assert {len(chosen) for chosen in wanted[i : i + each.alike(i)]} == {len(wanted[i])}
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        ("softmax_cross_entropy", "labels"),
+        (nn.SoftmaxCrossEntropy, "shares"),
+        (nn.softmax_cross_entropy, "shares"),
+        (nn.SquaredError, "values"),
+        ("squared_error", "values"),
+    ],
+)
+def test_losses_by_name_and_class(loss, kind, samples, rng, monkeypatch):
+    """In `fit`, in a trainer, which makes one program, and in `compile`."""
+    x, y, made = samples[0][:40], targets_of(kind, rng, 40), counted(monkeypatch)
+    model, twin = mlp(), mlp()
+    model.fit(x, y, batch_size=8, loss=loss)
+    made.clear()
+    step = twin.trainer("adam", loss)
+    for chosen in nn.Shuffled(40, 8).epoch(np.random.default_rng([0, 0])):
+        step(x[chosen], y[chosen])
+    assert bits(model.params, model.state) == bits(twin.params, twin.state)
+    assert len(made) == 1
+    assert str(model.compile(8, loss=loss, y=y)) == str(made[0])
+
+
+def test_targets_of_a_compiled_list():
+    model = mlp()
+    assert "element_loss" in names(model.compile(8, loss="squared_error"))
+    assert "count_right" in names(model.compile(8, loss="softmax_cross_entropy"))
+    for y in (np.zeros((8, 4)), np.zeros(8)):
+        with pytest.raises(ValueError, match=r"must have shape \(8, 3\)"):
+            model.compile(8, loss=nn.SquaredError(), y=y)
