@@ -10,7 +10,6 @@ True
 
 from fastopt.nn import (
     activations,
-    batches,
     callbacks,
     curvature,
     debug,
@@ -24,13 +23,13 @@ from fastopt.nn import (
     model,
     monitor,
     norms,
+    orders,
     pooling,
     residual,
     trace,
     training,
 )
 from fastopt.nn.activations import *
-from fastopt.nn.batches import *
 from fastopt.nn.callbacks import *
 from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
@@ -42,6 +41,7 @@ from fastopt.nn.lsuv import lsuv
 from fastopt.nn.many import *
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
+from fastopt.nn.orders import *
 from fastopt.nn.pooling import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
@@ -50,7 +50,7 @@ from fastopt.nn.training import *
 
 __all__ = [
     *activations.__all__,
-    *batches.__all__,
+    *orders.__all__,
     *callbacks.__all__,
     *dropouts.__all__,
     *embedding.__all__,

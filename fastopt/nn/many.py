@@ -23,10 +23,10 @@ from fastopt.nn import losses, training
 from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.arguments import samples as checked_samples
 from fastopt.nn.arguments import weights
-from fastopt.nn.batches import Indices, rows_of
 from fastopt.nn.feed import is_loader
 from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential, read
+from fastopt.nn.orders import Indices, rows_of
 from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of
 from fastopt.nn.training import Callback, History, Run, Validation, interruptible
 from fastopt.threads import blas_on_one_thread, get_num_threads

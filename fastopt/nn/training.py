@@ -19,12 +19,11 @@ from fastopt import _kernels, checks, files
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
-from fastopt.nn import arguments
-from fastopt.nn import batches as orders
-from fastopt.nn.batches import Indices, Shuffled
+from fastopt.nn import arguments, orders
 from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.orders import Indices, Shuffled
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of

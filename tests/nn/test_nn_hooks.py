@@ -9,8 +9,7 @@ import pytest
 
 import fastopt
 from fastopt import data, nn
-from fastopt.nn import batches as orders
-from fastopt.nn import feed, training
+from fastopt.nn import feed, orders, training
 
 N, D, C = 131, 5, 3
 

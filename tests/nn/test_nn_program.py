@@ -21,7 +21,7 @@ import pytest
 import fastopt
 from fastopt import cases, nn
 from fastopt.nn import layers, lowering, program
-from fastopt.nn.batches import Batches
+from fastopt.nn.orders import Batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
 from fastopt.optimizers import OPTIMIZERS
