@@ -378,7 +378,9 @@ def _cost(run: Run) -> float:
         own = sum(array.size for array in layer.params.values())
         products += own * math.prod(shape[:-1])
         size += own
-    return run.epochs * (3.0 * run.samples * products + run.batches * (4.0 * size + 1e4 * len(model.layers)))
+    return min(run.epochs, 2**62) * (
+        3.0 * run.samples * products + run.batches * (4.0 * size + 1e4 * len(model.layers))
+    )
 
 
 class _Crowd:

@@ -386,7 +386,7 @@ class Run:
                     raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
             at += count
             epoch.steps += count // self.accumulate
-            self.done = (self.epoch + epoch.steps / self.batches) / self.epochs
+            self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
             if self.stopped and epoch.steps < self.batches:
