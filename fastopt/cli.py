@@ -17,7 +17,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="decides weights, masks and the order of samples (default: 0)"
     )
     command.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N networks at once, with this seed and those after it, and write them as an ensemble (default: 1)",
+    )
+    command.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: the first of out, out-2, … that is not there)"
     )
     existing = command.add_mutually_exclusive_group()
@@ -303,6 +310,27 @@ def _fit(
     return model.fit(x, y, epochs=epochs, batch_size=batch_size, optimizer=optimizer, callbacks=callbacks, **options)
 
 
+def _fit_many(
+    models: list[nn.Sequential],
+    optimizers: list[Optimizer],
+    x: Any,
+    y: Any,
+    epochs: int,
+    batch_size: int,
+    samples: Any = None,
+    **options: Any,
+) -> nn.Histories:
+    """`_fit` of many models at once; `samples` are those that all are trained on."""
+
+    def falling(i: int) -> list[nn.Callback]:
+        peak = optimizers[i].lr
+        return [nn.LearningRateScheduler(step=lambda step, steps: cosine(step, steps=steps, peak=peak))]
+
+    chosen = None if samples is None else [samples] * len(models)
+    shared: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "callbacks": falling, "samples": chosen}
+    return nn.fit_many(models, x, y, optimizer=optimizers, **shared, **options)
+
+
 def _was_interrupted(history: nn.History) -> bool:
     """Whether a run has ended by Ctrl-C, which `Sequential.fit` takes for a request to end after the step."""
     return history.stopped.startswith("interrupted")
@@ -310,6 +338,8 @@ def _was_interrupted(history: nn.History) -> bool:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, evaluate on held-out data, and write model, history and curves; and while it trains, checkpoints."""
+    if checks.integer("seeds", arguments.seeds, 1) > 1:
+        return _train_many(arguments)
     _check_folder(arguments)
     if arguments.monitor:
         require_matplotlib()
@@ -328,7 +358,8 @@ def train(arguments: argparse.Namespace) -> int:
     with _folder(arguments.out) as out:
         checkpoint = out / CHECKPOINT
         if arguments.overwrite:
-            checkpoint.unlink(missing_ok=True)
+            for name in (CHECKPOINT, *_OF_SEEDS):
+                (out / name).unlink(missing_ok=True)
         same = _SameArguments(arguments, bound.lr)
         try:
             history = _fit(
@@ -367,6 +398,60 @@ def train(arguments: argparse.Namespace) -> int:
     return INTERRUPTED if _was_interrupted(history) else FINE
 
 
+def _train_many(arguments: argparse.Namespace) -> int:
+    """`train` with several seeds, all at once: an ensemble, and the history of each."""
+    for option in ("resume", "monitor"):
+        if getattr(arguments, option):
+            raise ValueError(f"--{option} is for one network, got --seeds {arguments.seeds}")
+    _check_folder(arguments)
+    x, y, x_test, y_test = data.load(arguments.data)
+    training, _, validation, _ = data.split(np.arange(len(y)), y, validation=0.1)
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    models = [build(arguments.model, x.shape[1:], int(y.max()) + 1, seed) for seed in seeds]
+    optimizer = OPTIMIZERS[arguments.optimizer]
+    rate = peak_rate(arguments.optimizer) if arguments.lr is None else arguments.lr
+    optimizers = [optimizer(model.params, lr=rate) for model in models]
+    batch_size = len(training) if optimizer.full_batch else arguments.batch_size
+    print(models[0].summary())
+    print(
+        f"data {arguments.data}: {len(training)} to train on, {len(validation)} to validate, {len(x_test)} held out\n"
+        f"seeds {seeds[0]} to {seeds[-1]}, batches of {batch_size}, {optimizers[0]!r}",
+        flush=True,
+    )
+    with _folder(arguments.out) as out:
+        if arguments.overwrite:
+            for name in (CHECKPOINT, *_WRITTEN, *_OF_SEEDS):
+                (out / name).unlink(missing_ok=True)
+        histories = _fit_many(
+            models,
+            optimizers,
+            x,
+            y,
+            arguments.epochs,
+            batch_size,
+            training,
+            validation_data="rest",
+            progress=True,
+            on_error="keep",
+        )
+        trained = [model for i, model in enumerate(models) if i not in histories.errors]
+        for i, error in histories.errors.items():
+            print(f"fastopt: seed {seeds[i]}: {error}", file=sys.stderr)
+        if not trained:
+            raise Failure("no network could be trained, and none was written; try a lower --lr")
+        ensemble = nn.Ensemble(trained)
+        ensemble.save(out / "ensemble.npz")
+        histories.save(out / "histories.json")
+    print(f"wrote {', '.join(str(out / name) for name in _OF_SEEDS)}")
+    accuracies = [model.evaluate(x_test, y_test)["accuracy"] for model in trained]
+    together = ensemble.evaluate(x_test, y_test)["accuracy"]
+    mean, low, high = (f"{value:.4f}" for value in (np.mean(accuracies), min(accuracies), max(accuracies)))
+    print(f"test accuracy: {mean} on average, {low} to {high}; of all together {together:.4f}")
+    if any(_was_interrupted(history) for history in histories):
+        return INTERRUPTED
+    return FAILED if histories.errors else FINE
+
+
 def _draw(history: nn.History, out: Path) -> list[str]:
     """Draw the curves of a run in the place of those of an earlier one; their files, none without matplotlib."""
     (out / "curves.png").unlink(missing_ok=True)
@@ -381,6 +466,8 @@ def _draw(history: nn.History, out: Path) -> list[str]:
 CHECKPOINT = "checkpoint.npz"
 #: What it holds then.
 _WRITTEN = ("model.npz", "history.json", "curves.png")
+#: And where there are several seeds.
+_OF_SEEDS = ("ensemble.npz", "histories.json")
 #: Endings that a folder for them is not meant to have.
 _OF_FILES = (".npz", ".npy", ".safetensors", ".json", ".csv", ".h5", ".keras", ".onnx", ".pt", ".pth", ".pkl", ".png",
              ".svg", ".pdf", ".gif", ".jpg", ".jpeg")  # fmt: skip
@@ -398,7 +485,7 @@ def _check_folder(arguments: argparse.Namespace) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
     if out.suffix.lower() in _OF_FILES and not out.exists():
         raise ValueError(f"--out must be a folder, for {', '.join(_WRITTEN)}; got the name of a file, {str(out)!r}")
-    held = [name for name in (CHECKPOINT, *_WRITTEN[:2]) if (out / name).exists()]
+    held = [name for name in (CHECKPOINT, *_WRITTEN[:2], *_OF_SEEDS) if (out / name).exists()]
     if arguments.resume and held and CHECKPOINT not in held:
         raise ValueError(f"--resume needs a run that was interrupted; the one in {str(out)!r} is complete")
     if held and not (arguments.overwrite or arguments.resume):
@@ -485,22 +572,25 @@ def ablate(arguments: argparse.Namespace) -> None:
         def fresh(seed: int, options: dict[str, Any] = options) -> nn.Sequential:
             return build(arguments.model, x.shape[1:], int(y.max()) + 1, seed, **options)
 
-        def trained(seed: int, rate: float, samples: Any, epochs: int, named: str = named) -> nn.Sequential:
-            model = fresh(seed)
-            optimizer = OPTIMIZERS[named](model.params, lr=rate)
-            if _was_interrupted(
-                _fit(model, optimizer, x[samples], y[samples], epochs, arguments.batch_size, on_nonfinite="ignore")
-            ):
+        def trained(
+            seeds: Sequence[int], rates: list[float], samples: Any, epochs: int, named: str = named
+        ) -> list[nn.Sequential]:
+            models = [fresh(seed) for seed in seeds]
+            optimizers = [OPTIMIZERS[named](model.params, lr=rate) for model, rate in zip(models, rates, strict=True)]
+            histories = _fit_many(
+                models, optimizers, x, y, epochs, arguments.batch_size, samples, on_nonfinite="ignore"
+            )
+            if any(_was_interrupted(history) for history in histories):
                 raise KeyboardInterrupt
-            return model
+            return models
 
         rates = [peak_rate(named)]
         rates.append(nn.lr_find(fresh(0), x[training], y[training], optimizer=named).suggestion)
-        short = -(-arguments.epochs // 3)
-        losses = [trained(0, rate, training, short).evaluate(x[validation], y[validation])["loss"] for rate in rates]
+        tried = trained([0, 0], rates, training, -(-arguments.epochs // 3))
+        losses = [model.evaluate(x[validation], y[validation])["loss"] for model in tried]
         rate = rates[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
         started = time.process_time()
-        models = [trained(seed, rate, slice(None), arguments.epochs) for seed in seeds]
+        models = trained(seeds, [rate] * len(seeds), None, arguments.epochs)
         seconds = (time.process_time() - started) / len(seeds)
         accuracies = [model.evaluate(x_test, y_test)["accuracy"] for model in models]
         numbers = [f"{100 * value:.2f} %" for value in (np.mean(accuracies), min(accuracies), max(accuracies))]

@@ -581,19 +581,79 @@ def test_ablate_refuses_before_it_computes(refused, arguments, message):
 
 
 def test_ablate_ends_at_the_first_interrupt(capsys, monkeypatch):
-    """Which `fit` takes for a request to end after the step."""
+    """Which `fit_many` takes for a request to end after the step."""
 
-    def fit(self, *args, **options):
-        fitted.append(self)
+    def fit_many(models, *args, **options):
+        fitted.append(models)
         history = nn.History()
         history.stopped = "interrupted; stopped in epoch 1"
-        return history
+        return nn.Histories([history], {})
 
     fitted = []
-    monkeypatch.setattr(nn.Sequential, "fit", fit)
+    monkeypatch.setattr(nn, "fit_many", fit_many)
     assert main(["ablate", "--model", "mlp", "--epochs", "1", "--only", "no "]) == 130
     assert capsys.readouterr().err == "fastopt: interrupted\n"
     assert len(fitted) == 1
+
+
+# ---- Several seeds ----------------------------------------------------------------------------------------------
+
+
+def test_train_with_seeds(run, tmp_path):
+    """An ensemble of the networks that each seed alone makes."""
+    out, one = tmp_path / "many", tmp_path / "one"
+    options = ["--model", "mlp", "--epochs", 2]
+    lines = run("train", *options, "--seed", 3, "--seeds", 3, "--out", out)
+    assert {path.name for path in out.iterdir()} == {"ensemble.npz", "histories.json"}
+    assert any(line.startswith("seeds 3 to 5, batches of 32, ") for line in lines)
+    assert any("models 3/3  epochs 6/6  loss " in line for line in lines)
+    found = re.fullmatch(
+        r"test accuracy: ([\d.]+) on average, ([\d.]+) to ([\d.]+); of all together ([\d.]+)", lines[-1]
+    )
+    mean, low, high, together = map(float, found.groups())
+    assert 0.5 < low <= mean <= high <= 1
+    assert together > low
+    ensemble = nn.Ensemble.load(out / "ensemble.npz")
+    run("train", *options, "--seed", 4, "--out", one)
+    alone = nn.load(one / "model.npz")
+    for name, array in alone.params.items():
+        np.testing.assert_array_equal(ensemble.models[1].params[name], array)
+    histories = json.loads((out / "histories.json").read_text())
+    own = json.loads((one / "history.json").read_text())
+    assert len(histories) == 3
+    assert histories[1]["val_loss"] == own["val_loss"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--seeds", "2", "--resume"], "--resume is for one network, got --seeds 2"),
+        (["--seeds", "2", "--monitor"], "--monitor is for one network, got --seeds 2"),
+    ],
+)
+def test_seeds_that_are_refused(refused, arguments, message):
+    assert re.match(f"fastopt: {message}\n", refused("train", *arguments))
+
+
+def test_a_folder_of_seeds_is_kept(run, refused, tmp_path):
+    options = ["train", "--model", "mlp", "--epochs", "1", "--out", str(tmp_path / "o")]
+    run(*options, "--seeds", "2")
+    assert "which holds ensemble.npz, histories.json; --overwrite replaces it" in refused(*options)
+    run(*options, "--overwrite")
+    assert {path.suffix for path in (tmp_path / "o").iterdir()} <= {".npz", ".json", ".png"}
+    assert not (tmp_path / "o" / "ensemble.npz").exists()
+    run(*options, "--overwrite", "--seeds", "2")
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"ensemble.npz", "histories.json"}
+
+
+def test_seeds_that_fail_are_named(tmp_path, capsys):
+    options = ["train", "--model", "mlp", "--epochs", "1", "--out", str(tmp_path / "o"), "--seeds", "2"]
+    assert main([*options, "--optimizer", "sgd", "--lr", "1e38"]) == 1
+    said = capsys.readouterr().err
+    assert "fastopt: seed 0: epoch 1, " in said
+    assert said.endswith("fastopt: no network could be trained, and none was written; try a lower --lr\n")
+    assert not (tmp_path / "o").exists()
 
 
 def test_what_ablate_compares():

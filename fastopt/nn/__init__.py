@@ -10,7 +10,6 @@ True
 
 from fastopt.nn import (
     activations,
-    batches,
     callbacks,
     convolutions,
     curvature,
@@ -26,6 +25,7 @@ from fastopt.nn import (
     model,
     monitor,
     norms,
+    orders,
     pooling,
     preprocessing,
     residual,
@@ -35,7 +35,6 @@ from fastopt.nn import (
     transfer,
 )
 from fastopt.nn.activations import *
-from fastopt.nn.batches import *
 from fastopt.nn.callbacks import *
 from fastopt.nn.convolutions import *
 from fastopt.nn.dropouts import *
@@ -49,6 +48,7 @@ from fastopt.nn.lsuv import lsuv
 from fastopt.nn.many import *
 from fastopt.nn.model import *
 from fastopt.nn.norms import *
+from fastopt.nn.orders import *
 from fastopt.nn.pooling import *
 from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
@@ -60,7 +60,7 @@ from fastopt.nn.transfer import *
 
 __all__ = [
     *activations.__all__,
-    *batches.__all__,
+    *orders.__all__,
     *callbacks.__all__,
     *convolutions.__all__,
     *dropouts.__all__,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.checks import Array
-from fastopt.nn.batches import Batches, Indices, Uneven, of_epoch
+from fastopt.nn.orders import Batches, Indices, Uneven, of_epoch
 
 #: Inputs, targets, and sample weights or None.
 Data = tuple[Array, Array, Array | None]

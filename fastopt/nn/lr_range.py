@@ -14,9 +14,9 @@ from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.drawing import figure
 from fastopt.nn.arguments import bound, samples
-from fastopt.nn.batches import Shuffled
 from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.model import Sequential
+from fastopt.nn.orders import Shuffled
 from fastopt.nn.trainer import Steps, holding, look_ahead
 from fastopt.optimizer import OptimizerLike
 

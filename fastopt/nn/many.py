@@ -23,10 +23,10 @@ from fastopt.nn import losses, training
 from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.arguments import samples as checked_samples
 from fastopt.nn.arguments import weights
-from fastopt.nn.batches import Indices, rows_of
 from fastopt.nn.feed import is_loader
 from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_of, softmax_cross_entropy
 from fastopt.nn.model import Sequential, read
+from fastopt.nn.orders import Indices, rows_of
 from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of
 from fastopt.nn.training import Callback, History, Run, Validation, interruptible
 from fastopt.threads import blas_on_one_thread, get_num_threads
@@ -47,6 +47,17 @@ class Histories(list[History]):
     def __init__(self, histories: Sequence[History], errors: Mapping[int, Exception]) -> None:
         super().__init__(histories)
         self.errors = dict(errors)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all as a list in JSON, each as `History.save` writes it.
+
+        Parameters
+        ----------
+        path : path
+            A file that is replaced at once or not at all.
+        """
+        text = "[\n" + ",\n".join(history.as_json() for history in self) + "\n]\n"
+        files.replace(path, lambda file: file.write(text.encode()))
 
 
 class FitManyError(ExceptionGroup[Exception]):
@@ -367,7 +378,9 @@ def _cost(run: Run) -> float:
         own = sum(array.size for array in layer.params.values())
         products += own * math.prod(shape[:-1])
         size += own
-    return run.epochs * (3.0 * run.samples * products + run.batches * (4.0 * size + 1e4 * len(model.layers)))
+    return min(run.epochs, 2**62) * (
+        3.0 * run.samples * products + run.batches * (4.0 * size + 1e4 * len(model.layers))
+    )
 
 
 class _Crowd:

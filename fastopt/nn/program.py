@@ -28,9 +28,9 @@ from fastopt.checks import Array
 from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
-from fastopt.nn.batches import Indices
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.orders import Indices
 from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
 

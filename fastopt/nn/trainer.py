@@ -14,9 +14,9 @@ import numpy as np
 from fastopt import _kernels, checks
 from fastopt.checks import Array
 from fastopt.nn.arguments import samples, weights
-from fastopt.nn.batches import Indices
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, LossLike, lowering_of, named_loss
+from fastopt.nn.orders import Indices
 from fastopt.nn.program import Compiled, Program, Targets
 from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
@@ -318,10 +318,10 @@ class Trainer:
                 if taken is not None:
                     return float(taken.loss[0])
                 with steps.whole():
-                    taken, grads = steps.gradients([np.arange(len(x))], optimizer.t)
+                    given, grads = steps.gradients([np.arange(len(x))], optimizer.t)
                     steps.check(grads)
                     optimizer.step(grads)
-                return float(taken.loss[0])
+                return float(given.loss[0])
             except NonFinite:
                 if self._on_nonfinite == "skip":
                     return math.nan

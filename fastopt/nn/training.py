@@ -19,12 +19,11 @@ from fastopt import _kernels, checks, files
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
-from fastopt.nn import arguments
-from fastopt.nn import batches as orders
-from fastopt.nn.batches import Indices, Shuffled
+from fastopt.nn import arguments, orders
 from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.orders import Indices, Shuffled
 from fastopt.nn.preprocessing import adapt, unadapted
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
@@ -76,9 +75,12 @@ class History(dict[str, list[float]]):
         path : path
             A file that is replaced at once or not at all.
         """
+        files.replace(path, lambda file: file.write(f"{self.as_json()}\n".encode()))
+
+    def as_json(self) -> str:
+        """What `save` writes."""
         more = {"stopped": self.stopped, "monitor": self.monitor}
-        text = json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1) + "\n"
-        files.replace(path, lambda file: file.write(text.encode()))
+        return json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1)
 
 
 def _finite(value: Any) -> Any:
@@ -376,7 +378,7 @@ class Run:
                     raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
             at += count
             epoch.steps += count // self.accumulate
-            self.done = (self.epoch + epoch.steps / self.batches) / self.epochs
+            self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
             if self.stopped and epoch.steps < self.batches:

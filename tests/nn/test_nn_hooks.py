@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import nn
-from fastopt.nn import batches as orders
-from fastopt.nn import feed, training
+from fastopt import data, nn
+from fastopt.nn import feed, orders, training
 
 N, D, C = 131, 5, 3
 
@@ -573,3 +572,18 @@ def test_validation_with_weights(samples):
     assert history["val_loss"][-1] == model.evaluate(*samples, weight)["loss"]
     with pytest.raises(ValueError, match=r"sample_weight must have shape \(131,\), got \(130,\)"):
         model.fit(*samples, validation_data=(*samples, weight[1:]))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_the_loader_of_data(samples, workers):
+    """By its own order and transforms, whatever the number of its threads."""
+    loader = data.Loader(samples, 16, noisy, workers=workers, seed=5)
+    one, other = mlp(), mlp()
+    history = one.fit(loader, epochs=2)
+    parts = [[np.concatenate(arrays) for arrays in zip(*loader.epoch(epoch), strict=True)] for epoch in range(2)]
+    bounds = [0, *itertools.accumulate(len(x) for x, _ in loader.epoch(0))]
+    batches = [np.arange(a, b) for a, b in itertools.pairwise(bounds)]
+    adam = fastopt.Adam(other.params)
+    losses = [other.fit(x, y, batches=batches, optimizer=adam)["loss"][0] for x, y in parts]
+    assert bits(one) == bits(other)
+    assert history["loss"] == losses

@@ -408,6 +408,15 @@ def test_after_a_fork(samples, same_bits):
     assert states == [0, 0, 0]
 
 
+def test_numbers_of_epochs_that_no_float_has(samples):
+    """A run of them is ended by its callbacks."""
+    each = [{"epochs": 10**400}, {}]
+    histories = nn.fit_many(
+        [mlp(0), mlp(1)], *samples, each=each, callbacks=lambda i: [] if i else [nn.EarlyStopping("loss", patience=0)]
+    )
+    assert histories[0].stopped.startswith("loss has not got better since epoch ")
+
+
 # ---- Threads ----------------------------------------------------------------------------------------------------
 
 

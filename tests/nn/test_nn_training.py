@@ -12,7 +12,7 @@ import pytest
 import fastopt
 from fastopt import data, nn
 from fastopt.nn.arguments import BY_NAME
-from fastopt.nn.batches import Shuffled, count_batches
+from fastopt.nn.orders import Shuffled, count_batches
 from fastopt.nn.targets import count_right
 from fastopt.schedules import bind, cosine
 
