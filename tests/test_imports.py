@@ -16,6 +16,7 @@ CHAIN = (
     ("cli",),
     ("bench",),
     ("cases",),
+    ("sklearn",),
     ("landscape", "nn", "data", "reference", "inplace"),
     ("fastopt",),
     ("interchange", "functional", "averaging", "matrices", "lbfgs", "penalties"),

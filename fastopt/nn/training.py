@@ -274,7 +274,7 @@ class Run:
         """Run all epochs."""
         model = self.model
         with alone(model), _interruptible(self), room_for_convolutions(model), holding(model), self._steps:
-            self._steps.feed(self._x, self._y, self._weight, self.loss)
+            self._feed_first()
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
@@ -300,6 +300,10 @@ class Run:
                 average.note()
         return self.history
 
+    def _feed_first(self) -> None:
+        """Let steps take their batches from the samples."""
+        self._steps.feed(self._x, self._y, self._weight, self.loss)
+
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
         return average.applied() if average is not None and average.is_ready else contextlib.nullcontext()
@@ -311,7 +315,7 @@ class Run:
     def _one_epoch(self) -> dict[str, float] | None:
         """The epoch's metrics; None where it was stopped before its end."""
         started, taken, skipped, at, seen = time.perf_counter(), [], 0, 0, 0  # type: float, list[Taken], int, int, int
-        each = Batches(np.random.default_rng([self.seed, self.optimizer.t]).permutation(self.samples), self.batch_size)
+        each = self._batched()
         while at < len(each):
             step = at // self.accumulate
             if self._hooks:
@@ -352,6 +356,10 @@ class Run:
         self._check_arrays(self.batches - 1)
         return logs
 
+    def _batched(self) -> Batches:
+        """The batches of the epoch that begins."""
+        return Batches(np.random.default_rng([self.seed, self.optimizer.t]).permutation(self.samples), self.batch_size)
+
     def _begin_step(self, each: Batches, at: int) -> None:
         """Let `parts` be those of the step that begins with a batch."""
         self._parts = [each[i] for i in range(at, min(at + self.accumulate, len(each)))]
@@ -378,8 +386,12 @@ class Run:
         """The next steps, as many as C takes in one go, or one where callbacks are told of each; None for none."""
         if self.accumulate > 1 or "on_gradients" in self._hooks:
             return None
-        most = 1 if self._hooks else each.alike(at)
+        most = self._most(each, at)
         return self._steps.many(each.order[at * each.size :], each.rows(at, at + 1), most, self.optimizer.t)
+
+    def _most(self, each: Batches, at: int) -> int:
+        """How many batches from one on may be taken in one go."""
+        return 1 if self._hooks else each.alike(at)
 
     def _one(self, step: int) -> Taken:
         """Forward, backward and the optimizer's step."""
@@ -518,11 +530,11 @@ def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Indic
 
 
 class Batches:
-    """Rows in an order, by batches of a size. A single last row joins the batch before."""
+    """Rows in an order, by batches of a size. A single last row joins the batch before, if it may."""
 
-    def __init__(self, order: Indices, size: int) -> None:
+    def __init__(self, order: Indices, size: int, *, join: bool = True) -> None:
         self.order, self.size = order, size
-        self._count = count_batches(len(order), size)
+        self._count = count_batches(len(order), size) if join else -(-len(order) // size)
 
     def __len__(self) -> int:
         return self._count
