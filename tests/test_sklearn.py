@@ -219,3 +219,232 @@ def test_an_epoch_is_a_few_calls(monkeypatch):
     ours.MLPClassifier(max_iter=30, random_state=0).fit(X, Y)
     assert sum(runs) == 30 * 7
     assert len(runs) <= 30 * 2 + 1
+
+
+# ---- What they have beyond -------------------------------------------------------------------------------------------
+
+
+def mlp(**given):
+    return ours.MLPClassifier(**{"max_iter": 30, "random_state": 0, "learning_rate_init": 0.01, **given})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.2},
+        {"dropout": [0.1, 0.3], "hidden_layer_sizes": (40, 30)},
+        {"batch_norm": True},
+        {"batch_norm": True, "dropout": 0.1, "activation": ["tanh", "gelu"], "hidden_layer_sizes": (40, 30)},
+        {"weight_decay": 0.01},
+        {"weight_decay": 0.01, "solver": "adamw"},
+        {"schedule": bind(cosine, peak=0.01, steps=60)},
+        {"max_norm": 2.0, "clip_global_norm": 1.0},
+        {"solver": "nadam"},
+        {"solver": "Lion", "learning_rate_init": 1e-3},
+        {"solver": fastopt.RAdam},
+        {"solver": "lookahead"},
+        {"solver": functools.partial(fastopt.RMSProp, lr=0.005)},
+        {"solver": fastopt.Momentum(np.zeros(1), 0.05, nesterov=True)},
+        {"solver": fastopt.LookAhead},
+    ]
+    + [{"activation": name} for name in ("elu", "gelu", "leaky_relu", "silu", "softplus")],
+    ids=str,
+)
+def test_it_learns_with(options):
+    if options.get("solver") is fastopt.LookAhead:
+        options = {"solver": lambda params: fastopt.LookAhead(fastopt.Adam(params, 0.01))}
+    clf = mlp(**options).fit(SMALL, LABELS)
+    assert clf.score(SMALL, LABELS) > 0.9
+    assert not (clf.predict_proba(SMALL).sum(axis=1) - 1).round(12).any()
+    again = mlp(**options).fit(SMALL, LABELS)
+    assert all((a == b).all() for a, b in zip(arrays(clf), arrays(again), strict=True))
+
+
+def test_options_reach_the_network_and_its_optimizer():
+    clf = mlp(
+        max_iter=2, hidden_layer_sizes=(8, 6), dropout=[0.0, 0.5], batch_norm=True, activation=["tanh", "identity"]
+    )
+    clf.fit(SMALL, LABELS)
+    kinds = [type(layer).__name__ for layer in clf.network_.layers]
+    assert kinds == ["Dense", "BatchNorm", "Tanh", "Dense", "BatchNorm", "Dropout", "Dense"]
+    clf = mlp(max_iter=2, weight_decay=0.1, max_norm=0.5, clip_global_norm=0.01).fit(SMALL, LABELS)
+    assert max(np.linalg.norm(w, axis=0).max() for w in clf.coefs_) <= 0.5 + 1e-12
+    assert clf._stepper.clip_global_norm == 0.01
+    (group,) = clf._stepper.groups
+    assert (group.names, group.weight_decay, group.decoupled) == (("0.weight", "1.weight"), 0.1, True)
+    schedule = bind(cosine, peak=0.01, steps=60)
+    assert mlp(max_iter=2, schedule=schedule).fit(SMALL, LABELS)._stepper.schedules["lr"] == schedule
+    settings = fastopt.RMSProp(np.zeros(1), 0.02, decay=0.7)
+    made = mlp(solver=settings, max_iter=1).fit(SMALL, LABELS)._stepper
+    assert (type(made), made.lr, made.decay) == (fastopt.RMSProp, 0.02, 0.7)
+    assert mlp(solver=fastopt.Lion, max_iter=1, learning_rate_init=1e-4).fit(SMALL, LABELS)._stepper.lr == 1e-4
+
+
+def test_decoupled_decay_is_that_of_adamw():
+    """An update by hand: alpha has no part in it."""
+    clf = mlp(max_iter=1, weight_decay=0.3, alpha=5.0, batch_size=300)
+    first = mlp(max_iter=1, alpha=0.0, batch_size=300).fit(SMALL, LABELS)
+    clf.fit(SMALL, LABELS)
+    start = np.random.RandomState(0)
+    shapes = [(64, 100), (100, 10)]
+    for w, plain, shape in zip(clf.coefs_, first.coefs_, shapes, strict=True):
+        bound = np.sqrt(6 / sum(shape))
+        before = start.uniform(-bound, bound, shape)
+        start.uniform(-bound, bound, shape[1])
+        np.testing.assert_allclose(w, plain - 0.01 * 0.3 * before, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(clf.intercepts_[0], first.intercepts_[0], rtol=1e-12)
+
+
+def test_class_weight():
+    y = np.where(LABELS < 3, "rare", "often")
+    rare = slice(None, None, 1)
+    by_dict = mlp(class_weight={"rare": 3.0, "often": 0.5}).fit(SMALL[rare], y)
+    weight = np.where(y == "rare", 3.0, 0.5)
+    assert distance(by_dict, mlp().fit(SMALL, y, sample_weight=weight)) == 0
+    balanced = len(y) / (2 * np.where(y == "rare", (y == "rare").sum(), (y == "often").sum()))
+    both_weights = mlp(class_weight="balanced").fit(SMALL, y, sample_weight=weight)
+    assert distance(both_weights, mlp().fit(SMALL, y, sample_weight=weight * balanced)) == 0
+    with pytest.raises(ValueError, match="must be a dict in partial_fit"):
+        mlp(class_weight="balanced").partial_fit(SMALL, y, classes=np.unique(y))
+
+
+def test_any_labels():
+    for y in (
+        LABELS % 2 == 0,
+        np.array(list("abcdefghij"), object)[LABELS],
+        np.array([f"class {k}" for k in LABELS]),
+        LABELS - 4.0,
+    ):
+        clf = mlp().fit(SMALL, y)
+        assert {*clf.predict(SMALL)} == {*y}
+        assert clf.score(SMALL, y) > 0.95
+
+
+def test_callbacks_metrics_and_validation_data():
+    def errors(y_true, y_pred):
+        return float((y_true != y_pred).sum())
+
+    seen = []
+
+    class Seen(nn.Callback):
+        def on_train_begin(self, run):
+            self.run = run
+            assert {"loss", "val_f1_macro", "val_score"} <= {*run.measures}
+
+        def on_epoch_end(self, epoch, logs):
+            seen.append(logs["val_f1_macro"])
+            if epoch == 4:
+                self.run.stop("enough")
+
+    x, y = X[1000:] / 16, Y[1000:]
+    clf = mlp(callbacks=Seen(), metrics=["f1_macro", errors]).fit(SMALL, LABELS, validation_data=(x, y))
+    assert {*clf.history_} == {
+        *("loss", "accuracy", "samples_per_second", "val_loss", "val_score", "val_f1_macro", "val_errors")
+    }
+    assert clf.n_iter_ == 5
+    assert clf.history_.stopped.startswith("enough")
+    from sklearn.metrics import f1_score, log_loss
+
+    assert clf.history_["val_f1_macro"] == seen
+    assert seen[-1] == f1_score(y, clf.predict(x), average="macro")
+    assert clf.history_["val_score"][-1] == clf.score(x, y)
+    assert clf.history_["val_errors"][-1] == round((1 - clf.score(x, y)) * len(y))
+    assert clf.history_["val_loss"][-1] == pytest.approx(log_loss(y, clf.predict_proba(x)), rel=1e-9)
+    alone = mlp(metrics={"right": "accuracy"}, max_iter=3).fit(SMALL, LABELS)
+    assert alone.history_["right"][-1] == alone.score(SMALL, LABELS)
+    stopper = nn.EarlyStopping("val_errors", patience=1)
+    stopped = mlp(callbacks=[stopper], metrics=errors, max_iter=200).fit(SMALL, LABELS, validation_data=(x, y))
+    assert stopped.n_iter_ < 200
+    assert "val_errors" in stopped.history_.stopped
+
+
+def test_early_stopping_goes_by_validation_data():
+    x, y = X[1000:] / 16, Y[1000:]
+    clf = mlp(early_stopping=True, max_iter=300, n_iter_no_change=3, batch_norm=True)
+    clf.fit(SMALL, LABELS, validation_data=(x, y))
+    assert clf.n_iter_ < 300
+    assert clf.t_ == clf.n_iter_ * len(SMALL)  # nothing set aside
+    assert clf.score(x, y) == max(clf.validation_scores_) == clf.best_validation_score_
+    regressor = ours.MLPRegressor(early_stopping=True, max_iter=5, random_state=0)
+    regressor.fit(SMALL, LABELS / 9, validation_data=(x, y / 9, np.ones(len(y))))
+    assert regressor.history_["val_score"] == regressor.validation_scores_
+
+
+def test_averages_are_what_is_left():
+    clf = mlp(max_iter=40)
+
+    def solver(params):
+        clf.set_params(callbacks=nn.WeightAverage(fastopt.EMA(params, 0.9)))
+        return fastopt.Adam(params, 0.01)
+
+    clf.set_params(solver=solver).fit(SMALL, LABELS)
+    average = clf.get_params()["callbacks"].average
+    assert average.is_applied
+    assert clf.score(SMALL, LABELS) > 0.95
+    schedule_free = mlp(solver="schedule_free_adamw").fit(SMALL, LABELS)
+    assert schedule_free.score(SMALL, LABELS) > 0.95
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True}, {"solver": "sgd"}, {"solver": "lbfgs"}], ids=str)
+def test_pickled_estimators_go_on(options, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    clf = mlp(max_iter=3, **options).fit(SMALL, LABELS)
+    joblib.dump(clf, tmp_path / "clf")
+    twins = [pickle.loads(pickle.dumps(clf)), copy.deepcopy(clf), joblib.load(tmp_path / "clf", mmap_mode="r")]
+    for twin in twins:
+        assert (twin.predict_proba(SMALL) == clf.predict_proba(SMALL)).all()
+    if "lbfgs" in options.values():
+        return
+    clf.partial_fit(SMALL, LABELS)
+    for twin in twins:
+        twin.partial_fit(SMALL, LABELS)
+        assert distance(clf, twin) == 0
+        assert (twin.predict_proba(SMALL) == clf.predict_proba(SMALL)).all()
+
+
+def test_coefficients_that_are_set_are_used():
+    clf = mlp(max_iter=2, activation="gelu").fit(SMALL, LABELS)
+    clf.coefs_[0] = clf.coefs_[0] * 0
+    clf.intercepts_ = [b * 0 for b in clf.intercepts_]
+    assert (clf.predict_proba(SMALL) == 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"activation": "swish"}, "'activation' parameter"),
+        ({"activation": ["relu", "tanh"]}, "activation must hold one value per hidden layer, 1, got 2"),
+        ({"activation": ["relux"]}, "activation must be"),
+        ({"dropout": 1.0}, "'dropout' parameter"),
+        ({"dropout": [1.5]}, r"dropout must be in \[0, 1\)"),
+        ({"solver": "adamx"}, "solver must be one of"),
+        ({"solver": "lbfgs", "dropout": 0.1}, "dropout must be left as scikit-learn has it with solver='lbfgs'"),
+        ({"solver": "rprop", "batch_size": 50, "weight_decay": -1.0}, "'weight_decay' parameter"),
+        ({"solver": "lookahead", "weight_decay": 0.1}, "weight_decay must be left out"),
+        ({"metrics": [3]}, "metrics must be names of scorers"),
+        ({"class_weight": "even"}, "'class_weight' parameter"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        mlp(**options).fit(SMALL, LABELS)
+
+
+def test_refusals_of_fit():
+    with pytest.raises(ValueError, match="validation_data must be"):
+        mlp().fit(SMALL, LABELS, validation_data=SMALL)
+    with pytest.raises(ValueError, match="must have classes of y, got 77"):
+        mlp().fit(SMALL, LABELS, validation_data=(SMALL[:2], np.array([1, 77])))
+    with pytest.raises(ValueError, match="solver='lbfgs'"):
+        mlp(solver="lbfgs").fit(SMALL, LABELS, validation_data=(SMALL, LABELS))
+    with pytest.raises(ValueError, match="non-finite parameter weights"):
+        mlp(solver="sgd", learning_rate_init=1e30).fit(SMALL, LABELS)
+
+
+def test_clones_have_all_parameters():
+    given = {"dropout": 0.2, "metrics": ["f1_macro"], "solver": "lion", "class_weight": "balanced", "batch_norm": True}
+    assert clone(mlp(**given)).get_params() == mlp(**given).get_params()
+    defaults = {**theirs.MLPClassifier().get_params()}
+    assert {name: ours.MLPClassifier().get_params()[name] for name in defaults} == defaults
+    defaults = {**theirs.MLPRegressor().get_params()}
+    assert {name: ours.MLPRegressor().get_params()[name] for name in defaults} == defaults

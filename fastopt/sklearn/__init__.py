@@ -7,6 +7,16 @@ MLPClassifier(dropout=0.2)
 
 from __future__ import annotations
 
+from fastopt.sklearn.layers import CNNClassifier, SequentialClassifier
 from fastopt.sklearn.mlp import MLPClassifier, MLPRegressor
+from fastopt.sklearn.patches import patch, patched, unpatch
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = [
+    "CNNClassifier",
+    "MLPClassifier",
+    "MLPRegressor",
+    "SequentialClassifier",
+    "patch",
+    "patched",
+    "unpatch",
+]

@@ -65,9 +65,9 @@ _MORE: dict[str, list[Any]] = {
 _PARAMETERS = """
     Parameters
     ----------
-    {of_loss}hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
-max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, \
-beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+    {of_loss}hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, \
+power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         As of scikit-learn, with these defaults: the same `random_state` gives the same model, up to rounding. Further
         values of `activation` are ``"elu"``, ``"gelu"``, ``"leaky_relu"``, ``"silu"``, ``"softplus"``, and a list with
         one name per hidden layer. Further values of `solver` are optimizers of fastopt: a name, such as ``"lion"``; a
@@ -322,13 +322,13 @@ class _Network:
         else:
             make = BY_NAME[checks.word("solver", solver, tuple(BY_NAME))] if isinstance(solver, str) else solver
         cls = make if isinstance(make, type) else getattr(make, "func", None)
-        declared = getattr(cls, "declared", {})
+        settings = getattr(cls, "_hyper_names", ())
         decay = self.alpha if self.weight_decay is None else self.weight_decay
         coupled = self.weight_decay is None
         self._alpha_in_use = 0.0
-        if "weight_decay" in declared and decay and ("decoupled" in declared or not coupled):
+        if "weight_decay" in settings and decay and ("decoupled" in settings or not coupled):
             group = {"params": self._penalised_weights(), "weight_decay": decay}
-            group |= {"decoupled": not coupled} if "decoupled" in declared else {}
+            group |= {"decoupled": not coupled} if "decoupled" in settings else {}
             common["groups"] = [*common.get("groups", ()), group]
             self._alpha_in_use = self.alpha if coupled else 0.0
         elif self.weight_decay:
@@ -559,7 +559,11 @@ class _Network:
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
-        if is_classifier(self) and y.ndim == 1 and (strange := sorted({*np.unique(y)} - {*self.classes_})):
+        if (
+            is_classifier(self)
+            and y.ndim == 1
+            and (strange := sorted({*np.unique(y).tolist()} - {*self.classes_.tolist()}))
+        ):
             raise ValueError(f"validation_data must have classes of y, got {strange[0]!r}")
         return x, y, None if len(given) == 2 or given[2] is None else _check_sample_weight(given[2], x)
 
