@@ -196,6 +196,41 @@ def test_sparse_inputs(form, monkeypatch):
         np.testing.assert_allclose(thin.predict_proba(form(x)), dense.predict_proba(x), rtol=1e-9, atol=1e-12)
 
 
+def test_steps_one_by_one_are_the_same():
+    """Where Python has a part in each: a callback's, or a loss's."""
+
+    class Looks(nn.Callback):
+        def on_gradients(self, batch, grads):
+            assert grads.keys() == self.run.model.params.keys()
+
+        def on_train_begin(self, run):
+            self.run = run
+
+    x = sparse.csr_array(np.where(SMALL > 0.7, SMALL, 0.0))
+    weight = np.linspace(0.5, 1.5, len(SMALL))
+    for given in (x, x.toarray()):
+        one, other = (mlp(max_iter=4, batch_size=64, callbacks=c, alpha=1.0) for c in (None, Looks()))
+        one.fit(given, LABELS, weight)
+        other.fit(given, LABELS, weight)
+        assert distance(one, other) == 0
+        assert one.loss_curve_ == other.loss_curve_
+    counts = np.random.default_rng(0).poisson(2.0, len(SMALL))
+    thin, dense = (ours.MLPRegressor("poisson", max_iter=4, batch_size=64, random_state=0) for _ in range(2))
+    assert distance(thin.fit(x, counts), dense.fit(x.toarray(), counts)) < 1e-12
+
+
+def test_interrupts_end_the_run_with_a_warning():
+    class Interrupts(nn.Callback):
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        clf = mlp(callbacks=Interrupts()).fit(SMALL, LABELS)
+    assert clf.n_iter_ == len(clf.history_["loss"]) == 3
+    assert clf.predict(SMALL).shape == (300,)
+
+
 def test_warnings_are_those_of_scikit_learn():
     for kind in both("MLPClassifier", max_iter=2, batch_size=1000):
         with warnings.catch_warnings(record=True) as caught:
@@ -203,6 +238,13 @@ def test_warnings_are_those_of_scikit_learn():
             kind.fit(SMALL, LABELS)
         assert [w.category for w in caught] == [UserWarning, ConvergenceWarning]
         assert "Maximum iterations (2) reached" in str(caught[1].message)
+
+
+def test_a_schedule_that_runs_to_its_end_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clf = ours.MLPClassifier(max_iter=3, schedule=bind(cosine, peak=0.01, steps=6), random_state=0)
+        assert clf.fit(SMALL, LABELS).n_iter_ == 3
 
 
 def test_an_epoch_is_a_few_calls(monkeypatch):

@@ -81,7 +81,8 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     weight_decay : float, optional
         Decoupled decay of weights (not of biases), in place of `alpha`.
     schedule : fastopt.schedules.Schedule, optional
-        The learning rate as a function of the step, in place of `learning_rate` and `learning_rate_init`.
+        The learning rate as a function of the step, in place of `learning_rate` and `learning_rate_init`. A run that
+        takes all of `max_iter` is then as planned, and there is no ConvergenceWarning.
     max_norm : float, optional
         Incoming weights of each unit are scaled down to this norm after a step.
     clip_global_norm : float, optional
@@ -481,13 +482,14 @@ class _Network:
         self.n_iter_ = 0
         if self.early_stopping:
             self._best_network = None
+        self.history_ = run.history
         try:
-            self.history_ = run.go()
+            run.go()
         except KeyboardInterrupt:
             run.interrupted = True
         if run.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=4)
-        elif not incremental and not run.stopped and self.n_iter_ == self.max_iter:
+        elif not incremental and not run.stopped and self.schedule is None and self.n_iter_ == self.max_iter:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet.",

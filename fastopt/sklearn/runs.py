@@ -86,14 +86,16 @@ class PenalisedRun(Run):
         self._sparse = data[0] if isinstance(data[0], Rows) else None
         if self._sparse is not None:
             self._x = np.zeros((self.samples, 0), model.dtype)  # whose rows `_feed` takes the place of
-        self.batches = len(self._split(np.arange(self.samples)))
+        each = self._split(np.arange(self.samples))
+        self.batches = len(each)
+        self._rows = np.array([each.rows(i, i + 1) for i in range(len(each))])
 
     def _split(self, order: Indices) -> Batches:
         return Batches(order, self.batch_size, join=self._join)
 
     def _batched(self) -> Batches:
-        self._each, self._squares = self._split(self._next_order()), list[Array]()
-        return self._each
+        self._squares: list[Array] = []
+        return self._split(self._next_order())
 
     def _feed_first(self) -> None:
         if self._sparse is None:
@@ -144,8 +146,7 @@ class PenalisedRun(Run):
     def _metrics(self, taken: Sequence[Taken], seen: int) -> dict[str, float]:
         logs = super()._metrics(taken, seen)
         loss, weight = (np.concatenate([one[k] for one in taken]) for k in range(2))
-        rows = np.array([self._each.rows(i, i + 1) for i in range(len(self._each))])
         loss = loss * self.loss.factor(self.model.shapes[-1][0])  # type: ignore[attr-defined]
         if self._penalised is not None:
             loss = loss + 0.5 * self._alpha * np.concatenate(self._squares) / weight
-        return logs | {"loss": float(np.sum(loss * rows) / self.samples)}
+        return logs | {"loss": float(np.sum(loss * self._rows) / self.samples)}
