@@ -166,6 +166,16 @@ def test_the_rule_stops_at_the_same_epoch():
         assert b.history_.stopped.startswith("Training loss did not improve")
 
 
+@pytest.mark.parametrize("task", ["multiclass", "binary", "multilabel"])
+def test_losses_of_hopeless_labels_are_clipped_likewise(task):
+    kind, x, y, _ = data_of(task)
+    a, b = both(kind, solver="sgd", learning_rate_init=1e-12, max_iter=2, random_state=0)
+    for estimator in (a, b):
+        estimator.fit(3e3 * x, y)
+    assert a.loss_ > 5  # of most labels, the probability is 0
+    np.testing.assert_allclose(a.loss_curve_, b.loss_curve_, rtol=1e-9)
+
+
 def test_a_generator_of_the_caller_is_left_in_the_same_state():
     rngs = np.random.RandomState(5), np.random.RandomState(5)
     for rng, kind in zip(rngs, both("MLPClassifier", max_iter=3, early_stopping=True), strict=True):

@@ -72,16 +72,21 @@ class Penalised(_MeanLoss):
         losses = empty((n,), output.dtype)
         if self.output == "softmax":
             call(F.softmax_loss, output, targets, weight, out=out, losses=losses)
+            self._clip(call, empty, losses)
         else:
             kind = "squared_error" if self.output == "identity" else "sigmoid_cross_entropy"
+            if self.output == "logistic" and outputs > 1:  # each by itself, and then their means, by rows
+                each, unused = empty((n * outputs,), output.dtype), empty((n * outputs, 1), output.dtype)
+                columns = output.reshape(n * outputs, 1), targets.reshape(n * outputs, 1)
+                call(F.element_loss, *columns, kind, out=unused, losses=each)
+                self._clip(call, empty, each)
             call(F.element_loss, output, targets, kind, weight, out=out, losses=losses)
-        if self.output == "softmax" or (self.output == "logistic" and outputs == 1):
-            # Its probabilities are at least eps, and so losses l at most c = −log eps: l − max(0, l − c).
-            most = np.full(n, math.log(np.finfo(output.dtype).eps), output.dtype)
-            above = empty((n,), output.dtype)
-            call(F.add, losses, most, relu=True, out=above)
-            call(F.scale, above, -1.0, out=above)
-            call(F.add, losses, above, out=losses)
+            if self.output == "logistic" and outputs > 1:
+                zeros = np.zeros((n, outputs), output.dtype)
+                unused = empty((n, outputs), output.dtype)
+                call(F.element_loss, each.reshape(n, outputs), zeros, "l1", out=unused, losses=losses)
+            elif self.output == "logistic":
+                self._clip(call, empty, losses)
         call(F.mean_loss, losses, weight, result=result)
         factor = {"softmax": 1.0, "logistic": float(outputs), "identity": outputs / 2}[self.output]
         if factor != 1:
@@ -90,6 +95,15 @@ class Penalised(_MeanLoss):
             unused, means = empty(of_layer.shape, of_layer.dtype), empty(of_layer.shape[:1], of_layer.dtype)
             call(F.element_loss, of_layer, zeros, "squared_error", out=unused, losses=means)
             call(F.mean_loss, means, result=self.moving[i][0])
+
+    @staticmethod
+    def _clip(call: Caller, empty: Maker, losses: Array) -> None:
+        """Let losses l be at most c = −log eps, as scikit-learn's probabilities are at least eps: l − max(0, l − c)."""
+        most = np.full(losses.shape, math.log(np.finfo(losses.dtype).eps), losses.dtype)
+        above = empty(losses.shape, losses.dtype)
+        call(F.add, losses, most, relu=True, out=above)
+        call(F.scale, above, -1.0, out=above)
+        call(F.add, losses, above, out=losses)
 
     def factor(self, outputs: int) -> float:
         """scikit-learn's loss by ours."""

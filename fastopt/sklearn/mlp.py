@@ -102,7 +102,7 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         The network, whose parameters `coefs_` and `intercepts_` are. Likewise.
     loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, t_, coefs_, intercepts_, \
 n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activation_{of_attributes}
-        As of scikit-learn. Losses are those of logits: of probabilities below 2.2e-16, scikit-learn's are clipped.
+        As of scikit-learn.
 """
 
 
