@@ -136,6 +136,14 @@ def test_refusals(estimator, x, message):
         estimator.fit(x, Y)
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {1: 2}, np.float16(0.5), (IMAGES,), (IMAGES, Y, Y), "xy"], ids=lambda given: type(given).__name__
+)
+def test_validation_data_that_are_no_pair(given):
+    with pytest.raises(ValueError, match="must be a pair"):
+        CNNClassifier(epochs=1).fit(IMAGES[:50], Y[:50], validation_data=given)
+
+
 def test_refusals_after_fit():
     cnn = CNNClassifier(epochs=1).fit(IMAGES[:50], Y[:50])
     with pytest.raises(ValueError, match=r"images of shape \(8, 8, 1\), got \(8, 7, 1\)"):

@@ -67,6 +67,17 @@ def test_a_search_over_what_scikit_learn_does_not_have():
     assert search.best_estimator_.score(X / 16, Y) > 0.9
 
 
+def test_halving():
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.model_selection import HalvingRandomSearchCV
+
+    space = {"alpha": [1e-4, 1e-2, 100.0], "dropout": [0.0, 0.2]}
+    search = HalvingRandomSearchCV(
+        mlp(), space, cv=2, random_state=0, n_candidates=4, resource="max_iter", max_resources=40
+    )
+    assert search.fit(X / 16, Y).best_params_["alpha"] < 100
+
+
 @pytest.mark.parametrize(
     "ensemble",
     [

@@ -215,6 +215,8 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
             of_classes = compute_sample_weight(self.class_weight, y)
             weight = of_classes if weight is None else weight * of_classes
         if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                raise ValueError(f"validation_data must be a pair (X, y), got {type(validation_data).__name__}")
             x, labels = self._inputs(validation_data[0], reset=False), np.asarray(validation_data[1])
             if strange := sorted({*np.unique(labels).tolist()} - {*self.classes_.tolist()}):
                 raise ValueError(f"validation_data must have classes of y, got {strange[0]!r}")
