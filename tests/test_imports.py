@@ -16,6 +16,7 @@ CHAIN = (
     ("cli",),
     ("bench",),
     ("cases",),
+    ("sklearn",),
     ("onnx",),
     ("landscape", "nn", "reference", "inplace"),
     ("data",),

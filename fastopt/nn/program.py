@@ -154,7 +154,7 @@ class Program:
     ) -> Buffer:
         """The calls of the loss; the gradient of the output is returned."""
         result, right = self.result[0], self.right[:1]
-        p.moving = [(result, self.result.strides[0]), (right, self.right.strides[0])]
+        p.moving = [(result, self.result.strides[0]), (right, self.right.strides[0]), *getattr(loss, "moving", ())]
         self._doutput, write = p.like(y), lowering_of(loss)
         if write is None:
             self._own_loss(p, loss, y, self._doutput, targets.labels)
