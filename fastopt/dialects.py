@@ -330,8 +330,7 @@ KEYWORDS: Words = {
         "Keras": {
             "verbose": "callbacks=nn.Lines(), which prints",
             "validation_split": "validation_data=(x, y), by fastopt.data.split",
-            "shuffle": "leave it out: samples are shuffled in each epoch",
-            "metrics": "leave it out: loss and accuracy are measured, and callbacks measure the rest",
+            "shuffle": "batches=nn.Shuffled(len(x), 32), which is the default, or nn.InOrder(len(x), 32)",
             "initial_epoch": "optimizer=…, the optimizer of the run that is continued",
             "steps_per_epoch": "accumulate",
             "validation_freq": "leave it out: validation is in each epoch",
@@ -366,7 +365,6 @@ KEYWORDS: Words = {
         "Keras": {
             "verbose": "leave it out: it prints nothing",
             "return_dict": "leave it out: it returns a dict",
-            "metrics": "leave it out: it measures loss and accuracy",
         },
         "scikit-learn": {"X": "x"},
     },

@@ -294,6 +294,7 @@ def test_options_are_taken(run, tmp_path):
 
 @pytest.mark.slow
 def test_train_under_watch(run, tmp_path):
+    pytest.importorskip("matplotlib")
     run("train", "--model", "mlp", "--epochs", 1, "--monitor", "--out", tmp_path)
     history = json.loads((tmp_path / "history.json").read_text())
     assert history["monitor"]["step"] == [0, 20]

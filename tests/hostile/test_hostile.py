@@ -56,7 +56,7 @@ def test_what_is_wrong_is_found():
 LEFT_OUT = {
     "what all share": ("Augmentation", "Callback", "Composite", "Initializer", "Layer", "Optimizer", "OptimizerLike"),
     "caches": ("BatchNormCache", "GroupNormCache", "RMSNormCache", "WeightNormCache"),
-    "results": ("Epoch", "History", "LRRange", "NonFiniteError", "Table"),
+    "results": ("Epoch", "FitManyError", "Histories", "History", "LRRange", "NonFiniteError", "Table"),
     "a protocol": ("Source",),
     "made by the trainer": ("Program", "Run"),
     "functions of many steps of the trainer": ("lr_find", "lsuv"),

@@ -512,6 +512,7 @@ def test_metrics_leave_skipped_steps_out(samples):
 
 def test_metrics_with_lbfgs(samples):
     """Of the outputs that the step begins with."""
+    pytest.importorskip("scipy")
     one = nn.Sequential([nn.Dense(C)], (D,))
     before = one.predict(samples[0])
     sums = []
