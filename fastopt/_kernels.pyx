@@ -20,7 +20,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 
@@ -1400,7 +1400,7 @@ cdef class Program:
         return self.count - 1
 
     def copy(self, target, source):
-        """Add the copying of an array to another of the same size; `aim` gives it a target with room for all batches."""
+        """Add the copying of an array to another of its size; `aim` gives it a target with room for all batches."""
         cdef buffer view, other
         take(target, &view, True)
         PyBuffer_Release(&view)
@@ -1441,7 +1441,7 @@ cdef class Program:
         self.new(FASTOPT_STEP, (), ())
 
     def list(self):
-        """For each item its name, that of the kernel or of what else it does, and the arrays that it reads and writes."""
+        """For each item its name, of the kernel or of what else it does, and the arrays that it reads and writes."""
         layers = tuple(LAYERS)
         others = {FASTOPT_GATHER: "gather", FASTOPT_COPY: "copy", FASTOPT_FINITE: "stop unless finite",
                   FASTOPT_ZERO: "stop unless zero", FASTOPT_STEP: "step"}
@@ -1563,7 +1563,7 @@ cdef class Program:
                 if len(self.arrays[i][1][0]) != rows:
                     raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
                 if not self.lies(i):
-                    raise Misfit("inputs, targets and weights must not be moved or reshaped in place while they are used")
+                    raise Misfit("inputs, targets and weights must not be moved or reshaped in place while in use")
         numbers.obj = table.obj = NULL
         memset(&step, 0, sizeof(step))
         self.running = True
@@ -1600,7 +1600,8 @@ cdef class Program:
                         raise MemoryError
                 if places:
                     take(values, &table, False)
-                    if real_of(&table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches:
+                    if (real_of(&table) != FASTOPT_DOUBLE
+                            or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches):
                         raise Misfit("values must be float64, one for each place and batch")
                     changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
                     if not changed:
@@ -1958,7 +1959,8 @@ cdef class Layer:
                     return False
         return True
 
-    cdef bint take_arrays(self, tuple arguments, buffer *views, checked_call *call, int *real, size_t *written) except -1:
+    cdef bint take_arrays(self, tuple arguments, buffer *views, checked_call *call, int *real,
+                          size_t *written) except -1:
         """Get the buffers of all arrays that are given; return whether they are what the table says."""
         cdef int i
         cdef int64_t *numbers = call.arguments + self.numbers_at

@@ -497,6 +497,7 @@ class _Line:
         self._stream, self._runs = stream, runs
         self._terminal = stream.isatty()
         self._wide = self._tenth = 0
+        self._said = ""
 
     def show(self) -> None:
         tenth = int(10 * sum(run.done for run in self._runs) / len(self._runs))
@@ -507,14 +508,18 @@ class _Line:
             self._wide = len(text)
         elif tenth > self._tenth:
             self._tenth = tenth
-            print(self._text(), file=self._stream, flush=True)
+            self._say()
 
     def end(self) -> None:
         if self._terminal:
             self.show()
             print(file=self._stream, flush=True)
-        elif self._tenth < 10:
-            print(self._text(), file=self._stream, flush=True)
+        elif self._text() != self._said:  # some may have ended since
+            self._say()
+
+    def _say(self) -> None:
+        self._said = self._text()
+        print(self._said, file=self._stream, flush=True)
 
     def _text(self) -> str:
         runs = self._runs

@@ -292,6 +292,7 @@ def test_digits_are_whitened(same_bits):
 # ---- The leak ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not beside the tests")
 def test_a_leak_promises_what_new_data_do_not_hold():
     spec = importlib.util.spec_from_file_location("leak", EXAMPLE)
     leak = importlib.util.module_from_spec(spec)
