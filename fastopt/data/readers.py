@@ -404,9 +404,8 @@ def read_npz(path: PathLike) -> dict[str, NDArray[Any]]:
                 if len({*names}) < len(names):
                     raise ValueError("two entries have one name")
                 return {each: _npy(members, info) for each, info in zip(names, infos, strict=True)}
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"{name!r} is not an npz file as NumPy writes them: {error}") from error
-        except OSError as error:  # an offset before the beginning of the file
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
+            # Among them are an offset before the beginning of the file, and a compression that zipfile does not know.
             raise ValueError(f"{name!r} is not an npz file as NumPy writes them: {error}") from error
 
 
