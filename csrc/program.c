@@ -153,19 +153,35 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
     return 0;
 }
 
-size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                         size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
+/* Runs a leg for the batches of a round; returns whether all were completed. */
+static int run_leg(const struct fastopt_leg *leg, size_t first_batch, uint64_t pass, struct fastopt_stop *stop)
 {
-    size_t done = 0, i = end;
-    fastopt_begin_program();
-    for (; done < batches; ++done) {
-        for (i = begin; i < end && run_item(&items[i], order, rows, first_batch + done, pass + done); ++i)
-            ;
-        if (i < end)
-            break;
+    for (stop->batch = 0; stop->batch < leg->batches; ++stop->batch)
+        for (stop->item = leg->begin; stop->item < leg->end; ++stop->item)
+            if (!run_item(&leg->items[stop->item], leg->order, leg->rows, first_batch + stop->batch,
+                          pass + stop->batch))
+                return 0;
+    return 1;
+}
+
+static int run_round(const struct fastopt_leg *legs, size_t count, size_t round, uint64_t passes,
+                     struct fastopt_stop *stop)
+{
+    for (stop->leg = 0; stop->leg < count; ++stop->leg) {
+        const struct fastopt_leg *leg = &legs[stop->leg];
+        if (!run_leg(leg, leg->first_batch + round * leg->batches, leg->pass + round * passes, stop))
+            return 0;
     }
+    return 1;
+}
+
+int fastopt_run_legs(const struct fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes,
+                     struct fastopt_stop *stop)
+{
+    fastopt_begin_program();
+    stop->round = 0;
+    while (stop->round < rounds && run_round(legs, count, stop->round, passes, stop))
+        ++stop->round;
     fastopt_end_program();
-    if (done < batches)
-        *stopped = i;
-    return done;
+    return stop->round == rounds;
 }

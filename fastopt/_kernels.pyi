@@ -122,6 +122,18 @@ class Program:
         seconds: dict[str, float] | None = None,
     ) -> tuple[int, int, float]: ...
 
+def run_rounds(
+    legs: list[tuple[Program, NDArray[np.int64] | None, int, int]],
+    rounds: int,
+    passes: int,
+    *,
+    plan: Plan | None,
+    grads: Any,
+    places: Sequence[tuple[int, int]] | None = None,
+    values: NDArray[np.float64] | None = None,
+    clips: tuple[float, float, float] | None = None,
+) -> tuple[int, int, int, int, float]: ...
+
 @final
 class Snapshot:
     def __new__(cls, dicts: Iterable[dict[str, Any]]) -> Snapshot: ...

@@ -171,8 +171,21 @@ cdef extern from "program.h" nogil:
         int64_t to_stride
         fastopt_convert_fn *convert
         fastopt_plan *plan
-    size_t fastopt_run_program(fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                               size_t first_batch, size_t batches, uint64_t passes, size_t *stopped)
+    struct fastopt_leg:
+        fastopt_item *items
+        size_t begin
+        size_t end
+        const int64_t *order
+        size_t rows
+        size_t batches
+        size_t first_batch
+        uint64_t pass_ "pass"
+    struct fastopt_stop:
+        size_t round
+        size_t leg
+        size_t batch
+        size_t item
+    bint fastopt_run_program(const fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes, fastopt_stop *stop)
     int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
     double fastopt_norm(const double *numbers, size_t n)
 
@@ -1539,24 +1552,23 @@ cdef class Program:
         norm : float
             Of all gradients of the last step, where they are clipped by norms.
         """
-        cdef size_t first = begin, last = self.count if end is None else end, stopped = 0, done = 0
-        cdef size_t moved = self.bytes * batches
-        cdef fastopt_plan step
-        cdef size_t *changed = NULL
+        cdef fastopt_stop stop
+        norm = run_legs([(self, order, rows, batches, begin, self.count if end is None else end, first_batch)], 1,
+                        passes, plan, grads, places, values, clips, seconds, &stop)
+        return (batches, -1, norm) if stop.round else (<Py_ssize_t>stop.batch, <Py_ssize_t>stop.item, norm)
+
+    cdef int check(self, fastopt_leg *leg, buffer *numbers, order, Py_ssize_t rows, Py_ssize_t batches) except -1:
+        """Let the items of a leg be run for so many batches in all, or say what is wrong."""
+        cdef Py_ssize_t i, first = leg.first_batch
         cdef int64_t most = INT64_MAX
-        cdef buffer numbers, table
-        cdef const int64_t *index = NULL
-        cdef uint64_t number = PyLong_AsUnsignedLongLongMask(passes)
-        cdef Py_ssize_t i
-        if not (0 <= begin <= <Py_ssize_t>last <= self.count):
+        if not 0 <= leg.begin <= leg.end <= <size_t>self.count:
             raise ValueError("items must be those of the program")
-        if rows < 0 or not 0 <= batches <= self.most or not 0 <= first_batch <= self.most - batches:
+        if rows < 0 or not 0 <= batches <= self.most or not 0 <= first <= self.most - batches:
             raise ValueError(f"there must be rows and batches, those that there is room for, got {batches} of {rows}, "
-                             f"from {first_batch}")
-        if rows and first_batch + batches > INT64_MAX // rows:
+                             f"from {first}")
+        if rows and first + batches > INT64_MAX // rows:
             raise ValueError(f"there must be rows for all batches, got {batches} of {rows}")
-        self.must_rest()
-        for i in range(begin, <Py_ssize_t>last):
+        for i in range(<Py_ssize_t>leg.begin, <Py_ssize_t>leg.end):
             if self.items[i].kind == FASTOPT_GATHER:
                 if i not in self.fed:
                     raise ValueError(f"item {i} must be fed before it gathers rows")
@@ -1564,91 +1576,167 @@ cdef class Program:
                     raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
                 if not self.lies(i):
                     raise Misfit("inputs, targets and weights must not be moved or reshaped in place while in use")
-        numbers.obj = table.obj = NULL
-        memset(&step, 0, sizeof(step))
-        self.running = True
-        try:
-            if order is not None:
-                take(order, &numbers, False)
-                if not has_type(&numbers, INT64, FASTOPT_FLOAT) or numbers.len // 8 < (first_batch + batches) * rows:
-                    raise Misfit("order must hold an int64 for each row")
-                index = <const int64_t *>numbers.buf
-            for source in self.fed.values():
-                most = min(most, <int64_t>len(source))
-            if index:
-                for i in range(first_batch * rows, (first_batch + batches) * rows):
-                    if not 0 <= index[i] < most:
-                        raise Misfit("order must hold the numbers of rows")
-            for i, target in self.aimed.items():
-                if (first_batch + batches) * <Py_ssize_t>self.items[i].bytes > target.nbytes:
-                    raise Misfit("there must be room for all batches")
-            if not index and self.fed and (first_batch + batches) * rows > most:
-                raise Misfit("there must be rows for all batches")
-            if plan is not None:
-                plan.check(grads)
-                if not batches <= LAST_STEP - plan.hypers[0]:
-                    raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
-                step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
-                step.buckets, step.first = plan.buckets, plan.first
-                step.hypers, step.next = plan.hypers, plan.running
-                step.scratch, step.scalars = plan.scratch, plan.scalars > 0
-                step.params, step.place = plan.total, plan.place
-                if clips is not None:
-                    step.clip_norm, step.clip_global_norm, step.clip_eps = clips
-                    step.norms = <double *>PyMem_Calloc(plan.total + 1, sizeof(double))
-                    if not step.norms:
-                        raise MemoryError
-                if places:
-                    take(values, &table, False)
-                    if (real_of(&table) != FASTOPT_DOUBLE
-                            or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches):
-                        raise Misfit("values must be float64, one for each place and batch")
-                    changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
-                    if not changed:
-                        raise MemoryError
-                    step.places = changed
-                    for i, (place, bucket) in enumerate(places):
-                        plan.hyper(place, bucket)
-                        changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
-                    step.changes, step.values = len(places), <const double *>table.buf
-            for i in range(begin, <Py_ssize_t>last):
-                if self.items[i].kind == FASTOPT_STEP:
-                    if plan is None:
-                        raise ValueError("a program with a step must be given a plan")
-                    self.items[i].plan = &step
-                    moved += 4 * plan.bytes * batches
-            if seconds is not None:
-                done = self.timed(index, rows, first_batch, batches, number, first, last, seconds, &stopped)
-            elif moved < KEEP_GIL_BELOW:
-                done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number, &stopped)
-            else:
-                if plan is not None:
-                    plan.busy = generation
-                with nogil:
-                    done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number,
-                                               &stopped)
-                if plan is not None:
-                    plan.busy = 0
-        finally:
-            self.running = False
-            PyMem_Free(changed)
-            PyMem_Free(step.norms)
-            PyBuffer_Release(&numbers)
-            PyBuffer_Release(&table)
-        return done, (<Py_ssize_t>stopped if <Py_ssize_t>done < batches else -1), step.norm
+        leg.items, leg.rows, leg.order = self.items, rows, NULL
+        for source in self.fed.values():
+            most = min(most, <int64_t>len(source))
+        if order is not None:
+            take(order, numbers, False)
+            if not has_type(numbers, INT64, FASTOPT_FLOAT) or numbers.len // 8 < (first + batches) * rows:
+                raise Misfit("order must hold an int64 for each row")
+            leg.order = <const int64_t *>numbers.buf
+            for i in range(first * rows, (first + batches) * rows):
+                if not 0 <= leg.order[i] < most:
+                    raise Misfit("order must hold the numbers of rows")
+        elif self.fed and (first + batches) * rows > most:
+            raise Misfit("there must be rows for all batches")
+        for i, target in self.aimed.items():
+            if (first + batches) * <Py_ssize_t>self.items[i].bytes > target.nbytes:
+                raise Misfit("there must be room for all batches")
+        return 0
 
-    cdef size_t timed(self, const int64_t *index, size_t rows, size_t first_batch, size_t batches, uint64_t number,
-                      size_t first, size_t last, dict seconds, size_t *stopped):
+    cdef int timed(self, const fastopt_leg *leg, dict seconds, fastopt_stop *stop) except -1:
+        """Run a leg for one round, and add the time of each item by its name."""
+        cdef fastopt_leg one = leg[0]
         cdef size_t batch, i
         names = [item[0] for item in self.list()]
-        for batch in range(batches):
-            for i in range(first, last):
+        one.batches = 1
+        for batch in range(leg.batches):
+            one.first_batch, one.pass_ = leg.first_batch + batch, leg.pass_ + batch
+            for i in range(leg.begin, leg.end):
+                one.begin, one.end = i, i + 1
                 start = perf_counter()
-                if not fastopt_run_program(self.items, i, i + 1, index, rows, first_batch + batch, 1, number + batch,
-                                           stopped):
-                    return batch
+                if not fastopt_run_program(&one, 1, 1, 1, stop):
+                    stop.batch = batch
+                    return 0
                 seconds[names[i]] = seconds.get(names[i], 0.0) + perf_counter() - start
-        return batches
+        stop.round = 1
+        return 0
+
+
+cdef enum:
+    MOST_LEGS = 4
+
+
+def run_rounds(list legs, Py_ssize_t rounds, passes, *, Plan plan, grads, places=None, values=None, clips=None):
+    """Run several programs one after the other, round after round, such as those of an epoch.
+
+    Parameters
+    ----------
+    legs : list of (Program, int64 ndarray or None, int, int)
+        At most 4 different programs, each with the numbers of the rows of all its batches, round after round; the rows
+        of each batch; and the batches of each round.
+    rounds : int
+    passes : int
+        The number of the first pass, which those of programs with rows are.
+    plan, grads, places, values, clips
+        As for `Program.run`.
+
+    Returns
+    -------
+    rounds, leg, batches, item : int
+        The number of rounds that were completed, and, if fewer than all, the leg that was stopped, its batches of that
+        round that were completed, and the item that stopped the next.
+    norm : float
+        As of `Program.run`.
+    """
+    cdef fastopt_stop stop
+    norm = run_legs([(*leg, 0, len(leg[0]), 0) for leg in legs], rounds, passes, plan, grads, places, values, clips,
+                    None, &stop)
+    return stop.round, stop.leg, stop.batch, stop.item, norm
+
+
+cdef object run_legs(list given, Py_ssize_t rounds, passes, Plan plan, grads, places, values, clips, dict seconds,
+                     fastopt_stop *stop):
+    """Check all and run it, and return the norm; legs as in `run_rounds`, with their items and their first batch."""
+    cdef fastopt_leg legs[MOST_LEGS]
+    cdef buffer numbers[MOST_LEGS]
+    cdef buffer table
+    cdef fastopt_plan step
+    cdef Program program
+    cdef Py_ssize_t count = len(given), i, k, batches, begin, end, first_batch, running = 0, steps = 0
+    cdef uint64_t first = PyLong_AsUnsignedLongLongMask(passes), each = 0
+    cdef size_t moved = 0
+    if not 0 < count <= MOST_LEGS or rounds < 0:
+        raise ValueError(f"there must be 1 to {MOST_LEGS} legs, and rounds, got {count} and {rounds}")
+    memset(&step, 0, sizeof(step))
+    memset(numbers, 0, sizeof(numbers))
+    table.obj = NULL
+    stop.round = stop.leg = stop.batch = stop.item = 0
+    try:
+        for i in range(count):
+            program, order, rows, batches, begin, end, first_batch = given[i]
+            program.must_rest()
+            program.running = True
+            running += 1
+            if batches < 0 or (batches and rounds > INT64_MAX // batches):
+                raise ValueError(f"there must be rounds and batches, got {rounds} of {batches}")
+            legs[i].begin, legs[i].end, legs[i].batches = begin, end, batches
+            legs[i].first_batch, legs[i].pass_ = first_batch, first + each
+            program.check(&legs[i], &numbers[i], order, rows, rounds * batches)
+            if rows:
+                each += batches
+            for k in range(<Py_ssize_t>legs[i].begin, <Py_ssize_t>legs[i].end):
+                if program.items[k].kind == FASTOPT_STEP:
+                    if plan is None:
+                        raise ValueError("a program with a step must be given a plan")
+                    program.items[k].plan = &step
+                    moved += 4 * plan.bytes * batches
+                    steps += batches
+            moved += program.bytes * batches
+        if plan is not None:
+            bind_step(&step, &table, plan, grads, places, values, clips, rounds * steps)
+        if seconds is not None:
+            (<Program>given[0][0]).timed(legs, seconds, stop)
+        elif moved * rounds < KEEP_GIL_BELOW:
+            fastopt_run_program(legs, count, rounds, each, stop)
+        else:
+            if plan is not None:
+                plan.busy = generation
+            with nogil:
+                fastopt_run_program(legs, count, rounds, each, stop)
+            if plan is not None:
+                plan.busy = 0
+    finally:
+        for i in range(running):
+            (<Program>given[i][0]).running = False
+            PyBuffer_Release(&numbers[i])
+        PyMem_Free(<void *>step.places)
+        PyMem_Free(step.norms)
+        PyBuffer_Release(&table)
+    return step.norm
+
+
+cdef int bind_step(fastopt_plan *step, buffer *table, Plan plan, grads, places, values, clips,
+                   Py_ssize_t steps) except -1:
+    """What so many steps along gradients are, each with a row of values at places of the table of hyperparameters."""
+    cdef size_t *changed
+    cdef Py_ssize_t i
+    plan.check(grads)
+    if not steps <= LAST_STEP - plan.hypers[0]:
+        raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
+    step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
+    step.buckets, step.first = plan.buckets, plan.first
+    step.hypers, step.next = plan.hypers, plan.running
+    step.scratch, step.scalars = plan.scratch, plan.scalars > 0
+    step.params, step.place = plan.total, plan.place
+    if clips is not None:
+        step.clip_norm, step.clip_global_norm, step.clip_eps = clips
+        step.norms = <double *>PyMem_Calloc(plan.total + 1, sizeof(double))
+        if not step.norms:
+            raise MemoryError
+    if places:
+        take(values, table, False)
+        if real_of(table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * steps:
+            raise Misfit("values must be float64, one for each place and step")
+        changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
+        if not changed:
+            raise MemoryError
+        step.places = changed
+        for i, (place, bucket) in enumerate(places):
+            plan.hyper(place, bucket)
+            changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
+        step.changes, step.values = len(places), <const double *>table.buf
+    return 0
 
 
 @cython.auto_pickle(False)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.checks import Array
-from fastopt.nn.orders import Batches, Indices, Uneven, of_epoch
+from fastopt.nn.orders import Batches, Indices, Uneven, is_own, of_epoch
 
 #: Inputs, targets, and sample weights or None.
 Data = tuple[Array, Array, Array | None]
@@ -74,6 +74,12 @@ class Arrays:
     @contextlib.contextmanager
     def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
         yield iter([Block(*self.data, self.order(seed, steps))])
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The sizes of the batches of each epoch, and of how many that is, where `order` may be asked for those of
+        several epochs ahead."""
+        return self._each.sizes if is_own(self._each) else []
 
     def order(self, seed: int, steps: int) -> Batches:
         """The batches of the epoch that begins after so many steps."""

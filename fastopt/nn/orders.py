@@ -136,6 +136,15 @@ class Shuffled:
     def _order(self, rng: np.random.Generator) -> Indices:
         return rng.permutation(self.n)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The sizes of the batches of each epoch, one after the other, and of how many that is."""
+        whole = len(self) - 1
+        last = self.n - whole * self.batch_size
+        if last == self.batch_size:
+            return [(last, whole + 1)]
+        return [(self.batch_size, whole), (last, 1)] if whole else [(last, 1)]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n}, {self.batch_size})"
 
@@ -238,10 +247,15 @@ def checked(batches: Any, n: int) -> Any:
     return batches
 
 
+def is_own(batches: Any) -> bool:
+    """Whether the batches of each epoch follow from its rng alone, and have the same sizes."""
+    return type(batches) in (Shuffled, InOrder, Stratified)
+
+
 def of_epoch(batches: Any, rng: np.random.Generator, n: int) -> Batches:
     """The batches of an epoch, checked: as many as their length says, of indices of n samples."""
     made = batches.epoch(rng) if callable(getattr(batches, "epoch", None)) else iter(batches)
-    if type(batches) in (Shuffled, InOrder, Stratified):
+    if is_own(batches):
         return made
     count = len(batches)
     parts = [_indices(i, part, n) for i, part in enumerate(itertools.islice(made, count + 1))]

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -35,7 +36,7 @@ from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
 
 #: Batches of one call of C at most: as many have room in the tables of results.
-MOST_BATCHES = 1024
+MOST_BATCHES = 8192
 #: Seconds after which a call of C should return, so that Python can serve Ctrl-C and others.
 SLICE = 0.05
 
@@ -139,6 +140,9 @@ class Program:
                     p.add("finite", grad)
             marks.append(len(p.items))
             p.add("step")
+        self._looked_at = [
+            array for array in (*model.params.values(), *model.state.values()) if array.dtype.kind == "f"
+        ]
         p.watch(model)
         of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
         self._found = _kernels.Snapshot([*of_loss, *p.watched])
@@ -278,6 +282,14 @@ class Program:
         fit = int(SLICE / self.seconds) if self.seconds else 1
         return max(1, min(left, fit, MOST_BATCHES))
 
+    @functools.cached_property
+    def finite(self) -> _kernels.Program:
+        """A program that stops where parameters or running statistics are not finite."""
+        calls = _kernels.Program()
+        for array in self._looked_at:
+            calls.finite(array)
+        return calls
+
     def run_phase(self, phase: int, order: Any, batch: int, counter: int) -> int:
         """Run one phase for one batch: the item that stopped it, or -1."""
         self._order = order
@@ -397,6 +409,15 @@ def _allocate(items: list[Item]) -> int:
         start = starts[id(block[id(root)])]
         root.memory = memory[start : start + root.nbytes]
     return total
+
+
+def fitting(epoch: Sequence[tuple[Program, int]], left: int) -> int:
+    """How many epochs to run in one call, of those that are left, by the programs of an epoch and their batches; 0
+    where Python has a part in them, or one takes longer than a call should."""
+    if not all(program.native and program.seconds for program, _ in epoch):
+        return 0
+    fit = int(SLICE / sum(program.seconds * count for program, count in epoch))
+    return min(left, fit, MOST_BATCHES // max(count for _, count in epoch))
 
 
 # ---- Use -------------------------------------------------------------------------------------------------------

@@ -251,6 +251,9 @@ class Run:
         #: The methods of callbacks that are called for each batch.
         self._hooks = {name for name in _OF_BATCHES for callback in self.callbacks if _has_own(callback, name)}
         self.average = _average(optimizer, self.callbacks)
+        #: Whether something is done after each epoch, or before it.
+        self._is_between = validation is not None
+        self._is_between |= any(_has_own(each, name) for each in self.callbacks for name in _OF_EPOCHS)
 
     def stop(self, reason: str) -> None:
         """End the run after the current step.
@@ -290,11 +293,17 @@ class Run:
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
-            while self.epoch < self.epochs and not self.stopped:
+            ahead: list[_Epoch] = []
+            while self.epoch < self.epochs and (ahead or not self.stopped):
                 self._tell("on_epoch_begin", self.epoch)
-                logs = yield from self._one_epoch()
+                if not ahead and (ahead := self._several()):
+                    yield
+                epoch, *ahead = ahead or [_Epoch()]
+                logs = yield from self._one_epoch(epoch)
                 if logs is None:
                     break
+                if not ahead:  # else C has looked at them
+                    self._check_arrays(self.batches - 1)
                 with self._averaged():
                     if self._validation is not None:
                         measured = self._validation.measure(self.model, self._own_metrics)
@@ -314,30 +323,56 @@ class Run:
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
-        return average.applied() if average is not None and average.is_ready else contextlib.nullcontext()
+        if average is None or not average.is_ready or not self._is_between:  # nobody would see it
+            return contextlib.nullcontext()
+        return average.applied()
 
     def __getstate__(self) -> dict[str, Any]:
         """The run without its programs, which cannot be copied or pickled, as callbacks that hold it may be."""
         return vars(self) | {"_steps": None}
 
-    def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
+    def _several(self) -> list[_Epoch]:
+        """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
+        Python has something to do between epochs; none where it has a part in the steps."""
+        feed = self._feed
+        if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or type(feed) is not Arrays:
+            return []
+        sizes, first = feed.sizes, self.optimizer.t
+        if not sizes:
+            return []
+
+        each: list[orders.Batches] = []
+
+        def draw(count: int) -> list[orders.Batches]:
+            each.extend(feed.order(self.seed, first + i * self.batches) for i in range(count))
+            return each
+
+        self._prepare()
+        began = time.perf_counter()
+        taken = self._steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
+        seconds = (time.perf_counter() - began) / max(1, self.optimizer.t - first)
+        return [_Epoch(one, own, seconds) for one, own in zip(taken, each, strict=False)]
+
+    def _one_epoch(self, epoch: _Epoch) -> Generator[None, None, dict[str, float] | None]:
         """The epoch's metrics; None where it was stopped before its end."""
-        epoch = _Epoch()
-        with self._feed.epoch(self.seed, self.optimizer.t, self.epoch) as blocks:
-            for block in blocks:
-                if not (yield from self._one_block(block, epoch)):
-                    return None
+        if epoch.steps < self.batches:
+            epoch.began = time.perf_counter()
+            with self._feed.epoch(self.seed, self.optimizer.t - epoch.steps, self.epoch) as blocks:
+                for block in blocks:
+                    if not (yield from self._one_block(block, epoch)):
+                        return None
+            epoch.seconds += time.perf_counter() - epoch.began
+        self._progress(epoch)
         logs = epoch.metrics(self._labelled, self._own_metrics)
         if self.on_nonfinite == "skip":
             logs["skipped"] = epoch.skipped
-        seconds = time.perf_counter() - epoch.began
-        self._check_arrays(self.batches - 1)
         order = [name for name in self.measures if name in logs]
-        return {name: logs[name] for name in order} | {"samples_per_second": epoch.rows / max(seconds, 1e-9)}
+        return {name: logs[name] for name in order} | {"samples_per_second": epoch.rows / max(epoch.seconds, 1e-9)}
 
     def _one_block(self, block: Block, epoch: _Epoch) -> Generator[None, None, bool]:
         """The steps of a block; whether the run goes on."""
-        each, at = block.batches, 0
+        each, at = block.batches, epoch.before
+        epoch.before = 0
         data = block.x, block.y, block.weight
         if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
             self._data = data
@@ -378,7 +413,7 @@ class Run:
                     raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
             at += count
             epoch.steps += count // self.accumulate
-            self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
+            self._progress(epoch)
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
             if self.stopped and epoch.steps < self.batches:
@@ -389,6 +424,9 @@ class Run:
             epoch.began += time.perf_counter() - paused
         epoch.rows += len(each.order)
         return True
+
+    def _progress(self, epoch: _Epoch) -> None:
+        self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
 
     def _begin_step(self, each: orders.Batches, at: int) -> None:
         """Let `parts` be those of the step that begins with a batch."""
@@ -467,19 +505,26 @@ class Run:
 
 
 class _Epoch:
-    """What the steps of an epoch gave."""
+    """What the steps of an epoch gave: at first those on the first of some batches, that took so many seconds each."""
 
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
+    def __init__(self, taken: Taken | None = None, each: orders.Batches | None = None, seconds: float = 0.0) -> None:
         self.taken: list[Taken] = []
         self.targets: list[Array] = []
         self.steps = self.skipped = 0
         self.seen = self.rows = 0  # samples, those of steps that were taken, and all
+        self.began = self.seconds = 0.0
+        if taken is not None and each is not None:
+            self.taken.append(taken)
+            self.steps = len(taken.loss)
+            self.seen = each.start(self.steps)
+            self.rows = self.seen if self.steps == len(each) else 0
+            self.seconds = seconds * self.steps
+        self.before = self.steps  # batches to leave out
 
     def metrics(self, labelled: bool, metrics: Mapping[str, Metric]) -> dict[str, float]:
         """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs."""
         loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
-        logs = {"loss": math.fsum(loss * weight) / (math.fsum(weight) or 1.0)}
+        logs = {"loss": math.fsum((loss * weight).tolist()) / (math.fsum(weight.tolist()) or 1.0)}
         if labelled:
             logs["accuracy"] = float(right.sum()) / self.seen
         if metrics:
@@ -504,6 +549,7 @@ class Validation(NamedTuple):
 
 #: The methods of callbacks that are called for each batch.
 _OF_BATCHES = ("on_batch_begin", "on_gradients", "on_batch_end")
+_OF_EPOCHS = ("on_epoch_begin", "on_epoch_end")
 
 
 def _has_own(callback: Callback, name: str) -> bool:

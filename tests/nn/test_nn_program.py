@@ -21,7 +21,7 @@ import pytest
 
 import fastopt
 from fastopt import cases, nn
-from fastopt.nn import layers, lowering, program
+from fastopt.nn import layers, lowering, program, trainer
 from fastopt.nn.orders import Batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
@@ -440,16 +440,28 @@ def check_places(buffers):
 
 @pytest.fixture
 def in_one_call(monkeypatch):
-    """As many batches as there are go into one call; how many there were in each is noted."""
+    """As many batches as there are go into one call, and after the first epoch all epochs into one; how many batches
+    there were in each call is noted, or how many epochs."""
     runs = []
-    original = Steps.many
+    original, of_epochs = Steps.many, Steps.epochs
 
     def many(self, *args):
         taken = original(self, *args)
         runs.append(0 if taken is None else len(taken.loss))
         return taken
 
+    def epochs(self, *args):
+        taken = of_epochs(self, *args)
+        if taken:
+            runs.append(f"{len(taken)} epochs")
+        return taken
+
+    def fitting(epoch, left):
+        return left if all(program.native and program.seconds for program, _ in epoch) else 0
+
     monkeypatch.setattr(Steps, "many", many)
+    monkeypatch.setattr(Steps, "epochs", epochs)
+    monkeypatch.setattr(trainer, "fitting", fitting)
     monkeypatch.setattr(Program, "batches", lambda self, left: min(left, program.MOST_BATCHES) if self.native else 1)
     return runs
 
@@ -515,7 +527,7 @@ def check_all_ways(make, samples, in_one_call, *, loss=nn.softmax_cross_entropy,
     """Train models in one call per epoch, batch by batch, step by step in Python, and by a loop of one's own: the same
     bits; and by layers in float64, up to rounding. `make` makes an optimizer for a model."""
     x, y = samples
-    how = {"epochs": 2, "batch_size": 8, "loss": loss, **options}
+    how = {"epochs": 3, "batch_size": 8, "loss": loss, **options}
     ended, histories = [], []
     for callbacks in ((), (Watching(),), (Looking(),)):
         model = mlp(outputs=outputs)
@@ -524,7 +536,7 @@ def check_all_ways(make, samples, in_one_call, *, loss=nn.softmax_cross_entropy,
         histories.append(model.fit(x, y, optimizer=optimizer, callbacks=callbacks, **how))
         if not callbacks:
             batches = [5, 1] if how["batch_size"] == 8 else [1]
-            assert in_one_call == (batches * 2 if native else [0] * 12)
+            assert in_one_call == ([*batches, "2 epochs"] if native else [0] * 18)
         if optimizer_average(optimizer):
             optimizer.restore()
         ended.append((bits(model.params, model.state), optimizer.t, state_bits(optimizer)))
@@ -721,7 +733,7 @@ def test_every_loss(loss, kind, weighted, samples, rng, in_one_call):
         return fastopt.SGD(model.params, lr=0.1)
 
     losses, history = check_all_ways(make, (samples[0], y), in_one_call, loss=loss, native=native, **options)
-    assert len(losses) == 12
+    assert len(losses) == 18
     assert min(history["loss"]) >= 0
     assert ("accuracy" in history) == (kind == "labels")
 
@@ -775,7 +787,7 @@ def test_any_number_of_threads(threads, rng, in_one_call):
         finally:
             fastopt.set_num_threads(before)
     assert ended[0] == ended[1]
-    assert in_one_call == [3] * 4
+    assert in_one_call == [3, "1 epochs"] * 2
 
 
 def poisoned(samples):
