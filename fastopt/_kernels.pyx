@@ -15,12 +15,12 @@ from time import perf_counter
 import numpy
 
 cimport cython
-from cpython.dict cimport PyDict_GetItem, PyDict_Size
+from cpython.dict cimport PyDict_Size
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 
@@ -186,6 +186,7 @@ cdef extern from "program.h" nogil:
         size_t batch
         size_t item
     bint fastopt_run_program(const fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes, fastopt_stop *stop)
+    int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order)
     int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
     double fastopt_norm(const double *numbers, size_t n)
 
@@ -211,6 +212,7 @@ cdef extern from *:
     enum:
         CONTIGUOUS "1"
         OWNS_DATA "0x4"
+        ALIGNED "0x100"
         WRITABLE "0x400"
 
 
@@ -433,6 +435,18 @@ cdef inline bint stays(const layout *it) noexcept:
         return False
     for axis in range(now.nd):
         if now.dimensions[axis] != it.shape[axis]:
+            return False
+    return True
+
+
+cdef inline bint has_rows_of(const array_head *source, const array_head *target) noexcept:
+    """Whether the rows of an array are those of another: plain, one after the other, and of the same type."""
+    cdef int axis
+    if (source.descr != target.descr or source.nd != target.nd or not source.flags & CONTIGUOUS
+            or not source.flags & ALIGNED):
+        return False
+    for axis in range(1, source.nd):
+        if source.dimensions[axis] != target.dimensions[axis]:
             return False
     return True
 
@@ -1268,6 +1282,32 @@ cdef dict TARGETS = {numpy.dtype(name): target for name, target in (
     ("float32", FASTOPT_TO_FLOAT), ("float64", FASTOPT_TO_DOUBLE), ("int64", FASTOPT_TO_INT64))}
 
 
+def permutations(seed, steps, Py_ssize_t n):
+    """``numpy.random.default_rng([seed, step]).permutation(n)`` for each of some steps (steps, n); None where C cannot
+    draw them."""
+    cdef Py_ssize_t i, words
+    cdef uint32_t entropy[64]
+    cdef buffer view
+    cdef bint drawn = 0 <= n <= UINT32_MAX
+    orders = numpy.empty((len(steps), n), numpy.int64)
+    take(orders, &view, True)
+    PyBuffer_Release(&view)
+    for i in range(len(steps)):
+        words = 0
+        for number in (seed, steps[i]):
+            while drawn:
+                if words == 64:
+                    return None
+                entropy[words] = number & 0xffffffff
+                words, number = words + 1, number >> 32
+                if not number:
+                    break
+        if drawn:
+            with nogil:
+                drawn = fastopt_permutation(entropy, words, n, <int64_t *>view.buf + i * n)
+    return orders if drawn else None
+
+
 def gathers(array):
     """Whether the rows of an array can be gathered as they lie: each contiguous, of native numbers of a known type."""
     if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):
@@ -1470,9 +1510,15 @@ cdef class Program:
         if not (0 <= place < self.count and self.items[place].kind == FASTOPT_GATHER):
             raise ValueError(f"item {place} must gather rows")
         self.must_rest()
+        item, target = &self.items[place], self.arrays[place][1][0]
+        if layout_known and type(source) is ndarray and has_rows_of(<const array_head *>source,
+                                                                    <const array_head *>target):
+            item.source, item.row_stride = (<const array_head *>source).data, item.to_stride
+            item.elements, item.convert = item.to_stride // <Py_ssize_t>target.itemsize, NULL
+            self.fed[place] = source
+            return
         if not gathers(source):
             raise Misfit("rows must be contiguous, of native numbers of a type that is known")
-        item, target = &self.items[place], self.arrays[place][1][0]
         kind, wanted = source.dtype, target.dtype
         if source.shape[1:] != target.shape[1:]:
             raise Misfit("rows must have the shape of those that they become")
@@ -1504,6 +1550,17 @@ cdef class Program:
             self.items[place].to_stride = 0
         self.fed.clear()
         self.aimed.clear()
+
+    def once(self, Py_ssize_t gather, source, Py_ssize_t copy, target):
+        """Run all for one batch, of the rows of an array, with a copy to another: the item that stopped it, or -1."""
+        self.feed(gather, source)
+        self.aim(copy, target)
+        cdef fastopt_stop stop
+        try:
+            run_legs([(self, None, len(source), 1, 0, self.count, 0)], 1, 0, None, None, None, None, None, None, &stop)
+        finally:
+            self.rest()
+        return -1 if stop.round else <Py_ssize_t>stop.item
 
     cdef bint lies(self, Py_ssize_t place) except -1:
         """Whether rows to gather are where they were when they were fed."""
@@ -1764,7 +1821,9 @@ cdef class Snapshot:
 
     def holds(self):
         """Whether each still holds the same objects, and arrays lie where they did."""
-        cdef Py_ssize_t i, position
+        cdef Py_ssize_t i, position, other
+        cdef PyObject *now_key
+        cdef PyObject *now_value
         cdef PyObject *now  # a dict, or of a class that is made of it
         cdef PyObject *then
         cdef PyObject *key
@@ -1776,8 +1835,9 @@ cdef class Snapshot:
             now, then, position = list_item(self.dicts, i), list_item(self.copies, i), 0
             if PyDict_Size(<object>now) != PyDict_Size(<object>then):
                 return False
-            while PyDict_Next(<object>then, &position, &key, &value):
-                if PyDict_GetItem(<object>now, <object>key) != value:
+            other = 0
+            while PyDict_Next(<object>then, &position, &key, &value):  # in the same order, as nothing has changed
+                if not PyDict_Next(<object>now, &other, &now_key, &now_value) or now_key != key or now_value != value:
                     return False
         return True
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.checks import Array
-from fastopt.nn.orders import Batches, Indices, Uneven, is_own, of_epoch
+from fastopt.nn.orders import Batches, Indices, Shuffled, Uneven, is_own, of_epoch, permutations
 
 #: Inputs, targets, and sample weights or None.
 Data = tuple[Array, Array, Array | None]
@@ -73,22 +73,26 @@ class Arrays:
 
     @contextlib.contextmanager
     def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
-        yield iter([Block(*self.data, self.order(seed, steps))])
+        yield iter([Block(*self.data, *self.orders(seed, [steps]))])
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The sizes of the batches of each epoch, and of how many that is, where `order` may be asked for those of
-        several epochs ahead."""
+        """The sizes of the batches of each epoch, and of how many that is, where `orders` may be asked for
+        those of epochs to come."""
         return self._each.sizes if is_own(self._each) else []
 
-    def order(self, seed: int, steps: int) -> Batches:
-        """The batches of the epoch that begins after so many steps."""
-        each = of_epoch(self._each, np.random.default_rng([seed, steps]), self.samples)
-        if len(each) != self.batches:
-            raise ValueError(f"batches must have the same length in each epoch, {self.batches}, got {len(each)}")
-        if self._rows is not None:
-            each.order = self._rows[each.order]
-        return each
+    def orders(self, seed: int, steps: Sequence[int]) -> list[Batches]:
+        """The batches of the epochs that begin after so many steps each."""
+        if type(self._each) is Shuffled:
+            made = [Batches(order, self._each.batch_size) for order in permutations(seed, steps, self.samples)]
+        else:
+            made = [of_epoch(self._each, np.random.default_rng([seed, each]), self.samples) for each in steps]
+        for each in made:
+            if len(each) != self.batches:
+                raise ValueError(f"batches must have the same length in each epoch, {self.batches}, got {len(each)}")
+            if self._rows is not None:
+                each.order = self._rows[each.order]
+        return made
 
 
 # ---- Transforms -------------------------------------------------------------------------------------------------
@@ -179,7 +183,7 @@ class Transformed(Arrays):
 
     @contextlib.contextmanager
     def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
-        each = self.order(seed, steps)
+        (each,) = self.orders(seed, [steps])
         cuts = self._cuts(each)
         jobs = [functools.partial(self._block, each, a, b, seed, epoch) for a, b in itertools.pairwise(cuts)]
         if not self._ahead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.checks import Array
 
 __all__ = ["InOrder", "Shuffled", "Stratified"]
@@ -245,6 +246,25 @@ def checked(batches: Any, n: int) -> Any:
     if len(batches) < 1:
         raise ValueError("batches must have at least one batch, got none")
     return batches
+
+
+def permutations(seed: int, steps: Sequence[int], n: int) -> Indices:
+    """The order of `Shuffled` in each of the epochs that begin after so many steps (epochs, n):
+    ``default_rng([seed, steps]).permutation(n)``, drawn by C where this NumPy has what C has."""
+    drawn = _kernels.permutations(seed, steps, n) if _draws_alike() else None
+    if drawn is None:
+        drawn = np.stack([np.random.default_rng([seed, each]).permutation(n) for each in steps])
+    return drawn
+
+
+@functools.cache
+def _draws_alike() -> bool:
+    """Whether this NumPy and C draw the same permutations, as another NumPy might not (NEP 19)."""
+    for seed, step, n in ((0, 0, 200), (2**70 + 3, 2**33, 60)):
+        drawn = _kernels.permutations(seed, [step], n)
+        if drawn is None or not np.array_equal(drawn[0], np.random.default_rng([seed, step]).permutation(n)):
+            return False
+    return True
 
 
 def is_own(batches: Any) -> bool:

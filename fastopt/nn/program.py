@@ -252,7 +252,12 @@ class Program:
 
     def holds(self) -> bool:
         """Whether options and arrays of the layers and the loss are those that it was made for."""
-        return self._found.holds() and all(stack.layers == layers for stack, layers in self._stacks)
+        if not self._found.holds():
+            return False
+        for stack, layers in self._stacks:  # noqa: SIM110 (in less time)
+            if stack.layers != layers:
+                return False
+        return True
 
     @property
     def doutput(self) -> Array:
@@ -269,6 +274,11 @@ class Program:
         """Write outputs there from now on, in inference, or in training where they are wanted."""
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
+
+    def once(self, x: Array, output: Array) -> int:
+        """Write the outputs of a batch: the item that stopped it, or -1; 0 where Python has a part in it."""
+        assert self._copy_place is not None
+        return self.calls.once(self._gather_places[0], x, self._copy_place, output) if self.native else 0
 
     def rest(self) -> None:
         """Let go of the arrays that it was fed with and aimed at."""
@@ -479,12 +489,14 @@ class Compiled(Stack, loadable=False):
 
     def _take(self, key: tuple[Any, ...]) -> Program | None:
         """A program that was made before, if one is idle and still holds: nobody else uses it until it is put back."""
-        idle = self.programs.get(key, [])
-        with contextlib.suppress(IndexError):  # where another thread has taken the last one
-            while True:
+        idle = self.programs.get(key)
+        while idle:
+            try:
                 found: Program = idle.pop()
-                if found.holds():
-                    return found
+            except IndexError:  # where another thread has taken the last one
+                break
+            if found.holds():
+                return found
         return None
 
     def _put(self, key: tuple[Any, ...], program: Program) -> None:
@@ -544,10 +556,13 @@ class Compiled(Stack, loadable=False):
 
     def _infer(self, x: Array, rows: Indices | None, output: Array, size: int) -> None:
         """Write the outputs for batches of a size, of all rows or some."""
-        program = self._take((size,)) or Program(self, size)
+        program, batches = self._take((size,)) or Program(self, size), len(output) // size
+        if batches == 1 and rows is None and program.once(x, output) < 0:
+            self._put((size,), program)
+            return
         program.feed(x)
         program.aim(output)
-        done, batches = 0, len(output) // size
+        done = 0
         while done < batches:
             part = program.batches(batches - done)
             if program.native:

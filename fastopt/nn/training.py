@@ -344,7 +344,7 @@ class Run:
         each: list[orders.Batches] = []
 
         def draw(count: int) -> list[orders.Batches]:
-            each.extend(feed.order(self.seed, first + i * self.batches) for i in range(count))
+            each.extend(feed.orders(self.seed, range(first, first + count * self.batches, self.batches)))
             return each
 
         self._prepare()
@@ -523,7 +523,10 @@ class _Epoch:
 
     def metrics(self, labelled: bool, metrics: Mapping[str, Metric]) -> dict[str, float]:
         """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs."""
-        loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
+        if len(self.taken) == 1:
+            loss, weight, right, _ = self.taken[0]
+        else:
+            loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
         logs = {"loss": math.fsum((loss * weight).tolist()) / (math.fsum(weight.tolist()) or 1.0)}
         if labelled:
             logs["accuracy"] = float(right.sum()) / self.seen
