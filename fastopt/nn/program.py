@@ -30,7 +30,7 @@ from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.lowering import Buffer, Item, Place, Writer, lower, resolved
 from fastopt.nn.orders import Indices
 from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
@@ -285,11 +285,11 @@ class Program:
         self._fed, self._order = (), None
         self.calls.rest()
 
-    def batches(self, left: int) -> int:
-        """How many batches to run in one call, of those that are left."""
+    def batches(self, left: int, part: float = 1.0) -> int:
+        """How many batches to run in one call, of those that are left; `part` of the usual time long."""
         if not self.native:
             return 1
-        fit = int(SLICE / self.seconds) if self.seconds else 1
+        fit = int(part * SLICE / self.seconds) if self.seconds else 1
         return max(1, min(left, fit, MOST_BATCHES))
 
     @functools.cached_property
@@ -382,7 +382,7 @@ def _called(item: Item) -> Callable[[int, int], None]:
 
 def _allocate(items: list[Item]) -> int:
     """Give all buffers memory: of two that are touched at the same time, each its own. Returns the bytes."""
-    roots = {id(b.root): b.root for item in items for b in buffers_in([item.arguments, item.options])}.values()
+    roots = {id(b.root): b.root for item in items for b in item.buffers}.values()
     # One that may be written over another shares its block, if that is not read any more.
     block: dict[int, Buffer] = {}
     spans: dict[int, tuple[int, int]] = {}
@@ -421,12 +421,12 @@ def _allocate(items: list[Item]) -> int:
     return total
 
 
-def fitting(epoch: Sequence[tuple[Program, int]], left: int) -> int:
+def fitting(epoch: Sequence[tuple[Program, int]], left: int, part: float) -> int:
     """How many epochs to run in one call, of those that are left, by the programs of an epoch and their batches; 0
-    where Python has a part in them, or one takes longer than a call should."""
+    where Python has a part in them, or one takes longer than a call should: `part` of the usual time."""
     if not all(program.native and program.seconds for program, _ in epoch):
         return 0
-    fit = int(SLICE / sum(program.seconds * count for program, count in epoch))
+    fit = int(part * SLICE / sum(program.seconds * count for program, count in epoch))
     return min(left, fit, MOST_BATCHES // max(count for _, count in epoch))
 
 

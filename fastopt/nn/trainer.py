@@ -50,7 +50,14 @@ class Steps:
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
     outputs : bool, default False
         Whether what batches gave has the outputs.
+
+    Attributes
+    ----------
+    part : float
+        How long a call of C may be, as a part of the usual time.
     """
+
+    part = 1.0
 
     def __init__(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool = False) -> None:
         self._model, self._optimizer, self._check, self._outputs = model, optimizer, check, outputs
@@ -118,7 +125,7 @@ class Steps:
             With what was taken before as its argument.
         """
         program = self.program(n)
-        upcoming = self._upcoming(program.batches(most)) if program.native else None
+        upcoming = self._upcoming(program.batches(most, self.part)) if program.native else None
         if upcoming is None:
             return None
         output = self._aim(program, upcoming.steps)
@@ -159,9 +166,9 @@ class Steps:
             Of each epoch. Where a step could not be taken, the last ones are those before it, and `many` says why;
             where parameters or running statistics are not finite after an epoch, it is the last.
         """
-        programs, steps = [self.program(n) for n, _ in sizes], sum(count for _, count in sizes)
-        counts = [count for _, count in sizes]
-        fit = fitting([*zip(programs, counts, strict=True)], most)
+        epoch = [(self.program(n), count) for n, count in sizes]
+        programs, counts = [program for program, _ in epoch], [count for _, count in epoch]
+        steps, fit = sum(counts), fitting(epoch, most, self.part)
         upcoming = self._upcoming(fit * steps) if fit else None
         if upcoming is None or upcoming.steps < steps:
             return []
@@ -184,15 +191,12 @@ class Steps:
         if done < fit and leg < len(programs):
             self._restore(programs[leg])
         else:
-            expected = sum(program.seconds * count for program, count in zip(programs, counts, strict=True))
+            expected = sum(program.seconds * count for program, count in epoch)
             for program in programs:
                 program.seconds *= seconds / (fit * expected)
         rounds = done + (more > 0)
-        split = [(rounds, count) for count in counts]
-        tables = [program.result[: rounds * count] for program, count in zip(programs, counts, strict=True)]
-        result = np.concatenate([t.reshape(*s, 2) for t, s in zip(tables, split, strict=True)], axis=1)
-        rights = [program.right[: rounds * count] for program, count in zip(programs, counts, strict=True)]
-        right = np.concatenate([t.reshape(s) for t, s in zip(rights, split, strict=True)], axis=1)
+        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, 2) for p, k in epoch], axis=1)
+        right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)
         taken = [Taken(own[:, 0], own[:, 1], of) for own, of in zip(result, right, strict=True)]
         if more:
             taken[-1] = Taken(*(part[:more] for part in taken[-1][:3]))

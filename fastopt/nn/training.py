@@ -241,7 +241,7 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
+        self.steps = Steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -288,8 +288,8 @@ class Run:
     def slices(self) -> Generator[None]:
         """The same, in slices of at most about 50 ms, after each of which others may have the thread."""
         model = self.model
-        with alone(model), room_for_convolutions(model), holding(model), self._steps:
-            self._steps.feed(*self._data, self.loss)
+        with alone(model), room_for_convolutions(model), holding(model), self.steps:
+            self.steps.feed(*self._data, self.loss)
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
@@ -329,7 +329,7 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         """The run without its programs, which cannot be copied or pickled, as callbacks that hold it may be."""
-        return vars(self) | {"_steps": None}
+        return vars(self) | {"steps": None}
 
     def _several(self) -> list[_Epoch]:
         """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
@@ -349,7 +349,7 @@ class Run:
 
         self._prepare()
         began = time.perf_counter()
-        taken = self._steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
+        taken = self.steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
         seconds = (time.perf_counter() - began) / max(1, self.optimizer.t - first)
         return [_Epoch(one, own, seconds) for one, own in zip(taken, each, strict=False)]
 
@@ -376,7 +376,7 @@ class Run:
         data = block.x, block.y, block.weight
         if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
             self._data = data
-            self._steps.feed(*data, self.loss)
+            self.steps.feed(*data, self.loss)
 
         def took(taken: Taken, count: int) -> None:
             """Steps were taken on so many batches."""
@@ -447,11 +447,11 @@ class Run:
         if self.accumulate > 1 or "on_gradients" in self._hooks:
             return None
         most, begin = 1 if self._hooks else each.alike(at), each.start(at)
-        return self._steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
+        return self.steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
 
     def _one(self, step: int) -> Taken:
         """Forward, backward and the optimizer's step."""
-        with self._steps.whole():
+        with self.steps.whole():
             if getattr(self.optimizer, "needs_closure", False):
                 return self._step_by_closure(step)
             taken, grads = self._gradients(step)
@@ -497,10 +497,10 @@ class Run:
 
     def _gradients(self, step: int) -> tuple[Taken, Grads]:
         """What the batches of a step gave, and the gradients."""
-        taken, grads = self._steps.gradients(self._parts, self._counter)
+        taken, grads = self.steps.gradients(self._parts, self._counter)
         if "on_gradients" in self._hooks:
             self._tell("on_gradients", step, grads)
-        self._steps.check(grads)
+        self.steps.check(grads)
         return taken, grads
 
 
@@ -529,7 +529,7 @@ class _Epoch:
             loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
         logs = {"loss": math.fsum((loss * weight).tolist()) / (math.fsum(weight.tolist()) or 1.0)}
         if labelled:
-            logs["accuracy"] = float(right.sum()) / self.seen
+            logs["accuracy"] = sum(right.tolist()) / self.seen
         if metrics:
             y = np.concatenate(self.targets)
             output = np.concatenate([one.output for one in self.taken if one.output is not None])

@@ -456,13 +456,13 @@ def in_one_call(monkeypatch):
             runs.append(f"{len(taken)} epochs")
         return taken
 
-    def fitting(epoch, left):
+    def fitting(epoch, left, part):
         return left if all(program.native and program.seconds for program, _ in epoch) else 0
 
     monkeypatch.setattr(Steps, "many", many)
     monkeypatch.setattr(Steps, "epochs", epochs)
     monkeypatch.setattr(trainer, "fitting", fitting)
-    monkeypatch.setattr(Program, "batches", lambda self, left: min(left, program.MOST_BATCHES) if self.native else 1)
+    monkeypatch.setattr(Program, "batches", lambda self, left, _: min(left, program.MOST_BATCHES) if self.native else 1)
     return runs
 
 
