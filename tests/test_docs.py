@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,51 @@ def test_docstring(test, tmp_path, monkeypatch):
         if isinstance(error, ImportError):
             skip_without_extra(error)
         raise error from None
+
+
+# ---- Public names -----------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def public_names():
+    """The public names that the reference of the site shows, each with its object."""
+    if not (DOCS / "public.py").exists():
+        pytest.skip("the pages are not beside the tests")
+    return runpy.run_path(str(DOCS / "public.py"))["public_names"](every=False)
+
+
+def test_public_names_have_examples():
+    """All that can have a docstring: modules, classes and functions."""
+    names = public_names()
+    assert len(names) > 250
+    lacking = [
+        name
+        for name, value in names.items()
+        if (inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value))
+        and ">>> " not in (inspect.getdoc(value) or "")
+    ]
+    assert not lacking
+
+
+def test_examples_of_public_names_run():
+    """They are among those of `test_docstring`, or, of steps, of `test_example_of_a_step`."""
+    run = {each.id for each in examples()} | {f"fastopt.functional.steps.{name}" for name in OPTIMIZERS}
+    names = {
+        name if inspect.ismodule(value) else f"{value.__module__}.{value.__qualname__}"
+        for name, value in public_names().items()
+        if inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)
+    }
+    assert not names - run
+
+
+def test_public_names_are_all_exported():
+    """What packages export is in the reference, and nothing is there twice."""
+    names = public_names()
+    for module in (fastopt, functional, nn, data, data.augment):
+        assert {id(getattr(module, name)) for name in module.__all__} <= {id(value) for value in names.values()}
+    values = [value for value in names.values() if inspect.isclass(value) or inspect.isroutine(value)]
+    assert len({id(value) for value in values}) == len(values)
 
 
 # ---- Pages ------------------------------------------------------------------------------------------------------

@@ -38,6 +38,17 @@ class LRRange(NamedTuple):
     suggestion : float
         An initial learning rate: the geometric mean of a tenth of `lowest`, which is often too high for adaptive
         optimizers, and of `steepest`, which is often too low for plain ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> found = nn.lr_find(model, x, y, steps=100)
+    >>> found.steepest < found.lowest, len(found.rates) == len(found.losses) == len(found.smoothed)
+    (True, True)
+    >>> history = model.fit(x, y, epochs=1, lr=found.suggestion)
     """
 
     rates: Array

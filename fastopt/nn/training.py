@@ -203,6 +203,22 @@ class Run:
         Why the run is to end; empty until `stop`.
     interrupted : bool
         Whether it was stopped by Ctrl-C.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> class Enough(nn.Callback):
+    ...     def on_train_begin(self, run):
+    ...         self.run = run
+    ...
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         if logs["accuracy"] > 0.9:
+    ...             self.run.stop("90 %")
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x, y, epochs=50, callbacks=[Enough()])
+    >>> history.stopped, len(history["loss"]) < 50
+    ('90 %; stopped after epoch 12', True)
     """
 
     def __init__(
