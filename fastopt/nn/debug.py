@@ -455,12 +455,12 @@ def plot_mistakes(
     model: Sequential,
     x: Array,
     y: Array,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     loss: LossLike = softmax_cross_entropy,
     *,
     k: int = 25,
     names: Sequence[str] | None = None,
-) -> Mistakes:
+) -> Any:
     """Plot the images with the highest loss, each with its label, the predicted one, and its loss.
 
     Parameters
@@ -470,8 +470,8 @@ def plot_mistakes(
         Images, of one channel or three.
     y : ndarray (n,)
         Integer labels.
-    path : path
-        Its suffix decides the format.
+    path : path, optional
+        Where to write the page. Its suffix decides the format.
     loss : callable, default softmax_cross_entropy
     k : int, default 25
     names : sequence of str, optional
@@ -479,7 +479,8 @@ def plot_mistakes(
 
     Returns
     -------
-    Mistakes
+    Mistakes or matplotlib.figure.Figure
+        Without a path, the page, which a notebook shows.
 
     Raises
     ------
@@ -511,5 +512,7 @@ def plot_mistakes(
         said = f"{truth}, taken for {taken}" if truth != taken else truth
         axes.set_title(f"{said}\n#{i}, loss {value:.2f}", fontsize=8, color="C3" if truth != taken else "black")
         axes.axis("off")
+    if path is None:
+        return page
     page.savefig(path, dpi=120)
     return found

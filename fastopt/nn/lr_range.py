@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,8 +58,9 @@ class LRRange(NamedTuple):
     steepest: float
     suggestion: float
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Plot the losses to a file (extra ``plot``), whose suffix decides the format."""
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Plot the losses to a file (extra ``plot``), whose suffix decides the format; without one, return the page,
+        a matplotlib.figure.Figure, which a notebook shows."""
         page = figure((7, 4))
         axes = page.subplots()
         axes.plot(self.rates, self.losses, color="C7", linewidth=0.7, label="loss")
@@ -71,7 +72,10 @@ class LRRange(NamedTuple):
         axes.set_ylim(0, 1.5 * max(self.smoothed[0], self.smoothed.min()))
         axes.grid(alpha=0.3)
         axes.legend()
+        if path is None:
+            return page
         page.savefig(path, dpi=120)
+        return None
 
 
 def lr_find(

@@ -269,15 +269,20 @@ class Monitor(Callback):
 # ---- Drawing ----------------------------------------------------------------------------------------------------
 
 
-def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Plot a run to a file: loss and accuracy; and the record of a `Monitor`, on the same page.
+def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str] | None = None) -> Any:
+    """Plot a run: loss and accuracy; and the record of a `Monitor`, on the same page.
 
     Parameters
     ----------
     history : History or mapping
         What `Sequential.fit` returned, or the contents of its JSON file.
-    path : path
-        Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
+    path : path, optional
+        Where to write the page. Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        The page, which a notebook shows; None where there is a path.
 
     Raises
     ------
@@ -328,7 +333,10 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
         if not any(math.isfinite(value) for *_, values in shown.values() for value in values):
             axes.set_yticks([])
+    if path is None:
+        return page
     page.savefig(path, dpi=120)
+    return None
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
