@@ -7,10 +7,12 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import io
 import pkgutil
 import re
 import runpy
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -146,14 +148,33 @@ PAGES = sorted(path for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 
-def blocks(page: Path) -> list[str]:
+class Block(NamedTuple):
+    """Python of a page, and what the page says that it prints."""
+
+    code: str
+    printed: str | None
+
+
+def with_outputs(page: Path) -> list[Block]:
     """The Python of a page; lines that draw, only where there is matplotlib."""
-    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return (
-        found
-        if HAS_MATPLOTLIB
-        else [re.sub(r"^.*\.(plot|preview)\(.*\n", "", block, flags=re.MULTILINE) for block in found]
-    )
+    pattern = r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?"
+    found = [match.groups() for match in re.finditer(pattern, page.read_text(), re.DOTALL | re.MULTILINE)]
+    drawing = re.compile(r"^.*\.(plot|preview|plot_mistakes)\(.*\n", re.MULTILINE)
+    return [Block(code if HAS_MATPLOTLIB else drawing.sub("", code), printed) for code, printed in found]
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python of a page alone."""
+    return [block.code for block in with_outputs(page)]
+
+
+def same_output(printed: str, shown: str) -> bool:
+    """Whether texts are the same, but for numbers that differ as little as those of another BLAS may."""
+    number = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
+    if number.sub("#", printed) != number.sub("#", shown):
+        return False
+    pairs = zip(number.findall(printed), number.findall(shown), strict=True)
+    return all(float(one) == pytest.approx(float(other), rel=0.05, abs=0.11) for one, other in pairs)
 
 
 @contextlib.contextmanager
@@ -177,8 +198,11 @@ def names(tmp_path_factory):
             folder, left = tmp_path_factory.mktemp("page"), {}
             with pytest.MonkeyPatch.context() as patch, restored(schedules.SCHEDULES):
                 patch.chdir(folder)
-                for number, block in enumerate(blocks(page), start=1):
-                    exec(compile(block, f"{page.name}, example {number}", "exec"), left)
+                for number, (code, shown) in enumerate(with_outputs(page), start=1):
+                    with contextlib.redirect_stdout(io.StringIO()) as printed:
+                        exec(compile(code, f"{page.name}, example {number}", "exec"), left)
+                    if shown is not None and not same_output(printed.getvalue(), shown):
+                        pytest.fail(f"{page.name}, example {number} prints\n{printed.getvalue()}not\n{shown}")
             results[page] = left, folder
         return results[page]
 
