@@ -101,8 +101,7 @@ wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q
 
 docs:  ## the documentation site, in build/site/index.html (extra docs); a warning is an error
-	$(PYTHON) -m sphinx -q -W --keep-going -j auto -d build/site-doctrees docs build/site
-	@echo build/site/index.html
+	$(PYTHON) docs/site/build.py
 
 tutorial:  ## run the tutorial: what it prints and draws, and its notebook (extra docs)
 	$(PYTHON) docs/tutorial/make.py

@@ -94,7 +94,7 @@ class Adafactor(_Directed):
     References
     ----------
     .. [1] N. Shazeer and M. Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms
-    4, 5.
+       4, 5.
 
     Examples
     --------

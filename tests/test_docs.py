@@ -11,6 +11,7 @@ import io
 import pkgutil
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import data, functional, nn, schedules
+from fastopt import cli, data, functional, nn, schedules
 from fastopt.optimizers import OPTIMIZERS
 
 # ---- Docstrings -------------------------------------------------------------------------------------------------
@@ -102,9 +103,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def public_names():
     """The public names that the reference of the site shows, each with its object."""
-    if not (DOCS / "public.py").exists():
+    if not (DOCS / "site/public.py").exists():
         pytest.skip("the pages are not beside the tests")
-    return runpy.run_path(str(DOCS / "public.py"))["public_names"](every=False)
+    return runpy.run_path(str(DOCS / "site/public.py"))["public_names"](every=False)
 
 
 def test_public_names_have_examples():
@@ -221,6 +222,47 @@ def test_page(page, names):
         names(page)
     except ImportError as error:
         skip_without_extra(error)
+
+
+def test_pages_are_executed():
+    """All Python of the pages, but for CONTRIBUTING.md's, which are parts of files that are in the repository."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    every = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md")
+             if path not in PAGES]  # fmt: skip
+    fenced = {path.name: set(re.findall(r"^ *(```+|~~~+)(.*)$", path.read_text(), re.MULTILINE)) for path in every}
+    assert {name for name, found in fenced.items() if any("py" in language for _, language in found)} == {
+        "CONTRIBUTING.md"
+    }
+    for page in PAGES:
+        assert len(blocks(page)) == len(re.findall(r"^ *``` *py", page.read_text(), re.MULTILINE)), page.name
+
+
+def test_commands_are_there():
+    """What pages say to a shell: commands of fastopt and their options, targets of make, scripts and extras."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    parser = cli._parser()
+    (subs,) = (action for action in parser._actions if isinstance(action.choices, dict))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pages = [*ROOT.glob("docs/**/*.md"), *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
+    wrong = []
+    for page in pages:
+        text = page.read_text()
+        shell = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in [*"\n".join(shell).splitlines(), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]:
+            for name, rest in re.findall(r"(?:^|/|&& |\$ )fastopt ([a-z]+)(?: ([^#&|]*))?", line):
+                known = subs.choices[name]._option_string_actions if name in subs.choices else {}
+                unknown = [each for each in re.findall(r"--[\w-]+", rest) if each not in known]
+                wrong += [f"{page.name}: fastopt {name} {' '.join(unknown)}"] if unknown or not known else []
+            made = re.findall(r"^make ([a-z][\w-]*)", line)
+            wrong += [f"{page.name}: make {name}" for name in made if name not in targets]
+            scripts = re.findall(r"\bpython ((?:benchmarks|tests|docs)/[\w/.]+)", line)
+            wrong += [f"{page.name}: {name}" for name in scripts if not (ROOT / name).exists()]
+            for several in re.findall(r"(?:fastopt|\.)\[([\w,]+)\]", line) if "pip install" in line else []:
+                wrong += [f"{page.name}: the extra {each}" for each in several.split(",") if each not in extras]
+    assert not wrong
 
 
 def test_links_lead_somewhere():
