@@ -70,7 +70,14 @@ def test_every_public_name_is_in_the_reference_once(build, source):
     shown = re.findall(r"^\.\. auto(?:class|function|data|module):: (\S+)", text, re.MULTILINE)
     names = build.public.public_names()
     assert sorted(shown) == sorted(names)
-    assert not [*(source / "api").glob("*further-names*")], "docs/site/public.py has no page for a new file"
+
+
+def test_broken_links_are_found(build, tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="here">a</h1><a href="b.html#there"></a><a href="https://x.org/y"></a>')
+    links = '<p id="there"><a href="a.html#here"></a><a href="a.html#nowhere"></a><a href="#there"></a>'
+    (tmp_path / "b.html").write_text(links + '<img src="c%20d.png"><script src="s.js?v=1"></script>')
+    (tmp_path / "c d.png").touch()
+    assert build.broken(tmp_path) == ["b.html: a.html#nowhere", "b.html: s.js?v=1"]
 
 
 def test_the_source_of_the_formulas_is_shown(build, source):

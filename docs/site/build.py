@@ -12,8 +12,10 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -167,7 +169,7 @@ def _title(text: str) -> str:
 
 
 def _listed(files: Iterable[str], depth: int = 1) -> str:
-    lines = [f".. toctree::\n   :maxdepth: {depth}\n", *(f"   {file}" for file in files)]
+    lines = [f".. toctree::\n   :maxdepth: {depth}\n   :titlesonly:\n", *(f"   {file}" for file in files)]
     return "\n".join(["", *lines, ""]) if len(lines) > 1 else ""
 
 
@@ -178,7 +180,8 @@ def _members(module: str, members: list[str], names: dict[str, Any]) -> Iterator
     for name in members:
         value = names[name]
         kind = "autoclass" if inspect.isclass(value) else "autofunction" if inspect.isroutine(value) else "autodata"
-        options = "   :members:\n   :show-inheritance:\n" if kind == "autoclass" else ""
+        options = "   :members:\n" if kind == "autoclass" else ""
+        options += "   :show-inheritance:\n" if kind == "autoclass" and public.bases(value) else ""
         yield f".. {kind}:: {name}\n{options}"
 
 
@@ -188,6 +191,39 @@ def _source(module: Any) -> str:
     return ".. code-block:: python\n\n" + "".join(f"   {line}".rstrip() + "\n" for line in lines)
 
 
+# ---- The site ---------------------------------------------------------------------------------------------------
+
+
+class _Anchors(HTMLParser):
+    """What a page links to, and where others may link to in it."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.anchors.add(value)
+            if name in ("href", "src") and value and not re.match(r"[a-z]+:|//", value):
+                self.links.add(value)
+
+
+def broken(site: Path) -> list[str]:
+    """The links of built pages that lead to no file of the site, or to no place in it."""
+    pages = {page.resolve(): _Anchors(page) for page in site.rglob("*.html")}
+    found = []
+    for page, parsed in pages.items():
+        for link in sorted(parsed.links):
+            file, _, anchor = unquote(link).partition("#")
+            target = (page.parent / file.partition("?")[0]).resolve() if file else page
+            missing = not target.exists() or (anchor and target in pages and anchor not in pages[target].anchors)
+            found += [f"{page.relative_to(site.resolve())}: {link}"] if missing else []
+    return found
+
+
 def main() -> int:
     from sphinx.cmd.build import build_main
 
@@ -195,9 +231,12 @@ def main() -> int:
     stage(source)
     shutil.rmtree(site, ignore_errors=True)
     status = build_main(["-q", "-W", "--keep-going", "-j", "auto", "-d", f"{source}/.doctrees", str(source), str(site)])
-    if not status:
+    lost = [] if status else broken(site)
+    for link in lost:
+        print(f"leads nowhere: {link}", file=sys.stderr)
+    if not (status or lost):
         print(site / "index.html")
-    return status
+    return status or bool(lost)
 
 
 if __name__ == "__main__":

@@ -37,19 +37,14 @@ suppress_warnings = ["misc.highlighting_failure"]  # of code with … in it
 
 
 def skip(app: Any, what: str, name: str, value: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out methods that scikit-learn gives its estimators."""
-    return True if name.startswith("set_") and name.endswith("_request") else None
+    """Leave out methods that scikit-learn gives its estimators, and fields of tuples, which the class describes."""
+    is_request = name.startswith("set_") and name.endswith("_request")
+    return True if is_request or type(value).__name__ == "_tuplegetter" else None
 
 
 def public_bases(app: Any, name: str, value: type, options: Any, bases: list[Any]) -> None:
-    """For a base of fastopt's that is not public, the first one behind it that is, or is another's."""
-    known = set(map(id, public.public_names().values()))
-    if not any(_is_shown(base, known) for base in bases if isinstance(base, type)):
-        bases[:] = [next(base for base in value.__mro__[1:] if _is_shown(base, known))]
-
-
-def _is_shown(base: type, known: set[int]) -> bool:
-    return id(base) in known or not base.__module__.startswith("fastopt.")
+    """The bases that say something."""
+    bases[:] = public.bases(value)
 
 
 def setup(app: Any) -> None:

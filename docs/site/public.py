@@ -93,6 +93,21 @@ def members(module: ModuleType) -> list[str]:
     ]
 
 
+def bases(value: type) -> list[type]:
+    """The bases of a class that the reference shows: public ones, and those of others that say what it is.
+
+    In the place of one that is not public stands the first one behind it.
+    """
+    known = set(map(id, public_names(every=False).values()))
+
+    def is_shown(base: type) -> bool:
+        own = base.__module__.startswith("fastopt.") or base.__module__ in ("typing", "abc")
+        return id(base) in known or not (own or base in (object, tuple))
+
+    direct = [base for base in value.__bases__ if is_shown(base)]
+    return direct or [base for base in value.__mro__[1:] if is_shown(base)][:1]
+
+
 def public_names(every: bool = True) -> dict[str, Any]:
     """All public names, in full, with their objects: each under the first module that exports it.
 
