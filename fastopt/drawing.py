@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from typing import Any
 
 
@@ -23,9 +25,21 @@ def figure(size: tuple[float, float]) -> Any:
         Where matplotlib is missing.
     """
     require_matplotlib()
+    return _page()(figsize=size, layout="constrained")
+
+
+@functools.cache
+def _page() -> Any:
+    """The class of figures, which notebooks show without pyplot."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained")
+    class Page(Figure):  # type: ignore[misc,unused-ignore]
+        def _repr_png_(self) -> bytes:
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png", dpi=80)
+            return drawn.getvalue()
+
+    return Page
 
 
 def require_matplotlib() -> None:
