@@ -14,7 +14,7 @@ from fastopt.nn.feed import Block, Data
 from fastopt.nn.orders import Batches, Indices, Uneven
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Taken
-from fastopt.nn.training import Callback, Run
+from fastopt.nn.training import Callback, History, Run
 
 #: Elements of rows of a sparse matrix that are made dense at a time.
 MOST_DENSE = 2**22
@@ -153,6 +153,13 @@ class PenalisedRun(Run):
             metrics={},
         )
         self._alpha, self._penalised, self._sizes = alpha, penalised, feed.sizes
+
+    def go(self) -> History:
+        try:
+            return super().go()
+        except KeyboardInterrupt:  # as in scikit-learn, where it ends a fit
+            self.interrupted = True
+            return self.history
 
     def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
         self._gave: list[tuple[Taken, Array]] = []  # with the squares of weights
