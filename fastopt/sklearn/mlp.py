@@ -452,7 +452,6 @@ class _Network:
         if self._is_lbfgs():
             lists: list[list[Any]] = [[X, *[None] * (len(units) - 1)], *([None] * (len(units) - 1) for _ in range(3))]
 
-
             def by_scipy() -> None:
                 self._fit_lbfgs(X, y, sample_weight, *lists, units)
                 self._check_coefs()
