@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -222,26 +223,45 @@ def test_frames_have_names():
 # ---- Failures -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+class Failing(nn.Callback):
+    """Raises in training."""
+
+    def on_epoch_end(self, epoch, logs):
+        raise RuntimeError("a callback has failed")
+
+
+class Unwilling(StandardScaler):
+    """Raises before training."""
+
+    def fit(self, X, y=None, sample_weight=None):  # noqa: N803
+        raise RuntimeError("a scaler has failed")
+
+
 def test_failures_are_as_in_scikit_learn():
-    """Of parameters, of training, of a step before."""
-    grid = [{"alpha": [0.1, -1.0]}, {"activation": ["identity"], "solver": ["sgd"], "learning_rate_init": [1e38]}]
-    with pytest.warns(UserWarning, match="non-finite") as told:
-        ours = SearchCV(mlp(), grid, strategy="grid", cv=2, return_train_score=True).fit(X, Y)
-    with pytest.warns(UserWarning, match="non-finite"):
-        theirs = GridSearchCV(mlp(), grid, cv=2, return_train_score=True).fit(X, Y)
-    assert any("fits failed out of a total of" in str(each.message) for each in told)
+    """Of parameters, of a step before, of training."""
+    pipe = Pipeline([("scale", StandardScaler()), ("net", mlp())])
+    grid = [
+        {"net__alpha": [0.1, -1.0]},
+        {"scale": [Unwilling(), StandardScaler()], "net__callbacks": [None, Failing()]},
+    ]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ours = SearchCV(pipe, grid, strategy="grid", cv=2, return_train_score=True).fit(X, Y)
+        theirs = GridSearchCV(pipe, grid, cv=2, return_train_score=True).fit(X, Y)
+    said = "".join(str(each.message) for each in told)
+    assert said.count("8 fits failed out of a total of 12") == said.count("test scores are non-finite") == 2
+    for text in ("'alpha' parameter", "a scaler has failed", "a callback has failed"):
+        assert text in said
     equal(ours, theirs)
-    assert np.isnan(ours.cv_results_["mean_test_score"]).sum() == 2
+    assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True, True, True, False, True]
 
 
 def test_failures_that_are_raised():
+    given = {"strategy": "grid", "cv": 2, "error_score": "raise"}
     with pytest.raises(ValueError, match="alpha"):
-        SearchCV(mlp(), {"alpha": [0.1, -1.0]}, strategy="grid", cv=2, error_score="raise").fit(X, Y)
-    with pytest.raises(ValueError, match="non-finite"):
-        SearchCV(
-            mlp(solver="sgd", activation="identity"), {"learning_rate_init": [1e38]}, strategy="grid", cv=2, error_score="raise"
-        ).fit(X, Y)  # fmt: skip
+        SearchCV(mlp(), {"alpha": [0.1, -1.0]}, **given).fit(X, Y)
+    with pytest.raises(RuntimeError, match="a callback has failed"):
+        SearchCV(mlp(), {"callbacks": [Failing()]}, **given).fit(X, Y)
     with pytest.raises(ValueError, match="All the 2 fits failed"):
         SearchCV(mlp(), {"alpha": [-1.0]}, strategy="grid", cv=2).fit(X, Y)
 

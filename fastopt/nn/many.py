@@ -180,6 +180,7 @@ def fit_many(
     runs = _runs(listed, x, y, optimizer, samples, validation_data, callbacks, each, options)
     errors, interrupted = train(runs, threads=count, progress=stream or False)
     for number, error in errors.items():
+        error.add_note(f"in the fit of models[{number}]")
         runs[number].history.stopped = f"{type(error).__name__}: {error}"
     histories = Histories([run.history for run in runs], errors)
     if interrupted:
@@ -396,7 +397,6 @@ class _Task:
             if self._finish is not None:
                 self._finish(self.number, self.seconds + time.perf_counter() - began)
         except Exception as error:
-            error.add_note(f"in the fit of models[{self.number}]")
             self.error = error
         finally:
             self.seconds += time.perf_counter() - began

@@ -20,10 +20,10 @@ class Fit:
     estimators : sequence of object
         Of which network each run is.
     end : callable
-        What is to be done when the runs have ended.
+        ``end(is_last)`` does what is to be done when the runs have ended, for now or for good.
     """
 
-    def __init__(self, runs: Sequence[Run], estimators: Sequence[Any], end: Callable[[], None]) -> None:
+    def __init__(self, runs: Sequence[Run], estimators: Sequence[Any], end: Callable[[bool], None]) -> None:
         self.runs, self.estimators, self.end = list(runs), list(estimators), end
 
     def go(self) -> None:
@@ -34,7 +34,7 @@ class Fit:
             errors, _ = train(self.runs)
             for error in errors.values():
                 raise error
-        self.end()
+        self.end(True)
 
     @contextlib.contextmanager
     def ended(self) -> Iterator[None]:
@@ -45,7 +45,7 @@ class Fit:
             arrays = [*network.params.values(), *network.state.values()]
             before.append((estimator, dict(vars(estimator)), [(array, array.copy()) for array in arrays]))
         try:
-            self.end()
+            self.end(False)
             yield
         finally:
             for estimator, attributes, arrays_before in before:

@@ -253,7 +253,7 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         }
         run = training.prepare(self.model_, X, np.searchsorted(self.classes_, y), **_OPTIONS | given)
 
-        def end() -> None:
+        def end(is_last: bool) -> None:
             self.history_ = run.history
             if run.interrupted:
                 print(f"fastopt: {run.history.stopped}; weights and history are kept", file=sys.stderr)

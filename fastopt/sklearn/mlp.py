@@ -452,15 +452,15 @@ class _Network:
         if self._is_lbfgs():
             lists: list[list[Any]] = [[X, *[None] * (len(units) - 1)], *([None] * (len(units) - 1) for _ in range(3))]
 
-            def by_scipy() -> None:
+            def by_scipy(is_last: bool) -> None:
                 self._fit_lbfgs(X, y, sample_weight, *lists, units)
                 self._check_coefs()
 
             return Fit([], [], by_scipy)
         run = self._run(X, y, sample_weight, incremental, validation_data)
 
-        def end() -> None:
-            self._end(run, incremental)
+        def end(is_last: bool) -> None:
+            self._end(run, may_go_on=incremental or not is_last)
             self._check_coefs()
 
         return Fit([run], [self], end)
@@ -493,9 +493,9 @@ class _Network:
                 member.classes_, member._label_binarizer = self.classes_, self._label_binarizer
         parts = [member._begin_fit(X, y, sample_weight, incremental, validation_data) for member in members]
 
-        def end() -> None:
+        def end(is_last: bool) -> None:
             for part in parts:
-                part.end()
+                part.end(is_last)
             self._forget(_OF_ONE)
             self.estimators_ = members
             for name in ("n_layers_", "n_outputs_", "out_activation_"):
@@ -563,11 +563,11 @@ class _Network:
         self.history_ = run.history
         return run
 
-    def _end(self: Any, run: PenalisedRun, incremental: bool) -> None:
+    def _end(self: Any, run: PenalisedRun, *, may_go_on: bool) -> None:
         """What is to be done after a run."""
         if run.interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=7)
-        elif not incremental and not run.stopped and self.schedule is None and self.n_iter_ == self.max_iter:
+        elif not may_go_on and not run.stopped and self.schedule is None and self.n_iter_ == self.max_iter:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
