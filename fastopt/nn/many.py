@@ -25,9 +25,10 @@ from fastopt.nn.arguments import samples as checked_samples
 from fastopt.nn.arguments import weights
 from fastopt.nn.feed import is_loader
 from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_of, softmax_cross_entropy
+from fastopt.nn.metrics import MetricsLike, checked_metrics, value_of
 from fastopt.nn.model import Sequential, read
 from fastopt.nn.orders import Indices, rows_of
-from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of
+from fastopt.nn.targets import accuracy, are_labels, check_finite
 from fastopt.nn.training import Callback, History, Run, Validation, interruptible
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
@@ -679,7 +680,7 @@ class Ensemble:
         sample_weight: Array | None = None,
         *,
         batch_size: int = 256,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: MetricsLike | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy of what is predicted together.
 
@@ -692,8 +693,8 @@ class Ensemble:
         sample_weight : ndarray (n,), optional
             As for `Sequential.evaluate`.
         batch_size : int, default 256
-        metrics : dict of callable, optional
-            Functions ``f(targets, scores)``, of what `predict` returns, by the names of their values.
+        metrics : str, callable, or sequence or dict of these, optional
+            As for `Sequential.fit`; scores are what `predict` returns.
 
         Returns
         -------
@@ -708,7 +709,7 @@ class Ensemble:
         first = self.models[0]
         x, y, loss = checked_samples(first, x, y, self.loss)
         weight = weights(sample_weight, None, y, loss, np.dtype(np.float64))
-        measured_by = checked_metrics(metrics)
+        measured_by = checked_metrics(metrics, loss, y, made=self._link() is not None)
         mean = self._mean(x, checks.integer("batch_size", batch_size, 1))
         link, scores = self._link(), mean
         if link is not None:  # back to outputs, of which the loss makes these probabilities

@@ -38,6 +38,8 @@ class Penalised(_MeanLoss):
 
     Attributes
     ----------
+    plain : Loss
+        The one of ours with such outputs.
     squares : float64 ndarray (batches, weights, 2)
         For each batch of a run, and each of the weights, the mean of its squares.
     """
@@ -48,7 +50,7 @@ class Penalised(_MeanLoss):
         self._zeros = tuple(np.zeros_like(weight) for weight in weights)
         self.squares = np.zeros((MOST_BATCHES, len(weights), 2))
         self.moving = tuple((self.squares[0, i], self.squares.strides[0]) for i in range(len(weights)))
-        self._inner = _MEANS[output]()
+        self._inner = self.plain = _MEANS[output]()
         self.takes_labels = output == "softmax"
 
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:

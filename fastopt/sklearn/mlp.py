@@ -139,6 +139,7 @@ class _Rule(nn.Callback):
     def __init__(self, estimator: Any, early_stopping: bool, validation: Any) -> None:
         self._of, self._early_stopping, self._validation = estimator, early_stopping, validation
         self._scorers = dict(estimator._scorers())
+        self._rate: float | None = None
 
     def on_train_begin(self, run: nn.Run) -> None:
         self.run = run
@@ -147,8 +148,10 @@ class _Rule(nn.Callback):
 
     def on_epoch_begin(self, epoch: int) -> None:
         rate = self._of._optimizer.learning_rate
-        if self._of._follows_rule() and self.run.optimizer.lr != rate:
-            self.run.optimizer.lr = rate
+        if self._of._follows_rule() and rate != self._rate:  # else it is that of the optimizer, or of a callback
+            self._rate = rate
+            if self.run.optimizer.lr != rate:
+                self.run.optimizer.lr = rate
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         of, run = self._of, self.run
