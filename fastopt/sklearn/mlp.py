@@ -468,6 +468,9 @@ class _Network:
 
         return Fit([run], [self], end)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return "coefs_" in vars(self) or "estimators_" in vars(self)
+
     def _forget(self: Any, names: Iterable[str]) -> None:
         for name in names:
             vars(self).pop(name, None)
