@@ -17,7 +17,7 @@ CHAIN = (
     ("bench",),
     ("cases",),
     ("sklearn",),
-    ("onnx",),
+    ("onnx", "optuna"),
     ("landscape", "nn", "reference", "inplace"),
     ("data",),
     ("fastopt",),
