@@ -660,17 +660,22 @@ def landscape(arguments: argparse.Namespace) -> None:
     check_path(arguments.out)
     ground = _ground(arguments)
     chosen = [(name, {}) for name in ground.optimizers] if arguments.optimizers is None else arguments.optimizers
-    runs: list[Descent] = []
+    jobs = []
     for name, hyper in chosen:
-        options = {"steps": arguments.steps, "seed": arguments.seed, **hyper}
-        rates = [hyper["lr"]] if "lr" in hyper else arguments.rates
-        options.pop("lr", None)
+        rates = (hyper["lr"],) if "lr" in hyper else arguments.rates
+        options = {key: value for key, value in hyper.items() if key != "lr"}
         try:
-            runs += [best(name, ground, **options)] if rates is None else [
-                descend(name, ground, rate, **options) for rate in rates
-            ]  # fmt: skip
-        except TypeError as error:  # of a hyperparameter
+            for rate in rates or (1.0,):
+                OPTIMIZERS[name](np.zeros(2), lr=rate, **options)
+        except TypeError as error:  # there is no such hyperparameter
             raise ValueError(str(error)) from error
+        jobs.append((name, rates, {"steps": arguments.steps, "seed": arguments.seed, **options}))
+    runs: list[Descent] = []
+    for name, rates, options in jobs:
+        if rates is None:
+            runs.append(best(name, ground, **options))
+        else:
+            runs += [descend(name, ground, rate, **options) for rate in rates]
     wide = max(20, *(len(run.label) for run in runs))
     for run in runs:
         x, y = run.points[-1]

@@ -261,7 +261,8 @@ def surface(
     Raises
     ------
     TypeError, ValueError
-        Where an argument breaks its rule, or `function` does not return finite numbers within the limits.
+        Where an argument breaks its rule, `function` does not return finite numbers within the limits, or the start is
+        its lowest point there.
 
     Examples
     --------
@@ -279,11 +280,16 @@ def surface(
     x, y = (checks.number("start", each, "(-inf, inf)") for each in _numbers("start", start, 2))
     if not (left <= x <= right and bottom <= y <= top):
         raise ValueError(f"start must lie within the limits {ends}, got {(x, y)}")
-    with np.errstate(all="ignore"):
-        values = np.asarray(function(*_grid(ends, 41)))
+    try:
+        with np.errstate(all="ignore"):
+            values = np.asarray(function(*_grid(ends, 41)))
+    except ArithmeticError:
+        values = np.zeros(0)
     if values.shape != (41, 41) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise ValueError("function must return a finite number for each point within the limits")
     a, b = _lowest(function, ends)
+    if not function(x, y) > function(a, b):
+        raise ValueError(f"start must be higher than the lowest point within the limits, {(a, b)}, got {(x, y)}")
     inside = 1e-3 * (right - left) < min(a - left, right - a) and 1e-3 * (top - bottom) < min(b - bottom, top - b)
     return Surface(
         title or "Your function",
@@ -360,8 +366,8 @@ def expression(text: str) -> Callable[[Any, Any], Any]:
 
     Raises
     ------
-    ValueError
-        Where there is anything else in it.
+    TypeError, ValueError
+        Where it is no text, or there is anything else in it.
 
     Examples
     --------
@@ -370,23 +376,36 @@ def expression(text: str) -> Callable[[Any, Any], Any]:
     >>> f(2.0, 0.0)
     np.float64(4.0)
     """
+    if not isinstance(text, str):
+        raise TypeError(f"function must be a formula as text, got {type(text).__name__}")
     try:
         tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"function must be a formula of x and y, such as 'x**2 + 10*y**2', got {text!r}") from error
+    called = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        known = not isinstance(node, ast.Name) or node.id in {"x", "y", *_NAMES}
-        plain = not isinstance(node, ast.Constant) or type(node.value) in (int, float)
-        called = not isinstance(node, ast.Call) or (
-            isinstance(node.func, ast.Name) and callable(_NAMES.get(node.func.id)) and not node.keywords
-        )
-        if not (isinstance(node, _PARTS) and known and plain and called):
+        fine = isinstance(node, _PARTS)
+        if isinstance(node, ast.Name):
+            fine = node.id in {"x", "y", *_NAMES} and (node in called or not callable(_NAMES.get(node.id)))
+        elif isinstance(node, ast.Constant):
+            fine = type(node.value) in (int, float)
+            if fine:
+                node.value = float(node.value)  # type: ignore[arg-type]
+        elif isinstance(node, ast.Call):
+            function = _NAMES.get(node.func.id) if isinstance(node.func, ast.Name) else None
+            fine = isinstance(function, np.ufunc) and len(node.args) == function.nin and not node.keywords
+        if not fine:
             raise ValueError(
                 f"function must be made of x, y, numbers, + - * / % ** and {', '.join(_NAMES)}; got "
                 f"{ast.unparse(node) if isinstance(node, ast.expr) else text!r}"
             )
     code = compile(tree, "function", "eval")
-    return lambda x, y: eval(code, {"__builtins__": {}}, _NAMES | {"x": np.asarray(x, float), "y": y})[()] + 0.0 * x
+
+    def function_of(x: Any, y: Any) -> Any:
+        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+        return np.zeros(x.shape) + eval(code, {"__builtins__": {}}, _NAMES | {"x": x, "y": y})
+
+    return function_of
 
 
 # ---- Descent ------------------------------------------------------------------------------------------------
@@ -746,7 +765,7 @@ def _draw_ground(axes: Any, ground: Surface) -> None:
     axes.contourf(x, y, np.maximum(height, levels[0]), levels, norm=LogNorm(), cmap=greys)
     axes.contour(x, y, height, levels, colors="#7d8a94", linewidths=0.4)
     for (a, b), label, fill in zip(ground.minima, ("minimum", "higher minimum"), (YELLOW, "white"), strict=False):
-        if bottom < b < top:
+        if left < a < right and bottom < b < top:
             axes.plot(a, b, "*", color=fill, markersize=20, markeredgecolor="black", zorder=3, label=label)
     axes.plot(*ground.start, "s", color="black", markersize=7, zorder=5, label="start")
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", aspect="equal")

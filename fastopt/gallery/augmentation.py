@@ -1,8 +1,8 @@
 """Augmentation: contact sheets.
 
-Eight digits as they are, and each changed by one augmentation of `fastopt.data.augment`: shifted and turned,
-stretched by a lens, with other light, with noise, with a piece cut out, and by all of them in a row. Whatever they
-do, the digits should still be read as what they are.
+Twelve digits as they are, and changed by augmentations of `fastopt.data.augment`: shifted, turned, scaled and leant,
+seen through a lens, in other light, with noise, with a piece cut out, and by four of these in a row. Whatever they
+do, the digits should still be read as what they are: look at the sheet before you train.
 """
 
 import numpy as np

@@ -35,7 +35,7 @@ def draw(found):
     parts, geometric, scaled, y = found
     left, right = (page := figure((10, 3.8))).subplots(1, 2)
     i = parts[:, np.arange(len(y)), y].std(axis=0).argmax()
-    left.hist(parts[:, i, y[i]], 25, (0, 1), color=BLUE)
+    left.hist(parts[:, i, y[i]], 25, range=(0, 1), color=BLUE)
     left.axvline(geometric[i, y[i]], color="black", linestyle="--", linewidth=2, label="geometric mean of them")
     left.axvline(scaled[i, y[i]], color=RED, label="scaled network")
     left.set(xlabel="probability of the true class", ylabel="subnetworks", title=f"test image {i}, a {y[i]}")

@@ -29,7 +29,7 @@ def draw(found):
     left.plot(found["loss"], "o-", color=BLUE)
     left.axhline(np.log(10), color=BLUE, linestyle=":", linewidth=1)
     right.plot(found["accuracy"], "s--", color=ORANGE)
-    left.set(xlabel="epoch", ylim=(0, 2.6))
+    left.set(xlabel="epoch", ylim=(0, 2.6), xticks=range(0, 21, 5))
     left.set_ylabel("loss (circles); dotted: guessing", color=BLUE)
     right.set(ylim=(0, 1))
     right.set_ylabel("accuracy (squares)", color=ORANGE)

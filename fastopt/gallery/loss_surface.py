@@ -36,12 +36,12 @@ def draw(found):
     page = figure((9.5, 4.4))
     for axes, (name, z) in zip(page.subplots(1, 2), found[1].items()):
         drawn = axes.contourf(
-            found[0], found[0], z, np.geomspace(0.03, 300, 17), norm="log", cmap="cividis", extend="both"
+            found[0], found[0], z, np.geomspace(0.01, 300, 18), norm="log", cmap="cividis", extend="both"
         )
         axes.contour(found[0], found[0], z, [np.log(10)], colors="white")
         axes.plot(0, 0, "*", color="white", markersize=14)
         axes.set(title=name, xlabel="first direction", ylabel="second direction", aspect="equal")
-    page.colorbar(drawn, ax=page.axes, label="loss", ticks=[0.1, 1, 10, 100], format="%g")
+    page.colorbar(drawn, ax=page.axes, label="loss", ticks=[0.01, 0.1, 1, 10, 100], format="%g")
     return page
 
 

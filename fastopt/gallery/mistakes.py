@@ -20,7 +20,7 @@ def run(quick=False):
 
 def draw(found):
     x, y, worst, _ = found
-    page = figure((8, 5.6))
+    page = figure((8, 6.4))
     for axes, i, loss, output in zip(page.subplots(3, 5).flat, *worst):
         axes.imshow(x[i, ..., 0], cmap="gray_r", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[], xlabel=f"loss {loss:.2f}")

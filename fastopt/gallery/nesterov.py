@@ -38,6 +38,7 @@ def draw(d):
         axes.plot(*d["here"], "o", color="black", label="the point")
         axes.plot(0, 0, "*", color=ORANGE, markersize=14, label="minimum")
         axes.set(title=name, xlabel="x", ylabel="y", aspect="equal")
+        axes.locator_params(nbins=6)
         axes.legend(loc="upper right", fontsize=8)
     return page
 

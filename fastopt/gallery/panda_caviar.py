@@ -43,7 +43,7 @@ def draw(found):
         left.axvline(epoch, color="0.7", linestyle=":")
     right.plot(epochs, caviar.T, color=GREY, linewidth=0.7)
     right.plot(epochs, best, color=BLUE, linewidth=2)
-    left.set(xlabel="epoch (dotted: the rate is lowered)", ylabel="validation loss", yscale="log", ylim=(0.08, 10))
+    left.set(xlabel="epoch (dotted: the rate is lowered)", ylabel="validation loss", yscale="log", ylim=(0.08, 5))
     left.set_title(f"panda: one run, at last {panda[-1]:.3f}")
     right.set(xlabel="epoch", title=f"caviar: {len(caviar)} runs, the best {best[-1]:.3f}")
     return page

@@ -35,7 +35,7 @@ def draw(outputs):
     for (name, layers), colour, dash in zip(outputs.items(), (BLUE, ORANGE), ("o-", "s--")):
         for i, output in enumerate(layers):
             axes = grid[f"{name}{i}"]
-            axes.hist(output.ravel(), 20, (0, 2), density=True, color=colour)
+            axes.hist(output.ravel(), 20, range=(0, 2), density=True, color=colour)
             axes.set(
                 yticks=[],
                 title=f"layer {i + 1}",
@@ -44,7 +44,7 @@ def draw(outputs):
                 xlabel="" if name == "Xavier" else "output",
             )
         grid["sizes"].plot(range(1, 11), sizes(layers), dash, color=colour, label=name)
-    grid["sizes"].set(xlabel="layer", ylabel="root mean square of outputs", yscale="log")
+    grid["sizes"].set(xlabel="layer", ylabel="rms of outputs", yscale="log")
     grid["sizes"].legend()
     return page
 

@@ -32,7 +32,7 @@ def draw(outputs):
     page = figure((11, 6.4))
     for row, (name, layers) in zip(page.subplots(4, 10, sharex=True), outputs.items()):
         for number, (axes, output) in enumerate(zip(row, layers), 1):
-            axes.hist(output.ravel(), 25, (-1, 1), density=True, color=BLUE)
+            axes.hist(output.ravel(), 25, range=(-1, 1), density=True, color=BLUE)
             axes.set_title(f"std {output.std():.2g}\nsaturated {saturated(output):.0%}", fontsize=7)
             axes.set(yticks=[], xticks=[-1, 0, 1], xlabel=f"layer {number}" if name == "He" else "")
         row[0].set_ylabel(name)
