@@ -24,7 +24,7 @@ import numpy as np
 
 from fastopt import checks, files
 from fastopt.checks import Array
-from fastopt.drawing import COLOURS, YELLOW, figure, require_matplotlib
+from fastopt.drawing import COLOURS, YELLOW, figure, require_matplotlib, save_png
 from fastopt.optimizers import OPTIMIZERS, LookAheadNesterov
 
 # ---- Surfaces -----------------------------------------------------------------------------------------------
@@ -609,10 +609,13 @@ def draw(surface: str | Surface, runs: Sequence[Descent], path: str | os.PathLik
     """
     check_path(path)
     page, moving, steps = _drawn(_known(surface), runs)
-    if Path(os.fsdecode(path)).suffix.lower() == ".gif":
+    suffix = Path(os.fsdecode(path)).suffix.lower()
+    if suffix == ".gif":
         _animate(page, moving, steps, path)
+    elif suffix == ".png":
+        save_png(page, path, dpi=110)
     else:
-        page.savefig(path, dpi=110)
+        page.savefig(path)
 
 
 def picture(surface: str | Surface, runs: Sequence[Descent]) -> Any:
