@@ -667,7 +667,8 @@ def _drawn(ground: Surface, runs: Sequence[Descent]) -> tuple[Any, list[tuple[An
     for place, i in enumerate(order):
         run, (x, y), style = runs[i], runs[i].points.T, styles[i]
         diverges = "" if math.isfinite(_last(losses[i])) else ": diverges"
-        way = left.plot(x, y, marker=".", markersize=2 + 1.5 * style["linewidth"], **style)[0]
+        dots = {"marker": ".", "markersize": 2 + 1.5 * style["linewidth"]} if style["linestyle"] == "-" else {}
+        way = left.plot(x, y, **dots, **style)[0]  # where others shine through gaps, dots would fill them
         size = 13 - 8 * place / len(runs)  # smaller ones on top, so that equal ones are all seen
         end = {"color": style["color"], "markersize": size, "markeredgecolor": "white", "zorder": 4}
         last = left.plot(x[-1], y[-1], "o", **end)[0]
