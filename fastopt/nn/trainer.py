@@ -158,7 +158,7 @@ class Steps:
             Those of the batches of an epoch, one after the other, and of how many that is.
         most : int
         orders : callable
-            Returns the batches of so many epochs.
+            Returns the batches of so many epochs, or of fewer, of arrays that it may `feed`.
 
         Returns
         -------
@@ -166,18 +166,19 @@ class Steps:
             Of each epoch. Where a step could not be taken, the last ones are those before it, and `many` says why;
             where parameters or running statistics are not finite after an epoch, it is the last.
         """
-        epoch = [(self.program(n), count) for n, count in sizes]
-        programs, counts = [program for program, _ in epoch], [count for _, count in epoch]
-        steps, fit = sum(counts), fitting(epoch, most, self.part)
-        upcoming = self._upcoming(fit * steps) if fit else None
+        fit = fitting([(self.program(n), count) for n, count in sizes], most, self.part)
+        if not fit or self._upcoming(1) is None:
+            return []
+        each, counts, begin = orders(fit), [count for _, count in sizes], 0
+        steps, programs = sum(counts), [self.program(n) for n, _ in sizes]  # which may have been fed anew
+        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps)
         if upcoming is None or upcoming.steps < steps:
             return []
         fit = upcoming.steps // steps
         legs: list[tuple[_kernels.Program, Indices | None, int, int]] = []
-        each, begin = orders(fit), 0
         for program, (n, count) in zip(programs, sizes, strict=True):
             end = begin + n * count
-            legs.append((program.calls, np.concatenate([one.order[begin:end] for one in each]), n, count))
+            legs.append((program.calls, np.concatenate([one.order[begin:end] for one in each[:fit]]), n, count))
             begin = end
         if self._check:
             legs.append((programs[0].finite, None, 0, 1))
@@ -191,9 +192,8 @@ class Steps:
         if done < fit and leg < len(programs):
             self._restore(programs[leg])
         else:
-            expected = sum(program.seconds * count for program, count in epoch)
             for program in programs:
-                program.seconds *= seconds / (fit * expected)
+                program.seconds = seconds / (fit * steps)
         rounds = done + (more > 0)
         result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, 2) for p, k in epoch], axis=1)
         right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)

@@ -320,7 +320,7 @@ class Run:
     def slices(self) -> Generator[None]:
         """The same, in slices of at most about 50 ms, after each of which others may have the thread."""
         model = self.model
-        with alone(model), room_for_convolutions(model), holding(model), self.steps:
+        with alone(model), room_for_convolutions(model), holding(model), self.steps, _resting(self._feed):
             self.steps.feed(*self._data, self.loss)
             _go_on(self.average, check=True)
             self._tell("on_train_begin", self)
@@ -367,7 +367,7 @@ class Run:
         """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
         Python has something to do between epochs; none where it has a part in the steps."""
         feed = self._feed
-        if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or type(feed) is not Arrays:
+        if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or not isinstance(feed, Arrays):
             return []
         sizes, first = feed.sizes, self.optimizer.t
         if not sizes:
@@ -376,7 +376,10 @@ class Run:
         each: list[orders.Batches] = []
 
         def draw(count: int) -> list[orders.Batches]:
-            each.extend(feed.orders(self.seed, range(first, first + count * self.batches, self.batches)))
+            steps = range(first, first + count * self.batches, self.batches)
+            data, made = feed.several(self.seed, steps, self.epoch, self.epochs - self.epoch)
+            self._feed_from(data)
+            each.extend(made)
             return each
 
         self._prepare()
@@ -403,12 +406,9 @@ class Run:
 
     def _one_block(self, block: Block, epoch: _Epoch) -> Generator[None, None, bool]:
         """The steps of a block; whether the run goes on."""
-        each, at = block.batches, epoch.before
-        epoch.before = 0
-        data = block.x, block.y, block.weight
-        if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
-            self._data = data
-            self.steps.feed(*data, self.loss)
+        each, at = block.batches, min(epoch.before, len(block.batches))
+        epoch.before -= at
+        self._feed_from((block.x, block.y, block.weight))
 
         def took(taken: Taken, count: int) -> None:
             """Steps were taken on so many batches."""
@@ -456,6 +456,12 @@ class Run:
             epoch.began += time.perf_counter() - paused
         epoch.rows += len(each.order)
         return True
+
+    def _feed_from(self, data: Data) -> None:
+        """Let batches be of the rows of these arrays from now on."""
+        if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
+            self._data = data
+            self.steps.feed(*data, self.loss)
 
     def _progress(self, epoch: _Epoch) -> None:
         self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
@@ -602,6 +608,16 @@ def _average(optimizer: Any, callbacks: Sequence[Callback]) -> Applied | None:
         names = " and ".join(type(each).__name__ for each in found)
         raise ValueError(f"callbacks and optimizer must have one average of the parameters between them, got {names}")
     return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _resting(feed: Feed) -> Iterator[None]:
+    """After the block, nothing is made ahead any more."""
+    try:
+        yield
+    finally:
+        if isinstance(feed, Arrays):
+            feed.rest()
 
 
 def _go_on(average: Applied | None, *, check: bool) -> None:
