@@ -1827,7 +1827,7 @@ cdef class Snapshot:
     cdef Py_ssize_t count
 
     def __cinit__(self, dicts):
-        self.dicts = list(dicts)
+        self.dicts = list({id(each): each for each in dicts}.values())
         self.copies = [dict(each) for each in self.dicts]
         arrays = {id(value): value for each in self.copies for value in each.values() if isinstance(value, ndarray)}
         self.layouts = <layout *>PyMem_Calloc(len(arrays) + 1, sizeof(layout))
