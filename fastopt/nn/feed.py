@@ -215,11 +215,12 @@ class Transformed(Arrays):
     def several(self, seed: int, steps: Sequence[int], epoch: int, left: int) -> tuple[Data, list[Batches]]:
         """As of `Arrays`, for fewer epochs where all have no room in a block; the thread begins with the next ones."""
         fit = max(1, min(len(steps), MOST_BYTES // (self.samples * max(1, self.data[0][:1].nbytes))))
-        begun, self._begun = self._begun, None
-        if begun is not None and begun != (seed, steps[0], epoch):
-            self._thread.take()
-            begun = None
-        data, made = self._thread.take() if begun is not None else self._several(seed, steps[:fit], epoch)
+        if self._begun == (seed, steps[0], epoch):
+            self._begun = None
+            data, made = self._thread.take()
+        else:
+            self.rest()
+            data, made = self._several(seed, steps[:fit], epoch)
         count, taken = min(fit, left - len(made)), len(made) * self.batches
         if self._ahead and count > 0:
             self._begun = seed, steps[0] + taken, epoch + len(made)

@@ -38,6 +38,8 @@ from fastopt.nn.targets import accuracy, are_labels, count_right
 
 #: Batches of one call of C at most: as many have room in the tables of results.
 MOST_BATCHES = 8192
+#: Rows of several epochs of one call: a number of eight bytes each in their orders.
+MOST_ROWS = 1 << 17
 #: Seconds after which a call of C should return, so that Python can serve Ctrl-C and others.
 SLICE = 0.05
 
@@ -437,7 +439,8 @@ def fitting(epoch: Sequence[tuple[Program, int]], left: int, part: float) -> int
     if not all(program.native and program.seconds for program, _ in epoch):
         return 0
     fit = int(part * SLICE / sum(program.seconds * count for program, count in epoch))
-    return min(left, fit, MOST_BATCHES // max(count for _, count in epoch))
+    room = max(1, MOST_ROWS // sum(program.n * count for program, count in epoch))
+    return min(left, fit, room, MOST_BATCHES // max(count for _, count in epoch))
 
 
 # ---- Use -------------------------------------------------------------------------------------------------------

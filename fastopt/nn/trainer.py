@@ -178,7 +178,8 @@ class Steps:
         legs: list[tuple[_kernels.Program, Indices | None, int, int]] = []
         for program, (n, count) in zip(programs, sizes, strict=True):
             end = begin + n * count
-            legs.append((program.calls, np.concatenate([one.order[begin:end] for one in each[:fit]]), n, count))
+            rows = [one.order[begin:end] for one in each[:fit]]
+            legs.append((program.calls, np.concatenate(rows) if fit > 1 else rows[0], n, count))
             begin = end
         if self._check:
             legs.append((programs[0].finite, None, 0, 1))

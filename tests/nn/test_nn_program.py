@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import tracemalloc
+import types
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -2035,3 +2036,25 @@ def test_where_python_has_a_part_epochs_go_one_by_one(how, samples, in_one_call)
     given = (data.Loader((x, y), batch_size=8),) if how == "loader" else (x, y)
     mlp().fit(*given, epochs=3, **options)
     assert "epochs" not in str(in_one_call)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "left", "part", "count"),
+    [
+        ([(32, 1e-5, 56)], 1000, 1.0, 73),  # rows
+        ([(32, 1e-4, 56)], 1000, 1.0, 8),  # seconds
+        ([(32, 1e-4, 56)], 1000, 0.5, 4),
+        ([(32, 1e-4, 56)], 3, 1.0, 3),
+        ([(32, 1e-3, 56)], 1000, 1.0, 0),  # longer than a call
+        ([(1, 1e-9, 5000)], 1000, 1.0, 1),  # results
+        ([(1 << 20, 1e-3, 2)], 1000, 1.0, 1),  # large, but a call takes it
+        ([(32, 1e-4, 30), (5, 1e-5, 1)], 1000, 1.0, 16),
+        ([(32, 1e-4, 30), (5, 0.0, 1)], 1000, 1.0, 0),  # not measured yet
+    ],
+)
+def test_how_many_epochs_fit_in_one_call(epoch, left, part, count):
+    def made(n, seconds, native=True):
+        return types.SimpleNamespace(n=n, seconds=seconds, native=native)
+
+    assert program.fitting([(made(n, seconds), k) for n, seconds, k in epoch], left, part) == count
+    assert program.fitting([(made(n, seconds, False), k) for n, seconds, k in epoch], left, part) == 0
