@@ -99,6 +99,7 @@ class Sequential(Compiled):
         batches: Any = None,
         transform: Transform | None = None,
         metrics: Mapping[str, Metric] | None = None,
+        comm: Any = None,
     ) -> loop.History:
         """Train by mini-batches.
 
@@ -161,6 +162,9 @@ class Sequential(Compiled):
             Functions ``f(targets, scores)`` that return a number, by the names that the `History` and callbacks have
             for it. They get the targets and the outputs of the epoch's batches in training, and, with validation
             data, those of validation, as ``val_…``.
+        comm : mpi4py.MPI.Intracomm, optional
+            Processes that train the model together, each on its part of every batch, by the same call: what
+            `fastopt.mpi.world` returns (extra ``mpi``). Losses and parameters are those of one process, up to rounding.
 
         Returns
         -------
@@ -219,6 +223,7 @@ class Sequential(Compiled):
             batches=batches,
             transform=transform,
             metrics=metrics,
+            comm=comm,
         )
 
     @spelled
