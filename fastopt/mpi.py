@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
 import time
 import traceback
@@ -25,13 +26,21 @@ __all__ = ["Elsewhere", "Group", "world"]
 T = TypeVar("T")
 
 #: How launchers tell a process how many there are: MPICH's and Intel's, Open MPI's, and Slurm's for jobs of srun.
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 #: Seconds that a rank which fails waits for all others to fail likewise, before it ends them.
 GRACE = 2.0
 
 
 class Elsewhere(RuntimeError):
-    """Another rank has failed, and says why; this one ends with it."""
+    """Another rank has failed, and says why; this one ends with it.
+
+    Attributes
+    ----------
+    error : Exception or None
+        Its exception, if that can be sent.
+    """
+
+    error: Exception | None = None
 
 
 def _mpi() -> Any:
@@ -124,12 +133,14 @@ class Group:
             value, error = function(), None
         except Exception as own:
             error = own
-        told = self.everyone(None if error is None else f"{type(error).__name__}: {error}")
+        told = self.everyone(None if error is None else (f"{type(error).__name__}: {error}", _sent(error)))
         if error is not None:
             raise error
-        for rank, text in enumerate(told):
-            if text is not None:
-                raise Elsewhere(f"rank {rank} of {self.size} failed: {text}")
+        for rank, theirs in enumerate(told):
+            if theirs is not None:
+                other = Elsewhere(f"rank {rank} of {self.size} failed: {theirs[0]}")
+                other.error = theirs[1]
+                raise other
         return value
 
     # ---- Its end ---------------------------------------------------------------------------------------------
@@ -148,11 +159,20 @@ class Group:
                 if request.Test():
                     return self.close()
                 time.sleep(0.001)
-        with contextlib.suppress(OSError, ValueError):  # standard error may be closed
-            traceback.print_exception(error)
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            print(f"fastopt: rank {self.rank} of {self.size} failed, and all end: {said}", file=sys.stderr, flush=True)
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        told = f"fastopt: rank {self.rank} of {self.size} failed, so all end: {said}"
+        with contextlib.suppress(OSError, ValueError):  # standard error may be closed; that of the process is meant
+            print("".join(traceback.format_exception(error)), told, sep="", file=sys.__stderr__, flush=True)
         self._comm.Abort(1)
+
+
+def _sent(error: Exception) -> Exception | None:
+    """The exception, if it can be sent to other ranks."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return None
+    return error if isinstance(copy, type(error)) else None
 
 
 @contextlib.contextmanager

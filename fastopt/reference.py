@@ -521,8 +521,8 @@ def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
 
 
 def dropout_mask(size: int, p: float, *, seed: int, counter: int, first: int = 0) -> NDArray[np.bool_]:
-    """Which elements are kept, of those from number `first` on. Each group of 128 takes 16 blocks: all first words, then all second words, …,
-    of each word the low 16 bits and then the high ones."""
+    """Which elements are kept, of those from number `first` on. Each group of 128 takes 16 blocks: all first words,
+    then all second words, …, of each word the low 16 bits and then the high ones."""
     begin, end = first // 128, -(-(first + size) // 128)
     words = philox(np.arange(16 * begin, 16 * end), seed, counter).reshape(end - begin, 16, 4).transpose(0, 2, 1)
     halves = np.stack([words & 0xFFFF, words >> 16], axis=-1)

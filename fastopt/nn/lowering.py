@@ -349,9 +349,9 @@ def lower(p: Writer, at: Place, layer: Layer, followers: Followers, x: Buffer) -
             if isinstance(part, (layers.Dropout, norms.BatchNorm, norms.DecorrelatedBatchNorm)):
                 within = "" if part is layer else f" within {type(layer).__name__}"
                 raise ValueError(
-                    f"comm must not be given for a model with {type(part).__name__}{within}: its passes are called one by "
-                    "one, and cannot tell that a batch goes on on other ranks; BatchNorm, LayerNorm and Dropout can, "
-                    "among the model's own layers"
+                    f"comm must not be given for a model with {type(part).__name__}{within}, whose passes do not know "
+                    "that other ranks have the rest of the batch; those of BatchNorm, LayerNorm and Dropout do, where "
+                    "the model or layers of fastopt's hold them"
                 )
     p.watched.append(layer.params)
     if chosen is not _eager:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,9 @@ from fastopt.nn.targets import Metric
 from fastopt.nn.trainer import NonFinite, Steps, Taken
 
 #: Of `fastopt.nn.training`, which imports this module.
-Run = Callback = Validation = Any
+Run: TypeAlias = Any
+Callback: TypeAlias = Any
+Validation: TypeAlias = Any
 
 
 class Alone:
@@ -103,7 +105,8 @@ class Ranks(Alone):
             for name, value in first.items():
                 if settings[name] != value:
                     one, other = _difference(value, settings[name])
-                    raise ValueError(f"{name} must be the same on all ranks, got {one} on rank 0, {other} on rank {rank}")
+                    where = f"{one} on rank 0, {other} on rank {rank}"
+                    raise ValueError(f"{name} must be the same on all ranks, got {where}")
         union = set[str]().union(*(each for _, each in given))
         self._by_step = bool(union)
         self._steps.at_once = self._by_step or getattr(run.optimizer, "needs_closure", False)
@@ -158,7 +161,7 @@ class Ranks(Alone):
         arrays = [*run.model.params.values(), *run.model.state.values()]
         if len(set(self._group.everyone(_digest(arrays)))) > 1:
             raise RuntimeError(
-                "the ranks' parameters are no longer the same: something on one of them has changed them, a callback say"
+                "the ranks' parameters are no longer the same: a callback, say, must do the same on all of them"
             )
         return self._group.of_first(logs)
 
@@ -198,8 +201,8 @@ class SharedSteps(Steps):
         super().__init__(model, optimizer, check=check, outputs=outputs)
         self._group, self.at_once, self.is_asked_to_stop = group, False, False
         self.wants_to_stop: Callable[[], bool] = bool
-        # One block: two flags, and the gradients from the last layer to the first, as the first ones may be frozen: what
-        # is added up then ends before theirs.
+        # One block: two flags, and the gradients from the last layer to the first, as the first ones may be frozen, and
+        # are then beyond the end of what is added up.
         self._flags = np.zeros(2, model.dtype)
         flat = arena.flatten({"flags": self._flags, **dict(reversed(model.params.items()))})
         self._block: Array = flat.grad
@@ -227,7 +230,7 @@ class SharedSteps(Steps):
         if found is None or not found.holds():
             shared = Shared(self._group, first, count, self._own_grads)
             # Whether numbers are finite, ranks look at together.
-            how = {"check": False, "outputs": self._outputs, "shared": shared}
+            how: dict[str, Any] = {"check": False, "outputs": self._outputs, "shared": shared}
             found = self._parts[key] = Program(self._model, n, loss=self._loss, targets=self._targets, **how)
             self._fed_parts.discard(key)
         if key not in self._fed_parts:

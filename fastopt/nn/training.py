@@ -491,8 +491,8 @@ class _Epoch:
     def metrics(
         self, labelled: bool, metrics: Mapping[str, Metric], summed: Callable[[list[float]], list[float]]
     ) -> dict[str, float]:
-        """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs; `summed` adds up
-        over all ranks."""
+        """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs; `summed` adds
+        up over all ranks."""
         loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
         total, divisor, count = summed([math.fsum(loss * weight), math.fsum(weight), float(right.sum())])
         logs = {"loss": total / (divisor or 1.0)}
