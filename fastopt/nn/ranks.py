@@ -99,6 +99,9 @@ class Ranks(Alone):
         return self._group.together(function)
 
     def agree(self, run: Run, data: Sequence[Any], hooks: set[str]) -> set[str]:
+        if getattr(run.loss, "label_smoothing", 0) and 0 in (run.loss.class_weight or ()):
+            # Losses of a part that weighs nothing are then no mean of anything, but count.
+            raise ValueError("loss must not have class weights of 0 beside label_smoothing where comm is given")
         given = self._group.everyone((_settings(run, data), hooks))
         first = given[0][0]
         for rank, (settings, _) in enumerate(given):

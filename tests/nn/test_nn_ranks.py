@@ -15,7 +15,7 @@ from fastopt import data, nn
 # ---- The same as one process ----------------------------------------------------------------------------------------
 
 X, Y = data.digits()
-X, Y = X[:203].astype(np.float64) / 16, Y[:203]  # in batches of 25: the last one has 3
+X, Y = X[:102].astype(np.float64) / 16, Y[:102]  # in batches of 25: the last one has 2
 WEIGHT = np.random.default_rng(0).random(len(Y))
 
 
@@ -78,7 +78,7 @@ def frozen_below():
 
 def resting_norm():
     model = cnn()
-    model.freeze([1])
+    model.freeze([9])
     return model
 
 
@@ -96,7 +96,7 @@ CASES = {
     "cnn": (cnn, {}),
     "weights": (cnn, {"sample_weight": WEIGHT, "class_weight": "balanced", "lr": 0.01}),
     "many weights of zero": (mlp, {"sample_weight": np.where(np.arange(len(Y)) % 50 < 3, WEIGHT, 0)}),
-    "weights by the loss": (mlp, {"loss": nn.SoftmaxCrossEntropy(class_weight=[*range(10)], label_smoothing=0.1)}),
+    "weights by the loss": (mlp, {"loss": nn.SoftmaxCrossEntropy(class_weight=[*range(1, 11)], label_smoothing=0.1)}),
     "accumulated": (cnn, {"accumulate": 3, "sample_weight": WEIGHT}),
     "metrics": (mlp, {"metrics": {"fives": accuracy_of_fives}}),
     "a loss of one's own": (mlp, {"loss": own_loss, "sample_weight": WEIGHT}),
@@ -105,7 +105,7 @@ CASES = {
     "a transform": (mlp, {"transform": flipped}),
     "a loader": (cnn, {"x": Loader(), "y": None, "batch_size": None}),
     "frozen below": (frozen_below, {}),
-    "a norm at rest": (resting_norm, {"lr": 0.003}),
+    "a norm at rest": (resting_norm, {}),
     "an average": (mlp, by_average),
     "a schedule": (mlp, by_schedule),
     "L-BFGS": (mlp, {"optimizer": fastopt.LBFGS, "lr": None, "batch_size": len(Y)}),
@@ -131,8 +131,12 @@ def trained(name, comm=None):
     return dict(history), dict(model.params), dict(model.state)
 
 
+#: With three ranks, one has no row of a batch of 2.
+SOME = ("mlp", "cnn", "weights", "accumulated", "metrics", "a loader")
+
+
 def train_all(comm):
-    return {name: trained(name, comm) for name in CASES}
+    return {name: trained(name, comm) for name in (CASES if comm.Get_size() == 2 else SOME)}
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +156,7 @@ def by_ranks(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("n", [2, 5])  # with 5, some have no row of a batch of 3
+@pytest.mark.parametrize(("n", "name"), [*((2, name) for name in CASES), *((3, name) for name in SOME)])
 def test_a_run_is_that_of_one_process(n, name, alone, by_ranks, same_bits):
     history, *arrays = alone[name]
     first = by_ranks(n)[0][name]
@@ -164,14 +167,14 @@ def test_a_run_is_that_of_one_process(n, name, alone, by_ranks, same_bits):
             np.testing.assert_allclose(own_history[key], values, rtol=0, atol=1e-10, err_msg=key)
         for own, same, others in zip(own_arrays, first[1:], arrays, strict=True):
             assert own.keys() == others.keys()
-            for key, array in others.items():
-                np.testing.assert_allclose(own[key], array, rtol=0, atol=1e-10, err_msg=key)
+            for key, array in others.items():  # L-BFGS and batch norm are ill-conditioned
+                np.testing.assert_allclose(own[key], array, rtol=0, atol=1e-8, err_msg=key)
                 same_bits(own[key], same[key])
 
 
 def test_runs_that_are_compared_do_differ(alone):
     """Without masks, weights or batch norm, losses would be others: the tolerance above can tell."""
-    losses = [alone[name][0]["loss"][1] for name in CASES if name not in ("metrics", "an average")]
+    losses = [alone[name][0]["loss"][-1] for name in CASES if name not in ("metrics", "an average")]
     assert min(np.diff(sorted(losses))) > 1e-7
 
 
@@ -285,6 +288,7 @@ def refuse_all(comm):
         "batch_size": fit(mlp(), batch_size=16 + rank),
         "one argument": fit(mlp(), callbacks=[3] if rank else []),
         "a layer of one's own": fit(model_of(nn.Flatten(), Inner(), nn.Dense(10))),
+        "weights of 0": fit(mlp(), loss=nn.SoftmaxCrossEntropy(0.1, [0, *range(9)])),
         "decorrelated": fit(model_of(nn.Flatten(), nn.Dense(4), nn.DecorrelatedBatchNorm(), nn.Dense(10))),
         "a callback": fit(mlp(), callbacks=FailsOnOne()),
         "other values": fit(mlp(), callbacks=Meddles()),
@@ -310,7 +314,7 @@ def of_two(tmp_path_factory):
     [
         ("epoch", "enough; stopped after epoch 2"),
         ("signal", "interrupted; stopped after epoch 1"),
-        ("batch", "enough; stopped after 4 of 9 batches of epoch 1"),
+        ("batch", "enough; stopped after 4 of 5 batches of epoch 1"),
     ],
 )
 def test_one_rank_stops_all(how, why, of_two):
@@ -331,7 +335,7 @@ def test_early_stopping_on_the_first_rank_stops_all(of_two):
 @pytest.mark.parametrize("how", ["stop", "skip"])
 def test_a_loss_that_is_not_finite_on_one_rank_is_so_on_all(how, of_two):
     text, steps, numbers = with_nan(how)
-    assert (steps, len(numbers)) == {"stop": (steps, 0), "skip": (16, 4)}[how]
+    assert (steps, len(numbers)) == {"stop": (steps, 0), "skip": (8, 4)}[how]
     for rank, _ in of_two:
         assert rank[how][:2] == (text, steps)
         np.testing.assert_allclose(rank[how][2], numbers, atol=1e-10)
@@ -342,12 +346,13 @@ REFUSED = {
     "seed of the model": "ValueError: model must be the same on all ranks, got ], (8, 8, 1), seed=0",
     "layers": "ValueError: model must be the same on all ranks, got Dense(10",
     "optimizer": "ValueError: optimizer must be the same on all ranks, got Adam(lr=0.1,",
-    "x": "ValueError: x must be the same on all ranks, got float64 (203, 8, 8, 1) with checksum ",
-    "y": "ValueError: y must be the same on all ranks, got int64 (203,) with checksum ",
+    "x": "ValueError: x must be the same on all ranks, got float64 (102, 8, 8, 1) with checksum ",
+    "y": "ValueError: y must be the same on all ranks, got int64 (102,) with checksum ",
     "size": "ValueError: the number of samples must be the same on all ranks, got 100 on rank 0, 101 on rank 1",
     "batch_size": "ValueError: batch_size must be the same on all ranks, got 16 on rank 0, 17 on rank 1",
     "a layer of one's own": "ValueError: comm must not be given for a model with Dropout within Inner, ",
     "decorrelated": "ValueError: comm must not be given for a model with DecorrelatedBatchNorm, ",
+    "weights of 0": "ValueError: loss must not have class weights of 0 beside label_smoothing where comm is given",
     "other values": "RuntimeError: the ranks' parameters are no longer the same",
 }
 
@@ -403,20 +408,14 @@ def ends(comm, how, folder):
     return history["loss"], {name: array.copy() for name, array in model.params.items()}
 
 
-@pytest.mark.parametrize("how", ["kill", "raise"])
-def test_a_rank_that_is_lost_ends_all_and_the_run_goes_on_from_the_last_epoch(how, tmp_path, same_bits):
+def test_a_rank_that_is_lost_ends_all_and_the_run_goes_on_from_the_last_epoch(tmp_path, same_bits):
     folders = [tmp_path / name for name in ("ended", "resumed", "whole")]
     for folder in folders:
         folder.mkdir()
-    ended = several.start(2, ends, how, str(folders[0]), folder=folders[0])
+    ended = several.start(2, ends, "kill", str(folders[0]), folder=folders[0])
     assert ended.status != 0
-    if how == "kill":
-        assert "signal 9" in ended.out + ended.err  # mpiexec says so
-    else:
-        assert "in on_batch_begin" in ended.err
-        assert "fastopt: rank 1 of 2 failed, so all end: KeyError: 'of rank 1'\n" in ended.err
-    left = nn.load(folders[0] / "run.npz")
-    assert left.params.keys() == cnn().params.keys()
+    assert "signal 9" in ended.out + ended.err  # mpiexec says so
+    assert nn.load(folders[0] / "run.npz").params.keys() == cnn().params.keys()
     assert not list(folders[0].glob("nothing*"))
     resumed = several.call(2, ends, "", str(folders[0]), folder=folders[1])
     whole = several.call(2, ends, "", str(folders[2]), folder=folders[2])
@@ -425,3 +424,11 @@ def test_a_rank_that_is_lost_ends_all_and_the_run_goes_on_from_the_last_epoch(ho
         assert len(own[0]) == 4
         for name, array in own[1].items():
             same_bits(array, other[1][name])
+
+
+def test_an_exception_on_one_rank_alone_ends_all(tmp_path):
+    ended = several.start(2, ends, "raise", str(tmp_path), folder=tmp_path)
+    assert ended.status != 0
+    assert "in on_batch_begin" in ended.err
+    assert "fastopt: rank 1 of 2 failed, so all end: KeyError: 'of rank 1'\n" in ended.err
+    assert nn.load(tmp_path / "run.npz").params.keys() == cnn().params.keys()
