@@ -185,7 +185,7 @@ def joined(comm: Any) -> Iterator[Group | None]:
     if comm is None:
         yield None
         return
-    if not isinstance(comm, _mpi().Intracomm):
+    if not callable(getattr(comm, "Allreduce", None)) or not isinstance(comm, _mpi().Intracomm):
         raise TypeError(f"comm must be a communicator of mpi4py, such as mpi4py.MPI.COMM_WORLD, got {comm!r:.80}")
     if comm.Get_size() == 1:
         yield None
