@@ -210,7 +210,8 @@ class SharedSteps(Steps):
         flat = arena.flatten({"flags": self._flags, **dict(reversed(model.params.items()))})
         self._block: Array = flat.grad
         self._flags, self._own_grads = flat.grads.pop("flags"), flat.grads
-        self._parts: dict[tuple[int, int, int], Program] = {}
+        #: By the number of rows, the first one, and how many count: programs, and where gradients end in the block.
+        self._parts: dict[tuple[int, int, int], tuple[Program, int]] = {}
         self._fed_parts: set[tuple[int, int, int]] = set()
 
     def close(self) -> None:
@@ -225,21 +226,25 @@ class SharedSteps(Steps):
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
         return None
 
-    def _part(self, n: int, first: int, count: int) -> Program:
-        """The program of n rows from number `first` of a batch on, fed."""
+    def _part(self, n: int, first: int, count: int) -> tuple[Program, int]:
+        """The program of n rows from number `first` of a batch on, fed, and where its gradients end."""
         assert self._data is not None
         key = n, first, count
-        found = self._parts.get(key)
+        found, end = self._parts.get(key, (None, 0))
         if found is None or not found.holds():
             shared = Shared(self._group, first, count, self._own_grads)
             # Whether numbers are finite, ranks look at together.
             how: dict[str, Any] = {"check": False, "outputs": self._outputs, "shared": shared}
-            found = self._parts[key] = Program(self._model, n, loss=self._loss, targets=self._targets, **how)
+            found = Program(self._model, n, loss=self._loss, targets=self._targets, **how)
+            begin = _kernels.address(self._block)
+            ends = [_kernels.address(grad) + grad.nbytes - begin for grad in found.grads.values()]
+            end = max(ends, default=self._flags.nbytes) // self._block.itemsize
+            self._parts[key] = found, end
             self._fed_parts.discard(key)
         if key not in self._fed_parts:
             found.feed(*self._data)
             self._fed_parts.add(key)
-        return found
+        return found, end
 
     def gradients(self, parts: list[Indices], counter: int) -> tuple[Taken, Grads]:
         totals = [self._total_weight(chosen) for chosen in parts]
@@ -251,7 +256,7 @@ class SharedSteps(Steps):
             first, end = self._group.rows(len(chosen))
             count = end - first
             own = chosen[first:end] if count else chosen[:1]
-            program = self._part(len(own), first, count)
+            program, end = self._part(len(own), first, count)
             program.keep()
             self._last = program
             output = self._aim(program, 1)
@@ -267,18 +272,16 @@ class SharedSteps(Steps):
         if added is not None:
             self._block[...] = added
         grads = dict(program.grads)
-        taken = self._exchange(grads, sums, outputs)
+        taken = self._exchange(end, sums, outputs)
         if self._check and (self._flags[1] or not _kernels.all_finite([*grads.values()])):
             self._restore(program)
             raise NonFinite
         return taken, grads
 
-    def _exchange(self, grads: Grads, sums: Array, outputs: list[Array]) -> Taken:
-        """Add up gradients over all ranks, and what else they must know."""
+    def _exchange(self, end: int, sums: Array, outputs: list[Array]) -> Taken:
+        """Add up over all ranks: gradients, which are in the block before its `end`, and what else they must know."""
         self._flags[...] = self.wants_to_stop(), not math.isfinite(sums[0])
-        block, begin = self._block, _kernels.address(self._block)
-        ends = [_kernels.address(grad) + grad.nbytes - begin for grad in grads.values()]
-        self._group.sum(block[: max(ends, default=self._flags.nbytes) // block.itemsize])
+        self._group.sum(self._block[:end])
         self.is_asked_to_stop = bool(self._flags[0])
         if self.at_once:
             self._group.sum(sums)
