@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 from typing import IO, Any
 
@@ -47,14 +48,15 @@ def figure(size: tuple[float, float]) -> Any:
 
 @functools.cache
 def _page() -> Any:
-    """The class of figures whose axes are made in our style, whatever the settings of the process are."""
+    """The class of figures whose axes are in our style, whatever the settings of the process; notebooks show them
+    without pyplot."""
     import matplotlib
     from cycler import cycler
     from matplotlib.figure import Figure
 
     style: Any = _STYLE | {"axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK])}
 
-    class Page(Figure):
+    class Page(Figure):  # type: ignore[misc,unused-ignore]
         def add_subplot(self, *args: Any, **options: Any) -> Any:
             with matplotlib.rc_context(style):
                 return super().add_subplot(*args, **options)
@@ -62,6 +64,11 @@ def _page() -> Any:
         def savefig(self, *args: Any, **options: Any) -> None:
             with matplotlib.rc_context(style):  # ticks and legends are made when they are drawn
                 super().savefig(*args, **options)
+
+        def _repr_png_(self) -> bytes:
+            drawn = io.BytesIO()
+            self.savefig(drawn, format="png", dpi=80)
+            return drawn.getvalue()
 
     return Page
 
@@ -76,8 +83,6 @@ def save_png(page: Any, file: str | os.PathLike[str] | IO[bytes], dpi: int = 100
     dpi : int, default 100
         Pixels per inch.
     """
-    import io
-
     from PIL import Image
 
     drawn = io.BytesIO()

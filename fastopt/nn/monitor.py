@@ -36,6 +36,18 @@ class DetectAnomaly(Callback):
     """Raises `Anomaly` before a step whose gradients hold a NaN or an infinity, while the parameters are still finite.
 
     Each gradient is read once per step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(4, activation="relu"), nn.Dense(1)], (1,))
+    >>> x, y = np.full((8, 1), 1e30, np.float32), np.zeros((8, 1), np.float32)
+    >>> try:
+    ...     model.fit(x, y, loss="squared_error", epochs=1, callbacks=[nn.monitor.DetectAnomaly()])
+    ... except nn.NonFiniteError as error:
+    ...     print(error)
+    epoch 1, batch 1: the forward pass of the loss: in its output, 1 infinite of 1 values
     """
 
     def on_train_begin(self, run: Run) -> None:
@@ -108,6 +120,15 @@ def noise_scale(
     References
     ----------
     .. [1] S. McCandlish, J. Kaplan, D. Amodei et al., "An empirical model of large-batch training", 2018, appendix A.1.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> trace, square = nn.monitor.noise_scale(model, x[:256], y[:256])
+    >>> trace > square > 0
+    True
     """
     parts = checks.integer("parts", min(parts, len(x) // 2), 2)
     small = len(x) // parts
@@ -248,20 +269,33 @@ class Monitor(Callback):
 # ---- Drawing ----------------------------------------------------------------------------------------------------
 
 
-def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Plot a run to a file: loss and accuracy; and the record of a `Monitor`, on the same page.
+def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str] | None = None) -> Any:
+    """Plot a run: loss and accuracy; and the record of a `Monitor`, on the same page.
 
     Parameters
     ----------
     history : History or mapping
         What `Sequential.fit` returned, or the contents of its JSON file.
-    path : path
-        Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
+    path : path, optional
+        Where to write the page. Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        The page, which a notebook shows; None where there is a path.
 
     Raises
     ------
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x, y, epochs=3, callbacks=[nn.monitor.Monitor()])
+    >>> nn.monitor.plot(history, "curves.png")
     """
     record = _record(history)
     if not record:
@@ -299,7 +333,10 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
         if not any(math.isfinite(value) for *_, values in shown.values() for value in values):
             axes.set_yticks([])
+    if path is None:
+        return page
     page.savefig(path, dpi=120)
+    return None
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

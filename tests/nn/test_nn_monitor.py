@@ -313,6 +313,15 @@ HISTORIES = {
 }
 
 
+def test_pages_are_shown_in_notebooks():
+    """As PNG, without pyplot."""
+    pytest.importorskip("matplotlib")
+    page = monitor.plot({"loss": [1.0, 0.5]})
+    picture = page._repr_png_()
+    assert picture.startswith(b"\x89PNG")
+    assert int.from_bytes(picture[16:20], "big") == 80 * page.get_size_inches()[0]
+
+
 def drawn(history, path, monkeypatch):
     """The axes of a history's page, and the colour of it at a point."""
     colors = pytest.importorskip("matplotlib.colors")
