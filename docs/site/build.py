@@ -186,8 +186,9 @@ def _members(module: str, members: list[str], names: dict[str, Any]) -> Iterator
 
 
 def _source(module: Any) -> str:
-    """The source of a module, as that of the formulas, which is what there is to be read."""
+    """The source of a module from its first section on: of the formulas, that is what there is to be read."""
     lines = inspect.getsource(module).splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("# ----")) :]
     return ".. code-block:: python\n\n" + "".join(f"   {line}".rstrip() + "\n" for line in lines)
 
 
