@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs \
+.PHONY: dev build test fast bench fuzz kill gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs \
   tutorial clean
 
 dev:  ## a virtual environment with everything for work on fastopt
@@ -72,6 +72,9 @@ clang-test:  ## the table of hashes, with kernels that clang compiles (CLANG)
 	  $(abspath $(PYTHON)) -m pip install -q --no-deps --target ../site .
 	cd build/clang && PYTHONPATH=$(CURDIR)/build/clang/site $(abspath $(PYTHON)) -P -m pytest -q -p no:cacheprovider \
 	  -c source/pyproject.toml --rootdir source source/tests/test_bits.py
+
+gallery:  ## docs/gallery: every picture, and the page of their captions
+	$(PYTHON) -m fastopt gallery --out docs/gallery --page
 
 hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
 	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)

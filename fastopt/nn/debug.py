@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import RED, figure
 from fastopt.nn.arguments import samples
 from fastopt.nn.layers import Dropout, Grads
 from fastopt.nn.losses import Loss, LossLike, loss_of, softmax_cross_entropy
@@ -520,7 +520,7 @@ def plot_mistakes(
         axes.imshow((x[i] - low) / (high - low), cmap="gray_r", vmin=0, vmax=1)
         truth, taken = (str(c) if names is None else names[c] for c in (int(y[i]), int(output.argmax())))
         said = f"{truth}, taken for {taken}" if truth != taken else truth
-        axes.set_title(f"{said}\n#{i}, loss {value:.2f}", fontsize=8, color="C3" if truth != taken else "black")
+        axes.set_title(f"{said}\n#{i}, loss {value:.2f}", fontsize=8, color=RED if truth != taken else "black")
         axes.axis("off")
     if path is None:
         return page

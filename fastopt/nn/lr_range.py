@@ -12,7 +12,7 @@ import numpy as np
 from fastopt import checks
 from fastopt.applied import Applied
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import GREEN, GREY, ORANGE, RED, figure
 from fastopt.nn.arguments import bound, samples
 from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.model import Sequential
@@ -63,9 +63,9 @@ class LRRange(NamedTuple):
         a matplotlib.figure.Figure, which a notebook shows."""
         page = figure((7, 4))
         axes = page.subplots()
-        axes.plot(self.rates, self.losses, color="C7", linewidth=0.7, label="loss")
+        axes.plot(self.rates, self.losses, color=GREY, linewidth=0.7, label="loss")
         axes.plot(self.rates, self.smoothed, label="smoothed")
-        for name, color, line in (("steepest", "C2", ":"), ("suggestion", "C1", "--"), ("lowest", "C3", ":")):
+        for name, color, line in (("steepest", GREEN, ":"), ("suggestion", ORANGE, "--"), ("lowest", RED, "-.")):
             rate = getattr(self, name)
             axes.axvline(rate, color=color, linestyle=line, label=f"{name}, {rate:.2g}")
         axes.set(xscale="log", xlabel="learning rate", title="learning-rate range test")

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import BLUE, GREY, ORANGE, figure
 from fastopt.nn.layers import Grads, ReLU
 from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.stack import Stack
@@ -336,7 +336,7 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str] | 
     for axes, key in ((loss, "loss"), (accuracy, "accuracy")):
         shown = {
             name: (label, color, _numbers(history[name]))
-            for name, label, color in ((key, "training", "C0"), (f"val_{key}", "validation", "C1"))
+            for name, label, color in ((key, "training", BLUE), (f"val_{key}", "validation", ORANGE))
             if history.get(name)
         }
         epochs = max((len(values) for *_, values in shown.values()), default=0)
@@ -426,7 +426,7 @@ def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         if axes[key].get_legend_handles_labels()[0] and (key != "lr" or len(axes[key].lines) > 1):
             axes[key].legend(fontsize=7, ncols=2)
     rate = axes["lr"].twinx()
-    _curve(rate, step, record["lr"], color="C1", linewidth=1)
+    _curve(rate, step, record["lr"], color=ORANGE, linewidth=1)
     rate.set_ylim(bottom=0)
     _ridges(axes["activations"], record["activations"], "outputs of layers other than 0")
     low, high = axes["activations"].get_xlim()
@@ -449,7 +449,7 @@ def _limits(steps: Sequence[int]) -> tuple[float, float]:
 def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> None:
     """Plot the first and the last histogram of each layer, from top to bottom."""
     for place, (_, histograms) in enumerate(record.items()):
-        for which, style in ((0, {"color": "C7", "alpha": 0.7}), (-1, {"color": "C0"})):
+        for which, style in ((0, {"color": GREY, "alpha": 0.8}), (-1, {"color": BLUE})):
             low, high, counts = histograms[which]
             heights = np.array(counts) / max(*counts, 1) * 0.85
             edges = np.linspace(low, high, len(counts) + 1)
@@ -457,7 +457,7 @@ def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> Non
                 axes.stairs(heights - place, edges, baseline=-place, fill=which == -1, linewidth=1, **style)
         if not any(histograms[-1][2]):
             note = "last record: no finite number other than 0"
-            options = {"fontsize": 8, "color": "C0", "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}}
+            options = {"fontsize": 8, "color": BLUE, "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}}
             axes.text(0.98, 0.6 - place, note, transform=axes.get_yaxis_transform(), ha="right", **options)
     axes.set_yticks([-place for place in range(len(record))], list(record), fontsize=8)
     axes.set_title(f"{title}: first record (grey), last (blue)")

@@ -24,11 +24,12 @@ from fastopt.nn import arguments, orders
 from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.metrics import Metric, checked_metrics, value_of
 from fastopt.nn.orders import Indices, Shuffled
 from fastopt.nn.preprocessing import adapt, unadapted
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
-from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of
+from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.nn.trainer import NonFinite, Steps, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
@@ -738,7 +739,7 @@ def prepare(
     x, y, _ = feed.first()
     own = arguments.samples(model, x, y, loss)[2]  # that of such targets
     held_out = _validation(model, validation_data, loss, own, validation_finite and looked_at)
-    chosen, measured = arguments.callbacks(callbacks, Callback), checked_metrics(metrics)
+    chosen, measured = arguments.callbacks(callbacks, Callback), checked_metrics(metrics, own, y)
     epochs = checks.integer("epochs", epochs, 0)
     seed = model.seed if seed is None else checks.integer("seed", seed, 0)
     made = arguments.bound(model, optimizer, lr)
