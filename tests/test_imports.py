@@ -24,7 +24,7 @@ CHAIN = (
     ("interchange", "functional", "averaging", "matrices", "lbfgs", "penalties"),
     ("optimizers", "extending"),
     ("optimizer",),
-    ("hyper", "gradients", "arena"),
+    ("hyper", "gradients", "arena", "mpi"),
     ("schedules", "kernel", "applied", "files", "threads", "drawing"),
     ("checks",),
     ("dialects",),

@@ -18,7 +18,7 @@ import numpy as np
 from values import Memory
 
 import fastopt
-from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, nn, schedules, threads
+from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, mpi, nn, schedules, threads
 from fastopt import functional as F  # noqa: N812
 from fastopt.cases import Case, map_arrays
 from fastopt.checks import Array
@@ -412,6 +412,7 @@ CALLS["matrices.adafactor"] = _adafactor
 plain("isa", fastopt.isa, lambda x, rng: {})
 plain("isas", fastopt.isas, lambda x, rng: {})
 plain("get_num_threads", threads.get_num_threads, lambda x, rng: {})
+plain("mpi.world", mpi.world, lambda x, rng: {})
 plain("set_num_threads", threads.set_num_threads, lambda x, rng: {"n": 2})
 
 
