@@ -2,6 +2,13 @@
 
 Those here need NumPy alone. `Sequential.fit`, its `evaluate` and that of `Ensemble` also take the names of
 scikit-learn's scorers, such as ``"f1_macro"`` or ``"roc_auc"`` (extra ``sklearn``).
+
+>>> from fastopt import data, nn
+>>> x, y, x_test, y_test = data.load("digits")
+>>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+>>> history = model.fit(x, y, epochs=5)
+>>> sorted(model.evaluate(x_test, y_test, metrics=[nn.metrics.top_k]))
+['accuracy', 'loss', 'top_k']
 """
 
 from __future__ import annotations
