@@ -790,6 +790,21 @@ plain("nn.load_torch", nn.load_torch,
       lambda x, rng: {"model": _model(), "state": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
 plain("nn.to_torch_state", nn.to_torch_state,
       lambda x, rng: {"model": _model(), "like": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
+
+
+def _keras(name: str) -> Maker:
+    def make(memory: Memory, rng: random.Random) -> Call:
+        with contextlib.suppress(ImportError):
+            nn.save_keras(_model(), "model.weights.h5")
+        arguments = {"model": _model(), "path": rng.choice(("model.weights.h5", "none", "."))}
+        if name == "save_keras":
+            arguments |= {"path": "other.weights.h5", "like": "model.weights.h5"}
+        return Call(getattr(nn, name), arguments | {"names": {"0": "dense"}})
+
+    return make
+
+
+CALLS |= {f"nn.{name}": _keras(name) for name in ("load_keras", "save_keras")}
 plain("nn.groups_by_depth", nn.groups_by_depth, lambda x, rng: {"model": _model(), "factor": 0.5})
 plain("nn.preprocessing_picture", nn.preprocessing_picture,
       lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
