@@ -18,7 +18,7 @@ import numpy as np
 from values import Memory
 
 import fastopt
-from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, nn, schedules, threads
+from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, nn, plots, schedules, threads
 from fastopt import functional as F  # noqa: N812
 from fastopt.cases import Case, map_arrays
 from fastopt.checks import Array
@@ -808,6 +808,28 @@ CALLS |= {f"nn.{name}": _keras(name) for name in ("load_keras", "save_keras")}
 plain("nn.groups_by_depth", nn.groups_by_depth, lambda x, rng: {"model": _model(), "factor": 0.5})
 plain("nn.preprocessing_picture", nn.preprocessing_picture,
       lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
+
+
+# ---- Pictures of scores and searches --------------------------------------------------------------------------
+
+_LABELS, _CURVES = (
+    np.arange(6) % 2,
+    {"train_scores": [0.9, 0.8], "test_scores": [0.5, 0.6], "score": "f1", "path": None},
+)
+for _name in ("roc", "precision_recall"):
+    plain(f"plots.{_name}", getattr(plots, _name),
+          lambda x, rng: {"y": _LABELS, "scores": x(6, 2), "names": ["a", "b"], "path": None})  # fmt: skip
+plain("plots.confusion", plots.confusion,
+      lambda x, rng: {"y": _LABELS, "predicted": _LABELS[::-1], "names": ["a", "b"], "path": None})  # fmt: skip
+plain("plots.learning_curve", plots.learning_curve, lambda x, rng: {"sizes": [10, 100]} | _CURVES)
+plain("plots.validation_curve", plots.validation_curve,
+      lambda x, rng: {"values": [0.1, 1.0], "parameter": "lr"} | _CURVES)  # fmt: skip
+plain("plots.histories", plots.histories,
+      lambda x, rng: {"runs": {"a": {"loss": [1.0, 0.5]}}, "metrics": ("loss",), "path": None})  # fmt: skip
+plain("plots.trials", plots.trials,
+      lambda x, rng: {"results": {"params": [{"lr": 0.1}, {"lr": 0.2}], "mean_test_score": [0.1, 0.2]},
+                      "kind": rng.choice(("parallel", "scatter")), "score": "mean_test_score",
+                      "path": None})  # fmt: skip
 
 
 # ---- The bridge: private, and yet it refuses -----------------------------------------------------------------
