@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,11 @@ from fastopt.nn.layers import Layer
 from fastopt.optimizers import OPTIMIZERS
 
 REALS = (np.float32, np.float64)
+
+# An import that is interrupted, since a call takes long, leaves a package that is half there.
+for _name in ("matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.metrics"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
 
 
 @dataclass
