@@ -69,8 +69,8 @@ static void gather_pixels(const void *arguments, struct fastopt_share share)
     struct run run = {0, 0, 1};
     for (int64_t row = own.begin; row < own.end && wide * bytes > 0; ++row) {
         const int64_t image = row / high, from = a->row[row], *column = a->column + image * wide;
-        const uint8_t *x = a->x + (image * h + from) * w * bytes;
         const int inside = from >= 0 && from < h;
+        const uint8_t *x = a->x + (inside ? image * h + from : 0) * w * bytes;
         uint8_t *y = a->y + row * wide * bytes;
         if (row == own.begin || row % high == 0)
             run = longest_run(column, wide, w);

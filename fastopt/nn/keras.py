@@ -56,8 +56,13 @@ class _Leaf:
     layer: Layer
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each channel has filters of its own: a layer of its own in Keras."""
+        return type(self.layer) is layers.Conv2D and self.layer.groups > 1 and self.layer.params["weight"].shape[2] == 1
+
+    @property
     def kind(self) -> str:
-        return _KINDS[type(self.layer)]
+        return "depthwise_conv2d" if self.depthwise else _KINDS[type(self.layer)]
 
     @property
     def text(self) -> str:
@@ -282,7 +287,7 @@ def _fitting(leaf: _Leaf, group: _Group) -> list[tuple[Array, Any]]:
             continue
         dataset = group.arrays[i]
         same = dataset.shape == array.shape
-        if isinstance(leaf.layer, _ANY_SHAPE) or getattr(leaf.layer, "axes", 1) > 1:
+        if isinstance(leaf.layer, _ANY_SHAPE) or getattr(leaf.layer, "axes", 1) > 1 or (leaf.depthwise and i == 0):
             same = math.prod(dataset.shape) == array.size
         if not same:
             raise ValueError(f"{what}: array {i} must have shape {array.shape}, got {dataset.shape}")
@@ -324,7 +329,8 @@ def load_keras(model: Stack, path: str | os.PathLike[str], *, names: Mapping[str
     Notes
     -----
     Layouts are those of Keras. ``Normalization`` goes to `Standardize`, which then has adapted; where the file has
-    none, layers that learn from data keep what they have. A model within a model is found as such, or else by its
+    none, layers that learn from data keep what they have. ``DepthwiseConv2D`` is a convolution of as many groups as
+    channels. A model within a model is found as such, or else by its
     layers. A layer of Keras without a bias gives zeros.
 
     Examples
@@ -448,10 +454,13 @@ def _listed(level: _Level, path: str, found: dict[str, tuple[str, list[Array]]])
     for inner in level.levels:
         _listed(inner, f"{path}/layers/{named('sequential', inner.prefix)}", found)
     for leaf in level.leaves:
-        name, layer = named(leaf.kind, leaf.prefix), leaf.layer
+        layer: Any = leaf.layer
+        name = named(leaf.kind, leaf.prefix)
         own = [*layer.params.values(), *layer.state.values()]
         if isinstance(layer, preprocessing.Standardize):
             own = [layer.state["mean"], layer.state["var"], np.zeros((), np.int64)]
+        elif leaf.depthwise:
+            own[0] = own[0].reshape(*own[0].shape[:2], layer.groups, -1)
         elif isinstance(layer, activations.PReLU):
             own = [own[0].reshape((1,) * (len(layer.input_shape or (1,)) - 1) + (-1,))]
         found[f"{path}/layers/{name}/vars"] = name, own

@@ -16,7 +16,14 @@ EPS = 1e-3  # of Keras's batch norm
 def cnn():
     block = nn.Sequential([nn.Conv2D(3, 2, padding=0), nn.BatchNorm(eps=EPS)])
     layers = [nn.Standardize(), nn.Conv2D(4), nn.BatchNorm(eps=EPS), nn.ReLU(), nn.MaxPool2D()]
-    layers += [nn.Conv2DTranspose(6, 3, padding=0), nn.GroupNorm(3), nn.PReLU(), block, nn.Flatten()]
+    layers += [
+        nn.Conv2D(8, groups=4),
+        nn.Conv2DTranspose(6, 3, padding=0),
+        nn.GroupNorm(3),
+        nn.PReLU(),
+        block,
+        nn.Flatten(),
+    ]
     return nn.Sequential([*layers, nn.Dense(7), nn.Tanh(), nn.LayerNorm(), nn.Dense(2)], (8, 8, 3), seed=1)
 
 
@@ -59,7 +66,7 @@ def test_the_same_outputs_as_keras(name):
     assert len(found) == len(set(found.values()))
     if name == "cnn":
         assert found["0"] == "normalization"
-        assert found["8.0"] == "sequential/conv2d"
+        assert found["9.0"] == "sequential/conv2d"
         assert model.layers[0].adapted
 
 
@@ -124,10 +131,10 @@ def reshape(file):
     [
         (drop("layers/conv2d"), r"as many layers conv2d as the model, 1 \(1 Conv2D\), got 0 \(none\)"),
         (drop("layers/batch_normalization/vars/3"), "layer 2 BatchNorm .* must have 4 arrays, got 3; whether it lacks"),
-        (drop("layers/layer_normalization/vars/1"), "layer 12 LayerNorm .* 2 arrays, got 1; whether it lacks"),
+        (drop("layers/layer_normalization/vars/1"), "layer 13 LayerNorm .* 2 arrays, got 1; whether it lacks"),
         (drop("layers"), "has no layers with weights"),
         (link, "layers/conv2d_9 points to somewhere else"),
-        (reshape, r"layer 10 Dense and dense must fit: array 0 must have shape \(75, 7\), got \(2, 7\)"),
+        (reshape, r"layer 11 Dense and dense must fit: array 0 must have shape \(75, 7\), got \(2, 7\)"),
         (lambda file: file.create_dataset("layers/own/vars/0", data=[1.0]), r"0 \(none\), got 1 \(own\)"),
         (lambda file: file.create_dataset("layers/dense/vars/kernel", data=[1.0]), "an array 'kernel'"),
         (lambda file: file.attrs.update(layer_names=["dense"]), "it is one of Keras 2"),
