@@ -240,6 +240,8 @@ _drops = {"options": _HOW, "edges": [*_FLAT, (63,), (64,), (95,), (97,), (128,),
 
 _add("dropout", lambda x, n: {"x": x(n), "p": 0.5, "seed": 2**64 - n - 1, "counter": n}, _dropout,
      kernels=("dropout_forward",), outputs=("out", "mask"), in_place="x", **_drops)
+_add("dropout first", lambda x, n: {"x": x(n), "p": 0.5, "seed": n, "counter": 2**64 - 1, "first": 2**40 + n}, _dropout,
+     kernels=("dropout_forward",), outputs=("out", "mask"), in_place="x", **_drops | {"bench": ()})
 _add("dropout_apply", lambda x, n: {"x": x(n), "mask": np.arange(n) % 3 > 0, "p": 0.3},
      functools.partial(_masked, reference.dropout_apply), in_place="x", **_drops | {"bench": ()})
 _add("dropout_backward", lambda x, n: {"dy": x(n), "mask": _bits(n), "p": 0.5},
@@ -269,6 +271,10 @@ _add("bias_relu_dropout_forward",
      lambda x, n, d: {"x": x(n, d), "bias": x(d), "p": 0.5, "seed": 2**64 - 1 - n, "counter": d},
      lambda x, bias, p, p_is="drop", **key: reference.bias_relu_dropout_forward(x, bias, _share(p, p_is), **key),
      in_place="x", options=[{}, {"p": 0.75, "p_is": "keep"}], **_rows | {"edges": [*_ROWS, (9, 2500), (130, 512)]})
+_add("bias_relu_dropout_forward first",
+     lambda x, n, d: {"x": x(n, d), "bias": x(d), "p": 0.5, "seed": n, "counter": d, "first": 128 * n + 77},
+     reference.bias_relu_dropout_forward, in_place="x",
+     **_rows | {"edges": [*_ROWS, (9, 2500), (130, 512)], "bench": ()})
 _add("bias_relu_dropout_backward", lambda x, n, d: {"dy": x(n, d), "y": x(n, d), "p": 0.3},
      lambda dy, y, p, p_is="drop": reference.bias_relu_dropout_backward(dy, y, _share(p, p_is)),
      kernels=("bias_relu_backward",), outputs=("out", "dbias"), in_place="dy", **_sums,

@@ -23,6 +23,7 @@ from fastopt.nn import (
     losses,
     lr_range,
     many,
+    metrics,
     model,
     monitor,
     norms,
@@ -31,6 +32,7 @@ from fastopt.nn import (
     preprocessing,
     residual,
     shapes,
+    snapshots,
     trace,
     training,
     transfer,
@@ -56,6 +58,7 @@ from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
 from fastopt.nn.shapes import *
+from fastopt.nn.snapshots import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
 from fastopt.nn.transfer import *
@@ -80,6 +83,7 @@ __all__ = [
     *preprocessing.__all__,
     *residual.__all__,
     *shapes.__all__,
+    *snapshots.__all__,
     *trace.__all__,
     *training.__all__,
     *transfer.__all__,
@@ -87,5 +91,6 @@ __all__ = [
     "curvature",
     "debug",
     "lsuv",
+    "metrics",
     "monitor",
 ]
