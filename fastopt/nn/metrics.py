@@ -29,6 +29,9 @@ Metric = Callable[[Array, Array], float]
 MetricsLike = str | Metric | Sequence[str | Metric] | Mapping[str, str | Metric]
 
 
+#: For which there is memory for a matrix.
+MOST_CLASSES = 2**14
+
 # ---- Of NumPy alone -------------------------------------------------------------------------------------------------
 
 
@@ -113,7 +116,7 @@ def confusion_matrix(y: Array, scores: Array, classes: int | None = None) -> Arr
     scores : ndarray (n, classes) or (n,)
         Scores, of which the largest counts, the first of equal ones; or labels that were predicted.
     classes : int, optional
-        The number of classes; that of the scores, or one more than the largest label, where absent.
+        The number of classes, at most 16,384; that of the scores, or one more than the largest label, where absent.
 
     Returns
     -------
@@ -144,8 +147,10 @@ def confusion_matrix(y: Array, scores: Array, classes: int | None = None) -> Arr
                 raise TypeError(f"{name} must be integer labels (n,), of 0 or more, got {labels.dtype} {labels.shape}")
         if y.shape != scores.shape:
             raise ValueError(f"scores must have one label for each of y, {len(y)}, got {len(scores)}")
-        predicted, found = scores, int(max([-1, *y[:1], *scores[:1], *([y.max(), scores.max()] if y.size else [])])) + 1
-    count = found if classes is None else checks.integer("classes", classes, max(1, found))
+        predicted, found = scores, max(int(y.max()), int(scores.max())) + 1 if y.size else 0
+    if found > MOST_CLASSES:
+        raise ValueError(f"y and scores must be of at most {MOST_CLASSES} classes, got {found}")
+    count = found if classes is None else checks.integer("classes", classes, max(1, found), MOST_CLASSES)
     pairs = y.astype(np.int64) * count + predicted.astype(np.int64)
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
