@@ -14,7 +14,7 @@ ROOT = Path(fastopt.__file__).parent
 #: Who may know whom, the parts of fastopt from the top down: each imports only from what is further down.
 CHAIN = (
     ("cli",),
-    ("bench",),
+    ("bench", "gallery"),
     ("cases",),
     ("sklearn",),
     ("onnx", "optuna"),

@@ -43,6 +43,15 @@ class Histories(list[History]):
     errors : dict of Exception
         What the runs that failed have raised, by the number of the model. Their histories have the epochs of before,
         and say so in ``stopped``.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> models = [nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:], seed=seed) for seed in range(3)]
+    >>> histories = nn.fit_many(models, x, y, epochs=2)
+    >>> [len(history["loss"]) for history in histories], histories.errors
+    ([2, 2, 2], {})
     """
 
     def __init__(self, histories: Sequence[History], errors: Mapping[int, Exception]) -> None:
@@ -68,6 +77,20 @@ class FitManyError(ExceptionGroup[Exception]):
     ----------
     histories : Histories
         Of all models.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> models = [nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:], seed=seed) for seed in range(2)]
+    >>> class Failing(nn.Callback):
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         raise OSError("the disk is full")
+    >>> try:
+    ...     nn.fit_many(models, x, y, epochs=2, callbacks=lambda i: [Failing()] * i)
+    ... except nn.FitManyError as error:
+    ...     print(error.histories.errors, len(error.histories[0]["loss"]))
+    {1: OSError('the disk is full')} 2
     """
 
     histories: Histories

@@ -89,6 +89,15 @@ class Program:
         For each batch of a run, the mean loss and the total sample weight, and the number of right answers.
     native : bool
         Whether C runs all of it, so that a run may have many batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
+    >>> program = model.compile(8, loss=nn.softmax_cross_entropy)
+    >>> program.native, sorted(program.grads)
+    (True, ['0.bias', '0.weight', '1.bias', '1.weight'])
     """
 
     def __init__(
