@@ -403,7 +403,8 @@ def ends(comm, how, folder):
     path = os.path.join(folder, "run.npz" if comm.Get_rank() == 0 else "nothing.npz")
     model = cnn()
     checkpoint = nn.ModelCheckpoint(path, resume=True)
-    callbacks = [Ends(comm, how), nn.EarlyStopping("loss"), checkpoint]
+    average = nn.WeightAverage(fastopt.EMA(model.params, 0.9))
+    callbacks = [Ends(comm, how), nn.EarlyStopping("loss"), average, checkpoint]
     history = model.fit(X, Y, epochs=4, batch_size=25, callbacks=callbacks, comm=comm)
     return history["loss"], {name: array.copy() for name, array in model.params.items()}
 
