@@ -673,12 +673,13 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "CSVLogger": {"path": "log.csv"},
     "LearningRateScheduler": {"schedule": lambda epoch, lr: 0.1},
     "ModelCheckpoint": {"path": "checkpoint.npz"},
+    "Snapshots": {"cycles": 3},
     "TensorBoard": {"folder": "board"},
     "WeightAverage": {"average": fastopt.EMA([np.ones(3)])},
 }
 _FEW = [nn.CSVLogger, nn.EarlyStopping, nn.LearningRateScheduler, nn.Lines, nn.ModelCheckpoint, nn.ReduceLROnPlateau]
 _FEW += [nn.TensorBoard, nn.Hinge, nn.Huber, nn.L1, nn.SigmoidCrossEntropy, nn.SoftmaxCrossEntropy, nn.SquaredError]
-_FEW += [nn.WeightAverage]
+_FEW += [nn.Snapshots, nn.WeightAverage]
 _FEW += [cls for name, cls in Initializer.classes.items() if cls.__module__.startswith("fastopt.")]
 for _cls in _FEW:
     CALLS[f"nn.{_cls.__name__}"] = _constructor(_cls, **_NEEDED.get(_cls.__name__, {}))
@@ -768,6 +769,12 @@ _METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save", "adapt"
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
 CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in _METHODS}
 CALLS["nn.Sequential.trainer, called"] = _trainer
+for _name in ("accuracy", "confusion_matrix", "top_k"):
+    plain(
+        f"nn.metrics.{_name}",
+        getattr(nn.metrics, _name),
+        lambda x, rng, name=_name: {"y": np.arange(8) % 3, "scores": x(8, 5), **({"k": 2} if name == "top_k" else {})},
+    )
 plain("nn.Shuffled", nn.Shuffled, lambda x, rng: {"n": 20, "batch_size": 4})
 plain("nn.InOrder", nn.InOrder, lambda x, rng: {"n": 20, "batch_size": 4})
 plain("nn.Stratified", nn.Stratified, lambda x, rng: {"y": np.arange(20) % 3, "batch_size": 4})

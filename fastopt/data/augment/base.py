@@ -123,7 +123,12 @@ class Augmentation:
     """The base of augmentations: ``augmentation(x, y, rng)`` returns a batch that was changed at random.
 
     Images are (n, h, w, c), uint8 or real numbers, and stay of their type. x and y are never written to, and
-    may be what is returned. Each image is changed with probability `p`, independently of the others.
+    may be what is returned.
+
+    Parameters
+    ----------
+    p : float, default 1.0
+        The probability for an image to be changed, independently of the others, in [0, 1].
 
     Examples
     --------

@@ -244,6 +244,16 @@ def rectangles(h: int, w: int, heights: Array, widths: Array, rng: Rng) -> Array
 class ToFloat(Augmentation):
     """Bytes as float32 in [0, 1]; real numbers stay as they are. The last one of a chain on images of bytes.
 
+    Parameters
+    ----------
+    p : float, default 1.0
+        1: images of a batch have one type.
+
+    Raises
+    ------
+    ValueError
+        Where `p` is another one.
+
     Examples
     --------
     >>> import numpy as np
