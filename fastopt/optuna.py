@@ -1,5 +1,9 @@
 """Trials of an Optuna study that are pruned while they train: the extra ``optuna``, without which the import of this
 module is an ImportError.
+
+>>> import optuna
+>>> from fastopt.optuna import Pruning
+>>> callback = Pruning(optuna.trial.FixedTrial({}), "val_accuracy")  # of `fit`, within an objective
 """
 
 from __future__ import annotations
