@@ -34,6 +34,8 @@ if MACHINE.endswith(("x86_64", "amd64")):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
     ISA_FLAGS["avx512"] = [*ISA_FLAGS["avx2"], *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl"))]
     ISA_FLAGS["avx512"] += ["-mprefer-vector-width=512"]
+    if os.environ.get("FASTOPT_SMALL"):  # wheels: what only CPUs without AVX2 and FMA run
+        ISA_FLAGS["baseline"] += ["-Os"]
 
 HEADERS = [f for pattern in ("csrc/*.[hdi]*", "csrc/steps/*", "csrc/layers/*") for f in glob(pattern)]
 
