@@ -3,7 +3,8 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon neon-test clang-test sanitize tsan wheel clean
+.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon neon-test clang-test sanitize tsan wheel \
+  release clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -98,6 +99,10 @@ tsan:  ## the thread pool under ThreadSanitizer, and with forks
 
 wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q
+
+release:  ## wheels for Linux and macOS, and the source distribution, from this machine: the same bytes twice
+	.venv/bin/pip install -q -e '.[release]'
+	$(PYTHON) .ci/release --twice
 
 clean:
 	rm -rf build dist .venv *.egg-info fastopt/*.so fastopt/_kernels.c
