@@ -3,8 +3,8 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz kill hostile check alone format vec neon neon-test clang-test sanitize tsan wheel \
-  release clean
+.PHONY: dev build test fast bench fuzz kill gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs \
+  tutorial release clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -73,6 +73,9 @@ clang-test:  ## the table of hashes, with kernels that clang compiles (CLANG)
 	cd build/clang && PYTHONPATH=$(CURDIR)/build/clang/site $(abspath $(PYTHON)) -P -m pytest -q -p no:cacheprovider \
 	  -c source/pyproject.toml --rootdir source source/tests/test_bits.py
 
+gallery:  ## docs/gallery: every picture, and the page of their captions
+	$(PYTHON) -m fastopt gallery --out docs/gallery --page
+
 hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
 	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)
 
@@ -103,6 +106,12 @@ wheel:  ## source distribution, and the wheel made from it
 release:  ## wheels for Linux and macOS, and the source distribution, from this machine: the same bytes twice
 	.venv/bin/pip install -q -e '.[release]'
 	$(PYTHON) .ci/release --twice
+
+docs:  ## the documentation site, in build/site/index.html (extra docs); a warning is an error
+	$(PYTHON) docs/site/build.py
+
+tutorial:  ## run the tutorial: what it prints and draws, and its notebook (extra docs)
+	$(PYTHON) docs/tutorial/make.py
 
 clean:
 	rm -rf build dist .venv *.egg-info fastopt/*.so fastopt/_kernels.c

@@ -1,8 +1,9 @@
-"""The command line: fastopt train | ablate | landscape | bench | info."""
+"""The command line: fastopt train | ablate | landscape | gallery | bench | info."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import codecs
 import contextlib
 import ctypes
@@ -17,20 +18,24 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, checks, data, nn
+from fastopt import _kernels, checks, data, files, mpi, nn
 from fastopt import bench as benchmarks
+from fastopt import gallery as pictures
 from fastopt.drawing import require_matplotlib
-from fastopt.landscape import SURFACES, best, check_path, draw
+from fastopt.landscape import SURFACES, Descent, Surface, best, check_path, descend, draw, expression, surface
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import cosine
+
+T = TypeVar("T")
 
 # ---- The command ----------------------------------------------------------------------------------------------------
 
@@ -72,31 +77,55 @@ def main(arguments: list[str] | None = None) -> int:
     """
     with _streams():
         try:
-            try:
-                parsed = _parser().parse_args(arguments)
-                return int(parsed.run(parsed) or FINE)
-            finally:
-                _flush()
-        except KeyboardInterrupt:
-            return _say("interrupted", INTERRUPTED)
-        except BrokenPipeError:
-            return CLOSED
-        except Failure as error:
-            return _say(str(error), FAILED)
-        except OSError as error:
-            return _say(_described(error), USAGE if isinstance(error, _OF_PATHS) else FAILED)
-        except MemoryError as error:
-            return _say(f"not enough memory: {error}" if str(error) else "not enough memory", FAILED)
-        except (ValueError, ImportError) as error:
+            comm = mpi.world()
+        except ImportError as error:
             return _say(str(error), USAGE)
+        with _silence_unless_first(comm):
+            return _main(arguments, comm)
+
+
+def _main(arguments: list[str] | None, comm: Any) -> int:
+    try:
+        try:
+            parsed = _parser().parse_args(arguments)
+            if comm is not None and parsed.run is not train:
+                raise ValueError(f"{parsed.run.__name__} is for one process: of mpiexec, train alone makes use")
+            return int(parsed.run(parsed) or FINE)
+        finally:
+            _flush()
+    except BrokenPipeError:
+        return CLOSED
+    except mpi.Elsewhere as error:
+        return _say(str(error), FAILED if error.error is None else _described(error.error)[1])
+    except (KeyboardInterrupt, Failure, OSError, MemoryError, ValueError, ImportError) as error:
+        return _say(*_described(error))
+
+
+@contextlib.contextmanager
+def _silence_unless_first(comm: Any) -> Iterator[None]:
+    """Drop what other ranks than the first print."""
+    with contextlib.ExitStack() as stack:
+        if comm is not None and comm.Get_rank() > 0:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 #: What the operating system says of a path that was given.
 _OF_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-def _described(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename!r}" if error.strerror and error.filename else str(error)
+def _described(error: BaseException) -> tuple[str, int]:
+    """What is said of an exception, and the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, OSError):
+        text = f"{error.strerror}: {error.filename!r}" if error.strerror and error.filename else str(error)
+        return text, USAGE if isinstance(error, _OF_PATHS) else FAILED
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory", FAILED
+    return str(error), USAGE if isinstance(error, (ValueError, ImportError)) else FAILED
 
 
 def _say(message: str, status: int) -> int:
@@ -153,8 +182,29 @@ def _optimizer(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _optimizers(text: str) -> list[str]:
-    return [_optimizer(each) for each in text.split(",")]
+def _optimizers(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Optimizers with hyperparameters, of ``name:key=value:…,name``."""
+    found = []
+    for each in text.split(","):
+        name, *settings = each.split(":")
+        hyper = {}
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not (equals and key.strip().isidentifier()):
+                raise argparse.ArgumentTypeError(f"hyperparameters must be NAME=VALUE, got {setting!r}")
+            try:
+                hyper[key.strip()] = ast.literal_eval(value.strip())
+            except (ValueError, SyntaxError):
+                hyper[key.strip()] = value.strip()
+        found.append((_optimizer(name), hyper))
+    return found
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
+    commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | gallery | bench | info")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", choices=["mlp", "cnn"], default="cnn", help="default: cnn")
@@ -219,21 +269,52 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "landscape",
         help="plot the paths of optimizers on a surface",
-        description="Plot the paths of optimizers on a surface, each with its best learning rate of some (extra plot).",
+        description="Plot the paths of optimizers on a surface, or a function of your own (extra plot): each with its "
+        "best learning rate of some, or with those that are given.",
+        epilog="example: fastopt landscape --function 'x**2 + y**2 + 2*sin(4*x)' --start=-2.5,2 --limits=-3,3,-2.5,2.5 "
+        "--optimizers momentum:momentum=0.5,momentum:momentum=0.9 --rates 0.01 --out mine.png",
     )
     command.set_defaults(run=landscape)
-    command.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
+    ground = command.add_mutually_exclusive_group()
+    ground.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
+    ground.add_argument(
+        "--function", metavar="FORMULA", help="your own, of x, y, numbers, + - * / % ** and NumPy's exp, sin, …"
+    )
+    command.add_argument("--start", type=_numbers, metavar="X,Y", help="--start=-2,1 (default: that of the surface)")
+    command.add_argument(
+        "--limits", type=_numbers, metavar="L,R,B,T", help="left, right, bottom and top of the plot (default: its own)"
+    )
     command.add_argument(
         "--optimizers",
         type=_optimizers,
         metavar="A,B,…",
-        help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)",
+        help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there), also with hyperparameters: "
+        "momentum:momentum=0.5,adam:beta1=0.8:beta2=0.9",
+    )
+    command.add_argument(
+        "--rates", type=_numbers, metavar="A,B,…", help="a run with each of these rates (default: the best of some)"
     )
     command.add_argument("--steps", type=int, help="default: that of the surface")
-    command.add_argument("--seed", type=int, default=0, help="decides the noise of noisy-bowl (default: 0)")
+    command.add_argument("--noise", type=float, help="the standard deviation of that of gradients (default: its own)")
+    command.add_argument("--seed", type=int, default=0, help="decides the noise (default: 0)")
     command.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help=".png, .svg, .pdf, or .gif for an animation"
     )
+
+    command = commands.add_parser(
+        "gallery",
+        help="draw the pictures of a course, each from real runs",
+        description="Draw the pictures of a course on neural networks, each from real runs (extra plot).",
+    )
+    command.set_defaults(run=gallery)
+    command.add_argument(
+        "names", nargs="*", metavar="NAME", help="which (default: all; --list names them), or a .py file of your own"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="where to write them")
+    command.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="default: png")
+    command.add_argument("--page", action="store_true", help="also write README.md, the page of all with captions")
+    command.add_argument("--list", action="store_true", help="list names and titles, and draw nothing")
+    command.add_argument("--source", action="store_true", help="print the files that make them, and draw nothing")
 
     command = commands.add_parser("bench", help="measure every kernel beside NumPy")
     command.set_defaults(run=bench)
@@ -338,9 +419,24 @@ def _was_interrupted(history: nn.History) -> bool:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, evaluate on held-out data, and write model, history and curves; and while it trains, checkpoints."""
-    if checks.integer("seeds", arguments.seeds, 1) > 1:
+    with mpi.joined(mpi.world()) as group:
+        if checks.integer("seeds", arguments.seeds, 1) == 1:
+            return _train_one(arguments, group)
+        if group is not None:
+            raise ValueError(f"--seeds must be 1 where mpiexec starts several processes, got {arguments.seeds}")
         return _train_many(arguments)
-    _check_folder(arguments)
+
+
+def _train_one(arguments: argparse.Namespace, group: mpi.Group | None) -> int:
+    """`train` with one seed, by one process or a group of them, of which the first reads and writes in the folder."""
+    is_first = group is None or group.rank == 0
+
+    def by_first(function: Callable[[], T]) -> T | None:
+        if group is None:
+            return function()
+        return group.of_first(group.together(lambda: function() if is_first else None))
+
+    by_first(lambda: _check_folder(arguments))
     if arguments.monitor:
         require_matplotlib()
     x, y, x_test, y_test = data.load(arguments.data)
@@ -355,11 +451,15 @@ def train(arguments: argparse.Namespace) -> int:
         f"seed {arguments.seed}, batches of {batch_size}, {bound!r}",
         flush=True,
     )
-    with _folder(arguments.out) as out:
+    with contextlib.ExitStack() as stack:
+        out = by_first(lambda: stack.enter_context(_folder(arguments.out)))
+        assert out is not None
         checkpoint = out / CHECKPOINT
         if arguments.overwrite:
-            for name in (CHECKPOINT, *_OF_SEEDS):
-                (out / name).unlink(missing_ok=True)
+            by_first(lambda: _remove(out, CHECKPOINT, *_OF_SEEDS))
+        if group is not None:
+            told = f"where one is lost, all end, and --resume --out {out} goes on from the last epoch"
+            print(f"{group.size} ranks, each on its part of every batch; {told}", flush=True)
         same = _SameArguments(arguments, bound.lr)
         try:
             history = _fit(
@@ -376,26 +476,39 @@ def train(arguments: argparse.Namespace) -> int:
                     *([nn.monitor.Monitor()] if arguments.monitor else []),
                     nn.ModelCheckpoint(checkpoint, resume=arguments.resume),
                 ],
+                comm=mpi.world(),
             )
         except nn.NonFiniteError as error:
             kept = "no model was written"
             if error.epochs:
                 kept = f"{checkpoint} has the model of epoch {error.epochs}"
                 same.run.history.add({"loss": math.nan})  # that of the epoch which was not completed
-                kept += "".join(f", {out / name} shows the run" for name in _draw(same.run.history, out))
+                drawn = by_first(lambda: _draw(same.run.history, out))
+                kept += "".join(f", {out / name} shows the run" for name in drawn or [])
             raise Failure(f"{error}; {kept}; try a lower --lr") from error
-        model.save(out / "model.npz")
-        history.save(out / "history.json")
+        by_first(lambda: _write(model, history, out))
+    by_first(lambda: print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}"))
+    return INTERRUPTED if _was_interrupted(history) else FINE
+
+
+def _write(model: nn.Sequential, history: nn.History, out: Path) -> None:
+    """Write what a run leaves, in the place of its checkpoint where it is complete."""
+    model.save(out / "model.npz")
+    history.save(out / "history.json")
     written = ["model.npz", "history.json", *_draw(history, out)]
     if len(written) == 2:
         print("no picture of the curves: matplotlib is not installed")
     print(f"wrote {', '.join(str(out / name) for name in written)}")
+    checkpoint = out / CHECKPOINT
     if not history.stopped:
         checkpoint.unlink(missing_ok=True)
     elif checkpoint.exists():
         print(f"--resume --out {out} goes on from {checkpoint}")
-    print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
-    return INTERRUPTED if _was_interrupted(history) else FINE
+
+
+def _remove(out: Path, *names: str) -> None:
+    for name in names:
+        (out / name).unlink(missing_ok=True)
 
 
 def _train_many(arguments: argparse.Namespace) -> int:
@@ -420,8 +533,7 @@ def _train_many(arguments: argparse.Namespace) -> int:
     )
     with _folder(arguments.out) as out:
         if arguments.overwrite:
-            for name in (CHECKPOINT, *_WRITTEN, *_OF_SEEDS):
-                (out / name).unlink(missing_ok=True)
+            _remove(out, CHECKPOINT, *_WRITTEN, *_OF_SEEDS)
         histories = _fit_many(
             models,
             optimizers,
@@ -602,16 +714,112 @@ def ablate(arguments: argparse.Namespace) -> None:
 
 def landscape(arguments: argparse.Namespace) -> None:
     """Run optimizers on a surface, print their last points, and plot their paths."""
-    surface = SURFACES[arguments.surface]
-    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers
     check_path(arguments.out)
-    runs = [best(name, arguments.surface, steps=arguments.steps, seed=arguments.seed) for name in names]
+    ground = _ground(arguments)
+    chosen = [(name, {}) for name in ground.optimizers] if arguments.optimizers is None else arguments.optimizers
+    jobs = []
+    for name, hyper in chosen:
+        rates = (hyper["lr"],) if "lr" in hyper else arguments.rates
+        options = {key: value for key, value in hyper.items() if key != "lr"}
+        try:
+            for rate in rates or (1.0,):
+                OPTIMIZERS[name](np.zeros(2), lr=rate, **options)
+        except TypeError as error:  # there is no such hyperparameter
+            raise ValueError(str(error)) from error
+        jobs.append((name, rates, {"steps": arguments.steps, "seed": arguments.seed, **options}))
+    runs: list[Descent] = []
+    for name, rates, options in jobs:
+        if rates is None:
+            runs.append(best(name, ground, **options))
+        else:
+            runs += [descend(name, ground, rate, **options) for rate in rates]
+    wide = max(20, *(len(run.label) for run in runs))
     for run in runs:
         x, y = run.points[-1]
-        place = f"({x:.4f}, {y:.4f}), {surface.excess(x, y):.1e} above the minimum"
-        print(f"{run.optimizer:<20}  lr {run.lr:<6g}  ends at {place}")
-    draw(arguments.surface, runs, arguments.out)
+        rate = f"{run.optimizer:<20}  lr {run.lr:<6g}" if not run.hyper else f"{run.label:<{wide}}"
+        print(f"{rate}  ends at ({x:.4f}, {y:.4f}), {ground.excess(x, y):.1e} above the minimum")
+    draw(ground, runs, arguments.out)
     print(f"wrote {arguments.out}")
+
+
+def _ground(arguments: argparse.Namespace) -> Surface:
+    """The surface that is meant: one of ours, maybe changed, or one of a formula."""
+    if arguments.function is not None:
+        for option in ("start", "limits"):
+            if getattr(arguments, option) is None:
+                raise ValueError(f"--function needs --{option}")
+        function = expression(arguments.function)
+        options = {} if arguments.noise is None else {"noise": arguments.noise}
+        return surface(function, start=arguments.start, limits=arguments.limits, title=arguments.function, **options)
+    known = SURFACES[arguments.surface]
+    if arguments.start is None and arguments.limits is None and arguments.noise is None:
+        return known
+    changed = surface(
+        known.function,
+        gradient=known.gradient,
+        start=known.start if arguments.start is None else arguments.start,
+        limits=known.limits if arguments.limits is None else arguments.limits,
+        steps=known.steps,
+        optimizers=known.optimizers,
+        noise=known.noise if arguments.noise is None else arguments.noise,
+        title=known.title,
+    )
+    return changed._replace(minima=known.minima)
+
+
+# ---- gallery ------------------------------------------------------------------------------------------------
+
+
+def gallery(arguments: argparse.Namespace) -> None:
+    """Draw pictures, or list them, or print their files."""
+    names: list[str] = arguments.names or list(pictures.NAMES)
+    if arguments.source:
+        for name in names:
+            print(pictures.source(name), end="")
+        return
+    modules = {module.__name__.rpartition(".")[2]: module for module in map(pictures.load, names)}
+    if arguments.list:
+        wide = max(map(len, modules))
+        for name, module in modules.items():
+            print(f"{name:<{wide}}  {pictures.title(module)}")
+        return
+    if arguments.out is None:
+        raise ValueError("--out must be given: the folder to write to")
+    require_matplotlib()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    troubles = []
+    for name, module in _progress(modules):
+        path = arguments.out / f"{name}.{arguments.format}"
+        try:
+            data = module.run()
+        except ImportError as error:  # of an extra
+            troubles.append(f"{name}: {error}")
+            continue
+        pictures.save(module.draw(data), path)
+        print(f"wrote {path}", flush=True)
+        try:
+            module.claim(data)
+        except AssertionError as error:
+            troubles.append(f"{name}: what its caption claims does not hold" + (f": {error}" if str(error) else ""))
+    if arguments.page:
+        files.replace(arguments.out / "README.md", lambda file: file.write(pictures.page().encode()))
+        print(f"wrote {arguments.out / 'README.md'}")
+    if troubles:
+        raise Failure("; ".join(troubles))
+
+
+def _progress(modules: dict[str, ModuleType]) -> Iterator[tuple[str, ModuleType]]:
+    """The pictures, with a progress bar of tqdm in a terminal, if that is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from modules.items()
+        return
+    with tqdm(modules.items(), unit="picture", disable=None) as bar:  # which it is where there is no terminal
+        for name, module in bar:
+            bar.set_description(name)
+            bar.clear()
+            yield name, module
 
 
 # ---- bench and info -----------------------------------------------------------------------------------------

@@ -31,7 +31,14 @@ from fastopt import _kernels, checks
 
 
 def get_num_threads() -> int:
-    """The largest number of threads that a kernel uses, including the calling one."""
+    """The largest number of threads that a kernel uses, including the calling one.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> 1 <= fastopt.get_num_threads() <= 256
+    True
+    """
     return _kernels.get_num_threads()
 
 
@@ -47,6 +54,15 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         Where `n` is not such a number.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> before = fastopt.get_num_threads()
+    >>> fastopt.set_num_threads(1)
+    >>> fastopt.get_num_threads()
+    1
+    >>> fastopt.set_num_threads(before)
     """
     _kernels.set_num_threads(checks.integer("n", n, 1, _kernels.MAX_THREADS))
     _Default.holds = False
@@ -100,10 +116,19 @@ def blas_on_one_thread() -> Iterator[None]:
                 _Blas.limits = None
 
 
+def cpus() -> set[int]:
+    """The numbers of the CPUs that this process may use by its affinity."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def available() -> int:
     """The number of CPUs that this process may use, at least 1 and at most 256."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(cpus, _quota(Path("/")), _kernels.MAX_THREADS)))
+    return max(1, math.floor(min(len(cpus()), _quota(Path("/")), _kernels.MAX_THREADS)))
+
+
+def is_default() -> bool:
+    """Whether nobody has said how many threads kernels use."""
+    return _Default.holds
 
 
 #: Where a control group of version 2, and one of version 1, has its quota and its period.

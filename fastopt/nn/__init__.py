@@ -18,10 +18,12 @@ from fastopt.nn import (
     embedding,
     exchange,
     init,
+    keras,
     layers,
     losses,
     lr_range,
     many,
+    metrics,
     model,
     monitor,
     norms,
@@ -30,6 +32,7 @@ from fastopt.nn import (
     preprocessing,
     residual,
     shapes,
+    snapshots,
     trace,
     training,
     transfer,
@@ -41,6 +44,7 @@ from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
 from fastopt.nn.exchange import *
 from fastopt.nn.init import *
+from fastopt.nn.keras import *
 from fastopt.nn.layers import *
 from fastopt.nn.losses import *
 from fastopt.nn.lr_range import *
@@ -54,6 +58,7 @@ from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
 from fastopt.nn.shapes import *
+from fastopt.nn.snapshots import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
 from fastopt.nn.transfer import *
@@ -67,6 +72,7 @@ __all__ = [
     *embedding.__all__,
     *exchange.__all__,
     *init.__all__,
+    *keras.__all__,
     *layers.__all__,
     *losses.__all__,
     *lr_range.__all__,
@@ -77,6 +83,7 @@ __all__ = [
     *preprocessing.__all__,
     *residual.__all__,
     *shapes.__all__,
+    *snapshots.__all__,
     *trace.__all__,
     *training.__all__,
     *transfer.__all__,
@@ -84,5 +91,6 @@ __all__ = [
     "curvature",
     "debug",
     "lsuv",
+    "metrics",
     "monitor",
 ]

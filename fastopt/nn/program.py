@@ -29,10 +29,11 @@ from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.lowering import Buffer, Item, Place, Shared, Writer, buffers_in, lower, resolved
+from fastopt.nn.metrics import Metric, MetricsLike, checked_metrics, value_of
 from fastopt.nn.orders import Indices
 from fastopt.nn.stack import Stack, room_for_convolutions
-from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
+from fastopt.nn.targets import accuracy, are_labels, count_right
 
 #: Batches of one call of C at most: as many have room in the tables of results.
 MOST_BATCHES = 1024
@@ -79,6 +80,8 @@ class Program:
         Whether a loss or a gradient that is not finite stops a batch.
     outputs : bool, default False
         Whether outputs are written in training, too: see `aim`.
+    shared : Shared, optional
+        Which part of a batch it is for.
 
     Attributes
     ----------
@@ -88,6 +91,15 @@ class Program:
         For each batch of a run, the mean loss and the total sample weight, and the number of right answers.
     native : bool
         Whether C runs all of it, so that a run may have many batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
+    >>> program = model.compile(8, loss=nn.softmax_cross_entropy)
+    >>> program.native, sorted(program.grads)
+    (True, ['0.bias', '0.weight', '1.bias', '1.weight'])
     """
 
     def __init__(
@@ -99,10 +111,11 @@ class Program:
         targets: Targets | None = None,
         check: bool = True,
         outputs: bool = False,
+        shared: Shared | None = None,
     ) -> None:
         self.n, self.training = n, loss is not None
         self._loss = loss  # held, as programs are found again by the identity of their loss
-        self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
+        self.grads: Mapping[str, Array] = {} if loss is None else shared.grads if shared else model.gradients()
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
@@ -110,7 +123,7 @@ class Program:
         self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
-        p = Writer(n, model.dtype, self.grads if loss is not None else None)
+        p = Writer(n, model.dtype, self.grads if loss is not None else None, shared)
         for array in model.state.values() if self.training else ():
             self._kept.append((array, np.empty_like(array)))
             p.add("copy", self._kept[-1][1], array)
@@ -550,7 +563,7 @@ class Compiled(Stack, loadable=False):
         *,
         batch_size: int = 256,
         loss: LossLike = softmax_cross_entropy,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: MetricsLike | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -566,8 +579,8 @@ class Compiled(Stack, loadable=False):
         batch_size : int, default 256
         loss : callable or str, default softmax_cross_entropy
             As for `fit`.
-        metrics : dict of callable, optional
-            As for `fit`: functions ``f(targets, scores)`` by the names of their values.
+        metrics : str, callable, or sequence or dict of these, optional
+            As for `fit`.
 
         Returns
         -------
@@ -582,7 +595,7 @@ class Compiled(Stack, loadable=False):
         x, y, made = samples(self, x, y, loss)
         weight = weights(sample_weight, None, y, made, self.dtype)
         size = checks.integer("batch_size", batch_size, 1)
-        return self.measure(x, y, weight, size=size, loss=made, metrics=checked_metrics(metrics))
+        return self.measure(x, y, weight, size=size, loss=made, metrics=checked_metrics(metrics, made, y))
 
     def measure(
         self,
@@ -594,10 +607,18 @@ class Compiled(Stack, loadable=False):
         loss: Loss,
         size: int = 256,
         metrics: Mapping[str, Metric],
+        share: Callable[[Callable[[int, int], Array], int], Array] | None = None,
     ) -> dict[str, float]:
         """`evaluate`, of arguments that were checked; with `rows`, those of x are meant, and y and weights are of them
-        alone."""
-        output = self._outputs(x, rows, size)
+        alone. ``share(outputs, n)`` returns the outputs of all n, of which ``outputs(begin, end)`` computes some."""
+
+        def outputs(begin: int, end: int) -> Array:
+            if rows is None:
+                return self._outputs(x[begin:end], None, size)
+            return self._outputs(x, rows[begin:end], size)
+
+        n = len(x) if rows is None else len(rows)
+        output = outputs(0, n) if share is None else share(outputs, n)
         measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)
