@@ -82,6 +82,12 @@ def test_the_description_has_no_links_that_an_index_cannot_follow(monkeypatch):
     assert "docs/training.md has its layers" in text  # the words of a link stay
 
 
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [path.parent.relative_to(ROOT) for path in (ROOT / "fastopt").rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(path.parts) for path in found)
+
+
 def test_licences_are_in_the_root_and_named(monkeypatch):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["license"] == "MIT AND CC-BY-4.0"
