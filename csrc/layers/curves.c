@@ -53,14 +53,15 @@ INLINE real curve_value(enum activation kind, real x, real alpha)
     }
 }
 
-/* The derivative as a function of y or x. */
-INLINE real curve_slope(enum activation kind, real from, real alpha)
+/* The derivative as a function of y or x. `one` is 1, which the compiler is not to know: it would not multiply by that,
+ * and so leave a denormal dy what it is. */
+INLINE real curve_slope(enum activation kind, real from, real alpha, real one)
 {
     switch (kind) {
     case LEAKY_RELU:
-        return from > 0 ? 1 : alpha;
+        return from > 0 ? one : alpha;
     case ELU:
-        return from > 0 ? 1 : from + alpha;
+        return from > 0 ? one : from + alpha;
     case TANH:
         return 1 - from * from;
     case SIGMOID:
@@ -84,10 +85,12 @@ INLINE real curve_slope(enum activation kind, real from, real alpha)
 /* out = value(x), or with dy, out = dy slope(x). */
 INLINE void curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
+    const volatile real unknown = 1;
+    const real one = unknown;
     for (struct range part = up_to_line(own, out); part.begin < own.end; part = after(part, own))
 #pragma omp simd
         for (int64_t i = part.begin; i < part.end; ++i)
-            out[i] = dy ? dy[i] * curve_slope(kind, x[i], alpha) : curve_value(kind, x[i], alpha);
+            out[i] = dy ? dy[i] * curve_slope(kind, x[i], alpha, one) : curve_value(kind, x[i], alpha);
 }
 
 /* Compiles the loop for each kind. */
