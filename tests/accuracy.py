@@ -48,12 +48,12 @@ def draws(seed: int, dtype: Any) -> dict[str, Draw]:
 
 
 def ulps(dtype: Any, y: Any, exact: Any, scale: Any = None) -> float:
-    """The largest error, in a type's ulp of each exact number, or of a scale; but of numbers beyond the type, or next to
-    its smallest normal number, below which kernels write zero."""
+    """The largest error, in a type's ulp of each exact number, or of a scale; but of numbers beyond the type, or within
+    2¹⁰ of its smallest normal number: products with what is below that are zero."""
     y, exact = np.asarray(y), np.asarray(exact, np.longdouble)
     info = np.finfo(dtype)
     size = np.abs(exact) if scale is None else np.maximum(np.abs(exact), scale)
-    told = np.isfinite(exact) & (np.abs(exact) < info.max) & (size >= 64 * info.tiny)
+    told = np.isfinite(exact) & (np.abs(exact) < info.max) & (size >= 1024 * info.tiny)
     if not told.any():
         return 0.0
     ulp = np.ldexp(np.longdouble(1), np.frexp(size[told])[1] - 1 - info.nmant)
