@@ -151,12 +151,15 @@ sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and Unde
 	  $$pytest $(addprefix source/tests/,hostile functional test_cases.py test_checks.py test_bridge.py test_kernel.py) && \
 	  $$pytest --quick $(addprefix source/tests/,test_random.py test_plan.py test_arena.py test_threads.py)
 
-tsan:  ## the thread pool under ThreadSanitizer, and with forks
+tsan:  ## the thread pool and programs under ThreadSanitizer, and the pool with forks
 	mkdir -p build
 	for mode in tsan forks; do \
 	  $(CC) $(call flags,baseline) -g $$([ $$mode = forks ] || echo -O1 -fsanitize=thread) -pthread -Icsrc \
 	    -o build/hammer-$$mode csrc/parallel.c tests/hammer_parallel.c || exit 1; done
+	$(CC) $(call flags,baseline) -g -O1 -fsanitize=thread -pthread -Icsrc -o build/hammer-programs csrc/parallel.c \
+	  csrc/program.c csrc/dispatch.c csrc/isa/baseline_float.c tests/hammer_programs.c -lm
 	TSAN_OPTIONS=halt_on_error=1 build/hammer-tsan
+	TSAN_OPTIONS=halt_on_error=1 build/hammer-programs
 	build/hammer-forks 500
 
 wheel:  ## source distribution, and the wheel made from it
