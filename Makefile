@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
 .PHONY: dev build test fast bench fuzz fuzz-build fuzz-kernels fuzz-readers kill faults accuracy coverage \
-  mutants memcheck leaks hostile check alone format vec neon neon-test clang-test sanitize tsan wheel clean
+  mutants memcheck hostile check alone format vec neon neon-test clang-test sanitize tsan wheel clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
