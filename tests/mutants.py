@@ -118,7 +118,8 @@ def of_python(source: str) -> Iterator[tuple[str, str]]:
 # ---- C ----------------------------------------------------------------------------------------------------------
 
 _TOKENS = [(r" \+ ", " - "), (r" - ", " + "), (r" \* ", " / "), (r" / ", " * "), (r" < ", " <= "), (r" > ", " >= "),
-    """Changes the node of a number, in the order of the walk; nothing in annotations, and no expression by itself."""
+           (r" \+= ", " -= "), (r" -= ", " += "), (r" <= ", " < "), (r" >= ", " > "), (r" && ", " || "),
+           (r" \? ", " ? !"),
            (r"\b0\b", "1"), (r"\b1\b", "2"), (r"\b2\b", "3")]  # fmt: skip
 
 
@@ -181,6 +182,8 @@ def try_all(name: str, most: int) -> tuple[int, list[str]]:
             shutil.copy(ROOT / file, folder / file)
         for library in (ROOT / "fastopt").glob("*.so"):
             shutil.copy(library, folder / "fastopt")
+        if path.endswith(".py"):
+            (folder / path).write_text(ast.unparse(ast.parse(source)))
         assert not noticed(folder, tests), f"the tests of {name} fail without a change"
         for what, changed in chosen:
             (folder / path).write_text(changed)

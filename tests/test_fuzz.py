@@ -72,3 +72,11 @@ def test_denormal_gradients_are_zeros(isa, dtype):
         assert not functional.activation_backward(tiny, x, kind).any()
     dx, _ = functional.prelu_backward(tiny[None], x[None], x)
     assert not dx.any()
+
+
+def test_denormal_hyperparameters_are_zeros(isa):
+    """Which of two equal numbers a maximum is, compilers choose; a denormal bound is equal to 0."""
+    param, prev_grad = np.ones((2, 70))
+    step_size = np.zeros(70)
+    functional.rprop(param, np.full(70, 0.5), step_size, prev_grad, min_step=1e-310, max_step=1.0)
+    assert not step_size.any()
