@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
 .PHONY: dev build test fast bench fuzz fuzz-build fuzz-kernels fuzz-readers kill faults accuracy coverage \
-  mutants memcheck hostile check alone format vec neon neon-test clang-test sanitize tsan wheel clean
+  mutants memcheck gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs tutorial clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -135,6 +135,9 @@ memcheck:  ## the kernels' inputs, and a cross-section of their tests, under val
 	  csrc/program.c build/memcheck/*.o -lm
 	valgrind -q --error-exitcode=9 --leak-check=full build/memcheck/replay tests/fuzz/kernels.txt
 
+gallery:  ## docs/gallery: every picture, and the page of their captions
+	$(PYTHON) -m fastopt gallery --out docs/gallery --page
+
 hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
 	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)
 
@@ -164,6 +167,12 @@ tsan:  ## the thread pool and programs under ThreadSanitizer, and the pool with 
 
 wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q
+
+docs:  ## the documentation site, in build/site/index.html (extra docs); a warning is an error
+	$(PYTHON) docs/site/build.py
+
+tutorial:  ## run the tutorial: what it prints and draws, and its notebook (extra docs)
+	$(PYTHON) docs/tutorial/make.py
 
 clean:
 	rm -rf build dist .venv *.egg-info fastopt/*.so fastopt/_kernels.c

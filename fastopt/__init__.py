@@ -10,6 +10,14 @@
 - `fastopt.nn`: a NumPy trainer for MLPs and CNNs (import it by name).
 - `fastopt.data`: datasets (import it by name).
 - `fastopt.reference`: every formula in plain NumPy (import it by name).
+
+>>> import numpy as np, fastopt
+>>> params = {"weight": np.array([[1.0, -2.0]]), "bias": np.array([0.5])}
+>>> optimizer = fastopt.Adam(params, lr=0.1)
+>>> for _ in range(100):
+...     optimizer.step({name: 2 * param for name, param in params.items()})  # the gradients of |p|², in place
+>>> bool(abs(params["weight"]).max() < 0.1)
+True
 """
 
 from fastopt import averaging, functional, gradients, interchange, matrices, optimizers

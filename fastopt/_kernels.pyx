@@ -220,7 +220,18 @@ cdef enum:
 # ---- Instruction sets ----------------------------------------------------------------------------------------------
 
 def isas():
-    """The instruction sets that this machine supports, the strongest first."""
+    """The instruction sets that this machine supports, the strongest first.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> set(fastopt.isas()) <= {"avx512", "avx2", "baseline", "neon"}
+    True
+    """
     cdef const fastopt_variant *variant = fastopt_variants
     names = []
     while variant.name != NULL:
@@ -234,7 +245,18 @@ _isa = None
 
 
 def isa():
-    """The instruction set in use."""
+    """The instruction set in use: the strongest, or what the environment variable ``FASTOPT_ISA`` says.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> fastopt.isa() in fastopt.isas()
+    True
+    """
     return _isa
 
 

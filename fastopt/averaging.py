@@ -164,6 +164,21 @@ class EMA(_WeightAverage):
     Notes
     -----
     B. Polyak and A. Juditsky, "Acceleration of stochastic approximation by averaging", 1992.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer, ema = fastopt.SGD(w, lr=1.0), fastopt.EMA(w, decay=0.9)
+    >>> optimizer.step(np.ones(2))
+    >>> ema.update()
+    >>> w
+    array([ 0., -3.])
+    >>> with ema.applied():  # evaluate here
+    ...     print(w)
+    [ 0.9 -2.1]
+    >>> w
+    array([ 0., -3.])
     """
 
     def __init__(self, params: Arrays, decay: float = 0.999, *, warmup: bool = False) -> None:
@@ -187,6 +202,16 @@ class SWA(_WeightAverage):
     -----
     P. Izmailov et al., "Averaging weights leads to wider optima and better generalization", 2018, algorithm 1. Batch
     norm's running statistics are those of other weights: compute them anew before you evaluate.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.zeros(1)
+    >>> swa = fastopt.SWA(w)
+    >>> for w[0] in (1.0, 2.0, 6.0):  # the ends of three epochs
+    ...     swa.update()
+    >>> swa.averages
+    array([3.])
     """
 
     def _weight(self) -> float:
@@ -349,6 +374,16 @@ class Ranger(LookAhead):
     Notes
     -----
     L. Wright, "Ranger: a synergistic optimizer", 2019 (software).
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.Ranger(w, lr=0.1)
+    >>> for _ in range(200):
+    ...     optimizer.step(2 * w)
+    >>> bool(abs(w).max() < 0.1), type(optimizer.optimizer).__name__, optimizer.k
+    (True, 'RAdam', 6)
     """
 
     #: See `Optimizer.default_rate`.

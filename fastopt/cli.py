@@ -1,8 +1,9 @@
-"""The command line: fastopt train | ablate | landscape | bench | info."""
+"""The command line: fastopt train | ablate | landscape | gallery | bench | info."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import codecs
 import contextlib
 import ctypes
@@ -19,15 +20,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, checks, data, nn
+from fastopt import _kernels, checks, data, files, nn
 from fastopt import bench as benchmarks
+from fastopt import gallery as pictures
 from fastopt.drawing import require_matplotlib
-from fastopt.landscape import SURFACES, best, check_path, draw
+from fastopt.landscape import SURFACES, Descent, Surface, best, check_path, descend, draw, expression, surface
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import cosine
@@ -153,8 +156,29 @@ def _optimizer(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _optimizers(text: str) -> list[str]:
-    return [_optimizer(each) for each in text.split(",")]
+def _optimizers(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Optimizers with hyperparameters, of ``name:key=value:…,name``."""
+    found = []
+    for each in text.split(","):
+        name, *settings = each.split(":")
+        hyper = {}
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not (equals and key.strip().isidentifier()):
+                raise argparse.ArgumentTypeError(f"hyperparameters must be NAME=VALUE, got {setting!r}")
+            try:
+                hyper[key.strip()] = ast.literal_eval(value.strip())
+            except (ValueError, SyntaxError):
+                hyper[key.strip()] = value.strip()
+        found.append((_optimizer(name), hyper))
+    return found
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | bench | info")
+    commands = parser.add_subparsers(required=True, metavar="train | ablate | landscape | gallery | bench | info")
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--model", choices=["mlp", "cnn"], default="cnn", help="default: cnn")
@@ -219,21 +243,52 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "landscape",
         help="plot the paths of optimizers on a surface",
-        description="Plot the paths of optimizers on a surface, each with its best learning rate of some (extra plot).",
+        description="Plot the paths of optimizers on a surface, or a function of your own (extra plot): each with its "
+        "best learning rate of some, or with those that are given.",
+        epilog="example: fastopt landscape --function 'x**2 + y**2 + 2*sin(4*x)' --start=-2.5,2 --limits=-3,3,-2.5,2.5 "
+        "--optimizers momentum:momentum=0.5,momentum:momentum=0.9 --rates 0.01 --out mine.png",
     )
     command.set_defaults(run=landscape)
-    command.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
+    ground = command.add_mutually_exclusive_group()
+    ground.add_argument("--surface", choices=list(SURFACES), default="rosenbrock", help="default: rosenbrock")
+    ground.add_argument(
+        "--function", metavar="FORMULA", help="your own, of x, y, numbers, + - * / % ** and NumPy's exp, sin, …"
+    )
+    command.add_argument("--start", type=_numbers, metavar="X,Y", help="--start=-2,1 (default: that of the surface)")
+    command.add_argument(
+        "--limits", type=_numbers, metavar="L,R,B,T", help="left, right, bottom and top of the plot (default: its own)"
+    )
     command.add_argument(
         "--optimizers",
         type=_optimizers,
         metavar="A,B,…",
-        help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there)",
+        help=f"which of {', '.join(OPTIMIZERS)} (default: some that differ there), also with hyperparameters: "
+        "momentum:momentum=0.5,adam:beta1=0.8:beta2=0.9",
+    )
+    command.add_argument(
+        "--rates", type=_numbers, metavar="A,B,…", help="a run with each of these rates (default: the best of some)"
     )
     command.add_argument("--steps", type=int, help="default: that of the surface")
-    command.add_argument("--seed", type=int, default=0, help="decides the noise of noisy-bowl (default: 0)")
+    command.add_argument("--noise", type=float, help="the standard deviation of that of gradients (default: its own)")
+    command.add_argument("--seed", type=int, default=0, help="decides the noise (default: 0)")
     command.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help=".png, .svg, .pdf, or .gif for an animation"
     )
+
+    command = commands.add_parser(
+        "gallery",
+        help="draw the pictures of a course, each from real runs",
+        description="Draw the pictures of a course on neural networks, each from real runs (extra plot).",
+    )
+    command.set_defaults(run=gallery)
+    command.add_argument(
+        "names", nargs="*", metavar="NAME", help="which (default: all; --list names them), or a .py file of your own"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="where to write them")
+    command.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="default: png")
+    command.add_argument("--page", action="store_true", help="also write README.md, the page of all with captions")
+    command.add_argument("--list", action="store_true", help="list names and titles, and draw nothing")
+    command.add_argument("--source", action="store_true", help="print the files that make them, and draw nothing")
 
     command = commands.add_parser("bench", help="measure every kernel beside NumPy")
     command.set_defaults(run=bench)
@@ -602,16 +657,112 @@ def ablate(arguments: argparse.Namespace) -> None:
 
 def landscape(arguments: argparse.Namespace) -> None:
     """Run optimizers on a surface, print their last points, and plot their paths."""
-    surface = SURFACES[arguments.surface]
-    names = surface.optimizers if arguments.optimizers is None else arguments.optimizers
     check_path(arguments.out)
-    runs = [best(name, arguments.surface, steps=arguments.steps, seed=arguments.seed) for name in names]
+    ground = _ground(arguments)
+    chosen = [(name, {}) for name in ground.optimizers] if arguments.optimizers is None else arguments.optimizers
+    jobs = []
+    for name, hyper in chosen:
+        rates = (hyper["lr"],) if "lr" in hyper else arguments.rates
+        options = {key: value for key, value in hyper.items() if key != "lr"}
+        try:
+            for rate in rates or (1.0,):
+                OPTIMIZERS[name](np.zeros(2), lr=rate, **options)
+        except TypeError as error:  # there is no such hyperparameter
+            raise ValueError(str(error)) from error
+        jobs.append((name, rates, {"steps": arguments.steps, "seed": arguments.seed, **options}))
+    runs: list[Descent] = []
+    for name, rates, options in jobs:
+        if rates is None:
+            runs.append(best(name, ground, **options))
+        else:
+            runs += [descend(name, ground, rate, **options) for rate in rates]
+    wide = max(20, *(len(run.label) for run in runs))
     for run in runs:
         x, y = run.points[-1]
-        place = f"({x:.4f}, {y:.4f}), {surface.excess(x, y):.1e} above the minimum"
-        print(f"{run.optimizer:<20}  lr {run.lr:<6g}  ends at {place}")
-    draw(arguments.surface, runs, arguments.out)
+        rate = f"{run.optimizer:<20}  lr {run.lr:<6g}" if not run.hyper else f"{run.label:<{wide}}"
+        print(f"{rate}  ends at ({x:.4f}, {y:.4f}), {ground.excess(x, y):.1e} above the minimum")
+    draw(ground, runs, arguments.out)
     print(f"wrote {arguments.out}")
+
+
+def _ground(arguments: argparse.Namespace) -> Surface:
+    """The surface that is meant: one of ours, maybe changed, or one of a formula."""
+    if arguments.function is not None:
+        for option in ("start", "limits"):
+            if getattr(arguments, option) is None:
+                raise ValueError(f"--function needs --{option}")
+        function = expression(arguments.function)
+        options = {} if arguments.noise is None else {"noise": arguments.noise}
+        return surface(function, start=arguments.start, limits=arguments.limits, title=arguments.function, **options)
+    known = SURFACES[arguments.surface]
+    if arguments.start is None and arguments.limits is None and arguments.noise is None:
+        return known
+    changed = surface(
+        known.function,
+        gradient=known.gradient,
+        start=known.start if arguments.start is None else arguments.start,
+        limits=known.limits if arguments.limits is None else arguments.limits,
+        steps=known.steps,
+        optimizers=known.optimizers,
+        noise=known.noise if arguments.noise is None else arguments.noise,
+        title=known.title,
+    )
+    return changed._replace(minima=known.minima)
+
+
+# ---- gallery ------------------------------------------------------------------------------------------------
+
+
+def gallery(arguments: argparse.Namespace) -> None:
+    """Draw pictures, or list them, or print their files."""
+    names: list[str] = arguments.names or list(pictures.NAMES)
+    if arguments.source:
+        for name in names:
+            print(pictures.source(name), end="")
+        return
+    modules = {module.__name__.rpartition(".")[2]: module for module in map(pictures.load, names)}
+    if arguments.list:
+        wide = max(map(len, modules))
+        for name, module in modules.items():
+            print(f"{name:<{wide}}  {pictures.title(module)}")
+        return
+    if arguments.out is None:
+        raise ValueError("--out must be given: the folder to write to")
+    require_matplotlib()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    troubles = []
+    for name, module in _progress(modules):
+        path = arguments.out / f"{name}.{arguments.format}"
+        try:
+            data = module.run()
+        except ImportError as error:  # of an extra
+            troubles.append(f"{name}: {error}")
+            continue
+        pictures.save(module.draw(data), path)
+        print(f"wrote {path}", flush=True)
+        try:
+            module.claim(data)
+        except AssertionError as error:
+            troubles.append(f"{name}: what its caption claims does not hold" + (f": {error}" if str(error) else ""))
+    if arguments.page:
+        files.replace(arguments.out / "README.md", lambda file: file.write(pictures.page().encode()))
+        print(f"wrote {arguments.out / 'README.md'}")
+    if troubles:
+        raise Failure("; ".join(troubles))
+
+
+def _progress(modules: dict[str, ModuleType]) -> Iterator[tuple[str, ModuleType]]:
+    """The pictures, with a progress bar of tqdm in a terminal, if that is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from modules.items()
+        return
+    with tqdm(modules.items(), unit="picture", disable=None) as bar:  # which it is where there is no terminal
+        for name, module in bar:
+            bar.set_description(name)
+            bar.clear()
+            yield name, module
 
 
 # ---- bench and info -----------------------------------------------------------------------------------------

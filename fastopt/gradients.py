@@ -3,6 +3,13 @@
 An optimizer clips and unscales on the fly (see `fastopt.Optimizer`: `clip_value`, `clip_norm`, `clip_global_norm`,
 `skip_nonfinite`, and `grad_scale` of its step); these functions are for gradients of your own, in place. Gradients
 are an array, or a list or a dict of arrays, nested to any depth, float32 or float64, C-contiguous.
+
+>>> import numpy as np, fastopt
+>>> grads = [np.array([3.0]), np.array([4.0])]
+>>> fastopt.gradients.clip_by_global_norm(grads, 1.0)  # the norm of before
+5.0
+>>> fastopt.gradients.global_norm(grads)
+1.0
 """
 
 from __future__ import annotations
@@ -48,6 +55,13 @@ def square_sums(x: Array) -> tuple[Array, Array]:
     -------
     of_rows : float64 ndarray (rows,)
     of_columns : float64 ndarray (columns,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> gradients.square_sums(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    (array([ 5., 25.]), array([10., 20.]))
     """
     of_columns = np.empty(checks.shape("x", x, ndim=2)[1])
     of_rows, _ = _square_sums(x, None, of_columns)
@@ -60,6 +74,13 @@ def square_sum(x: Array) -> float:
     Parameters
     ----------
     x : ndarray, any shape
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> gradients.square_sum(np.array([3.0, 4.0]))
+    25.0
     """
     flat = checks.array("x", x).reshape(-1)
     whole = flat.size // _ROW * _ROW
@@ -88,12 +109,27 @@ def global_norm(grads: Arrays) -> float:
     Returns
     -------
     norm : float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> gradients.global_norm({"weight": np.array([[3.0]]), "bias": np.array([4.0])})
+    5.0
     """
     return math.sqrt(_sum(square_sum(grad) for grad in _writable(grads)))
 
 
 def all_finite(grads: Arrays) -> bool:
-    """Whether no gradient holds NaN or an infinity."""
+    """Whether no gradient holds NaN or an infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> gradients.all_finite([np.ones(2), np.array([0.0, np.inf])])
+    False
+    """
     return all(math.isfinite(square_sum(grad)) or bool(np.isfinite(grad).all()) for grad in _writable(grads))
 
 
@@ -105,6 +141,15 @@ def clip_by_value(grads: Arrays, limit: float) -> None:
     grads : ndarray, list or dict of ndarray
     limit : float
         In (0, inf).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> grad = np.array([-3.0, 0.5])
+    >>> gradients.clip_by_value(grad, 1.0)
+    >>> grad
+    array([-1. ,  0.5])
     """
     limit = checks.number("limit", limit, "(0, inf)")
     for grad in _writable(grads):
@@ -131,6 +176,16 @@ def clip_by_norm(grads: Arrays, limit: float, *, eps: float = 0.0) -> list[float
     ------
     ValueError
         Where a norm is not finite; then nothing has been changed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> grads = [np.array([3.0, 4.0]), np.array([0.5])]
+    >>> gradients.clip_by_norm(grads, 1.0)
+    [5.0, 0.5]
+    >>> grads
+    [array([0.6, 0.8]), array([0.5])]
     """
     every = _writable(grads)
     norms = [math.sqrt(square_sum(grad)) for grad in every]
@@ -160,6 +215,16 @@ def clip_by_global_norm(grads: Arrays, limit: float, *, eps: float = 0.0) -> flo
     ------
     ValueError
         Where the norm is not finite; then nothing has been changed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> grads = {"weight": np.array([[3.0]]), "bias": np.array([4.0])}
+    >>> gradients.clip_by_global_norm(grads, 1.0)
+    5.0
+    >>> grads
+    {'weight': array([[0.6]]), 'bias': array([0.8])}
     """
     norm = global_norm(grads)
     factor = _factor(norm, limit, eps)
@@ -193,6 +258,16 @@ def centralize(grads: Arrays) -> None:
     Parameters
     ----------
     grads : ndarray, list or dict of ndarray
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> grad = np.array([[1.0, 10.0], [3.0, 20.0]])
+    >>> gradients.centralize(grad)
+    >>> grad
+    array([[-1., -5.],
+           [ 1.,  5.]])
     """
     for grad in _writable(grads):
         if grad.ndim > 1 and grad.size:
@@ -211,6 +286,16 @@ def add_noise(grads: Arrays, t: int, *, eta: float = 0.01, gamma: float = 0.55, 
         In [0, inf).
     seed : int, default 0
         With `t`, it decides the noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import gradients
+    >>> early, late = np.zeros(10_000), np.zeros(10_000)
+    >>> gradients.add_noise(early, t=0)
+    >>> gradients.add_noise(late, t=1000)
+    >>> round(float(early.std()), 2), round(float(late.std()), 3)
+    (0.1, 0.015)
     """
     t, seed = checks.integer("t", t, 0, 2**53), checks.integer("seed", seed, 0)
     eta, gamma = checks.number("eta", eta, "[0, inf)"), checks.number("gamma", gamma, "[0, inf)")

@@ -46,6 +46,18 @@ def save(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
         Where the name has another ending.
     OSError
         Where the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.ones(3)
+    >>> optimizer = fastopt.Adam(w, lr=0.1)
+    >>> optimizer.step(w.copy())
+    >>> fastopt.save(optimizer, "adam.npz")
+    >>> resumed = fastopt.Adam(w, lr=0.1)
+    >>> fastopt.load(resumed, "adam.npz")
+    >>> resumed.t, bool((resumed.state["param"]["m"] == optimizer.state["param"]["m"]).all())
+    (1, True)
     """
     _check_resumable(optimizer)
     files.ending(path, "optimizer")
@@ -63,6 +75,19 @@ def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
         Where the file cannot be read.
     TypeError, ValueError
         Where it is no such file, it is damaged, or something does not fit; then nothing has been changed.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> fastopt.save(fastopt.Adam(np.ones(3), lr=0.1), "adam.npz")
+    >>> optimizer = fastopt.Adam(np.ones(3))
+    >>> fastopt.load(optimizer, "adam.npz")
+    >>> optimizer.lr
+    0.1
+    >>> fastopt.load(fastopt.SGD(np.ones(3), lr=0.1), "adam.npz")
+    Traceback (most recent call last):
+        ...
+    ValueError: optimizer must be one of 'SGD'; got 'Adam'
     """
     _check_resumable(optimizer)
     state_dict = files.read_arrays(path, "optimizer", take=lambda entries: files.unpack("optimizer", entries))
@@ -215,6 +240,15 @@ def to_torch(optimizer: Optimizer, *, tensors: bool = True) -> dict[str, Any]:
         Where PyTorch has no such optimizer.
     ValueError
         Where an option gives other numbers than PyTorch's.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> optimizer = fastopt.Adam(np.ones(3, np.float32), lr=0.1)
+    >>> optimizer.step(np.ones(3, np.float32))
+    >>> state_dict = fastopt.to_torch(optimizer, tensors=False)
+    >>> sorted(state_dict["state"][0]), state_dict["param_groups"][0]["betas"]
+    (['exp_avg', 'exp_avg_sq', 'step'], (0.9, 0.999))
     """
     form = _form(optimizer)
     own = optimizer.state_dict()
@@ -264,6 +298,15 @@ def load_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], *, t: int | 
     TypeError, ValueError
         Where something is missing or does not fit, or settings differ among parameters that have them in common here;
         then nothing has been changed.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> theirs = fastopt.to_torch(fastopt.Adam(np.ones(3), lr=0.1), tensors=False)  # or torch_optimizer.state_dict()
+    >>> optimizer = fastopt.Adam(np.ones(3))
+    >>> fastopt.load_torch(optimizer, theirs)
+    >>> optimizer.lr
+    0.1
     """
     form = _form(optimizer)
     if t is not None:

@@ -3,6 +3,11 @@
 Their directions come from sums over rows and columns, or from matrix products; then they are steps like others, by the
 kernel of gradient descent. An array of more than two axes is a matrix of its last axis (the units) by all others.
 Sums have the same bits on every instruction set and for any number of threads; products are NumPy's.
+
+>>> import numpy as np, fastopt
+>>> params = [np.ones((4, 3)), np.ones(3)]
+>>> optimizer = fastopt.Muon(params)  # AdamW for the bias
+>>> optimizer.step([np.ones((4, 3)), np.ones(3)])
 """
 
 from __future__ import annotations
@@ -89,7 +94,18 @@ class Adafactor(_Directed):
     References
     ----------
     .. [1] N. Shazeer and M. Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms
-    4, 5.
+       4, 5.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"weight": np.ones((512, 256)), "bias": np.ones(256)}
+    >>> optimizer = fastopt.Adafactor(params)
+    >>> {name: array.shape for name, array in optimizer.state["weight"].items()}  # instead of (512, 256)
+    {'row_avg': (512,), 'column_avg': (256,)}
+    >>> optimizer.step({name: param.copy() for name, param in params.items()})  # the gradients of |p|² / 2
+    >>> params["bias"][:2].round(3)
+    array([0.99, 0.99])
     """
 
     name = "adafactor"
@@ -159,6 +175,16 @@ def adafactor(
         See `fastopt.Adafactor`.
     grad_scale : float, default 1.0
         The gradient is multiplied by this first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import matrices
+    >>> weight = np.ones((3, 2))
+    >>> state = matrices.adafactor_state(weight)
+    >>> matrices.adafactor(weight, np.ones((3, 2)), state, t=1)
+    >>> weight[0].round(3), state["row_avg"]
+    (array([0.99, 0.99]), array([1., 1., 1.]))
     """
     checks.array("param", param)
     one = Adafactor(param, lr, beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay)
@@ -213,6 +239,16 @@ def orthogonalize(x: Array, *, steps: int = 5, eps: float = 1e-7) -> Array:
     References
     ----------
     .. [1] K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import matrices
+    >>> x = np.random.default_rng(0).normal(size=(4, 3))
+    >>> np.linalg.svd(x, compute_uv=False).round(1)
+    array([2.2, 0.9, 0.3])
+    >>> np.linalg.svd(matrices.orthogonalize(x), compute_uv=False).round(1)
+    array([1. , 0.7, 0.7])
     """
     checks.array("x", x, ndim=2)
     steps, eps = checks.integer("steps", steps, 0), checks.number("eps", eps, "[0, inf)")
@@ -237,6 +273,15 @@ class MuonMatrices(_Directed):
     ----------
     .. [1] K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     .. [2] J. Liu et al., "Muon is scalable for LLM training", 2025, eq. 4.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> weight = np.diag([3.0, 0.5])
+    >>> optimizer = fastopt.MuonMatrices(weight, lr=0.1)
+    >>> optimizer.step(weight.copy())
+    >>> (np.diag([3.0, 0.5]) - weight).diagonal().round(2)  # alike, though one gradient is six times the other
+    array([0.07, 0.1 ])
     """
 
     name = "muon_matrices"
@@ -289,6 +334,15 @@ def muon(
         See `fastopt.MuonMatrices`.
     grad_scale : float, default 1.0
         The gradient is multiplied by this first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import matrices
+    >>> weight, momentum_avg = np.eye(2), np.zeros((2, 2))
+    >>> matrices.muon(weight, np.eye(2), momentum_avg, lr=0.1)
+    >>> bool((weight.diagonal() < 1).all()), momentum_avg.diagonal().round(2)
+    (True, array([0.05, 0.05]))
     """
     checks.array("param", param)
     one = MuonMatrices(
@@ -323,6 +377,17 @@ class Muon(Spelled):
     ----------
     matrices, rest : Optimizer
         The two, whose hyperparameters are their own attributes.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"weight": np.ones((3, 2)), "bias": np.ones(2)}
+    >>> optimizer = fastopt.Muon(params, lr=0.02, rest_lr=0.001)
+    >>> list(optimizer.matrices.state), list(optimizer.rest.state)
+    (['weight'], ['bias'])
+    >>> optimizer.step({"weight": np.ones((3, 2)), "bias": np.ones(2)})
+    >>> params["bias"].round(4)
+    array([0.999, 0.999])
     """
 
     def __init__(

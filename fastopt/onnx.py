@@ -2,6 +2,10 @@
 
 Tensors keep the order of a `Sequential`, (n, h, w, c), at the input and the output; in between, channels come second
 where ONNX's convolutions want them, and are moved back only where something else is wanted.
+
+>>> from fastopt import nn, onnx
+>>> model = nn.Sequential([nn.Conv2D(8), nn.ReLU(), nn.Flatten(), nn.Dense(10)], (8, 8, 1))
+>>> exported = onnx.export(model, "model.onnx")
 """
 
 from __future__ import annotations

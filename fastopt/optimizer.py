@@ -202,6 +202,21 @@ class Optimizer(Declared):
     I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019, algorithms 1 and 2. N. Srivastava et
     al., "Dropout: a simple way to prevent neural networks from overfitting", 2014. R. Pascanu, T. Mikolov and Y.
     Bengio, "On the difficulty of training recurrent neural networks", 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.schedules import bind, cosine
+    >>> layers = [(np.ones((2, 3)), np.ones(3)), (np.ones((3, 1)), np.ones(1))]  # weights and biases
+    >>> frozen = {"params": "0.*", "frozen": True}
+    >>> optimizer = fastopt.Adam(layers, lr=bind(cosine, peak=0.1, steps=10), clip_global_norm=1.0, groups=[frozen])
+    >>> optimizer.step([(np.ones_like(weight), np.ones_like(bias)) for weight, bias in layers])
+    >>> sorted(optimizer.frozen), optimizer.grad_norm, layers[1][1]
+    (['0.0', '0.1'], 2.0, array([0.9]))
+    >>> resumed = fastopt.Adam(layers, groups=[frozen])
+    >>> resumed.load_state_dict(optimizer.state_dict())
+    >>> resumed.t, resumed.clip_global_norm
+    (1, 1.0)
     """
 
     _common = "What every optimizer takes"

@@ -66,7 +66,19 @@ class _Descent(Optimizer, abstract=True):
 
 
 class SGD(_Descent):
-    """Stochastic gradient descent: ``p ← p − lr·g``."""
+    """Stochastic gradient descent: ``p ← p − lr·g``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.schedules import bind, step_decay
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.SGD(w, lr=bind(step_decay, peak=0.1, steps=2, gamma=0.5))
+    >>> for _ in range(4):
+    ...     optimizer.step(np.ones(2))
+    >>> w, optimizer.t, optimizer.lr
+    (array([ 0.7, -2.3]), 4, 0.05)
+    """
 
     kernel = "sgd"
     default_rate = 0.05
@@ -88,6 +100,17 @@ class Momentum(_Velocity):
     ----------
     .. [1] B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964, eq. 9.
     .. [2] I. Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, eq. 3–4.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.zeros(1)
+    >>> optimizer = fastopt.Momentum(w, lr=0.1, momentum=0.9, nesterov=True)
+    >>> for _ in range(2):
+    ...     optimizer.step(np.ones(1))
+    ...     print(w.round(3), optimizer.state["param"]["velocity"])
+    [-0.19] [1.]
+    [-0.461] [1.9]
     """
 
     dampening: Number = Number(
@@ -362,6 +385,19 @@ class Adam(_Moments):
     References
     ----------
     .. [1] D. Kingma and J. Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"weight": np.array([[1.0, -2.0]]), "bias": np.array([0.5])}
+    >>> optimizer = fastopt.Adam(params, lr=0.1)
+    >>> for _ in range(100):
+    ...     optimizer.step({name: 2 * param for name, param in params.items()})  # the gradients of |p|²
+    >>> max(abs(param).max() for param in params.values()) < 0.1
+    np.True_
+    >>> optimizer.lr = 0.01  # from now on
+    >>> optimizer.t, list(optimizer.state), list(optimizer.state["bias"])
+    (100, ['weight', 'bias'], ['m', 'v'])
     """
 
     kernel = "adam"
@@ -384,6 +420,16 @@ class AdamW(Adam):
     References
     ----------
     .. [1] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> params = {"weight": np.ones((2, 3)), "bias": np.ones(3)}
+    >>> no_decay = {"params": fastopt.vectors, "weight_decay": 0.0}
+    >>> optimizer = fastopt.AdamW(params, lr=0.1, weight_decay=0.5, groups=[no_decay])
+    >>> optimizer.step({name: np.zeros_like(param) for name, param in params.items()})
+    >>> params["weight"][0, 0], params["bias"][0]  # the decay alone
+    (np.float64(0.95), np.float64(1.0))
     """
 
     decoupled: Flag = Flag(default=True, init=False)
@@ -685,6 +731,17 @@ class ScheduleFreeSGD(_ScheduleFree):
     References
     ----------
     .. [1] A. Defazio et al., "The road less scheduled", 2024, eq. 7–9 and algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.ScheduleFreeSGD(w, lr=0.1)
+    >>> for _ in range(100):
+    ...     optimizer.step(2 * w)
+    >>> with optimizer.applied():  # evaluate and save here
+    ...     bool(abs(w).max() < 0.1)
+    True
     """
 
     kernel = "schedule_free_sgd"
@@ -723,3 +780,25 @@ class ScheduleFreeAdamW(_ScheduleFree):
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     cls.name: cls for name, cls in list(globals().items()) if name in __all__ and cls is not Optimizer
 }
+
+
+def _example(cls: type[Optimizer]) -> str:
+    """The section of examples of a docstring that has none."""
+    states = sorted(cls.state_names())
+    shown, held = (', sorted(optimizer.state["param"])', f"(True, {states})") if states else ("", "True")
+    return f"""
+Examples
+--------
+>>> import numpy as np, fastopt
+>>> w = np.array([1.0, -2.0])
+>>> optimizer = fastopt.{cls.__name__}(w, lr=0.1)
+>>> for _ in range(100):
+...     optimizer.step(2 * w)  # the gradient of the loss |w|², which is 5 at first
+>>> bool(w @ w < 5){shown}
+{held}
+"""
+
+
+for _cls in OPTIMIZERS.values():
+    if _cls.__doc__ and ">>>" not in _cls.__doc__:
+        _cls.__doc__ += _example(_cls)

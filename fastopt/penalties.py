@@ -63,6 +63,12 @@ def penalty(params: Arrays, *, weight_decay: float = 0.0, l1: float = 0.0) -> fl
     Returns
     -------
     float
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> fastopt.penalty({"weight": np.array([3.0, -4.0])}, weight_decay=0.1, l1=0.01)  # 0.05·25 + 0.01·7
+    1.32
     """
     weight_decay, l1 = checks.number("weight_decay", weight_decay, "[0, inf)"), checks.number("l1", l1, "[0, inf)")
     every = list(checks.named("param", params).values())

@@ -2,6 +2,11 @@
 benchmarks. Never fast, never in place, and of nothing but NumPy.
 
 Names, arguments and defaults are those of `fastopt.functional`; a step returns the new parameter and state.
+
+>>> import numpy as np
+>>> from fastopt import reference
+>>> reference.momentum(np.array([1.0]), np.array([0.5]), np.array([0.2]), lr=0.1, momentum=0.9)
+(array([0.932]), array([0.68]))
 """
 
 from __future__ import annotations

@@ -164,6 +164,17 @@ class Schedule:
         The name of the function.
     items : tuple of (str, value)
         Its options in the order of the signature, those left at their defaults among them.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import Schedule, bind, cosine, warmup
+    >>> schedule = bind(warmup, steps=5, then=bind(cosine, peak=0.1, steps=10))
+    >>> schedule(5), schedule.name
+    (0.1, 'warmup')
+    >>> schedule.as_dict()["then"]
+    {'schedule': 'cosine', 'peak': 0.1, 'steps': 10, 'floor': 0.0}
+    >>> Schedule.from_dict(schedule.as_dict()) == schedule
+    True
     """
 
     name: str
@@ -288,6 +299,12 @@ def constant(step: int, *, value: Rate) -> float:
     -------
     float
         `value`
+
+    Examples
+    --------
+    >>> from fastopt.schedules import constant
+    >>> [constant(step, value=0.1) for step in (0, 1000)]
+    [0.1, 0.1]
     """
     return value
 
@@ -311,6 +328,12 @@ def step_decay(step: int, *, peak: Rate, steps: Period, gamma: Factor = 0.1) -> 
     -------
     float
         ``peak·gamma^⌊step / steps⌋``
+
+    Examples
+    --------
+    >>> from fastopt.schedules import step_decay
+    >>> [step_decay(step, peak=0.4, steps=10, gamma=0.5) for step in (0, 9, 10, 25)]
+    [0.4, 0.4, 0.2, 0.1]
     """
     return peak * gamma ** (step // steps)
 
@@ -334,6 +357,12 @@ def multi_step(step: int, *, peak: Rate, milestones: tuple[Steps, ...], gamma: F
     -------
     float
         ``peak·gamma^n``, where n milestones are at most `step`.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import multi_step
+    >>> [multi_step(step, peak=0.4, milestones=(30, 40), gamma=0.5) for step in (0, 29, 30, 45)]
+    [0.4, 0.4, 0.2, 0.1]
     """
     return peak * gamma ** sum(milestone <= step for milestone in milestones)
 
@@ -362,6 +391,12 @@ def piecewise_constant(step: int, *, boundaries: tuple[Steps, ...], values: tupl
     ------
     ValueError
         Where boundaries do not increase, or the number of values does not fit.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import piecewise_constant
+    >>> [piecewise_constant(step, boundaries=(10, 20), values=(0.1, 0.05, 0.01)) for step in (0, 10, 11, 21)]
+    [0.1, 0.1, 0.05, 0.01]
     """
     if not all(low < high for low, high in itertools.pairwise(boundaries)):
         raise ValueError(f"boundaries must increase, got {boundaries}")
@@ -394,6 +429,12 @@ def exponential(step: int, *, peak: Rate, gamma: Factor, steps: Period = 1, stai
     -------
     float
         ``peak·gamma^(step / steps)``
+
+    Examples
+    --------
+    >>> from fastopt.schedules import exponential
+    >>> [round(exponential(step, peak=0.1, gamma=0.5, steps=10), 4) for step in (0, 5, 10, 20)]
+    [0.1, 0.0707, 0.05, 0.025]
     """
     return peak * gamma ** (step // steps if staircase else step / steps)
 
@@ -419,6 +460,12 @@ def inverse_time(step: int, *, peak: Rate, decay: Rate, steps: Period = 1, stair
     -------
     float
         ``peak / (1 + decay·step / steps)``
+
+    Examples
+    --------
+    >>> from fastopt.schedules import inverse_time
+    >>> [inverse_time(step, peak=0.1, decay=1.0, steps=10) for step in (0, 10, 30)]
+    [0.1, 0.05, 0.025]
     """
     return peak / (1 + decay * (step // steps if staircase else step / steps))
 
@@ -444,6 +491,12 @@ def inverse_sqrt(step: int, *, peak: Rate, warmup_steps: Steps) -> float:
     References
     ----------
     .. [1] A. Vaswani et al., "Attention is all you need", 2017, eq. 3.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import inverse_sqrt
+    >>> [inverse_sqrt(step, peak=0.1, warmup_steps=4) for step in (0, 1, 3, 15)]
+    [0.025, 0.05, 0.1, 0.05]
     """
     ratio = (step + 1) / max(warmup_steps, 1)
     return peak * min(ratio, 1 / math.sqrt(ratio))
@@ -472,6 +525,12 @@ def polynomial(
     -------
     float
         ``floor + (peak − floor)·(1 − step / steps)^power``; with `cycle`, `steps` is multiplied by ``⌈step / steps⌉``.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import polynomial
+    >>> [polynomial(step, peak=0.1, steps=10, power=2.0) for step in (0, 5, 10, 20)]
+    [0.1, 0.025, 0.0, 0.0]
     """
     if cycle and steps:
         steps *= max(-(-step // steps), 1)
@@ -495,6 +554,12 @@ def linear(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
     -------
     float
         ``floor + (peak − floor)·(1 − step / steps)``
+
+    Examples
+    --------
+    >>> from fastopt.schedules import linear
+    >>> [linear(step, peak=0.1, steps=10) for step in (0, 5, 10, 20)]
+    [0.1, 0.05, 0.0, 0.0]
     """
     return floor + (peak - floor) * (1 - _done(step, steps))
 
@@ -520,6 +585,12 @@ def cosine(step: int, *, peak: Rate, steps: Steps, floor: Rate = 0.0) -> float:
     References
     ----------
     .. [1] I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, eq. 5.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import cosine
+    >>> [cosine(step, peak=0.1, steps=10) for step in (0, 5, 10, 20)]
+    [0.1, 0.05, 0.0, 0.0]
     """
     return floor + (peak - floor) * _half_wave(_done(step, steps))
 
@@ -561,6 +632,12 @@ def cosine_restarts(
     References
     ----------
     .. [1] I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, eq. 5.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import cosine_restarts
+    >>> [cosine_restarts(step, peak=0.1, steps=10, t_mul=2.0) for step in (0, 5, 10, 20, 30)]
+    [0.1, 0.05, 0.1, 0.05, 0.1]
     """
     restarts, since, length = 0, float(step), float(steps)
     if t_mul == 1:
@@ -606,6 +683,12 @@ def cyclical(
     References
     ----------
     .. [1] L. Smith, "Cyclical learning rates for training neural networks", 2017, section 3.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import cyclical
+    >>> [cyclical(step, floor=0.01, peak=0.05, steps_up=10) for step in (0, 5, 10, 15, 20)]
+    [0.01, 0.03, 0.05, 0.03, 0.01]
     """
     down = steps_up if steps_down is None else steps_down
     cycle, since = divmod(step, steps_up + down)
@@ -657,6 +740,12 @@ def one_cycle(
     ----------
     .. [1] L. Smith and N. Topin, "Super-convergence: very fast training of neural networks using large learning
        rates", 2018.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import one_cycle
+    >>> [round(one_cycle(step, peak=0.1, steps=100), 6) for step in (0, 29, 64, 99)]
+    [0.004, 0.1, 0.05, 0.0]
     """
     first = peak / div_factor
     levels = (first, peak, *[first] * three_phase, first / final_div_factor)
@@ -695,6 +784,12 @@ def one_cycle_momentum(
     -------
     float
         As in `one_cycle`, from `peak` to `floor` to `peak`.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import one_cycle_momentum
+    >>> [round(one_cycle_momentum(step, steps=100), 2) for step in (0, 29, 64, 99)]
+    [0.95, 0.85, 0.9, 0.95]
     """
     return _in_phases(step, steps, rise, (peak, floor, peak, *[peak] * three_phase), anneal)
 
@@ -743,6 +838,13 @@ def warmup(step: int, *, steps: Steps, start: Rate = 0.0, then: Schedule) -> flo
     References
     ----------
     .. [1] P. Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import bind, constant, warmup
+    >>> schedule = bind(warmup, steps=4, then=bind(constant, value=0.1))
+    >>> [schedule(step) for step in (0, 1, 2, 4, 100)]
+    [0.0, 0.025, 0.05, 0.1, 0.1]
     """
     if step >= steps:
         return then(step - steps)

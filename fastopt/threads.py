@@ -31,7 +31,14 @@ from fastopt import _kernels, checks
 
 
 def get_num_threads() -> int:
-    """The largest number of threads that a kernel uses, including the calling one."""
+    """The largest number of threads that a kernel uses, including the calling one.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> 1 <= fastopt.get_num_threads() <= 256
+    True
+    """
     return _kernels.get_num_threads()
 
 
@@ -47,6 +54,15 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         Where `n` is not such a number.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> before = fastopt.get_num_threads()
+    >>> fastopt.set_num_threads(1)
+    >>> fastopt.get_num_threads()
+    1
+    >>> fastopt.set_num_threads(before)
     """
     _kernels.set_num_threads(checks.integer("n", n, 1, _kernels.MAX_THREADS))
     _Default.holds = False

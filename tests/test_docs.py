@@ -7,15 +7,19 @@ import doctest
 import importlib
 import importlib.util
 import inspect
+import io
 import pkgutil
 import re
+import runpy
+import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import fastopt
-from fastopt import data, functional, nn, schedules
+from fastopt import cli, data, functional, nn, schedules
 from fastopt.optimizers import OPTIMIZERS
 
 # ---- Docstrings -------------------------------------------------------------------------------------------------
@@ -92,6 +96,51 @@ def test_docstring(test, tmp_path, monkeypatch):
         raise error from None
 
 
+# ---- Public names -----------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def public_names():
+    """The public names that the reference of the site shows, each with its object."""
+    if not (DOCS / "site/public.py").exists():
+        pytest.skip("the pages are not beside the tests")
+    return runpy.run_path(str(DOCS / "site/public.py"))["public_names"](every=False)
+
+
+def test_public_names_have_examples():
+    """All that can have a docstring: modules, classes and functions."""
+    names = public_names()
+    assert len(names) > 250
+    lacking = [
+        name
+        for name, value in names.items()
+        if (inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value))
+        and ">>> " not in (inspect.getdoc(value) or "")
+    ]
+    assert not lacking
+
+
+def test_examples_of_public_names_run():
+    """They are among those of `test_docstring`, or, of steps, of `test_example_of_a_step`."""
+    run = {each.id for each in examples()} | {f"fastopt.functional.steps.{name}" for name in OPTIMIZERS}
+    names = {
+        name if inspect.ismodule(value) else f"{value.__module__}.{value.__qualname__}"
+        for name, value in public_names().items()
+        if inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)
+    }
+    assert not names - run
+
+
+def test_public_names_are_all_exported():
+    """What packages export is in the reference, and nothing is there twice."""
+    names = public_names()
+    for module in (fastopt, functional, nn, data, data.augment):
+        assert {id(getattr(module, name)) for name in module.__all__} <= {id(value) for value in names.values()}
+    values = [value for value in names.values() if inspect.isclass(value) or inspect.isroutine(value)]
+    assert len({id(value) for value in values}) == len(values)
+
+
 # ---- Pages ------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
@@ -100,14 +149,33 @@ PAGES = sorted(path for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 
-def blocks(page: Path) -> list[str]:
+class Block(NamedTuple):
+    """Python of a page, and what the page says that it prints."""
+
+    code: str
+    printed: str | None
+
+
+def with_outputs(page: Path) -> list[Block]:
     """The Python of a page; lines that draw, only where there is matplotlib."""
-    found = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return (
-        found
-        if HAS_MATPLOTLIB
-        else [re.sub(r"^.*\.(plot|preview)\(.*\n", "", block, flags=re.MULTILINE) for block in found]
-    )
+    pattern = r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?"
+    found = [match.groups() for match in re.finditer(pattern, page.read_text(), re.DOTALL | re.MULTILINE)]
+    drawing = re.compile(r"^.*\.(plot|preview|plot_mistakes)\(.*\n", re.MULTILINE)
+    return [Block(code if HAS_MATPLOTLIB else drawing.sub("", code), printed) for code, printed in found]
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python of a page alone."""
+    return [block.code for block in with_outputs(page)]
+
+
+def same_output(printed: str, shown: str) -> bool:
+    """Whether texts are the same, but for numbers that differ as little as those of another BLAS may."""
+    number = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
+    if number.sub("#", printed) != number.sub("#", shown):
+        return False
+    pairs = zip(number.findall(printed), number.findall(shown), strict=True)
+    return all(float(one) == pytest.approx(float(other), rel=0.05, abs=0.11) for one, other in pairs)
 
 
 @contextlib.contextmanager
@@ -131,8 +199,11 @@ def names(tmp_path_factory):
             folder, left = tmp_path_factory.mktemp("page"), {}
             with pytest.MonkeyPatch.context() as patch, restored(schedules.SCHEDULES):
                 patch.chdir(folder)
-                for number, block in enumerate(blocks(page), start=1):
-                    exec(compile(block, f"{page.name}, example {number}", "exec"), left)
+                for number, (code, shown) in enumerate(with_outputs(page), start=1):
+                    with contextlib.redirect_stdout(io.StringIO()) as printed:
+                        exec(compile(code, f"{page.name}, example {number}", "exec"), left)
+                    if shown is not None and not same_output(printed.getvalue(), shown):
+                        pytest.fail(f"{page.name}, example {number} prints\n{printed.getvalue()}not\n{shown}")
             results[page] = left, folder
         return results[page]
 
@@ -151,6 +222,47 @@ def test_page(page, names):
         names(page)
     except ImportError as error:
         skip_without_extra(error)
+
+
+def test_pages_are_executed():
+    """All Python of the pages, but for CONTRIBUTING.md's, which are parts of files that are in the repository."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    every = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md")
+             if path not in PAGES]  # fmt: skip
+    fenced = {path.name: set(re.findall(r"^ *(```+|~~~+)(.*)$", path.read_text(), re.MULTILINE)) for path in every}
+    assert {name for name, found in fenced.items() if any("py" in language for _, language in found)} == {
+        "CONTRIBUTING.md"
+    }
+    for page in PAGES:
+        assert len(blocks(page)) == len(re.findall(r"^ *``` *py", page.read_text(), re.MULTILINE)), page.name
+
+
+def test_commands_are_there():
+    """What pages say to a shell: commands of fastopt and their options, targets of make, scripts and extras."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    parser = cli._parser()
+    (subs,) = (action for action in parser._actions if isinstance(action.choices, dict))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pages = [*ROOT.glob("docs/**/*.md"), *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
+    wrong = []
+    for page in pages:
+        text = page.read_text()
+        shell = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in [*"\n".join(shell).splitlines(), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]:
+            for name, rest in re.findall(r"(?:^|/|&& |\$ )fastopt ([a-z]+)(?: ([^#&|]*))?", line):
+                known = subs.choices[name]._option_string_actions if name in subs.choices else {}
+                unknown = [each for each in re.findall(r"--[\w-]+", rest) if each not in known]
+                wrong += [f"{page.name}: fastopt {name} {' '.join(unknown)}"] if unknown or not known else []
+            made = re.findall(r"^make ([a-z][\w-]*)", line)
+            wrong += [f"{page.name}: make {name}" for name in made if name not in targets]
+            scripts = re.findall(r"\bpython ((?:benchmarks|tests|docs)/[\w/.]+)", line)
+            wrong += [f"{page.name}: {name}" for name in scripts if not (ROOT / name).exists()]
+            for several in re.findall(r"(?:fastopt|\.)\[([\w,]+)\]", line) if "pip install" in line else []:
+                wrong += [f"{page.name}: the extra {each}" for each in several.split(",") if each not in extras]
+    assert not wrong
 
 
 def test_links_lead_somewhere():

@@ -14,10 +14,10 @@ ROOT = Path(fastopt.__file__).parent
 #: Who may know whom, the parts of fastopt from the top down: each imports only from what is further down.
 CHAIN = (
     ("cli",),
-    ("bench",),
+    ("bench", "gallery"),
     ("cases",),
     ("sklearn",),
-    ("onnx",),
+    ("onnx", "optuna"),
     ("landscape", "nn", "reference", "inplace"),
     ("data",),
     ("fastopt",),

@@ -88,6 +88,97 @@ def test_what_diverges_is_no_error():
     assert not np.isfinite(descend("sgd", "rosenbrock", 10.0).losses[-1])
 
 
+def test_hyperparameters():
+    run = descend("momentum", "ravine", 0.01, steps=30, momentum=0.5)
+    point, velocity = np.array(SURFACES["ravine"].start), np.zeros(2)
+    for _ in range(30):
+        velocity = 0.5 * velocity + SURFACES["ravine"].gradient(*point)
+        point = point - 0.01 * velocity
+    np.testing.assert_allclose(run.points[-1], point, rtol=1e-12)
+    assert (run.label, run.is_best) == ("momentum, 0.01, momentum 0.5", False)
+    found = best("momentum", "ravine", steps=30, rates=[0.02, 0.01], momentum=0.5)
+    assert found.is_best
+    assert found.hyper == {"momentum": 0.5}
+    np.testing.assert_array_equal(found.points, descend("momentum", "ravine", found.lr, steps=30, momentum=0.5).points)
+    with pytest.raises(ValueError, match="rates must hold at least one learning rate"):
+        best("sgd", "ravine", rates=[])
+    with pytest.raises(TypeError, match="Momentum has no keyword 'beta'"):
+        descend("momentum", "ravine", 0.01, beta=0.5)
+
+
+# ---- Surfaces of your own -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rosenbrock", "beale", "two-minima", "plateau"])
+def test_surface_finds_gradient_and_minimum(name):
+    known = SURFACES[name]
+    own = landscape.surface(known.function, start=known.start, limits=known.limits)
+    np.testing.assert_allclose(own.minima[0], known.minima[0], atol=1e-6)
+    x, y = np.random.default_rng(0).uniform(known.limits[::2], known.limits[1::2], (50, 2)).T
+    wanted = np.array(known.gradient(x, y))
+    np.testing.assert_allclose(own.gradient(x, y), wanted, rtol=1e-7, atol=1e-8 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        descend("sgd", own, 0.001, steps=5).points, descend("sgd", name, 0.001, steps=5).points, rtol=1e-6
+    )
+
+
+def test_a_minimum_on_the_edge_is_none():
+    slope = landscape.surface(lambda x, y: x + y**2, start=(0, 1), limits=(-1, 1, -1, 1))
+    assert slope.minima == ()
+    np.testing.assert_allclose(slope.excess(0.0, 0.0), 1, atol=1e-9)
+
+
+def test_expression():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 3, 4))
+    for text, wanted in {
+        "x**2 + 10*y**2": x**2 + 10 * y**2,
+        " -sin(3*x) * exp(-y/2) + pi ": -np.sin(3 * x) * np.exp(-y / 2) + np.pi,
+        "maximum(abs(x), y) % 2": np.maximum(abs(x), y) % 2,
+        "2": np.full((3, 4), 2.0),
+    }.items():
+        f = landscape.expression(text)
+        np.testing.assert_array_equal(f(x, y), wanted)
+        assert f(x[0, 0], y[0, 0]) == wanted[0, 0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "x +", "z", "x.real", "__import__('os')", "x if y else 1", "[x]", "lambda: x", "x == y", "'x'", "1j*x",
+        "sin(x, y)", "sin()", "sin(*x)", "sin(x, out=y)", "x(y)", "(sin)(cos)", "x @ y", "x; y", "True", "(" * 300,
+        "x := 1", "sin + x",
+    ],
+)  # fmt: skip
+def test_no_expression(text):
+    with pytest.raises(ValueError, match="function must be"):
+        landscape.expression(text)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"function": 3}, "function must be callable"),
+        ({"function": lambda x, y: np.log(x)}, "function must return a finite number"),
+        ({"function": lambda x, y: 1.0}, "function must return a finite number"),
+        ({"function": landscape.expression("9**9**9 + x")}, "function must return a finite number"),
+        ({"function": lambda x, y: 0 * x}, "start must be higher than the lowest point"),
+        ({"limits": (2, -2, -2, 2)}, "limits must be left < right, bottom < top"),
+        ({"limits": (-2, 2)}, "limits must be 4 numbers"),
+        ({"limits": (-2, 2, -2, np.inf)}, "limits must be in"),
+        ({"start": (3, 0)}, "start must lie within the limits"),
+        ({"start": "ab"}, "start must be 2 numbers"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"noise": -1}, "noise must be in"),
+        ({"optimizers": ("fly",)}, "optimizers must be one of"),
+    ],
+)
+def test_no_surface(changed, message):
+    options = {"function": lambda x, y: x**2 + y**2, "start": (1, 1), "limits": (-2, 2, -2, 2)} | changed
+    with pytest.raises((TypeError, ValueError), match=message):
+        landscape.surface(**options)
+
+
 # ---- The best rate ------------------------------------------------------------------------------------------
 
 
@@ -203,8 +294,36 @@ def test_who_ends_lowest():
     sgd, same, slow = (
         descend(name, "ravine", lr, steps=1) for name, lr in (("sgd", 0.01), ("momentum", 0.01), ("sgd", 0))
     )
-    for runs, who in (([slow, same], "momentum ends lowest"), ([slow, sgd, same], "sgd and momentum end lowest")):
+    for runs, who in (
+        ([slow, same], "momentum ends lowest"),
+        ([sgd, same], "sgd and momentum end lowest"),
+        ([slow, sgd, same], "sgd, 0.01 and momentum, 0.01 end lowest"),
+    ):
         assert landscape._summary(runs, [run.losses for run in runs]).endswith(f": {who}")
+
+
+def test_no_line_is_hidden():
+    """Of lines that lie on each other, each has another style; all others are drawn through."""
+    ground = SURFACES["saddle"]
+    runs = [descend("sgd", "saddle", 0.05), descend("momentum", "saddle", 0.05, momentum=0.0), best("adam", "saddle")]
+    losses = [landscape._relative(run, ground) for run in runs]
+    np.testing.assert_allclose(losses[0], losses[1])
+    one, other, apart = landscape._styles(ground, runs, losses)
+    assert one["linestyle"] == "-" == apart["linestyle"]
+    (_, (on, off)), width = other["linestyle"], other["linewidth"]
+    assert off * width >= 3  # points, through which the other is seen
+    assert on > off
+    assert width < one["linewidth"]
+    assert other["zorder"] > one["zorder"]
+    assert len({style["color"] for style in (one, other, apart)}) == 3
+
+
+def test_axes_are_equal(monkeypatch):
+    pytest.importorskip("matplotlib")
+    page = landscape.picture("ravine", [descend("sgd", "ravine", 0.01, steps=3)])
+    assert page.axes[0].get_aspect() == 1
+    with pytest.raises(ValueError, match="runs must be at least one, all of the same number of steps"):
+        landscape.picture("ravine", [])
 
 
 def test_running_mean():
@@ -231,9 +350,44 @@ def test_command(tmp_path, capsys):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_command_on_your_own_function(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "a.png"
+    arguments = ["--function", "x**2 + 10*y**2", "--start=-2,1", "--limits=-3,3,-2,2", "--steps", "9"]
+    chosen = ["--optimizers", "momentum:momentum=0.5,adam:beta1=0.8:lr=0.1,sgd", "--rates", "0.01,0.02"]
+    assert main(["landscape", *arguments, *chosen, "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    own = landscape.surface(landscape.expression("x**2 + 10*y**2"), start=(-2, 1), limits=(-3, 3, -2, 2))
+    wanted = [
+        *(descend("momentum", own, rate, steps=9, momentum=0.5) for rate in (0.01, 0.02)),
+        descend("adam", own, 0.1, steps=9, beta1=0.8),
+        *(descend("sgd", own, rate, steps=9) for rate in (0.01, 0.02)),
+    ]
+    assert len(lines) == 6
+    for line, run in zip(lines, wanted, strict=False):
+        assert line.split()[0].rstrip(",") == run.optimizer
+        x, y = (float(each) for each in re.search(r"\((\S+), (\S+)\)", line).groups())
+        np.testing.assert_allclose((x, y), run.points[-1], atol=6e-5)
+    assert (
+        main(
+            ["landscape", "--surface", "ravine", "--start=-1,-1", "--rates", "0.01", "--steps", "3", "--out", str(out)]
+        )
+        == 0
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--function", "x**2 + z"], "--function needs --start"),
+        (["--function", "x**2 + z", "--start=1,1"], "--function needs --limits"),
+        (["--function", "x**2 + z", "--start=1,1", "--limits=-2,2,-2,2"], "function must be made of .*; got 'z'"),
+        (["--start=1"], "start must be 2 numbers"),
+        (["--optimizers", "sgd,adam:beta=3"], "Adam has no keyword 'beta'"),
+        (["--optimizers", "adam:beta1=3"], r"beta1 must be in \[0, 1\), got 3"),
+        (["--rates=-1"], "lr must be in"),
+        (["--noise=-1"], "noise must be in"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--out", "a.txt"], "the ending of path must be one of .* got '.txt'"),

@@ -31,6 +31,13 @@ def digits() -> tuple[Images, Labels]:
     ----------
     .. [1] E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
        1998, doi 10.24432/C50P49, licence CC BY 4.0: the part named ``optdigits.tes``.
+
+    Examples
+    --------
+    >>> from fastopt import data
+    >>> x, y = data.digits()
+    >>> x.shape, y[:5].tolist(), float(x.min()), float(x.max())
+    ((1797, 8, 8, 1), [0, 1, 2, 3, 4], 0.0, 1.0)
     """
     with resources.files("fastopt.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         return _images(arrays["images"][..., None], 16), arrays["labels"].astype(np.int64)

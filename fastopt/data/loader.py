@@ -23,7 +23,22 @@ Indices = NDArray[np.int64]
 
 @runtime_checkable
 class Source(Protocol):
-    """What a `Loader` reads from, but for arrays: samples by their numbers. `ImageFolder` is one."""
+    """What a `Loader` reads from, but for arrays: samples by their numbers. `ImageFolder` is one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import data
+    >>> class Squares:
+    ...     def __len__(self):
+    ...         return 100
+    ...
+    ...     def read(self, indices):
+    ...         return indices[:, None].astype(np.float32), indices**2
+    >>> x, y = next(iter(data.Loader(Squares(), 4, shuffle=False)))
+    >>> x.ravel().tolist(), y.tolist()
+    ([0.0, 1.0, 2.0, 3.0], [0, 1, 4, 9])
+    """
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -257,6 +272,13 @@ class Epoch:
     ----------
     loader : Loader
     epoch : int
+
+    Examples
+    --------
+    >>> from fastopt import data
+    >>> with data.Loader(data.digits(), 600, seed=1).epoch(0) as batches:  # its threads end with the block
+    ...     print([len(x) for x, y in batches])
+    [600, 600, 597]
     """
 
     def __init__(self, loader: Loader, epoch: int) -> None:

@@ -49,6 +49,14 @@ def read_idx(path: PathLike) -> NDArray[Any]:
     ------
     ValueError
         Where the file is not of that format, or is shorter or longer than it says.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from fastopt import data
+    >>> _ = Path("labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3]) + bytes([7, 2, 1]))
+    >>> data.read_idx("labels-idx1-ubyte")
+    array([7, 2, 1], dtype=uint8)
     """
     name = os.fspath(path)
     try:
@@ -116,6 +124,15 @@ def read_cifar10(path: PathLike) -> tuple[Bytes, Bytes]:
     ValueError
         Where the file is neither a whole number of records of 3073 bytes nor a pickle as those archives hold (nothing
         in it is called or imported), or a label is above 9.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from fastopt import data
+    >>> _ = Path("data_batch_1.bin").write_bytes(bytes([6]) + bytes(3072))  # a record: label, red, green, blue
+    >>> images, labels = data.read_cifar10("data_batch_1.bin")
+    >>> images.shape, labels
+    ((1, 32, 32, 3), array([6], dtype=uint8))
     """
     return _cifar(os.fspath(path), _content(path), _TENS, "labels")
 
@@ -140,6 +157,14 @@ def read_cifar100(path: PathLike, labels: str = "fine") -> tuple[Bytes, Bytes]:
     ValueError
         Where the file is neither a whole number of records of 3074 bytes nor a pickle as those archives hold (nothing
         in it is called or imported), or a label is too large.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from fastopt import data
+    >>> _ = Path("train.bin").write_bytes(bytes([11, 49]) + bytes(3072))  # a record: coarse label, fine label, pixels
+    >>> data.read_cifar100("train.bin")[1], data.read_cifar100("train.bin", "coarse")[1]
+    (array([49], dtype=uint8), array([11], dtype=uint8))
     """
     chosen = checks.choice("labels", labels, ("fine", "coarse"))
     return _cifar(os.fspath(path), _content(path), _HUNDREDS, f"{chosen}_labels")
@@ -162,6 +187,19 @@ def read_cifar_archive(path: PathLike) -> tuple[Bytes, Bytes, Bytes, Bytes]:
     ------
     ValueError
         Where the archive is damaged, lacks a file, or one of its files is not of its format.
+
+    Examples
+    --------
+    >>> import io, tarfile
+    >>> from fastopt import data
+    >>> with tarfile.open("cifar-10-binary.tar.gz", "w:gz") as archive:  # a small one of that form
+    ...     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+    ...         member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+    ...         member.size = 2 * 3073
+    ...         archive.addfile(member, io.BytesIO(bytes(2 * 3073)))
+    >>> x, y, x_test, y_test = data.read_cifar_archive("cifar-10-binary.tar.gz")
+    >>> x.shape, x_test.shape
+    ((10, 32, 32, 3), (2, 32, 32, 3))
     """
     name = os.fspath(path)
     parts: dict[str, list[tuple[str, Bytes, Bytes]]] = {"train": [], "test": []}
@@ -448,6 +486,15 @@ class Table(NamedTuple):
         Of the columns of `x`; empty where the file has no header.
     classes : tuple of str
         The texts that the labels in `y` stand for, sorted; empty where the targets are numbers.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from fastopt import data
+    >>> _ = Path("table.csv").write_text("width,height,area\\n2,3,6\\n4,5,20\\n")
+    >>> table = data.read_csv("table.csv", target="area")
+    >>> table.names, table.x.shape, table.y.tolist(), table.classes
+    (('width', 'height'), (2, 2), [6, 20], ())
     """
 
     x: NDArray[np.float64]

@@ -14,6 +14,15 @@ argument's name, the rule, and the value.
 **Layer kernels** return new arrays, or fill the `out` that they are given. All arrays are float32 or float64, of one
 type per call, and C-contiguous. Images are channels-last, (n, h, w, c); with ``layout="nchw"``, functions of images
 take and return (n, c, h, w), by copies.
+
+>>> import numpy as np
+>>> import fastopt.functional as F
+>>> w, m, v = np.ones(3), np.zeros(3), np.zeros(3)
+>>> F.adam(w, np.full(3, 0.5), m, v, t=1, lr=0.1)  # in place
+>>> w.round(6), m.round(6)
+(array([0.9, 0.9, 0.9]), array([0.05, 0.05, 0.05]))
+>>> F.relu_forward(np.array([-1.0, 2.0]))
+array([0., 2.])
 """
 
 from typing import TYPE_CHECKING

@@ -53,7 +53,16 @@ _EPILOGUES = _kernels.CHOICES["epilogue"]
 class BatchNormCache(NamedTuple):
     """What the backward pass needs: the arguments of the forward pass; the batch's statistics, float64 (c,); after
     dropout y itself, whose zeros say what was dropped, and by what the rest was multiplied; after max pooling the size
-    of the windows, and which number of x each of them chose."""
+    of the windows, and which number of x each of them chose.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt.functional as F
+    >>> _, cache = F.batch_norm_forward(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    >>> cache.mean, cache.inv_std.round(2)
+    (array([2., 4.]), array([1. , 0.5]))
+    """
 
     x: Array
     scale: Array | None
@@ -541,6 +550,14 @@ _group_norm_learnt_grads = kernel("group_norm_learnt_grads")
 class GroupNormCache(NamedTuple):
     """What `group_norm_backward` needs: x as (rows, pixels, channels), scale (channels,), the number of groups, the
     statistics of each row and group, float64 (rows · groups,), and the layout of the images that it takes and returns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt.functional as F
+    >>> _, cache = F.group_norm_forward(np.array([[1.0, 3.0, 10.0, 30.0]]), groups=2)
+    >>> cache.mean, cache.groups
+    (array([ 2., 20.]), 2)
     """
 
     x: Array
@@ -846,7 +863,16 @@ _rms_norm_backward = kernel("rms_norm_backward", **_OF_CACHE | {"inv_rms": "cach
 
 
 class RMSNormCache(NamedTuple):
-    """What `rms_norm_backward` needs: the arguments of the forward pass, and ``1 / √(mean x² + eps)`` of each row."""
+    """What `rms_norm_backward` needs: the arguments of the forward pass, and ``1 / √(mean x² + eps)`` of each row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt.functional as F
+    >>> _, cache = F.rms_norm_forward(np.array([[3.0, -3.0]]), eps=0.0)
+    >>> cache.inv_rms.round(2)
+    array([0.33])
+    """
 
     x: Array
     scale: Array | None
@@ -956,7 +982,16 @@ _weight_norm_backward = kernel(
 
 
 class WeightNormCache(NamedTuple):
-    """What `weight_norm_backward` needs: the arguments of the forward pass, and the norm of each output's direction."""
+    """What `weight_norm_backward` needs: the arguments of the forward pass, and the norm of each output's direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastopt.functional as F
+    >>> _, cache = F.weight_norm_forward(np.array([[3.0], [4.0]]), np.array([2.0]))
+    >>> cache.norm
+    array([5.])
+    """
 
     direction: Array
     gain: Array

@@ -198,6 +198,7 @@ def _step_doc(optimizer: type[Optimizer], states: tuple[str, ...]) -> str:
         "left as it is."
     )
     raises = "\nRaises\n------\nTypeError, ValueError\n    Where an argument breaks its rule; nothing was changed then."
+    rest = rest.partition("\n\nExamples\n")[0]
     _, found, references = rest.partition("\n\nReferences\n")
     sources = [f"\nReferences\n{references}"] if found else []
     first = f"One step of `fastopt.{optimizer.__name__}`, in place or to `out`."

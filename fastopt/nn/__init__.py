@@ -22,6 +22,7 @@ from fastopt.nn import (
     losses,
     lr_range,
     many,
+    metrics,
     model,
     monitor,
     norms,
@@ -30,6 +31,7 @@ from fastopt.nn import (
     preprocessing,
     residual,
     shapes,
+    snapshots,
     trace,
     training,
     transfer,
@@ -54,6 +56,7 @@ from fastopt.nn.preprocessing import *
 from fastopt.nn.program import Program
 from fastopt.nn.residual import *
 from fastopt.nn.shapes import *
+from fastopt.nn.snapshots import *
 from fastopt.nn.trace import *
 from fastopt.nn.training import *
 from fastopt.nn.transfer import *
@@ -77,6 +80,7 @@ __all__ = [
     *preprocessing.__all__,
     *residual.__all__,
     *shapes.__all__,
+    *snapshots.__all__,
     *trace.__all__,
     *training.__all__,
     *transfer.__all__,
@@ -84,5 +88,6 @@ __all__ = [
     "curvature",
     "debug",
     "lsuv",
+    "metrics",
     "monitor",
 ]

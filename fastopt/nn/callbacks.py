@@ -602,7 +602,7 @@ class WeightAverage(Callback):
 
 
 class Lines(Callback):
-    """Prints a line per epoch; and, where tqdm is installed and the output is a terminal, a progress bar.
+    """Prints a line per epoch; and, where tqdm is installed and the output is a terminal or a notebook, a progress bar.
 
     Parameters
     ----------
@@ -648,14 +648,24 @@ class Lines(Callback):
 
 
 def _progress_bar(total: int, label: str, file: TextIO) -> Any:
-    """A progress bar of tqdm; None where there is no terminal or no tqdm."""
-    if not file.isatty():
+    """A progress bar of tqdm; None where there is neither a terminal nor a notebook, or no tqdm."""
+    in_notebook = file is sys.stdout and _has_notebook()
+    if not (in_notebook or file.isatty()):
         return None
     try:
-        from tqdm import tqdm
+        if in_notebook:
+            from tqdm.auto import tqdm  # a widget, or text where there is no ipywidgets
+        else:
+            from tqdm import tqdm
     except ImportError:
         return None
     return tqdm(total=total, desc=label, file=file, leave=False, unit="batch")
+
+
+def _has_notebook() -> bool:
+    """Whether this process is the kernel of a Jupyter notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def describe(logs: dict[str, float]) -> str:

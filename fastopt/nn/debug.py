@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import RED, figure
 from fastopt.nn.arguments import samples
 from fastopt.nn.layers import Dropout, Grads
 from fastopt.nn.losses import Loss, LossLike, loss_of, softmax_cross_entropy
@@ -66,7 +66,17 @@ class Finding(NamedTuple):
 
 
 def without_dropout(model: Sequential, dtype: Any = None) -> Sequential:
-    """A copy of a model in which dropout is the identity."""
+    """A copy of a model in which dropout is the identity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dropout(0.5)], (4,))
+    >>> twin = nn.debug.without_dropout(model)
+    >>> twin.forward(np.ones((1, 4), np.float32), training=True)[0]
+    array([[1., 1., 1., 1.]], dtype=float32)
+    """
     twin = model.copy(dtype=dtype)
     for layer in twin.walk():
         if isinstance(layer, Dropout):
@@ -209,6 +219,16 @@ def check_initial_loss(
     -------
     Finding
         `values`: ``loss``, ``expected``.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> for init in ("zeros", "large"):
+    ...     model = nn.Sequential([nn.Flatten(), nn.Dense(10, init=init)], x.shape[1:])
+    ...     print(bool(nn.debug.check_initial_loss(model, x[:100], y[:100])))
+    True
+    False
     """
     tolerance = checks.number("tolerance", tolerance, "[0, inf)")
     twin = without_dropout(model)
@@ -256,6 +276,15 @@ def overfit_tiny(
     -------
     Finding
         `values`: ``first`` and ``loss`` (in training), ``steps``, and ``accuracy`` where there are labels.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(64, activation="relu"), nn.Dense(10)], x.shape[1:])
+    >>> finding = nn.debug.overfit_tiny(model, x, y)
+    >>> finding.passed, finding.values["accuracy"]
+    (True, 1.0)
     """
     x, y, loss = _few(model, x, y, loss, n, seed)
     twin = without_dropout(model)
@@ -326,6 +355,15 @@ def check_regularisation(
     -------
     Finding
         `values`: the last loss, ``plain``, with ``weight_decay``, and with ``dropout`` (the mean over 20 masks).
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> layers = [nn.Flatten(), nn.Dense(32, activation="relu"), nn.Dropout(0.3), nn.Dense(10)]
+    >>> finding = nn.debug.check_regularisation(nn.Sequential(layers, x.shape[1:]), x, y)
+    >>> finding.passed, sorted(finding.values)
+    (True, ['dropout', 'plain', 'weight_decay'])
     """
     decay = checks.number("weight_decay", weight_decay, "(0, inf)")
     x, y, loss = _few(model, x, y, loss, n, seed)
@@ -361,6 +399,15 @@ class Mistakes(NamedTuple):
     losses : ndarray (k,)
     outputs : ndarray (k, …)
         The model's outputs in inference.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(2, init="zeros", bias_init=[1.0, 0.0])], (1,))  # always answers 0
+    >>> found = nn.debug.worst_mistakes(model, np.zeros((4, 1)), np.array([0, 0, 1, 0]), k=2)
+    >>> found.indices, found.losses.round(2)
+    (array([2, 0]), array([1.31, 0.31]))
     """
 
     indices: NDArray[np.int64]
@@ -384,6 +431,16 @@ def worst_mistakes(
     Returns
     -------
     Mistakes
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y, x_test, y_test = data.load("digits")
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x, y, epochs=5)
+    >>> found = nn.debug.worst_mistakes(model, x_test, y_test, k=3)
+    >>> bool((found.outputs.argmax(axis=1) != y_test[found.indices]).all())
+    True
     """
     k = checks.integer("k", k, 1)
     x, y, loss = samples(model, x, y, loss)
@@ -398,12 +455,12 @@ def plot_mistakes(
     model: Sequential,
     x: Array,
     y: Array,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     loss: LossLike = softmax_cross_entropy,
     *,
     k: int = 25,
     names: Sequence[str] | None = None,
-) -> Mistakes:
+) -> Any:
     """Plot the images with the highest loss, each with its label, the predicted one, and its loss.
 
     Parameters
@@ -413,8 +470,8 @@ def plot_mistakes(
         Images, of one channel or three.
     y : ndarray (n,)
         Integer labels.
-    path : path
-        Its suffix decides the format.
+    path : path, optional
+        Where to write the page. Its suffix decides the format.
     loss : callable, default softmax_cross_entropy
     k : int, default 25
     names : sequence of str, optional
@@ -422,12 +479,21 @@ def plot_mistakes(
 
     Returns
     -------
-    Mistakes
+    Mistakes or matplotlib.figure.Figure
+        Without a path, the page, which a notebook shows.
 
     Raises
     ------
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y, x_test, y_test = data.load("digits")
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x, y, epochs=5)
+    >>> found = nn.debug.plot_mistakes(model, x_test, y_test, "mistakes.png", k=9)
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim != 4 or x.shape[3] not in (1, 3):
@@ -444,7 +510,9 @@ def plot_mistakes(
         axes.imshow((x[i] - low) / (high - low), cmap="gray_r", vmin=0, vmax=1)
         truth, taken = (str(c) if names is None else names[c] for c in (int(y[i]), int(output.argmax())))
         said = f"{truth}, taken for {taken}" if truth != taken else truth
-        axes.set_title(f"{said}\n#{i}, loss {value:.2f}", fontsize=8, color="C3" if truth != taken else "black")
+        axes.set_title(f"{said}\n#{i}, loss {value:.2f}", fontsize=8, color=RED if truth != taken else "black")
         axes.axis("off")
+    if path is None:
+        return page
     page.savefig(path, dpi=120)
     return found

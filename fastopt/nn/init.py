@@ -49,7 +49,20 @@ __all__ = ["Constant", "He", "Initializer", "Normal", "Orthogonal", "Sparse", "X
 
 
 class Initializer(Spelled):
-    """Draws weights: ``initializer(shape, fan_in, fan_out, rng) -> ndarray``. Outputs are on the last axis."""
+    """Draws weights: ``initializer(shape, fan_in, fan_out, rng) -> ndarray``. Outputs are on the last axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Identity(nn.Initializer):
+    ...     def __call__(self, shape, fan_in, fan_out, rng):
+    ...         return np.eye(*shape)
+    >>> nn.Sequential([nn.Dense(2, init=Identity())], (2,)).params["0.weight"]
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    >>> del nn.Initializer.classes["Identity"]
+    """
 
     #: Every such class by its name, for loading models.
     classes: ClassVar[dict[str, type[Initializer]]] = {}
@@ -75,6 +88,12 @@ class Constant(Initializer):
     Parameters
     ----------
     value : float, default 0.0
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> nn.Sequential([nn.Dense(2, init=nn.Constant(0.5))], (1,)).params["0.weight"]
+    array([[0.5, 0.5]], dtype=float32)
     """
 
     def __init__(self, value: float = 0.0) -> None:
@@ -91,6 +110,13 @@ class Normal(Initializer):
     ----------
     std : float, default 0.01
         In [0, inf).
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> weight = nn.Sequential([nn.Dense(300, init=nn.Normal(0.01))], (400,)).params["0.weight"]
+    >>> weight.shape, round(float(weight.std()), 3)
+    ((400, 300), 0.01)
     """
 
     def __init__(self, std: float = 0.01) -> None:
@@ -119,6 +145,13 @@ class Xavier(Initializer):
     fan : {"average", "in"}, default "average"
         The variance: ``2 / (fan_in + fan_out)`` (eq. 12), or ``1 / fan_in`` (eq. 10).
     distribution : {"normal", "uniform"}, default "normal"
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> weight = nn.Sequential([nn.Dense(300, init=nn.Xavier())], (400,)).params["0.weight"]
+    >>> round(float(weight.var()) * (400 + 300), 1)
+    2.0
     """
 
     def __init__(self, fan: Literal["average", "in"] = "average", distribution: Distribution = "normal") -> None:
@@ -139,6 +172,13 @@ class He(Initializer):
     fan : {"in", "out"}, default "in"
         The variance: ``2 / fan_in``, or ``2 / fan_out``.
     distribution : {"normal", "uniform"}, default "normal"
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> weight = nn.Sequential([nn.Dense(300, "relu", init=nn.He(distribution="uniform"))], (400,)).params["0.weight"]
+    >>> round(float(weight.var()) * 400, 1)
+    2.0
     """
 
     def __init__(self, fan: Literal["in", "out"] = "in", distribution: Distribution = "normal") -> None:
@@ -159,6 +199,13 @@ class Sparse(Initializer):
         The number of inputs per output whose weights are not 0 (at most all).
     std : float, default 1.0
         The standard deviation of those weights, which are normal; in [0, inf).
+
+    Examples
+    --------
+    >>> from fastopt import nn
+    >>> weight = nn.Sequential([nn.Dense(3, init=nn.Sparse(count=4))], (100,)).params["0.weight"]
+    >>> (weight != 0).sum(axis=0).tolist()
+    [4, 4, 4]
     """
 
     def __init__(self, count: int = 15, std: float = 1.0) -> None:
@@ -182,6 +229,14 @@ class Orthogonal(Initializer):
     ----------
     gain : float, default 1.0
         A factor; √2 before ReLU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> weight = nn.Sequential([nn.Dense(3, init=nn.Orthogonal())], (10,)).params["0.weight"]
+    >>> np.allclose(weight.T @ weight, np.eye(3), atol=1e-6)
+    True
     """
 
     def __init__(self, gain: float = 1.0) -> None:

@@ -52,6 +52,24 @@ class Layer(Spelled):
         The layers that a `Composite` is made of.
     input_shape : tuple of int or None
         The shape that the layer was built for, without the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> class Scale(nn.Layer):
+    ...     def _build(self, input_shape, rng, dtype):
+    ...         self.params["scale"] = np.ones(input_shape[-1:], dtype)
+    ...
+    ...     def forward(self, x, *, training=False, counter=0):
+    ...         return x * self.params["scale"], x
+    ...
+    ...     def backward(self, dy, x):
+    ...         return dy * self.params["scale"], {"scale": (dy * x).sum(axis=0)}
+    >>> model = nn.Sequential([Scale(), nn.Dense(2)], (3,))
+    >>> bool(nn.debug.gradient_check(model, np.eye(3), np.array([0, 1, 0])))
+    True
+    >>> del nn.Layer.classes["Scale"]
     """
 
     #: Every layer class by its name, for loading models.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.applied import Applied
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import GREEN, GREY, ORANGE, RED, figure
 from fastopt.nn.arguments import bound, samples
 from fastopt.nn.losses import LossLike, softmax_cross_entropy
 from fastopt.nn.model import Sequential
@@ -38,6 +38,17 @@ class LRRange(NamedTuple):
     suggestion : float
         An initial learning rate: the geometric mean of a tenth of `lowest`, which is often too high for adaptive
         optimizers, and of `steepest`, which is often too low for plain ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> found = nn.lr_find(model, x, y, steps=100)
+    >>> found.steepest < found.lowest, len(found.rates) == len(found.losses) == len(found.smoothed)
+    (True, True)
+    >>> history = model.fit(x, y, epochs=1, lr=found.suggestion)
     """
 
     rates: Array
@@ -47,20 +58,24 @@ class LRRange(NamedTuple):
     steepest: float
     suggestion: float
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Plot the losses to a file (extra ``plot``), whose suffix decides the format."""
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Plot the losses to a file (extra ``plot``), whose suffix decides the format; without one, return the page,
+        a matplotlib.figure.Figure, which a notebook shows."""
         page = figure((7, 4))
         axes = page.subplots()
-        axes.plot(self.rates, self.losses, color="C7", linewidth=0.7, label="loss")
+        axes.plot(self.rates, self.losses, color=GREY, linewidth=0.7, label="loss")
         axes.plot(self.rates, self.smoothed, label="smoothed")
-        for name, color, line in (("steepest", "C2", ":"), ("suggestion", "C1", "--"), ("lowest", "C3", ":")):
+        for name, color, line in (("steepest", GREEN, ":"), ("suggestion", ORANGE, "--"), ("lowest", RED, "-.")):
             rate = getattr(self, name)
             axes.axvline(rate, color=color, linestyle=line, label=f"{name}, {rate:.2g}")
         axes.set(xscale="log", xlabel="learning rate", title="learning-rate range test")
         axes.set_ylim(0, 1.5 * max(self.smoothed[0], self.smoothed.min()))
         axes.grid(alpha=0.3)
         axes.legend()
+        if path is None:
+            return page
         page.savefig(path, dpi=120)
+        return None
 
 
 def lr_find(

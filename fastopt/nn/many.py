@@ -25,9 +25,10 @@ from fastopt.nn.arguments import samples as checked_samples
 from fastopt.nn.arguments import weights
 from fastopt.nn.feed import is_loader
 from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_of, softmax_cross_entropy
+from fastopt.nn.metrics import MetricsLike, checked_metrics, value_of
 from fastopt.nn.model import Sequential, read
 from fastopt.nn.orders import Indices, rows_of
-from fastopt.nn.targets import Metric, accuracy, are_labels, check_finite, checked_metrics, value_of
+from fastopt.nn.targets import accuracy, are_labels, check_finite
 from fastopt.nn.training import Callback, History, Run, Validation, interruptible
 from fastopt.threads import blas_on_one_thread, get_num_threads
 
@@ -42,6 +43,15 @@ class Histories(list[History]):
     errors : dict of Exception
         What the runs that failed have raised, by the number of the model. Their histories have the epochs of before,
         and say so in ``stopped``.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> models = [nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:], seed=seed) for seed in range(3)]
+    >>> histories = nn.fit_many(models, x, y, epochs=2)
+    >>> [len(history["loss"]) for history in histories], histories.errors
+    ([2, 2, 2], {})
     """
 
     def __init__(self, histories: Sequence[History], errors: Mapping[int, Exception]) -> None:
@@ -67,6 +77,20 @@ class FitManyError(ExceptionGroup[Exception]):
     ----------
     histories : Histories
         Of all models.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> models = [nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:], seed=seed) for seed in range(2)]
+    >>> class Failing(nn.Callback):
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         raise OSError("the disk is full")
+    >>> try:
+    ...     nn.fit_many(models, x, y, epochs=2, callbacks=lambda i: [Failing()] * i)
+    ... except nn.FitManyError as error:
+    ...     print(error.histories.errors, len(error.histories[0]["loss"]))
+    {1: OSError('the disk is full')} 2
     """
 
     histories: Histories
@@ -175,18 +199,15 @@ def fit_many(
     True
     """
     checks.choice("on_error", on_error, ("raise", "keep"))
-    count = get_num_threads() if threads is None else checks.integer("threads", threads, 1, _kernels.MAX_THREADS)
-    stream = _stream(progress)
+    count, stream = _thread_count(threads), _stream(progress)
     listed = _models(models)
     runs = _runs(listed, x, y, optimizer, samples, validation_data, callbacks, each, options)
-    crowd = _Crowd(runs, min(count, len(runs)), get_num_threads())
-    with interruptible(crowd):
-        crowd.go(stream)
-    errors = {task.number: task.error for task in crowd.tasks if task.error is not None}
+    errors, interrupted = train(runs, threads=count, progress=stream or False)
     for number, error in errors.items():
+        error.add_note(f"in the fit of models[{number}]")
         runs[number].history.stopped = f"{type(error).__name__}: {error}"
     histories = Histories([run.history for run in runs], errors)
-    if crowd.interrupted:
+    if interrupted:
         done = sum(not history.stopped for history in histories)
         print(
             f"fastopt: interrupted; {done} of {len(runs)} models are complete; weights and histories are kept",
@@ -195,6 +216,42 @@ def fit_many(
     if errors and on_error == "raise":
         raise FitManyError(f"{len(errors)} of {len(runs)} models could not be trained", [*errors.values()], histories)
     return histories
+
+
+def train(
+    runs: Sequence[Run],
+    *,
+    threads: int | None = None,
+    progress: bool | TextIO = False,
+    finish: Callable[[int, float], None] | None = None,
+) -> tuple[dict[int, Exception], bool]:
+    """Have runs done as `fit_many` does, whose arguments these are.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of different models.
+    threads, progress
+        As of `fit_many`.
+    finish : callable, optional
+        ``finish(number, seconds)`` is called when a run has ended without an exception, by the thread that ended it.
+
+    Returns
+    -------
+    errors : dict of Exception
+        What runs, or `finish`, have raised, by the number of the run.
+    interrupted : bool
+        Whether Ctrl-C has ended runs.
+    """
+    stream = _stream(progress)
+    crowd = _Crowd(list(runs), min(_thread_count(threads), len(runs)), get_num_threads(), finish)
+    with interruptible(crowd):
+        crowd.go(stream)
+    return {task.number: task.error for task in crowd.tasks if task.error is not None}, crowd.interrupted
+
+
+def _thread_count(threads: int | None) -> int:
+    return get_num_threads() if threads is None else checks.integer("threads", threads, 1, _kernels.MAX_THREADS)
 
 
 def _models(models: Any) -> list[Sequential]:
@@ -347,8 +404,8 @@ TURN = 0.05
 class _Task:
     """A run, and what is known of its length."""
 
-    def __init__(self, number: int, run: Run) -> None:
-        self.number, self.run = number, run
+    def __init__(self, number: int, run: Run, finish: Callable[[int, float], None] | None) -> None:
+        self.number, self.run, self._finish = number, run, finish
         self.slices: Generator[None] | None = run.slices()
         self.cost, self.seconds = _cost(run), 0.0
         self.error: Exception | None = None
@@ -361,8 +418,9 @@ class _Task:
             for _ in self.slices:
                 if is_over(time.perf_counter() - began):
                     return False
+            if self._finish is not None:
+                self._finish(self.number, self.seconds + time.perf_counter() - began)
         except Exception as error:
-            error.add_note(f"in the fit of models[{self.number}]")
             self.error = error
         finally:
             self.seconds += time.perf_counter() - began
@@ -386,8 +444,14 @@ def _cost(run: Run) -> float:
 class _Crowd:
     """Runs, and threads that take them over, the longest first."""
 
-    def __init__(self, runs: list[Run], threads: int, kernel_threads: int) -> None:
-        self.tasks = [_Task(number, run) for number, run in enumerate(runs)]
+    def __init__(
+        self,
+        runs: list[Run],
+        threads: int,
+        kernel_threads: int,
+        finish: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.tasks = [_Task(number, run, finish) for number, run in enumerate(runs)]
         self.interrupted = False
         self._waiting = sorted(self.tasks, key=lambda task: (task.cost, -task.number))
         self._threads, self._kernel_threads = threads, kernel_threads
@@ -639,7 +703,7 @@ class Ensemble:
         sample_weight: Array | None = None,
         *,
         batch_size: int = 256,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: MetricsLike | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy of what is predicted together.
 
@@ -652,8 +716,8 @@ class Ensemble:
         sample_weight : ndarray (n,), optional
             As for `Sequential.evaluate`.
         batch_size : int, default 256
-        metrics : dict of callable, optional
-            Functions ``f(targets, scores)``, of what `predict` returns, by the names of their values.
+        metrics : str, callable, or sequence or dict of these, optional
+            As for `Sequential.fit`; scores are what `predict` returns.
 
         Returns
         -------
@@ -668,7 +732,7 @@ class Ensemble:
         first = self.models[0]
         x, y, loss = checked_samples(first, x, y, self.loss)
         weight = weights(sample_weight, None, y, loss, np.dtype(np.float64))
-        measured_by = checked_metrics(metrics)
+        measured_by = checked_metrics(metrics, loss, y, made=self._link() is not None)
         mean = self._mean(x, checks.integer("batch_size", batch_size, 1))
         link, scores = self._link(), mean
         if link is not None:  # back to outputs, of which the loss makes these probabilities

@@ -21,8 +21,8 @@ from fastopt.nn.feed import Loader, Transform
 from fastopt.nn.init import at_most
 from fastopt.nn.layers import Layer
 from fastopt.nn.losses import LossLike, named_loss, softmax_cross_entropy
+from fastopt.nn.metrics import MetricsLike
 from fastopt.nn.program import Compiled
-from fastopt.nn.targets import Metric
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.training import Callback
 from fastopt.optimizer import OptimizerLike
@@ -98,7 +98,7 @@ class Sequential(Compiled):
         on_nonfinite: Literal["stop", "skip", "ignore"] | None = None,
         batches: Any = None,
         transform: Transform | None = None,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: MetricsLike | None = None,
     ) -> loop.History:
         """Train by mini-batches.
 
@@ -157,10 +157,13 @@ class Sequential(Compiled):
             ``f(x, y, rng) -> (x, y)``, which changes each batch: as many samples, in new arrays or the same ones, not
             in place. `rng` is a `numpy.random.Generator` of the seed, the epoch and the number of the batch. A thread
             calls it ahead of the steps; and it is called once before the run, to see what it returns.
-        metrics : dict of callable, optional
-            Functions ``f(targets, scores)`` that return a number, by the names that the `History` and callbacks have
-            for it. They get the targets and the outputs of the epoch's batches in training, and, with validation
-            data, those of validation, as ``val_…``.
+        metrics : str, callable, or sequence or dict of these, optional
+            Functions ``f(targets, scores)`` that return a number, such as those of `fastopt.nn.metrics`; ``"top_3"``
+            and the like; or names of scikit-learn's scorers, such as ``"f1_macro"``, ``"roc_auc_ovr"`` or ``"r2"``
+            (extra ``sklearn``). A dict has the names that the `History` and callbacks have for them; else it is their
+            own. They get the targets and the outputs of the epoch's batches in training, and, with validation data,
+            those of validation, as ``val_…``; of scorers more is better, and they score what the loss takes the outputs
+            for: logits of classes, of yes and no, or numbers.
 
         Returns
         -------

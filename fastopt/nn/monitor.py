@@ -18,7 +18,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import BLUE, GREY, ORANGE, figure
 from fastopt.nn.layers import Grads, ReLU
 from fastopt.nn.losses import Loss, loss_of, softmax_cross_entropy
 from fastopt.nn.stack import Stack
@@ -36,6 +36,18 @@ class DetectAnomaly(Callback):
     """Raises `Anomaly` before a step whose gradients hold a NaN or an infinity, while the parameters are still finite.
 
     Each gradient is read once per step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(4, activation="relu"), nn.Dense(1)], (1,))
+    >>> x, y = np.full((8, 1), 1e30, np.float32), np.zeros((8, 1), np.float32)
+    >>> try:
+    ...     model.fit(x, y, loss="squared_error", epochs=1, callbacks=[nn.monitor.DetectAnomaly()])
+    ... except nn.NonFiniteError as error:
+    ...     print(error)
+    epoch 1, batch 1: the forward pass of the loss: in its output, 1 infinite of 1 values
     """
 
     def on_train_begin(self, run: Run) -> None:
@@ -108,6 +120,15 @@ def noise_scale(
     References
     ----------
     .. [1] S. McCandlish, J. Kaplan, D. Amodei et al., "An empirical model of large-batch training", 2018, appendix A.1.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> trace, square = nn.monitor.noise_scale(model, x[:256], y[:256])
+    >>> trace > square > 0
+    True
     """
     parts = checks.integer("parts", min(parts, len(x) // 2), 2)
     small = len(x) // parts
@@ -248,20 +269,33 @@ class Monitor(Callback):
 # ---- Drawing ----------------------------------------------------------------------------------------------------
 
 
-def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -> None:
-    """Plot a run to a file: loss and accuracy; and the record of a `Monitor`, on the same page.
+def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str] | None = None) -> Any:
+    """Plot a run: loss and accuracy; and the record of a `Monitor`, on the same page.
 
     Parameters
     ----------
     history : History or mapping
         What `Sequential.fit` returned, or the contents of its JSON file.
-    path : path
-        Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
+    path : path, optional
+        Where to write the page. Its suffix decides the format: ``.png``, ``.svg``, ``.pdf``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or None
+        The page, which a notebook shows; None where there is a path.
 
     Raises
     ------
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x, y, epochs=3, callbacks=[nn.monitor.Monitor()])
+    >>> nn.monitor.plot(history, "curves.png")
     """
     record = _record(history)
     if not record:
@@ -282,7 +316,7 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
     for axes, key in ((loss, "loss"), (accuracy, "accuracy")):
         shown = {
             name: (label, color, _numbers(history[name]))
-            for name, label, color in ((key, "training", "C0"), (f"val_{key}", "validation", "C1"))
+            for name, label, color in ((key, "training", BLUE), (f"val_{key}", "validation", ORANGE))
             if history.get(name)
         }
         epochs = max((len(values) for *_, values in shown.values()), default=0)
@@ -299,7 +333,10 @@ def plot(history: Mapping[str, Sequence[float]], path: str | os.PathLike[str]) -
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
         if not any(math.isfinite(value) for *_, values in shown.values() for value in values):
             axes.set_yticks([])
+    if path is None:
+        return page
     page.savefig(path, dpi=120)
+    return None
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
@@ -369,7 +406,7 @@ def _draw_record(axes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         if axes[key].get_legend_handles_labels()[0] and (key != "lr" or len(axes[key].lines) > 1):
             axes[key].legend(fontsize=7, ncols=2)
     rate = axes["lr"].twinx()
-    _curve(rate, step, record["lr"], color="C1", linewidth=1)
+    _curve(rate, step, record["lr"], color=ORANGE, linewidth=1)
     rate.set_ylim(bottom=0)
     _ridges(axes["activations"], record["activations"], "outputs of layers other than 0")
     low, high = axes["activations"].get_xlim()
@@ -392,7 +429,7 @@ def _limits(steps: Sequence[int]) -> tuple[float, float]:
 def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> None:
     """Plot the first and the last histogram of each layer, from top to bottom."""
     for place, (_, histograms) in enumerate(record.items()):
-        for which, style in ((0, {"color": "C7", "alpha": 0.7}), (-1, {"color": "C0"})):
+        for which, style in ((0, {"color": GREY, "alpha": 0.8}), (-1, {"color": BLUE})):
             low, high, counts = histograms[which]
             heights = np.array(counts) / max(*counts, 1) * 0.85
             edges = np.linspace(low, high, len(counts) + 1)
@@ -400,7 +437,7 @@ def _ridges(axes: Any, record: Mapping[str, list[list[Any]]], title: str) -> Non
                 axes.stairs(heights - place, edges, baseline=-place, fill=which == -1, linewidth=1, **style)
         if not any(histograms[-1][2]):
             note = "last record: no finite number other than 0"
-            options = {"fontsize": 8, "color": "C0", "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}}
+            options = {"fontsize": 8, "color": BLUE, "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}}
             axes.text(0.98, 0.6 - place, note, transform=axes.get_yaxis_transform(), ha="right", **options)
     axes.set_yticks([-place for place in range(len(record))], list(record), fontsize=8)
     axes.set_title(f"{title}: first record (grey), last (blue)")

@@ -30,9 +30,10 @@ from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.metrics import Metric, MetricsLike, checked_metrics, value_of
 from fastopt.nn.orders import Indices
 from fastopt.nn.stack import Stack, room_for_convolutions
-from fastopt.nn.targets import Metric, accuracy, are_labels, checked_metrics, count_right, value_of
+from fastopt.nn.targets import accuracy, are_labels, count_right
 
 #: Batches of one call of C at most: as many have room in the tables of results.
 MOST_BATCHES = 1024
@@ -88,6 +89,15 @@ class Program:
         For each batch of a run, the mean loss and the total sample weight, and the number of right answers.
     native : bool
         Whether C runs all of it, so that a run may have many batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(3, activation="relu"), nn.Dense(2)], (4,))
+    >>> program = model.compile(8, loss=nn.softmax_cross_entropy)
+    >>> program.native, sorted(program.grads)
+    (True, ['0.bias', '0.weight', '1.bias', '1.weight'])
     """
 
     def __init__(
@@ -550,7 +560,7 @@ class Compiled(Stack, loadable=False):
         *,
         batch_size: int = 256,
         loss: LossLike = softmax_cross_entropy,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: MetricsLike | None = None,
     ) -> dict[str, float]:
         """Loss and accuracy in inference.
 
@@ -566,8 +576,8 @@ class Compiled(Stack, loadable=False):
         batch_size : int, default 256
         loss : callable or str, default softmax_cross_entropy
             As for `fit`.
-        metrics : dict of callable, optional
-            As for `fit`: functions ``f(targets, scores)`` by the names of their values.
+        metrics : str, callable, or sequence or dict of these, optional
+            As for `fit`.
 
         Returns
         -------
@@ -582,7 +592,7 @@ class Compiled(Stack, loadable=False):
         x, y, made = samples(self, x, y, loss)
         weight = weights(sample_weight, None, y, made, self.dtype)
         size = checks.integer("batch_size", batch_size, 1)
-        return self.measure(x, y, weight, size=size, loss=made, metrics=checked_metrics(metrics))
+        return self.measure(x, y, weight, size=size, loss=made, metrics=checked_metrics(metrics, made, y))
 
     def measure(
         self,

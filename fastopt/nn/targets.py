@@ -1,9 +1,7 @@
-"""Targets: integer labels or numbers, accuracy and other metrics."""
+"""Targets: integer labels or numbers, and how many of them are right."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,6 @@ import numpy as np
 from fastopt import checks
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
-
-#: (targets, scores) -> a number
-Metric = Callable[[Array, Array], float]
 
 
 def are_labels(y: Array) -> bool:
@@ -61,42 +56,3 @@ def count_right(output: Array, y: Array) -> int:
 def accuracy(output: Array, y: Array) -> float:
     """The share of rows whose largest output is at the label; 0.0 for none."""
     return count_right(output, y) / len(y) if len(y) else 0.0
-
-
-#: Metrics that a run has of itself.
-_OWN_METRICS = ("loss", "accuracy", "skipped", "samples_per_second", "epoch")
-
-
-def checked_metrics(given: Any) -> dict[str, Metric]:
-    """The functions that measure outputs, by name."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise TypeError(f"metrics must be a dict, such as {{'auc': roc_auc_score}}, got {type(given).__name__}")
-    for name, metric in given.items():
-        if not isinstance(name, str):
-            raise TypeError(f"metrics must have names, got {name!r}")
-        if not callable(metric) or isinstance(metric, type):
-            raise TypeError(f"metrics must be functions f(targets, scores), got {metric!r} for {name!r}")
-        if name in _OWN_METRICS or name.startswith("val_") or not name.isidentifier():
-            raise ValueError(
-                f"metrics must have names that are identifiers, do not begin with val_, and are none of "
-                f"{', '.join(_OWN_METRICS)}, got {name!r}"
-            )
-    return dict(given)
-
-
-def value_of(name: str, metric: Metric, y: Array, output: Array) -> float:
-    """The value of a metric, a number."""
-    try:
-        value: Any = metric(y, output)
-    except Exception as error:
-        error.add_note(
-            f"in the metric {name!r}, of targets {y.dtype} {y.shape} and scores {output.dtype} {output.shape}"
-        )
-        raise
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if not isinstance(value, (numbers.Real, np.bool_)):
-        raise TypeError(f"metrics must return numbers, got {type(value).__name__} of {name!r}")
-    return float(value)

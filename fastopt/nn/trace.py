@@ -161,6 +161,17 @@ class NonFiniteError(ValueError, FloatingPointError):
     ----------
     epochs : int
         The number of epochs that were completed before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt import nn
+    >>> model = nn.Sequential([nn.Dense(1)], (1,))
+    >>> try:
+    ...     model.fit(np.full((8, 1), 1e30), np.zeros((8, 1)), loss="squared_error", epochs=2)
+    ... except nn.NonFiniteError as error:
+    ...     print(error.epochs, error)
+    0 epoch 1, batch 1: the forward pass of the loss: in its output, 1 infinite of 1 values
     """
 
     epochs: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import math
 import os
@@ -23,11 +24,12 @@ from fastopt.nn import arguments, orders
 from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
+from fastopt.nn.metrics import Metric, checked_metrics, value_of
 from fastopt.nn.orders import Indices, Shuffled
 from fastopt.nn.preprocessing import adapt, unadapted
 from fastopt.nn.program import Compiled
 from fastopt.nn.stack import room_for_convolutions
-from fastopt.nn.targets import Metric, are_labels, checked_metrics, value_of
+from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.nn.trainer import NonFinite, Steps, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
@@ -81,6 +83,20 @@ class History(dict[str, list[float]]):
         """What `save` writes."""
         more = {"stopped": self.stopped, "monitor": self.monitor}
         return json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1)
+
+    def _repr_html_(self) -> str:
+        """A table of the epochs, for notebooks: of more than ten, the first and the last five."""
+        count = max(map(len, self.values()), default=0)
+        lines = [["epoch", *(html.escape(name.replace("_", " ")) for name in self)]]
+        for epoch in range(count):
+            shown = (f"{values[epoch]:.4g}" if epoch < len(values) else "" for values in self.values())
+            lines.append([str(epoch + 1), *shown])
+        if count > 10:
+            lines[6:-5] = [["…", *[""] * len(self)]]
+        rows = [f"<tr>{''.join(f'<td>{field}</td>' for field in line)}</tr>" for line in lines]
+        rows[0] = rows[0].replace("td>", "th>")
+        stopped = f"<p>{html.escape(self.stopped)}</p>" if self.stopped else ""
+        return f"<table>{''.join(rows)}</table>{stopped}"
 
 
 def _finite(value: Any) -> Any:
@@ -203,6 +219,22 @@ class Run:
         Why the run is to end; empty until `stop`.
     interrupted : bool
         Whether it was stopped by Ctrl-C.
+
+    Examples
+    --------
+    >>> from fastopt import data, nn
+    >>> class Enough(nn.Callback):
+    ...     def on_train_begin(self, run):
+    ...         self.run = run
+    ...
+    ...     def on_epoch_end(self, epoch, logs):
+    ...         if logs["accuracy"] > 0.9:
+    ...             self.run.stop("90 %")
+    >>> x, y = data.digits()
+    >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
+    >>> history = model.fit(x, y, epochs=50, callbacks=[Enough()])
+    >>> history.stopped, len(history["loss"]) < 50
+    ('90 %; stopped after epoch 12', True)
     """
 
     def __init__(
@@ -707,7 +739,7 @@ def prepare(
     x, y, _ = feed.first()
     own = arguments.samples(model, x, y, loss)[2]  # that of such targets
     held_out = _validation(model, validation_data, loss, own, validation_finite and looked_at)
-    chosen, measured = arguments.callbacks(callbacks, Callback), checked_metrics(metrics)
+    chosen, measured = arguments.callbacks(callbacks, Callback), checked_metrics(metrics, own, y)
     epochs = checks.integer("epochs", epochs, 0)
     seed = model.seed if seed is None else checks.integer("seed", seed, 0)
     made = arguments.bound(model, optimizer, lr)

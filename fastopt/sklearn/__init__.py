@@ -10,11 +10,13 @@ from __future__ import annotations
 from fastopt.sklearn.layers import CNNClassifier, SequentialClassifier
 from fastopt.sklearn.mlp import MLPClassifier, MLPRegressor
 from fastopt.sklearn.patches import patch, patched, unpatch
+from fastopt.sklearn.search import SearchCV
 
 __all__ = [
     "CNNClassifier",
     "MLPClassifier",
     "MLPRegressor",
+    "SearchCV",
     "SequentialClassifier",
     "patch",
     "patched",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -23,12 +25,20 @@ from sklearn.utils.validation import (
 
 from fastopt import checks, nn
 from fastopt.checks import Array
+from fastopt.nn import training
 from fastopt.nn.arguments import bound
 from fastopt.nn.layers import Layer
+from fastopt.sklearn.fits import Fit
 
 __all__ = ["CNNClassifier", "SequentialClassifier"]
 
 Shape = tuple[int, ...]
+#: The options of `Sequential.fit`, and their defaults.
+_OPTIONS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(nn.Sequential.fit).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
 
 
 class SequentialClassifier(ClassifierMixin, BaseEstimator):
@@ -49,6 +59,8 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         The weight of samples of each class; multiplies `sample_weight`.
     callbacks : fastopt.nn.Callback or sequence of them, optional
         Used as they are, not copied.
+    metrics : str, callable, or sequence or dict of these, optional
+        As of `fastopt.nn.Sequential.fit`: names of scikit-learn's scorers, for one. Labels are places in ``classes_``.
     dtype : {"float32", "float64"}, default "float32"
         The type of a network that is made of a list of layers.
     random_state : int, RandomState or None, default None
@@ -88,6 +100,7 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         lr: Any = None,
         class_weight: Any = None,
         callbacks: Any = None,
+        metrics: Any = None,
         dtype: str = "float32",
         random_state: Any = None,
         warm_start: bool = False,
@@ -99,6 +112,7 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         self.lr = lr
         self.class_weight = class_weight
         self.callbacks = callbacks
+        self.metrics = metrics
         self.dtype = dtype
         self.random_state = random_state
         self.warm_start = warm_start
@@ -139,6 +153,11 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         TypeError, ValueError
             Where an argument or a parameter breaks its rule.
         """
+        self._begin_fit(X, y, sample_weight, validation_data=validation_data).go()
+        return self
+
+    def _begin_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Fit:
+        """The fit, up to its first step."""
         again = self.warm_start and hasattr(self, "model_")
         X, y = self._checked(X, y, reset=not again)
         classes = np.unique(y)
@@ -180,7 +199,8 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
             self._begin(X, self.classes_)
         if strange := sorted({*np.unique(y).tolist()} - {*self.classes_.tolist()}):
             raise ValueError(f"y must have the classes of the first call, {self.classes_}, got {strange[0]!r}")
-        return self._train(X, y, sample_weight, 1, None)
+        self._train(X, y, sample_weight, 1, None).go()
+        return self
 
     def _checked(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
         if y is None:
@@ -209,7 +229,7 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         known = isinstance(self.optimizer, (str, type))
         self._stepper = bound(made, self.optimizer if known else self.optimizer(made.params), self.lr)
 
-    def _train(self, X: Array, y: Array, sample_weight: Any, epochs: int, validation_data: Any) -> SequentialClassifier:
+    def _train(self, X: Array, y: Array, sample_weight: Any, epochs: int, validation_data: Any) -> Fit:
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         if self.class_weight is not None:
             of_classes = compute_sample_weight(self.class_weight, y)
@@ -221,18 +241,24 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
             if strange := sorted({*np.unique(labels).tolist()} - {*self.classes_.tolist()}):
                 raise ValueError(f"validation_data must have classes of y, got {strange[0]!r}")
             validation_data = x, np.searchsorted(self.classes_, labels)
-        self.history_ = self.model_.fit(
-            X,
-            np.searchsorted(self.classes_, y),
-            epochs=epochs,
-            batch_size=self.batch_size,
-            optimizer=self._stepper,
-            sample_weight=weight,
-            validation_data=validation_data,
-            seed=self._seed,
-            callbacks=self.callbacks,
-        )
-        return self
+        given: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": self.batch_size,
+            "optimizer": self._stepper,
+            "sample_weight": weight,
+            "validation_data": validation_data,
+            "seed": self._seed,
+            "callbacks": self.callbacks,
+            "metrics": self.metrics,
+        }
+        run = training.prepare(self.model_, X, np.searchsorted(self.classes_, y), **_OPTIONS | given)
+
+        def end(is_last: bool) -> None:
+            self.history_ = run.history
+            if run.interrupted:
+                print(f"fastopt: {run.history.stopped}; weights and history are kept", file=sys.stderr)
+
+        return Fit([run], [self], end)
 
     # ---- Predicting -------------------------------------------------------------------------------------------
 
@@ -350,7 +376,7 @@ class CNNClassifier(SequentialClassifier):
         are copied.
     image_shape : tuple of int, optional
         The shape (h, w) or (h, w, c) of images that are given as rows (n, pixels), as the steps of a pipeline do.
-    epochs, batch_size, optimizer, lr, class_weight, callbacks, dtype, random_state, warm_start
+    epochs, batch_size, optimizer, lr, class_weight, callbacks, metrics, dtype, random_state, warm_start
         As of `SequentialClassifier`.
 
     Attributes
@@ -383,6 +409,7 @@ class CNNClassifier(SequentialClassifier):
         lr: Any = None,
         class_weight: Any = None,
         callbacks: Any = None,
+        metrics: Any = None,
         dtype: str = "float32",
         random_state: Any = None,
         warm_start: bool = False,
@@ -395,6 +422,7 @@ class CNNClassifier(SequentialClassifier):
         self.lr = lr
         self.class_weight = class_weight
         self.callbacks = callbacks
+        self.metrics = metrics
         self.dtype = dtype
         self.random_state = random_state
         self.warm_start = warm_start

@@ -12,8 +12,11 @@ from scipy.special import xlogy
 
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
+from fastopt.kernel import kernel
 from fastopt.nn.losses import Caller, Maker, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError, _MeanLoss
 from fastopt.nn.program import MOST_BATCHES
+
+_square_sums = kernel("square_sums")
 
 #: By what scikit-learn calls the activation of outputs: which of our losses it goes with.
 _MEANS: dict[str, type[_MeanLoss]] = {
@@ -38,17 +41,18 @@ class Penalised(_MeanLoss):
 
     Attributes
     ----------
-    squares : float64 ndarray (batches, weights, 2)
-        For each batch of a run, and each of the weights, the mean of its squares.
+    plain : Loss
+        The one of ours with such outputs.
+    squares : float64 ndarray (batches, weights)
+        For each batch of a run, and each of the weights, the sum of its squares.
     """
 
     def __init__(self, output: str, weights: Sequence[Array]) -> None:
         self.output = output
         self._weights_of_layers = tuple(weights)
-        self._zeros = tuple(np.zeros_like(weight) for weight in weights)
-        self.squares = np.zeros((MOST_BATCHES, len(weights), 2))
-        self.moving = tuple((self.squares[0, i], self.squares.strides[0]) for i in range(len(weights)))
-        self._inner = _MEANS[output]()
+        self.squares = np.zeros((MOST_BATCHES, len(weights)))
+        self.moving = tuple((self.squares[0, i : i + 1], self.squares.strides[0]) for i in range(len(weights)))
+        self._inner = self.plain = _MEANS[output]()
         self.takes_labels = output == "softmax"
 
     def check(self, targets: Any, shape: tuple[int, ...]) -> Array:
@@ -91,10 +95,8 @@ class Penalised(_MeanLoss):
         factor = {"softmax": 1.0, "logistic": float(outputs), "identity": outputs / 2}[self.output]
         if factor != 1:
             call(F.scale, out, factor, out=out)
-        for i, (of_layer, zeros) in enumerate(zip(self._weights_of_layers, self._zeros, strict=True)):
-            unused, means = empty(of_layer.shape, of_layer.dtype), empty(of_layer.shape[:1], of_layer.dtype)
-            call(F.element_loss, of_layer, zeros, "squared_error", out=unused, losses=means)
-            call(F.mean_loss, means, result=self.moving[i][0])
+        for of_layer, (sums, _) in zip(self._weights_of_layers, self.moving, strict=True):
+            call(_square_sums, of_layer.reshape(1, -1), sums, None)
 
     @staticmethod
     def _clip(call: Caller, empty: Maker, losses: Array) -> None:
@@ -111,8 +113,7 @@ class Penalised(_MeanLoss):
 
     def penalty(self, batches: int) -> Array:
         """The sum of the squares of all weights before each of the last batches (batches,)."""
-        sizes = np.array([weight.size for weight in self._weights_of_layers], np.float64)
-        return self.squares[:batches, :, 0] @ sizes
+        return self.squares[:batches].sum(axis=1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.output!r}, {id(self)})"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn import neural_network
-from sklearn.base import _fit_context, is_classifier
+from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
@@ -32,6 +32,7 @@ from fastopt.nn.layers import Layer
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import Adam, Momentum
 from fastopt.schedules import Schedule
+from fastopt.sklearn.fits import Fit
 from fastopt.sklearn.losses import Penalised, Poisson
 from fastopt.sklearn.runs import PenalisedRun, Rows
 
@@ -60,7 +61,14 @@ _MORE: dict[str, list[Any]] = {
     "clip_global_norm": [Interval(Real, 0, None, closed="neither"), None],
     "callbacks": [nn.Callback, list, tuple, None],
     "metrics": [str, callable, list, tuple, dict, None],
+    "n_ensemble": [Interval(Integral, 1, None, closed="left")],
 }
+
+#: Attributes of one fitted network.
+_OF_ONE = (
+    "best_loss_", "best_validation_score_", "coefs_", "history_", "intercepts_", "loss_curve_", "network_", "t_",
+    "validation_scores_", "_best_coefs", "_best_intercepts", "_built", "_loss_of_run", "_places", "_stepper",
+)  # fmt: skip
 
 _PARAMETERS = """
     Parameters
@@ -92,6 +100,11 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
     metrics : str, callable, or sequence or dict of these, optional
         Measured after each epoch, on validation data where there is some: names of scikit-learn's scorers, or functions
         ``metric(y_true, y_pred)``. They are in ``history_``.
+    n_ensemble : int, default 1
+        How many networks are trained at once, by `fastopt.get_num_threads` threads, from random states that follow from
+        `random_state`, each with copies of the `callbacks`; probabilities, or what is predicted, are averaged. What is
+        of one network is then an attribute of each of ``estimators_``. With `warm_start`, and in ``partial_fit``, all
+        of them go on.
 
     Attributes
     ----------
@@ -100,6 +113,8 @@ validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
         data; those asked for. Not there after ``solver="lbfgs"``.
     network_ : fastopt.nn.Sequential
         The network, whose parameters `coefs_` and `intercepts_` are. Likewise.
+    estimators_ : list
+        The fitted estimators of an ensemble. Not there where `n_ensemble` is 1.
     loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, t_, coefs_, intercepts_, \
 n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activation_{of_attributes}
         As of scikit-learn.
@@ -124,6 +139,7 @@ class _Rule(nn.Callback):
     def __init__(self, estimator: Any, early_stopping: bool, validation: Any) -> None:
         self._of, self._early_stopping, self._validation = estimator, early_stopping, validation
         self._scorers = dict(estimator._scorers())
+        self._rate: float | None = None
 
     def on_train_begin(self, run: nn.Run) -> None:
         self.run = run
@@ -132,8 +148,10 @@ class _Rule(nn.Callback):
 
     def on_epoch_begin(self, epoch: int) -> None:
         rate = self._of._optimizer.learning_rate
-        if self._of._follows_rule() and self.run.optimizer.lr != rate:
-            self.run.optimizer.lr = rate
+        if self._of._follows_rule() and rate != self._rate:  # else it is that of the optimizer, or of a callback
+            self._rate = rate
+            if self.run.optimizer.lr != rate:
+                self.run.optimizer.lr = rate
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         of, run = self._of, self.run
@@ -167,9 +185,12 @@ class _Rule(nn.Callback):
             last = of.validation_scores_[-1] if self._early_stopping else of._score(x, y, sample_weight=weight)
             measured["val_loss"] = of._loss_on(x, y, weight)
             measured["val_score"] = float(last)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "X does not have valid feature names")
+        names = vars(of).pop("feature_names_in_", None)  # which these arrays do not have
+        try:
             return measured | {prefix + name: float(score(of, *data[:2])) for name, score in self._scorers.items()}
+        finally:
+            if names is not None:
+                of.feature_names_in_ = names
 
 
 class _Network:
@@ -215,7 +236,7 @@ class _Network:
                 "activation": not isinstance(self.activation, str) or self.activation not in ACTIVATIONS,
                 "dropout": np.any(self.dropout),
                 "batch_norm": self.batch_norm,
-                **{name: getattr(self, name) is not None for name in list(_MORE)[2:]},
+                **{name: getattr(self, name) is not None for name in list(_MORE)[2:-1]},
             }
             if wrong := [name for name, there in given.items() if there]:
                 raise ValueError(
@@ -389,6 +410,22 @@ class _Network:
     def _fit(
         self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False, validation_data: Any = None
     ) -> Any:
+        self._begin_fit(X, y, sample_weight, incremental, validation_data).go()
+        return self
+
+    def _begin_fit(
+        self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False, validation_data: Any = None
+    ) -> Fit:
+        """The fit, up to its first step."""
+        again, before = self.warm_start or incremental, len(vars(self).get("estimators_", [self]))
+        if again and hasattr(self, "n_layers_") and before != self.n_ensemble:
+            raise ValueError(
+                f"n_ensemble must be that of the fit before, {before}, in partial_fit and with warm_start, got "
+                f"{self.n_ensemble}: call fit with warm_start=False to begin anew"
+            )
+        if self.n_ensemble > 1:
+            return self._begin_members(X, y, sample_weight, incremental, validation_data)
+        self._forget(("estimators_",))
         hidden = self._hidden()
         if np.any(np.array(hidden) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
@@ -417,17 +454,64 @@ class _Network:
             self._initialize(y, units, X.dtype)
         if self._is_lbfgs():
             lists: list[list[Any]] = [[X, *[None] * (len(units) - 1)], *([None] * (len(units) - 1) for _ in range(3))]
-            self._fit_lbfgs(X, y, sample_weight, *lists, units)
-        else:
-            self._fit_steps(X, y, sample_weight, incremental, validation_data)
+
+            def by_scipy(is_last: bool) -> None:
+                self._fit_lbfgs(X, y, sample_weight, *lists, units)
+                self._check_coefs()
+
+            return Fit([], [], by_scipy)
+        run = self._run(X, y, sample_weight, incremental, validation_data)
+
+        def end(is_last: bool) -> None:
+            self._end(run, may_go_on=incremental or not is_last)
+            self._check_coefs()
+
+        return Fit([run], [self], end)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "coefs_" in vars(self) or "estimators_" in vars(self)
+
+    def _forget(self: Any, names: Iterable[str]) -> None:
+        for name in names:
+            vars(self).pop(name, None)
+
+    def _check_coefs(self: Any) -> None:
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
                 "preprocessed."
             )
-        return self
 
-    def _fit_steps(self: Any, X: Any, y: Array, sample_weight: Any, incremental: bool, given: Any) -> None:
+    def _begin_members(self: Any, X: Any, y: Any, sample_weight: Any, incremental: bool, validation_data: Any) -> Fit:
+        """The fits of all members of an ensemble as one."""
+        again = (self.warm_start or incremental) and "estimators_" in vars(self)
+        self._validate_input(X, y, incremental, reset=not again)
+        if again:
+            members = self.estimators_
+            for member in members:
+                settings = clone(self).get_params(deep=False)
+                member.set_params(**settings | {"n_ensemble": 1, "random_state": member.random_state})
+        else:
+            seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_ensemble)
+            members = [clone(self).set_params(n_ensemble=1, random_state=int(seed)) for seed in seeds]
+        if incremental and not again and is_classifier(self):
+            for member in members:
+                member.classes_, member._label_binarizer = self.classes_, self._label_binarizer
+        parts = [member._begin_fit(X, y, sample_weight, incremental, validation_data) for member in members]
+
+        def end(is_last: bool) -> None:
+            for part in parts:
+                part.end(is_last)
+            self._forget(_OF_ONE)
+            self.estimators_ = members
+            for name in ("n_layers_", "n_outputs_", "out_activation_"):
+                setattr(self, name, getattr(members[0], name))
+            self.n_iter_ = max(member.n_iter_ for member in members)
+            self.loss_ = float(np.mean([member.loss_ for member in members]))
+
+        return Fit([run for part in parts for run in part.runs], members, end)
+
+    def _run(self: Any, X: Any, y: Array, sample_weight: Any, incremental: bool, given: Any) -> PenalisedRun:
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         self._connect()
@@ -441,7 +525,7 @@ class _Network:
         if not isinstance(self.batch_size, str):
             if self.batch_size > n:
                 warnings.warn(
-                    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4
+                    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=6
                 )
             batch_size = int(np.clip(self.batch_size, 1, n))
         net, loss = self.network_, self._loss()
@@ -483,18 +567,18 @@ class _Network:
         if self.early_stopping:
             self._best_network = None
         self.history_ = run.history
-        try:
-            run.go()
-        except KeyboardInterrupt:
-            run.interrupted = True
+        return run
+
+    def _end(self: Any, run: PenalisedRun, *, may_go_on: bool) -> None:
+        """What is to be done after a run."""
         if run.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
-        elif not incremental and not run.stopped and self.schedule is None and self.n_iter_ == self.max_iter:
+            warnings.warn("Training interrupted by user.", stacklevel=7)
+        elif not may_go_on and not run.stopped and self.schedule is None and self.n_iter_ == self.max_iter:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=7,
             )
         if isinstance(self._optimizer, AdamOptimizer):
             t = self._optimizer.t = self._stepper.t
@@ -509,8 +593,7 @@ class _Network:
                     array[...] = kept
             # As in scikit-learn, where a warm start goes on in the arrays of the best.
             self._best_coefs, self._best_intercepts = list(self.coefs_), list(self.intercepts_)
-        vars(self).pop("_best_network", None)
-        vars(self).pop("_trained_on", None)
+        self._forget(("_best_network", "_trained_on"))
 
     def _other_arrays(self: Any) -> list[Array]:
         """Those of the network that are no coefficient or intercept."""
@@ -581,6 +664,11 @@ class _Network:
     # ---- Predicting -----------------------------------------------------------------------------------------------
 
     def _forward_pass_fast(self: Any, X: Any, check_input: bool = True) -> Array:
+        if "estimators_" in vars(self):
+            if check_input:
+                X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            outputs = [member._forward_pass_fast(X, check_input=False) for member in self.estimators_]
+            return np.mean(outputs, axis=0, dtype=np.float64).astype(outputs[0].dtype, copy=False)
         plain = isinstance(self.activation, str) and self.activation in ACTIVATIONS
         if plain and not self.batch_norm:
             return super()._forward_pass_fast(X, check_input=check_input)  # type: ignore[misc]
@@ -673,6 +761,7 @@ class MLPClassifier(_Network, neural_network.MLPClassifier):
         class_weight: Any = None,
         callbacks: Any = None,
         metrics: Any = None,
+        n_ensemble: int = 1,
     ) -> None:
         self._set(locals())
 
@@ -762,6 +851,7 @@ class MLPRegressor(_Network, neural_network.MLPRegressor):
         clip_global_norm: float | None = None,
         callbacks: Any = None,
         metrics: Any = None,
+        n_ensemble: int = 1,
     ) -> None:
         self._set(locals())
 

@@ -11,13 +11,24 @@ from scipy import sparse
 
 from fastopt.checks import Array
 from fastopt.nn.feed import Block, Data
-from fastopt.nn.orders import Batches, Indices, Uneven
+from fastopt.nn.orders import Batches, Indices
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Taken
-from fastopt.nn.training import Callback, Run
+from fastopt.nn.training import Callback, History, Run
 
 #: Elements of rows of a sparse matrix that are made dense at a time.
 MOST_DENSE = 2**22
+
+
+class Chunks(Batches):
+    """Rows in an order, by batches of a size, of which the last may be smaller."""
+
+    def __init__(self, order: Indices, size: int) -> None:
+        super().__init__(order, size)
+        self._count = -(-len(order) // size)
+
+    def part(self, begin: int, end: int) -> Batches:
+        return Chunks(np.arange(self.start(end) - self.start(begin)), self._size)
 
 
 class Rows:
@@ -82,9 +93,7 @@ class Ordered:
         yield self._blocks(self._split(self._order()))
 
     def _split(self, order: Indices) -> Batches:
-        if self._join:
-            return Batches(order, self.size)
-        return Uneven([order[i : i + self.size] for i in range(0, len(order), self.size)])
+        return (Batches if self._join else Chunks)(order, self.size)
 
     def _blocks(self, each: Batches) -> Iterator[Block]:
         x = self._data[0]
@@ -98,7 +107,7 @@ class Ordered:
             if isinstance(x, Rows):
                 yield Block(*self._dense(rows), each.part(begin, end))
             else:
-                yield Block(*self._data, Uneven([rows]))
+                yield Block(*self._data, Chunks(rows, len(rows)))
 
     def _dense(self, rows: Indices) -> Data:
         x, y, weight = self._data
@@ -153,6 +162,13 @@ class PenalisedRun(Run):
             metrics={},
         )
         self._alpha, self._penalised, self._sizes = alpha, penalised, feed.sizes
+
+    def go(self) -> History:
+        try:
+            return super().go()
+        except KeyboardInterrupt:  # as in scikit-learn, where it ends a fit
+            self.interrupted = True
+            return self.history
 
     def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
         self._gave: list[tuple[Taken, Array]] = []  # with the squares of weights

@@ -580,6 +580,12 @@ plain("augment.preview", augment.preview,
                       "names": ["a"], "seed": 1, "path": None})  # fmt: skip
 _DESCENT = {"optimizer": "adam", "surface": next(iter(landscape.SURFACES)), "lr": 0.1, "steps": 3, "seed": 1}
 plain("landscape.descend", landscape.descend, lambda x, rng: dict(_DESCENT))
+plain("landscape.best", landscape.best,
+      lambda x, rng: {key: value for key, value in _DESCENT.items() if key != "lr"} | {"rates": (0.1,)})  # fmt: skip
+plain("landscape.surface", landscape.surface,
+      lambda x, rng: {"function": lambda x, y: x**2 + y**2, "start": (1.0, 1.0), "limits": (-2.0, 2.0, -2.0, 2.0),
+                      "steps": 3, "optimizers": ("sgd",), "noise": 0.0})  # fmt: skip
+plain("landscape.expression", landscape.expression, lambda x, rng: {"text": "x**2 + sin(y)"})
 
 
 # ---- The trainer --------------------------------------------------------------------------------------------

@@ -195,6 +195,7 @@ def test_worst_mistakes_as_a_picture(rng, tmp_path, channels):
         truth, taken = ("ape", "bee", "cat")[y[i]], ("ape", "bee", "cat")[output.argmax()]
         assert f"<!-- {truth if truth == taken else f'{truth}, taken for {taken}'}" in drawn
         assert f"#{i}, loss {value:.2f} -->" in drawn
+    assert len(debug.plot_mistakes(model, x, y, k=5).axes) == 5
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,4 @@ def test_the_picture(samples, tmp_path):
     found.plot(tmp_path / "a.svg")
     drawn = (tmp_path / "a.svg").read_text()
     assert f"<!-- suggestion, {found.suggestion:.2g} -->" in drawn
+    assert found.plot().axes[0].get_title() == "learning-rate range test"

@@ -313,6 +313,15 @@ HISTORIES = {
 }
 
 
+def test_pages_are_shown_in_notebooks():
+    """As PNG, without pyplot."""
+    pytest.importorskip("matplotlib")
+    page = monitor.plot({"loss": [1.0, 0.5]})
+    picture = page._repr_png_()
+    assert picture.startswith(b"\x89PNG")
+    assert int.from_bytes(picture[16:20], "big") == 80 * page.get_size_inches()[0]
+
+
 def drawn(history, path, monkeypatch):
     """The axes of a history's page, and the colour of it at a point."""
     colors = pytest.importorskip("matplotlib.colors")
@@ -340,8 +349,8 @@ def test_every_value_can_be_seen(history, tmp_path, monkeypatch):
     """In its place; what has none, at the edge."""
     axes, is_there = drawn(history, tmp_path / "a.png", monkeypatch)
     for name, values in history.items():
-        plot, color = axes["accuracy" in name], "C1" if name.startswith("val") else "C0"
-        below = "val_" + name in history and color == "C0"
+        plot, color = axes["accuracy" in name], drawing.ORANGE if name.startswith("val") else drawing.BLUE
+        below = "val_" + name in history and color == drawing.BLUE
         for epoch, value in enumerate(values, start=1):
             value = NAN if value is None else value
             if math.isfinite(value) and (value > 0 or plot.get_yscale() == "linear"):
@@ -374,9 +383,9 @@ def test_a_record_can_be_seen(rate, tmp_path, monkeypatch):
         plot = places[title]
         for step, value in zip(record["step"], record[values], strict=True):
             if math.isfinite(value):
-                assert is_there(step, value, plot.transData, "C0")
+                assert is_there(step, value, plot.transData, drawing.BLUE)
             else:
-                assert is_there(step, 0.97, plot.get_xaxis_transform(), "C0")
+                assert is_there(step, 0.97, plot.get_xaxis_transform(), drawing.BLUE)
     notes = [text.get_text() for plot in axes for text in plot.texts]
     assert ("last record: no finite number other than 0" in notes) == (rate > 1)
 

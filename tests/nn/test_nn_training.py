@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -377,6 +378,35 @@ def test_a_bar_in_a_terminal(samples, monkeypatch):
     for epoch in (1, 2):
         assert f"\repoch {epoch}/2: " in text.getvalue()
         assert f"\repoch {epoch}/2  loss" in text.getvalue()  # where the bar was
+
+
+def test_a_bar_in_a_notebook(samples, monkeypatch, capsys):
+    """That of `tqdm.auto`, on standard output; where the output goes elsewhere, there is none."""
+    auto, made = pytest.importorskip("tqdm.auto"), []
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    plain = pytest.importorskip("tqdm").tqdm
+    monkeypatch.setattr(auto, "tqdm", lambda **options: made.append(options) or plain(**options))
+    mlp().fit(*samples, epochs=2, callbacks=[nn.Lines(io.StringIO())])
+    assert not made
+    mlp().fit(*samples, epochs=2, callbacks=[nn.Lines()])
+    assert [(each["desc"], each["total"], each["file"]) for each in made] == [
+        ("epoch 1/2", 2, sys.stdout),
+        ("epoch 2/2", 2, sys.stdout),
+    ]
+    assert capsys.readouterr().out.count("samples per second") == 2
+
+
+def test_history_in_a_notebook():
+    history = nn.History()
+    for epoch in range(12):
+        history.add({"loss": 1 / (epoch + 1), "val_a<b": 0.5})
+    history.stopped = "no more > 3"
+    table = history._repr_html_()
+    assert table.startswith("<table><tr><th>epoch</th><th>loss</th><th>val a&lt;b</th></tr><tr><td>1</td><td>1</td>")
+    assert re.findall(r"<tr><td>([^<]*)", table) == ["1", "2", "3", "4", "5", "…", "8", "9", "10", "11", "12"]
+    assert table.endswith("<td>0.08333</td><td>0.5</td></tr></table><p>no more &gt; 3</p>")
+    assert nn.History()._repr_html_() == "<table><tr><th>epoch</th></tr></table>"
 
 
 def test_no_bar_without_tqdm(samples, monkeypatch):

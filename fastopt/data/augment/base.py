@@ -124,6 +124,19 @@ class Augmentation:
 
     Images are (n, h, w, c), uint8 or real numbers, and stay of their type. x and y are never written to, and
     may be what is returned. Each image is changed with probability `p`, independently of the others.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> from fastopt.data import augment
+    >>> @dataclass(frozen=True, repr=False)
+    ... class Invert(augment.Augmentation):
+    ...     def _images(self, x, rng):
+    ...         return 255 - x
+    >>> x, y = Invert(p=1.0)(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2), np.random.default_rng(0))
+    >>> x.max(), y.tolist()
+    (np.uint8(255), [0, 1])
     """
 
     p: float = field(default=1.0, kw_only=True)

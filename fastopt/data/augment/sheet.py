@@ -12,7 +12,7 @@ import numpy as np
 from fastopt import checks
 from fastopt.checks import Array
 from fastopt.data.augment.base import Transform, images, targets
-from fastopt.drawing import figure
+from fastopt.drawing import BLUE, figure
 
 
 def preview(
@@ -87,12 +87,13 @@ def preview(
             shown = picture / 255 if picture.dtype == np.uint8 else np.clip(picture, 0, 1)
             ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
             if labels is not None:
                 ax.set_xlabel(_caption(labels[row], names), fontsize=7, labelpad=2)
         axes[0, column].set_title("original" if column == 0 else "", fontsize=8)
     for ax in axes[:, 0]:
         for spine in ax.spines.values():
-            spine.set(linewidth=2, color="tab:blue")
+            spine.set(linewidth=2, color=BLUE)
     if target is not None:
         page.savefig(target, dpi=150)
     return page
