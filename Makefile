@@ -116,22 +116,23 @@ coverage:  ## lines of Python that the tests reach, and of C on all instruction 
 	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/coverage/source
 	printf '#!/bin/sh\nexec %s\n' '$(CC) "$$@" $(GCOV_FLAGS)' > build/coverage/cc && chmod +x build/coverage/cc
 	cd build/coverage/source && CC=$(CURDIR)/build/coverage/cc $(abspath $(PYTHON)) setup.py -q build_clib build_ext --inplace
-	cd build/coverage/source && export PYTHONPATH=$$PWD && $(abspath $(PYTHON)) -m coverage run -m pytest -q -p no:cacheprovider \
-	  $(COVERAGE_TESTS) && \
-	  $(abspath $(PYTHON)) -m coverage combine -q && $(abspath $(PYTHON)) -m coverage report --skip-covered --fail-under=95
-	cd build/coverage/source && $(abspath $(dir $(PYTHON)))/gcovr --gcov-ignore-errors=all --gcov-ignore-parse-errors=all \
-	  --merge-lines --root . --filter csrc/ --exclude-lines-by-pattern '.*#(define|pragma).*' --print-summary \
-	  --fail-under-line 95
+	mkdir -p build/coverage/source/build/coverage/python
+	cd build/coverage/source && PYTHONPATH=$$PWD $(abspath $(PYTHON)) -m coverage run -m pytest -q -p no:cacheprovider \
+	  $(COVERAGE_TESTS)
+	cd build/coverage/source && $(abspath $(PYTHON)) -m coverage combine -q && \
+	  $(abspath $(PYTHON)) -m coverage report --skip-covered --fail-under=95
+	cd build/coverage/source && $(abspath $(dir $(PYTHON)))/gcovr --gcov-ignore-errors=all --merge-lines --root . \
+	  --filter csrc/ --print-summary --fail-under-line 95
 
 mutants:  ## changes of checks, optimizers, a step and a layer kernel that a test must notice (see docs/guarantees.md)
 	$(PYTHON) tests/mutants.py
 
-memcheck:  ## the kernels' inputs, and a cross-section of their tests, under valgrind
+memcheck:  ## the inputs of the kernels that a fuzzer has found worth keeping, under valgrind
 	mkdir -p build/memcheck
 	for isa in $(ISAS); do for real in float double; do \
 	  $(CC) $(call flags,$$isa) -O1 -g1 -w -Icsrc -c -o build/memcheck/$${isa}_$$real.o csrc/isa/$${isa}_$$real.c || exit 1; \
 	  done; done
-	$(CC) $(call flags,baseline) -O1 -g1 -w -Icsrc -o build/memcheck/replay tests/fuzz/replay.c tests/fuzz/kernels.c \
+	$(CC) $(call flags,baseline) -O1 -g1 -w -DUNDER_VALGRIND -Icsrc -o build/memcheck/replay tests/fuzz/replay.c tests/fuzz/kernels.c \
 	  csrc/program.c build/memcheck/*.o -lm
 	valgrind -q --error-exitcode=9 --leak-check=full build/memcheck/replay tests/fuzz/kernels.txt
 
