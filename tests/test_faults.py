@@ -139,10 +139,10 @@ def stopped():
         except MemoryError:
             pass
 
-# Python's own modules say other things than MemoryError: of paths, locks and checksums that could not be made.
-errors = Exception if sys.argv[3] == "saved" else MemoryError
 failures = 0
 for make in [globals()[name] for name in sys.argv[3:]]:
+    # Python's own modules say other things than MemoryError: of paths, locks and checksums that could not be made
+    errors = Exception if make.__name__ in ("saved", "loaded") else MemoryError
     call, state = make()
     call()  # what is imported and memoised on the way
     call, state = make()
