@@ -180,14 +180,15 @@ LONG = ("saved", "loaded", "optimizer", "program", "compiled")
 
 def test_each_allocation_fails(shim, tmp_path):
     (failures,) = map(int, run(ALLOCATIONS, str(tmp_path), "1", *SHORT, more=shim))
+    print(failures, "allocations failed")
     assert failures >= 30
 
 
 @pytest.mark.slow
 def test_allocations_of_long_calls_fail(shim, tmp_path):
     (failures,) = map(int, run(ALLOCATIONS, str(tmp_path), "1" if MORE > 1 else "41", *LONG, more=shim))
+    print(failures, "allocations failed")
     assert failures >= 30
-    print(failures)
 
 
 # ---- Threads ----------------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def test_a_disk_that_is_full_after_any_byte(tmp_path):
     """Where a file may have no more than so many bytes, the old one stays, and no part is left."""
     (refused,) = map(int, run(FULL, str(tmp_path), "11" if MORE > 1 else "701"))
     assert refused >= 20
-    print(refused)
+    print(refused, "files were refused")
 
 
 MOUNTED = """
