@@ -1,6 +1,6 @@
-"""Which tests may end otherwise where more is installed: those that looked for a module in vain, were skipped, or started
-a process. As a plugin of pytest (`-p wanting`) it writes them to the file $WANTING, with what they looked for; as a program
-it prints those of such a file whose module is installed here.
+"""Which tests may end otherwise where more is installed: those that looked for a module in vain, were skipped, or
+started a process. As a plugin of pytest (`-p wanting`) it writes them to the file $WANTING, with what they looked for;
+as a program it prints those of such a file whose module is installed here.
 """
 
 import importlib.util
@@ -71,4 +71,5 @@ if __name__ == "__main__":
     wanted = [line.split(" ", 1) for line in Path(sys.argv[1]).read_text().splitlines()]
     here = {module: is_here(module) for module in {module for module, _ in wanted}}
     tests = dict.fromkeys(test for module, test in wanted if here[module])
-    print(*[test for test in tests if test.partition("::")[0] == test or test.partition("::")[0] not in tests], sep="\n")
+    whole = {test for test in tests if "::" not in test}  # files
+    print(*[test for test in tests if test in whole or test.partition("::")[0] not in whole], sep="\n")

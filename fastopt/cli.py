@@ -18,15 +18,15 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, checks, data, files, nn
+from fastopt import _kernels, checks, data, files, mpi, nn
 from fastopt import bench as benchmarks
 from fastopt import gallery as pictures
 from fastopt.drawing import require_matplotlib
@@ -34,6 +34,8 @@ from fastopt.landscape import SURFACES, Descent, Surface, best, check_path, desc
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import cosine
+
+T = TypeVar("T")
 
 # ---- The command ----------------------------------------------------------------------------------------------------
 
@@ -75,31 +77,55 @@ def main(arguments: list[str] | None = None) -> int:
     """
     with _streams():
         try:
-            try:
-                parsed = _parser().parse_args(arguments)
-                return int(parsed.run(parsed) or FINE)
-            finally:
-                _flush()
-        except KeyboardInterrupt:
-            return _say("interrupted", INTERRUPTED)
-        except BrokenPipeError:
-            return CLOSED
-        except Failure as error:
-            return _say(str(error), FAILED)
-        except OSError as error:
-            return _say(_described(error), USAGE if isinstance(error, _OF_PATHS) else FAILED)
-        except MemoryError as error:
-            return _say(f"not enough memory: {error}" if str(error) else "not enough memory", FAILED)
-        except (ValueError, ImportError) as error:
+            comm = mpi.world()
+        except ImportError as error:
             return _say(str(error), USAGE)
+        with _silence_unless_first(comm):
+            return _main(arguments, comm)
+
+
+def _main(arguments: list[str] | None, comm: Any) -> int:
+    try:
+        try:
+            parsed = _parser().parse_args(arguments)
+            if comm is not None and parsed.run is not train:
+                raise ValueError(f"{parsed.run.__name__} is for one process: of mpiexec, train alone makes use")
+            return int(parsed.run(parsed) or FINE)
+        finally:
+            _flush()
+    except BrokenPipeError:
+        return CLOSED
+    except mpi.Elsewhere as error:
+        return _say(str(error), FAILED if error.error is None else _described(error.error)[1])
+    except (KeyboardInterrupt, Failure, OSError, MemoryError, ValueError, ImportError) as error:
+        return _say(*_described(error))
+
+
+@contextlib.contextmanager
+def _silence_unless_first(comm: Any) -> Iterator[None]:
+    """Drop what other ranks than the first print."""
+    with contextlib.ExitStack() as stack:
+        if comm is not None and comm.Get_rank() > 0:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 #: What the operating system says of a path that was given.
 _OF_PATHS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-def _described(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename!r}" if error.strerror and error.filename else str(error)
+def _described(error: BaseException) -> tuple[str, int]:
+    """What is said of an exception, and the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, OSError):
+        text = f"{error.strerror}: {error.filename!r}" if error.strerror and error.filename else str(error)
+        return text, USAGE if isinstance(error, _OF_PATHS) else FAILED
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory", FAILED
+    return str(error), USAGE if isinstance(error, (ValueError, ImportError)) else FAILED
 
 
 def _say(message: str, status: int) -> int:
@@ -393,9 +419,24 @@ def _was_interrupted(history: nn.History) -> bool:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, evaluate on held-out data, and write model, history and curves; and while it trains, checkpoints."""
-    if checks.integer("seeds", arguments.seeds, 1) > 1:
+    with mpi.joined(mpi.world()) as group:
+        if checks.integer("seeds", arguments.seeds, 1) == 1:
+            return _train_one(arguments, group)
+        if group is not None:
+            raise ValueError(f"--seeds must be 1 where mpiexec starts several processes, got {arguments.seeds}")
         return _train_many(arguments)
-    _check_folder(arguments)
+
+
+def _train_one(arguments: argparse.Namespace, group: mpi.Group | None) -> int:
+    """`train` with one seed, by one process or a group of them, of which the first reads and writes in the folder."""
+    is_first = group is None or group.rank == 0
+
+    def by_first(function: Callable[[], T]) -> T | None:
+        if group is None:
+            return function()
+        return group.of_first(group.together(lambda: function() if is_first else None))
+
+    by_first(lambda: _check_folder(arguments))
     if arguments.monitor:
         require_matplotlib()
     x, y, x_test, y_test = data.load(arguments.data)
@@ -410,11 +451,15 @@ def train(arguments: argparse.Namespace) -> int:
         f"seed {arguments.seed}, batches of {batch_size}, {bound!r}",
         flush=True,
     )
-    with _folder(arguments.out) as out:
+    with contextlib.ExitStack() as stack:
+        out = by_first(lambda: stack.enter_context(_folder(arguments.out)))
+        assert out is not None
         checkpoint = out / CHECKPOINT
         if arguments.overwrite:
-            for name in (CHECKPOINT, *_OF_SEEDS):
-                (out / name).unlink(missing_ok=True)
+            by_first(lambda: _remove(out, CHECKPOINT, *_OF_SEEDS))
+        if group is not None:
+            told = f"where one is lost, all end, and --resume --out {out} goes on from the last epoch"
+            print(f"{group.size} ranks, each on its part of every batch; {told}", flush=True)
         same = _SameArguments(arguments, bound.lr)
         try:
             history = _fit(
@@ -431,26 +476,39 @@ def train(arguments: argparse.Namespace) -> int:
                     *([nn.monitor.Monitor()] if arguments.monitor else []),
                     nn.ModelCheckpoint(checkpoint, resume=arguments.resume),
                 ],
+                comm=mpi.world(),
             )
         except nn.NonFiniteError as error:
             kept = "no model was written"
             if error.epochs:
                 kept = f"{checkpoint} has the model of epoch {error.epochs}"
                 same.run.history.add({"loss": math.nan})  # that of the epoch which was not completed
-                kept += "".join(f", {out / name} shows the run" for name in _draw(same.run.history, out))
+                drawn = by_first(lambda: _draw(same.run.history, out))
+                kept += "".join(f", {out / name} shows the run" for name in drawn or [])
             raise Failure(f"{error}; {kept}; try a lower --lr") from error
-        model.save(out / "model.npz")
-        history.save(out / "history.json")
+        by_first(lambda: _write(model, history, out))
+    by_first(lambda: print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}"))
+    return INTERRUPTED if _was_interrupted(history) else FINE
+
+
+def _write(model: nn.Sequential, history: nn.History, out: Path) -> None:
+    """Write what a run leaves, in the place of its checkpoint where it is complete."""
+    model.save(out / "model.npz")
+    history.save(out / "history.json")
     written = ["model.npz", "history.json", *_draw(history, out)]
     if len(written) == 2:
         print("no picture of the curves: matplotlib is not installed")
     print(f"wrote {', '.join(str(out / name) for name in written)}")
+    checkpoint = out / CHECKPOINT
     if not history.stopped:
         checkpoint.unlink(missing_ok=True)
     elif checkpoint.exists():
         print(f"--resume --out {out} goes on from {checkpoint}")
-    print(f"test accuracy: {model.evaluate(x_test, y_test)['accuracy']:.4f}")
-    return INTERRUPTED if _was_interrupted(history) else FINE
+
+
+def _remove(out: Path, *names: str) -> None:
+    for name in names:
+        (out / name).unlink(missing_ok=True)
 
 
 def _train_many(arguments: argparse.Namespace) -> int:
@@ -475,8 +533,7 @@ def _train_many(arguments: argparse.Namespace) -> int:
     )
     with _folder(arguments.out) as out:
         if arguments.overwrite:
-            for name in (CHECKPOINT, *_WRITTEN, *_OF_SEEDS):
-                (out / name).unlink(missing_ok=True)
+            _remove(out, CHECKPOINT, *_WRITTEN, *_OF_SEEDS)
         histories = _fit_many(
             models,
             optimizers,

@@ -123,6 +123,14 @@ def global_norm(grads: Arrays) -> float:
 def all_finite(grads: Arrays) -> bool:
     """Whether no gradient holds NaN or an infinity.
 
+    Parameters
+    ----------
+    grads : ndarray, list or dict of ndarray
+
+    Returns
+    -------
+    bool
+
     Examples
     --------
     >>> import numpy as np

@@ -67,6 +67,12 @@ def save(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
 def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     """Take over what `save` wrote of an optimizer of the same class, parameters and groups.
 
+    Parameters
+    ----------
+    optimizer : Optimizer, or anything with a `load_state_dict`
+        The one that is to go on.
+    path : str or path
+
     Raises
     ------
     ImportError

@@ -50,6 +50,13 @@ class Surface(NamedTuple):
         The default optimizers.
     noise : float, default 0.0
         The standard deviation of the noise that is added to each derivative.
+
+    Examples
+    --------
+    >>> from fastopt import landscape
+    >>> rosenbrock = landscape.SURFACES["rosenbrock"]
+    >>> rosenbrock.minima, rosenbrock.excess(1.0, 1.0), rosenbrock.excess(1.0, 2.0)
+    (((1.0, 1.0),), 0.0, 100.0)
     """
 
     title: str
@@ -373,8 +380,8 @@ def expression(text: str) -> Callable[[Any, Any], Any]:
     --------
     >>> from fastopt import landscape
     >>> f = landscape.expression("x**2 + sin(3*y)")
-    >>> f(2.0, 0.0)
-    np.float64(4.0)
+    >>> float(f(2.0, 0.0))
+    4.0
     """
     if not isinstance(text, str):
         raise TypeError(f"function must be a formula as text, got {type(text).__name__}")
@@ -430,6 +437,13 @@ class Descent(NamedTuple):
         The other hyperparameters that were set.
     is_best : bool, default False
         Whether the learning rate is the best of several.
+
+    Examples
+    --------
+    >>> from fastopt import landscape
+    >>> run = landscape.descend("adam", "beale", 0.1, steps=50)
+    >>> run.points.shape, run.losses.shape, run.is_best
+    ((51, 2), (51,), False)
     """
 
     optimizer: str
@@ -534,6 +548,13 @@ def best(
     ------
     TypeError, ValueError
         Where an argument breaks its rule.
+
+    Examples
+    --------
+    >>> from fastopt import landscape
+    >>> run = landscape.best("momentum", "ravine", rates=(0.001, 0.01, 1.0))
+    >>> run.lr, run.is_best
+    (0.01, True)
     """
     if not len(rates):
         raise ValueError("rates must hold at least one learning rate, got none")
@@ -582,6 +603,15 @@ def check_path(path: str | os.PathLike[str]) -> None:
     ------
     TypeError, ValueError, OSError, ImportError
         As in `draw`.
+
+    Examples
+    --------
+    >>> from fastopt import landscape
+    >>> landscape.check_path("paths.gif")
+    >>> landscape.check_path("paths.txt")
+    Traceback (most recent call last):
+        ...
+    ValueError: the ending of path must be one of '.png', '.svg', '.pdf', '.gif'; got '.txt'
     """
     files.check(path)
     checks.choice("the ending of path", Path(os.fsdecode(path)).suffix.lower(), (".png", ".svg", ".pdf", ".gif"))
@@ -606,6 +636,12 @@ def draw(surface: str | Surface, runs: Sequence[Descent], path: str | os.PathLik
         Where no file can be written there.
     ImportError
         Where matplotlib is missing: it is the extra ``plot``.
+
+    Examples
+    --------
+    >>> from fastopt import landscape
+    >>> runs = [landscape.best(name, "saddle") for name in ("sgd", "momentum")]
+    >>> landscape.draw("saddle", runs, "paths.png")
     """
     check_path(path)
     page, moving, steps = _drawn(_known(surface), runs)

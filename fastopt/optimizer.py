@@ -1083,6 +1083,18 @@ def vectors(name: str, param: Array) -> bool:
     So are (n, 1) and (1, n), the biases of programs that keep all arrays matrices. (The weight of a layer with one
     input or one output has such a shape, too: name the biases where it is to be treated as a matrix.)
 
+    Parameters
+    ----------
+    name : str
+        As in ``optimizer.state``; it has no part in the answer.
+    param : ndarray
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
     >>> import numpy as np, fastopt
     >>> params = {"w": np.ones((2, 3)), "b": np.zeros((1, 3))}
     >>> fastopt.AdamW(params, groups=[{"params": fastopt.vectors, "weight_decay": 0.0}]).groups

@@ -1,5 +1,11 @@
 """Trials of an Optuna study that are pruned while they train: the extra ``optuna``, without which the import of this
 module is an ImportError.
+
+>>> import optuna
+>>> from fastopt.optuna import Pruning
+>>> trial = optuna.trial.FixedTrial({"lr": 0.01})
+>>> Pruning(trial, "val_accuracy").monitor
+'val_accuracy'
 """
 
 from __future__ import annotations

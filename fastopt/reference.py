@@ -525,13 +525,13 @@ def philox(blocks: Array, seed: int, counter: int) -> NDArray[np.uint32]:
     return np.stack(c, axis=-1).astype(np.uint32)
 
 
-def dropout_mask(size: int, p: float, *, seed: int, counter: int) -> NDArray[np.bool_]:
-    """Which elements are kept. Each group of 128 takes 16 blocks: all first words, then all second words, …,
-    of each word the low 16 bits and then the high ones."""
-    groups = -(-size // 128)
-    words = philox(np.arange(16 * groups), seed, counter).reshape(groups, 16, 4).transpose(0, 2, 1)
+def dropout_mask(size: int, p: float, *, seed: int, counter: int, first: int = 0) -> NDArray[np.bool_]:
+    """Which elements are kept, of those from number `first` on. Each group of 128 takes 16 blocks: all first words,
+    then all second words, …, of each word the low 16 bits and then the high ones."""
+    begin, end = first // 128, -(-(first + size) // 128)
+    words = philox(np.arange(16 * begin, 16 * end), seed, counter).reshape(end - begin, 16, 4).transpose(0, 2, 1)
     halves = np.stack([words & 0xFFFF, words >> 16], axis=-1)
-    return halves.reshape(-1)[:size] >= round(dropout_probability(p) * 2**16)
+    return halves.reshape(-1)[first % 128 :][:size] >= round(dropout_probability(p) * 2**16)
 
 
 def dropout_probability(p: float) -> float:
@@ -539,8 +539,8 @@ def dropout_probability(p: float) -> float:
     return min(round(p * 2**16), 2**16 - 1) / 2**16
 
 
-def dropout(x: Array, p: float, *, seed: int, counter: int) -> tuple[Array, NDArray[np.bool_]]:
-    mask = dropout_mask(x.size, p, seed=seed, counter=counter).reshape(x.shape)
+def dropout(x: Array, p: float, **key: int) -> tuple[Array, NDArray[np.bool_]]:
+    mask = dropout_mask(x.size, p, **key).reshape(x.shape)
     return dropout_backward(x, mask, p), mask
 
 
@@ -552,8 +552,8 @@ def dropout_backward(dy: Array, mask: NDArray[np.bool_], p: float) -> Array:
     return dropout_apply(dy, mask, dropout_probability(p))
 
 
-def bias_relu_dropout_forward(x: Array, bias: Array, p: float, *, seed: int, counter: int) -> Array:
-    return dropout(bias_relu_forward(x, bias), p, seed=seed, counter=counter)[0]
+def bias_relu_dropout_forward(x: Array, bias: Array, p: float, **key: int) -> Array:
+    return dropout(bias_relu_forward(x, bias), p, **key)[0]
 
 
 def bias_relu_dropout_backward(dy: Array, y: Array, p: float) -> tuple[Array, Array]:
@@ -777,6 +777,26 @@ def pad_forward(x: Array, padding: Any, value: float = 0.0) -> Array:
 def pad_backward(dy: Array, shape: tuple[int, ...], padding: Any) -> Array:
     (top, _), (left, _) = padding
     return dy[:, top : top + shape[1], left : left + shape[2]]
+
+
+def gather_pixels(x: Array, fill: Array, row: Array, column: Array) -> Array:
+    """Pixels of images from rows (n, h') and columns (n, w'), or one that fills where there is none."""
+    _, h, w, c = x.shape
+    y = np.empty((*row.shape, column.shape[1], c), x.dtype)
+    for i, j, k in np.ndindex(*row.shape, column.shape[1]):
+        inside = 0 <= row[i, j] < h and 0 <= column[i, k] < w
+        y[i, j, k] = x[i, row[i, j], column[i, k]] if inside else fill
+    return y
+
+
+def mix_images(x: Array, partner: Array, kept: Array) -> Array:
+    """Means of each image and its partner, by shares; where there is no partner, or all is kept, the image."""
+    y = x.copy()
+    for i, (other, share) in enumerate(zip(partner, kept, strict=True)):
+        if share < 1:
+            other = other if 0 <= other < len(x) else i
+            y[i] = x.dtype.type(share) * x[i] + x.dtype.type(1 - share) * x[other]
+    return y
 
 
 def prelu_forward(x: Array, slope: Array) -> Array:

@@ -116,10 +116,19 @@ def blas_on_one_thread() -> Iterator[None]:
                 _Blas.limits = None
 
 
+def cpus() -> set[int]:
+    """The numbers of the CPUs that this process may use by its affinity."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def available() -> int:
     """The number of CPUs that this process may use, at least 1 and at most 256."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(cpus, _quota(Path("/")), _kernels.MAX_THREADS)))
+    return max(1, math.floor(min(len(cpus()), _quota(Path("/")), _kernels.MAX_THREADS)))
+
+
+def is_default() -> bool:
+    """Whether nobody has said how many threads kernels use."""
+    return _Default.holds
 
 
 #: Where a control group of version 2, and one of version 1, has its quota and its period.

@@ -347,6 +347,7 @@ BAD_ARGUMENTS = [  # a call, one of its arguments, bad values, and what is said 
     (DROPOUT, "mask_format", ["bit", None, bool], "mask_format must be one of 'bits', 'bytes'"),
     *((call, "seed", NO_INTEGER, "seed must be ") for call in (DROPOUT, FUSED)),
     *((call, "counter", NO_INTEGER, "counter must be ") for call in (DROPOUT, FUSED)),
+    *((call, "first", [*NO_INTEGER, -1, 2**63], "first must be ") for call in (DROPOUT, FUSED)),
     (FUSED, "x", [np.array(1.0)], "x must have at least one dimension"),
     (FUSED, "bias", [ramp(5), ramp(1, 4)], r"bias must have shape \(4,\)"),
     (FUSED_BACKWARD, "dy", [np.array(1.0)], "dy must have at least one dimension"),

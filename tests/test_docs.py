@@ -121,6 +121,21 @@ def test_public_names_have_examples():
     assert not lacking
 
 
+def test_public_names_have_their_arguments_documented():
+    """Of functions and classes: in the section of parameters, or, of results that are tuples, in that of attributes."""
+    given = {"FitManyError", "Histories", "NonFiniteError", "Run", "Schedule"}  # users get these, and do not make them
+    lacking = []
+    for name, value in public_names().items():
+        if not (inspect.isclass(value) or inspect.isfunction(value)) or name.rpartition(".")[2] in given:
+            continue
+        text = inspect.getdoc(value) or ""
+        sections = [text.partition(f"{title}\n---")[2].partition("\n\n")[0] for title in ("Parameters", "Attributes")]
+        lines = [line for section in sections for line in section.split("\n") if line[:1] != " "]
+        listed = {word for line in lines for word in re.findall(r"\w+", line)} | {"args", "kwargs", "hyper"}
+        lacking += [f"{name}: {each}" for each in inspect.signature(value).parameters if each not in listed]
+    assert not lacking
+
+
 def test_examples_of_public_names_run():
     """They are among those of `test_docstring`, or, of steps, of `test_example_of_a_step`."""
     run = {each.id for each in examples()} | {f"fastopt.functional.steps.{name}" for name in OPTIMIZERS}

@@ -507,7 +507,7 @@ static void batch_norm_forward(const void *arguments, struct fastopt_share share
     const double *sums = a->sums;
     real *y = a->y, *running_mean = a->running_mean, *running_var = a->running_var;
     const enum epilogue epilogue = a->epilogue;
-    const struct drawing drawing = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
+    const struct drawing drawing = {a->seed, a->counter, 0, (uint16_t)a->threshold, a->factor};
     const struct range own = own_channels(&shape, sums, share);
     const double eps = a->eps, new_weight = a->new_weight, variance_factor = a->variance_factor;
     const double count = (double)a->outer * a->inner, weight = 1 / count;

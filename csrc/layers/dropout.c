@@ -26,7 +26,7 @@ static void dropout_forward(const void *arguments, struct fastopt_share share)
     const real *x = a->x;
     real *y = a->y;
     uint8_t *mask = a->mask;
-    const struct drawing d = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
+    const struct drawing d = {a->seed, a->counter, a->from, (uint16_t)a->threshold, a->factor};
     const struct range own = own_range(a->n, MASK_BLOCK, share);
     for (int64_t first = own.begin; first < own.end; first += MASK_CHUNK) {
         const struct range block = {0, minimum(own.end - first, MASK_CHUNK)};
@@ -42,7 +42,7 @@ static void bias_relu_dropout_forward(const void *arguments, struct fastopt_shar
     const real *x = a->x, *bias = a->bias;
     real *y = a->y;
     const int64_t columns = a->columns;
-    const struct drawing d = {a->seed, a->counter, (uint16_t)a->threshold, a->factor};
+    const struct drawing d = {a->seed, a->counter, a->from, (uint16_t)a->threshold, a->factor};
     const struct range own = own_range(a->rows * columns, MASK_BLOCK, share);
     for (int64_t first = own.begin; first < own.end; first += MASK_CHUNK) {
         const int64_t end = minimum(own.end, first + MASK_CHUNK);

@@ -98,24 +98,27 @@ INLINE void apply_mask(const real *x, real *y, const uint8_t *mask, struct range
         apply_bits(x + i, y + i, left, mask_bits(in, shift, left), factor);
 }
 
-/* What determines a mask, and the factor of what is kept. */
+/* What determines a mask, and the factor of what is kept; `from` is the number of the array's first element. */
 struct drawing {
     uint64_t seed, counter;
+    int64_t from;
     uint16_t threshold;
     real factor;
 };
 
 enum { MASK_CHUNK = 8 * MASK_BLOCK }; /* elements whose mask is drawn at once */
 
-/* Draws the mask of so many elements, at most MASK_CHUNK, from number `first` on, a multiple of MASK_BLOCK. */
+/* Draws the mask of so many elements of the array, at most MASK_CHUNK, from place `first` on. */
 static void draw(const struct drawing *d, int64_t first, int64_t length, uint8_t *mask)
 {
-    _Alignas(VECTOR_BYTES) uint16_t bits[MASK_CHUNK];
+    _Alignas(VECTOR_BYTES) uint16_t bits[MASK_CHUNK + 2 * MASK_BLOCK];
     uint32_t words[MASK_CHUNK / LANES];
-    const int64_t pairs = (length + 2 * MASK_BLOCK - 1) / (2 * MASK_BLOCK);
-    philox((uint32_t *)bits, 2 * pairs, d->seed, d->counter, (uint64_t)first / MASK_BLOCK * PHILOX_LANES);
+    const uint64_t number = (uint64_t)d->from + (uint64_t)first;
+    const int64_t skipped = number % MASK_BLOCK;
+    const int64_t pairs = (skipped + length + 2 * MASK_BLOCK - 1) / (2 * MASK_BLOCK);
+    philox((uint32_t *)bits, 2 * pairs, d->seed, d->counter, number / MASK_BLOCK * PHILOX_LANES);
     for (int64_t e = 0; e < length; e += LANES)
-        words[e / LANES] = kept(bits + e, d->threshold);
+        words[e / LANES] = kept(bits + skipped + e, d->threshold);
     store_mask(mask, length, words);
 }
 

@@ -112,6 +112,15 @@ def linked(names: list[str]) -> set[str]:
     return {file for file in found - set(names) if (ROOT / file).is_file()}
 
 
+def in_html(names: list[str]) -> set[str]:
+    """The pictures that HTML within pages shows, which Sphinx passes over."""
+    found = set()
+    for name in names:
+        for link in re.findall(r'<img src="([^":]+)"', (ROOT / name).read_text()):
+            found.add(os.path.relpath((ROOT / name).parent / link, ROOT).replace(os.sep, "/"))
+    return found
+
+
 def _page(name: str, text: str, names: list[str]) -> str:
     """A page as the site has it: links to folders are none, and a page with others below it lists them."""
     for link, file in _links(name, text):
@@ -120,7 +129,7 @@ def _page(name: str, text: str, names: list[str]) -> str:
     for folder in FOLDERS:
         if name == f"{folder}/README.md":
             below = [Path(other).name for other in names if Path(other).parent.as_posix() == folder and other != name]
-            text += _toctree("", [f"{other}" for other in below], hidden=True)
+            text += _toctree("", below, hidden=True) if below else ""
     return text
 
 
@@ -154,7 +163,7 @@ def reference() -> Iterator[tuple[str, str]]:
     for module in modules:
         own = [name for name in names if name.rpartition(".")[0] == module and name not in modules]
         groups = public.grouped(module, {name: names[name] for name in own})
-        head = f"{_title(f'{module}: {public.MODULES[module]}')}\n.. automodule:: {module}\n   :no-members:\n"
+        head = f"{_title(public.about(module))}\n.. automodule:: {module}\n   :no-members:\n"
         if len(groups) == 1:
             (members,) = groups.values()
             yield f"{module}.rst", "\n".join([head, *_members(module, members, names)])
@@ -187,8 +196,9 @@ def _members(module: str, members: list[str], names: dict[str, Any]) -> Iterator
 
 
 def _source(module: Any) -> str:
-    """The source of a module, as that of the formulas, which is what there is to be read."""
+    """The source of a module from its first section on: of the formulas, that is what there is to be read."""
     lines = inspect.getsource(module).splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("# ----")) :]
     return ".. code-block:: python\n\n" + "".join(f"   {line}".rstrip() + "\n" for line in lines)
 
 
@@ -232,6 +242,8 @@ def main() -> int:
     stage(source)
     shutil.rmtree(site, ignore_errors=True)
     status = build_main(["-q", "-W", "--keep-going", "-j", "auto", "-d", f"{source}/.doctrees", str(source), str(site)])
+    for name in in_html(pages()):
+        shutil.copy(ROOT / name, site / name)
     lost = [] if status else broken(site)
     for link in lost:
         print(f"leads nowhere: {link}", file=sys.stderr)

@@ -19,10 +19,13 @@ MODULES = {
     "fastopt.nn.monitor": "looking inside a run",
     "fastopt.nn.debug": "checks that find bugs",
     "fastopt.nn.curvature": "the Hessian",
+    "fastopt.nn.metrics": "what a run is judged by",
     "fastopt.data": "data sets, files, batches",
     "fastopt.data.augment": "augmentation of images",
+    "fastopt.landscape": "optimizers on surfaces",
     "fastopt.sklearn": "estimators for scikit-learn",
     "fastopt.onnx": "models for others",
+    "fastopt.optuna": "trials that are pruned",
     "fastopt.reference": "all formulas in plain NumPy",
 }
 
@@ -47,14 +50,14 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Embeddings": ("embeddings",),
     },
     "fastopt.nn": {
-        "Models and training": ("model", "training", "many", "trace", "program", "trainer", "orders"),
+        "Models and training": ("model", "training", "many", "snapshots", "trace", "program", "trainer", "orders"),
         "Layers": ("layers", "convolutions", "pooling", "shapes", "embedding", "residual"),
         "Activations": ("activations",),
         "Normalisation and dropout": ("norms", "dropouts"),
         "Preprocessing": ("preprocessing",),
         "Losses": ("losses",),
         "Initialisation": ("init", "lsuv"),
-        "Callbacks and learning rates": ("callbacks", "lr_range"),
+        "Callbacks and learning rates": ("callbacks", "snapshots", "lr_range"),
         "Transfer, and PyTorch's weights": ("transfer", "exchange"),
     },
 }
@@ -63,7 +66,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
 def grouped(module: str, names: dict[str, Any]) -> dict[str, list[str]]:
     """The public names of a module by the titles of their pages: one page where `GROUPS` has none."""
     if module not in GROUPS:
-        return {MODULES[module]: list(names)} if names else {}
+        return {module: list(names)} if names else {}
     found: dict[str, list[str]] = {title: [] for title in (*GROUPS[module], "Further names")}
     for name, value in names.items():
         place = str(getattr(value, "__module__", ""))
@@ -121,10 +124,18 @@ def public_names(every: bool = True) -> dict[str, Any]:
             if every or (error.name or "").startswith("fastopt"):
                 raise
     seen = set(map(id, names.values()))
-    for place, module in list(names.items()):
+    modules = list(names.items())
+    for place, module in modules:
         for name in members(module):
             value = getattr(module, name)
             if id(value) not in seen:
                 names[f"{place}.{name}"] = value
                 seen.add(id(value))
+                if inspect.ismodule(value):  # one that is not among those above
+                    modules.append((f"{place}.{name}", value))
     return names
+
+
+def about(module: str) -> str:
+    """What a public module is, in the title of its page."""
+    return f"{module}: {MODULES[module]}" if module in MODULES else module

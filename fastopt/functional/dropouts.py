@@ -33,6 +33,7 @@ Mask = NDArray[np.uint8] | NDArray[np.bool_]
 _BYTE = np.dtype(np.uint8)
 _STEPS = _kernels.LIMITS["DROPOUT_STEPS"]
 _LAST = 2**64 - 1
+_MOST = 2**62  # what can be added to the number of an element of any array
 
 
 class Counter:
@@ -100,6 +101,7 @@ def dropout(
     out: Array | None = None,
     mask: NDArray[np.uint8] | None = None,
     inverted: bool = True,
+    first: int = 0,
 ) -> tuple[Array, Mask]:
     """Inverted dropout [1]_: drop each element with probability `p`, and scale the rest by ``1 / (1 − p)``.
 
@@ -129,6 +131,9 @@ def dropout(
         Where to write the mask's bits.
     inverted : bool, default True
         False leaves the rest unscaled: in inference, all is then to be scaled by `kept_share`.
+    first : int, default 0
+        The number of the first element of `x`: a part of an array, from that element on, gets the mask that it has in
+        the whole.
 
     Returns
     -------
@@ -154,18 +159,22 @@ def dropout(
     ([0.0, 2.0], True)
     >>> mask.dtype, mask.shape
     (dtype('uint8'), (125,))
+    >>> bool((dropout(np.ones(10), 0.5, seed=1, counter=0, first=990)[0] == y[990:]).all())
+    True
     """
     cut, factor = threshold(p, p_is)
     if inverted is not True and not checks.flag("inverted", inverted):  # the usual case quickly
         factor = 1.0
     if mask_format != "bits":
         checks.choice("mask_format", mask_format, ("bits", "bytes"))
+    if first != 0 or type(first) is not int:
+        first = checks.integer("first", first, 0, _MOST)
     if type(counter) is int and rng is None:
-        y, bits = _dropout_forward(x, out, mask, *key(seed, counter), cut, factor)
+        y, bits = _dropout_forward(x, out, mask, *key(seed, counter), first, cut, factor)
     else:
         _key(seed, counter, rng)
-        y, bits = _dropout_forward.check(x, out, mask, 0, 0, cut, factor)
-        _dropout_forward(x, y, bits, *_drawn(seed, counter, rng), cut, factor)
+        y, bits = _dropout_forward.check(x, out, mask, 0, 0, first, cut, factor)
+        _dropout_forward(x, y, bits, *_drawn(seed, counter, rng), first, cut, factor)
     if mask_format == "bytes":
         return y, np.unpackbits(bits, count=x.size, bitorder="little").view(np.bool_).reshape(x.shape)
     return y, bits
@@ -276,6 +285,7 @@ def bias_relu_dropout_forward(
     rng: np.random.Generator | None = None,
     p_is: PIs = "drop",
     out: Array | None = None,
+    first: int = 0,
 ) -> Array:
     """`bias_relu_forward` and then `dropout`, in one pass: the same numbers, and no mask to keep.
 
@@ -287,6 +297,8 @@ def bias_relu_dropout_forward(
         As in `dropout`.
     out : ndarray like `x`, optional
         Where to write y; may be `x` itself.
+    first : int, default 0
+        As in `dropout`.
 
     Returns
     -------
@@ -305,11 +317,13 @@ def bias_relu_dropout_forward(
     [0.0, 4.0]
     """
     cut, factor = threshold(p, p_is)
+    if first != 0 or type(first) is not int:
+        first = checks.integer("first", first, 0, _MOST)
     if type(counter) is not int or rng is not None:
         _key(seed, counter, rng)
-        out = _bias_relu_dropout_forward.check(x, bias, out, 0, 0, cut, factor)
+        out = _bias_relu_dropout_forward.check(x, bias, out, 0, 0, first, cut, factor)
         seed, counter = _drawn(seed, counter, rng)
-    return _bias_relu_dropout_forward(x, bias, out, *key(seed, counter), cut, factor)
+    return _bias_relu_dropout_forward(x, bias, out, *key(seed, counter), first, cut, factor)
 
 
 def bias_relu_dropout_backward(

@@ -51,9 +51,18 @@ _EPILOGUES = _kernels.CHOICES["epilogue"]
 
 
 class BatchNormCache(NamedTuple):
-    """What the backward pass needs: the arguments of the forward pass; the batch's statistics, float64 (c,); after
-    dropout y itself, whose zeros say what was dropped, and by what the rest was multiplied; after max pooling the size
-    of the windows, and which number of x each of them chose.
+    """What `batch_norm_backward` needs.
+
+    Attributes
+    ----------
+    x, scale, shift, axis, relu
+        The arguments of the forward pass.
+    mean, inv_std : float64 ndarray (c,)
+        The batch's mean, and ``1 / √(var + eps)``.
+    y, factor
+        After dropout, y itself, whose zeros say what was dropped, and by what the rest was multiplied.
+    max_pool, chosen
+        After max pooling, the size of the windows, and which number of x each of them chose.
 
     Examples
     --------
@@ -548,8 +557,18 @@ _group_norm_learnt_grads = kernel("group_norm_learnt_grads")
 
 
 class GroupNormCache(NamedTuple):
-    """What `group_norm_backward` needs: x as (rows, pixels, channels), scale (channels,), the number of groups, the
-    statistics of each row and group, float64 (rows · groups,), and the layout of the images that it takes and returns.
+    """What `group_norm_backward` needs.
+
+    Attributes
+    ----------
+    x : ndarray (rows, pixels, channels)
+    scale : ndarray (channels,) or None
+    mean, inv_std : float64 ndarray (rows · groups,)
+        The mean of each row and group, and ``1 / √(var + eps)``.
+    groups : int
+        The number of groups.
+    layout : {"nhwc", "nchw"}
+        Of the images that it takes and returns.
 
     Examples
     --------
@@ -863,7 +882,14 @@ _rms_norm_backward = kernel("rms_norm_backward", **_OF_CACHE | {"inv_rms": "cach
 
 
 class RMSNormCache(NamedTuple):
-    """What `rms_norm_backward` needs: the arguments of the forward pass, and ``1 / √(mean x² + eps)`` of each row.
+    """What `rms_norm_backward` needs.
+
+    Attributes
+    ----------
+    x, scale
+        The arguments of the forward pass.
+    inv_rms : float64 ndarray (rows,)
+        ``1 / √(mean x² + eps)`` of each row.
 
     Examples
     --------
@@ -982,7 +1008,14 @@ _weight_norm_backward = kernel(
 
 
 class WeightNormCache(NamedTuple):
-    """What `weight_norm_backward` needs: the arguments of the forward pass, and the norm of each output's direction.
+    """What `weight_norm_backward` needs.
+
+    Attributes
+    ----------
+    direction, gain
+        The arguments of the forward pass.
+    norm : float64 ndarray (outputs,)
+        That of each output's direction.
 
     Examples
     --------

@@ -206,6 +206,8 @@ class ModelCheckpoint(_Watcher):
     True
     """
 
+    on_every_rank = False
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -618,6 +620,8 @@ class Lines(Callback):
     epoch 1/1  loss 0.6931  accuracy 0.5000  samples per second ...
     """
 
+    on_every_rank = False
+
     def __init__(self, file: TextIO | None = None) -> None:
         self.file = sys.stdout if file is None else file
 
@@ -698,6 +702,7 @@ class CSVLogger(Callback):
     """
 
     rank = 1
+    on_every_rank = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -742,6 +747,8 @@ class TensorBoard(Callback):
     ...     len(os.listdir(folder))
     1
     """
+
+    on_every_rank = False
 
     def __init__(self, folder: str | os.PathLike[str], *, histograms: bool = False) -> None:
         self.folder = os.fspath(folder)

@@ -117,7 +117,14 @@ def hessian_vector_product(
 
 
 class Eigenvalue(NamedTuple):
-    """An eigenvalue, its eigenvector of length 1, and the number of iterations.
+    """What `largest_eigenvalue` finds.
+
+    Attributes
+    ----------
+    value : float
+    vector : dict of ndarray
+        The eigenvector, of length 1, by the names of the parameters.
+    iterations : int
 
     Examples
     --------
@@ -194,7 +201,14 @@ def largest_eigenvalue(
 
 
 class Condition(NamedTuple):
-    """The extreme eigenvalues of the Hessian, and their ratio: infinite where the smallest is not above 0.
+    """What `condition_number` finds.
+
+    Attributes
+    ----------
+    largest, smallest : float
+        The extreme eigenvalues of the Hessian.
+    condition : float
+        Their ratio: infinite where the smallest is not above 0.
 
     Examples
     --------

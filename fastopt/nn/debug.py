@@ -68,6 +68,16 @@ class Finding(NamedTuple):
 def without_dropout(model: Sequential, dtype: Any = None) -> Sequential:
     """A copy of a model in which dropout is the identity.
 
+    Parameters
+    ----------
+    model : Sequential
+    dtype : numpy.dtype, optional
+        That of the copy; of the model where absent.
+
+    Returns
+    -------
+    Sequential
+
     Examples
     --------
     >>> import numpy as np

@@ -31,6 +31,7 @@ import numpy as np
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.kernel import kernel
+from fastopt.mpi import Group
 from fastopt.nn import (
     activations,
     convolutions,
@@ -163,6 +164,25 @@ def resolved(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """The part of a batch that a program is for, where other ranks take the rest: see `fastopt.nn.ranks`.
+
+    Attributes
+    ----------
+    group : Group
+    first, count : int
+        The number of its first row, and how many rows count: all, or none of one.
+    grads : dict of ndarray
+        Where gradients of parameters are written.
+    """
+
+    group: Group
+    first: int
+    count: int
+    grads: Mapping[str, Array]
+
+
 # ---- Writing ---------------------------------------------------------------------------------------------------
 
 
@@ -176,10 +196,14 @@ class Writer:
     training : bool
     dtype : numpy.dtype
         Of the model.
+    shared : Shared or None
+        Which part of a batch it is, if it is one.
     """
 
-    def __init__(self, n: int, dtype: np.dtype[Any], grads: Mapping[str, Array] | None) -> None:
-        self.n, self.dtype = n, dtype
+    def __init__(
+        self, n: int, dtype: np.dtype[Any], grads: Mapping[str, Array] | None, shared: Shared | None = None
+    ) -> None:
+        self.n, self.dtype, self.shared = n, dtype, shared
         self.training = grads is not None
         self.grads = grads or {}
         self.items: list[Item] = []
@@ -243,6 +267,10 @@ class Writer:
             buffer.root.items.append(len(self.items))
         self.items.append(item)
         return item
+
+    def first(self, x: Buffer) -> dict[str, int]:
+        """The option of dropout that tells the number of the first element of x in the whole batch."""
+        return {} if self.shared is None else {"first": math.prod(x.shape) // self.n * self.shared.first}
 
     def weight(self, layer: Layer) -> Any:
         """The weight of a layer: its parameter, or what is computed in each pass."""
@@ -316,6 +344,15 @@ def lower(p: Writer, at: Place, layer: Layer, followers: Followers, x: Buffer) -
         chosen = LOWERINGS.get(kind, _eager)
     if not _is_plain(layer):
         chosen = _eager
+    if p.shared is not None and chosen is _eager:
+        for part in layer.walk():
+            if isinstance(part, (layers.Dropout, norms.BatchNorm, norms.DecorrelatedBatchNorm)):
+                within = "" if part is layer else f" within {type(layer).__name__}"
+                raise ValueError(
+                    f"comm must not be given for a model with {type(part).__name__}{within}, whose passes do not know "
+                    "that other ranks have the rest of the batch; those of BatchNorm, LayerNorm and Dropout do, where "
+                    "the model or layers of fastopt's hold them"
+                )
     p.watched.append(layer.params)
     if chosen is not _eager:
         p.watch(layer)
@@ -409,7 +446,8 @@ def _finish(p: Writer, y: Buffer, bias: Array, end: Epilogue) -> None:
     """The epilogue of a product, in place."""
     if end.dropout is not None:
         drop = end.dropout
-        p.call(F.bias_relu_dropout_forward, y, bias, drop.p, seed=drop.seed, counter=end.place, p_is=drop.p_is, out=y)
+        how = {"seed": drop.seed, "counter": end.place, "p_is": drop.p_is, **p.first(y)}
+        p.call(F.bias_relu_dropout_forward, y, bias, drop.p, **how, out=y)
     else:
         p.call(F.bias_relu_forward if end.relu else F.bias_forward, y, bias, out=y)
 
@@ -816,7 +854,7 @@ def _dropout(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) 
         return y, _no_backward
     mask = p.empty(((math.prod(x.shape) + 7) // 8,), np.uint8)
     how = {"p_is": layer.p_is, "inverted": inverted}
-    made = p.call(F.dropout, x, layer.p, seed=layer.seed, counter=at, **how, out=y, mask=mask, over=x)
+    made = p.call(F.dropout, x, layer.p, seed=layer.seed, counter=at, **how, **p.first(x), out=y, mask=mask, over=x)
 
     def backward(dy: Buffer, need: bool) -> Buffer:
         dx = p.like(x)
@@ -837,7 +875,8 @@ def _spatial_dropout(p: Writer, at: Place, layer: Any, followers: Followers, x: 
     shape = p.n, x.shape[3]
     ones, factor, y = np.ones(shape, p.dtype), p.empty(shape), p.like(x)
     mask = p.empty(((math.prod(shape) + 7) // 8,), np.uint8)
-    p.call(F.dropout, ones, layer.p, seed=layer.seed, counter=at, p_is=layer.p_is, out=factor, mask=mask)
+    how = {"seed": layer.seed, "counter": at, "p_is": layer.p_is, **p.first(factor)}
+    p.call(F.dropout, ones, layer.p, **how, out=factor, mask=mask)
     p.call(F.scale_channels, x, factor, out=y)
 
     def backward(dy: Buffer, need: bool) -> Buffer:
@@ -868,6 +907,8 @@ def _batch_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffe
 
         return y, resting
 
+    if p.shared is not None:
+        return _batch_norm_of_ranks(p, at, layer, p.shared, x)
     relu = take(p, followers, layers.ReLU) is not None
     place, dropout = (take(p, followers, layers.Dropout) if relu else None) or (None, None)
     pool: Any = followers[0][1] if followers and dropout is None else None
@@ -902,6 +943,60 @@ def _batch_norm(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffe
         dx = p.like(x)
         cache = Result(made, 1, (x, *statistics, chosen, y if dropout else None))
         p.call(F.batch_norm_backward, dy, cache, out=dx, over=None if pool is None else x, **grads())
+        return dx
+
+    return y, backward
+
+
+def _batch_norm_of_ranks(p: Writer, at: Place, layer: Any, shared: Shared, x: Buffer) -> tuple[Buffer, Backward]:
+    """Batch norm by the statistics of the whole batch, for which ranks exchange those of their parts."""
+    scale, shift, y, channels = layer.params["scale"], layer.params["shift"], p.like(x), x.shape[-1]
+    mean, var, total = np.empty(channels, p.dtype), np.empty(channels, p.dtype), [0]
+    new = layer.momentum if layer.momentum_of == "new" else 1 - layer.momentum
+
+    def forward(x: Array, y: Array) -> None:
+        own = x[: shared.count].reshape(-1, channels)
+        part = np.zeros((3, channels))  # how many, their mean, and their sum of squares about it
+        if len(own):
+            part[0], part[1] = len(own), own.mean(axis=0, dtype=np.float64)
+            centred = own - part[1]
+            part[2] = np.einsum("ij,ij->j", centred, centred)
+        counts, means, squares = shared.group.gather(part).swapaxes(0, 1)
+        total[0] = int(counts[:, 0].sum())
+        if layer.unbiased and total[0] == 1:
+            raise ValueError("x must have at least 2 values per channel for an unbiased variance, got 1")
+        of_all = (counts * means).sum(axis=0) / total[0]
+        squares_of_all = (squares + counts * (means - of_all) ** 2).sum(axis=0)  # Chan, Golub and LeVeque 1979
+        mean[...], var[...] = of_all, squares_of_all / total[0]
+        F.batch_norm_forward(x, scale, shift, mean, var, axis=-1, training=False, eps=layer.eps, out=y)
+        running_mean, running_var = layer.state["running_mean"], layer.state["running_var"]
+        running_mean[...] = (1 - new) * running_mean + new * of_all
+        running_var[...] = (1 - new) * running_var + new * squares_of_all / (total[0] - layer.unbiased)
+
+    p.python(forward, x, y, label="batch_norm_forward of all ranks")
+
+    def backward(dy: Buffer, need: bool) -> Any:
+        dx = p.like(x)
+
+        def run(dy: Array, x: Array, dx: Array, dscale: Array, dshift: Array) -> None:
+            own = {"out": dx, "dscale": dscale, "dshift": dshift}
+            F.batch_norm_inference_backward(dy, x, scale, mean, var, eps=layer.eps, **own)
+            of_scale, of_shift = shared.group.sum(np.array([dscale, dshift], np.float64))
+            inv_std = 1 / np.sqrt(var.astype(np.float64) + layer.eps)
+            factor = scale * inv_std / total[0]
+            dx -= (x - mean) * (factor * inv_std * of_scale).astype(p.dtype)
+            dx -= (factor * of_shift).astype(p.dtype)
+            dx[shared.count :] = 0
+
+        p.python(
+            run,
+            dy,
+            x,
+            dx,
+            p.grad(at, "scale", scale),
+            p.grad(at, "shift", shift),
+            label="batch_norm_backward of all ranks",
+        )
         return dx
 
     return y, backward

@@ -292,7 +292,7 @@ def _runs(
     usual = {
         name: parameter.default for name, parameter in parameters.items() if parameter.default is not parameter.empty
     }
-    usual.pop("y")
+    del usual["y"], usual["comm"]
     own = _each("each", each, len(models), Mapping, "a dict")
     rows = _each("samples", samples, len(models), object, "an array")
     for i, given in enumerate([options, *own]):

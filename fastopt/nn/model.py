@@ -99,6 +99,7 @@ class Sequential(Compiled):
         batches: Any = None,
         transform: Transform | None = None,
         metrics: MetricsLike | None = None,
+        comm: Any = None,
     ) -> loop.History:
         """Train by mini-batches.
 
@@ -164,6 +165,9 @@ class Sequential(Compiled):
             own. They get the targets and the outputs of the epoch's batches in training, and, with validation data,
             those of validation, as ``val_…``; of scorers more is better, and they score what the loss takes the outputs
             for: logits of classes, of yes and no, or numbers.
+        comm : mpi4py.MPI.Intracomm, optional
+            Processes that train the model together, each on its part of every batch, by the same call: what
+            `fastopt.mpi.world` returns (extra ``mpi``). Losses and parameters are those of one process, up to rounding.
 
         Returns
         -------
@@ -222,6 +226,7 @@ class Sequential(Compiled):
             batches=batches,
             transform=transform,
             metrics=metrics,
+            comm=comm,
         )
 
     @spelled

@@ -73,6 +73,16 @@ class DetectAnomaly(Callback):
 def norm(arrays: Mapping[str, Array]) -> float:
     """The Euclidean norm of all arrays together, in double precision.
 
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
     >>> norm({"a": np.array([3.0]), "b": np.array([[4.0]])})
     5.0
     """
@@ -82,6 +92,16 @@ def norm(arrays: Mapping[str, Array]) -> float:
 def dead_share(output: Array) -> float:
     """The share of features of (n, d), or channels of (n, h, w, c), that are 0 for the whole batch.
 
+    Parameters
+    ----------
+    output : ndarray (n, …)
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
     >>> dead_share(np.array([[0.0, 1.0], [0.0, 0.0]]))
     0.5
     """

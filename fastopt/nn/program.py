@@ -29,7 +29,7 @@ from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Writer, buffers_in, lower, resolved
+from fastopt.nn.lowering import Buffer, Item, Place, Shared, Writer, buffers_in, lower, resolved
 from fastopt.nn.metrics import Metric, MetricsLike, checked_metrics, value_of
 from fastopt.nn.orders import Indices
 from fastopt.nn.stack import Stack, room_for_convolutions
@@ -80,6 +80,8 @@ class Program:
         Whether a loss or a gradient that is not finite stops a batch.
     outputs : bool, default False
         Whether outputs are written in training, too: see `aim`.
+    shared : Shared, optional
+        Which part of a batch it is for.
 
     Attributes
     ----------
@@ -109,10 +111,11 @@ class Program:
         targets: Targets | None = None,
         check: bool = True,
         outputs: bool = False,
+        shared: Shared | None = None,
     ) -> None:
         self.n, self.training = n, loss is not None
         self._loss = loss  # held, as programs are found again by the identity of their loss
-        self.grads: Mapping[str, Array] = model.gradients() if loss is not None else {}
+        self.grads: Mapping[str, Array] = {} if loss is None else shared.grads if shared else model.gradients()
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
@@ -120,7 +123,7 @@ class Program:
         self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
         self._kept: list[tuple[Array, Array]] = []
-        p = Writer(n, model.dtype, self.grads if loss is not None else None)
+        p = Writer(n, model.dtype, self.grads if loss is not None else None, shared)
         for array in model.state.values() if self.training else ():
             self._kept.append((array, np.empty_like(array)))
             p.add("copy", self._kept[-1][1], array)
@@ -604,10 +607,18 @@ class Compiled(Stack, loadable=False):
         loss: Loss,
         size: int = 256,
         metrics: Mapping[str, Metric],
+        share: Callable[[Callable[[int, int], Array], int], Array] | None = None,
     ) -> dict[str, float]:
         """`evaluate`, of arguments that were checked; with `rows`, those of x are meant, and y and weights are of them
-        alone."""
-        output = self._outputs(x, rows, size)
+        alone. ``share(outputs, n)`` returns the outputs of all n, of which ``outputs(begin, end)`` computes some."""
+
+        def outputs(begin: int, end: int) -> Array:
+            if rows is None:
+                return self._outputs(x[begin:end], None, size)
+            return self._outputs(x, rows[begin:end], size)
+
+        n = len(x) if rows is None else len(rows)
+        output = outputs(0, n) if share is None else share(outputs, n)
         measured = {"loss": loss_of(loss, output, y, weight)[0]}
         if are_labels(y):
             measured["accuracy"] = accuracy(output, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import json
 import math
@@ -11,12 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import _kernels, checks, files
+from fastopt import _kernels, checks, files, mpi
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
@@ -28,10 +29,11 @@ from fastopt.nn.metrics import Metric, checked_metrics, value_of
 from fastopt.nn.orders import Indices, Shuffled
 from fastopt.nn.preprocessing import adapt, unadapted
 from fastopt.nn.program import Compiled
+from fastopt.nn.ranks import Alone, Ranks
 from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.nn.trainer import NonFinite, Steps, Taken, alone, holding, look_ahead
+from fastopt.nn.trainer import NonFinite, Taken, alone, holding, look_ahead
 from fastopt.optimizer import Optimizer
 
 __all__ = ["Callback", "History", "Run"]
@@ -124,6 +126,8 @@ class Callback(Spelled):
     ----------
     rank : int
         Callbacks of a lower rank are called first, those of the same rank in the order given.
+    on_every_rank : bool
+        Whether it is called on all ranks of ``fit(comm=…)``; else on the first one, as what writes or prints is.
 
     Examples
     --------
@@ -142,6 +146,7 @@ class Callback(Spelled):
     """
 
     rank: int = 0
+    on_every_rank: bool = True
     #: What averages the parameters of the run, if the callback does: see `fastopt.nn.WeightAverage`.
     average: Applied | None = None
 
@@ -251,7 +256,9 @@ class Run:
         callbacks: Sequence[Callback],
         on_nonfinite: str = "stop",
         metrics: Mapping[str, Metric],
+        ranks: Alone | None = None,
     ) -> None:
+        self._ranks = ranks or Alone()
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.callbacks = sorted(callbacks, key=lambda callback: callback.rank)
         self.history = History()
@@ -273,7 +280,7 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        self._steps = Steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
+        self._steps = self._ranks.steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -304,7 +311,7 @@ class Run:
     # ---- The loop -------------------------------------------------------------------------------------------
 
     def _tell(self, name: str, *args: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self._ranks.told(self.callbacks):
             getattr(callback, name)(*args)
 
     def go(self) -> History:
@@ -318,28 +325,33 @@ class Run:
         """The same, in slices of at most about 50 ms, after each of which others may have the thread."""
         model = self.model
         with alone(model), room_for_convolutions(model), holding(model), self._steps:
+            self._hooks = self._ranks.agree(self, self._data, self._hooks)
             self._steps.feed(*self._data, self.loss)
             _go_on(self.average, check=True)
-            self._tell("on_train_begin", self)
+            self._ranks.together(lambda: self._tell("on_train_begin", self))
+            self._ranks.take_over(self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
-            while self.epoch < self.epochs and not self.stopped:
+            over = self._ranks.stops(self, epoch=True)
+            while self.epoch < self.epochs and not over:
                 self._tell("on_epoch_begin", self.epoch)
                 logs = yield from self._one_epoch()
                 if logs is None:
                     break
                 with self._averaged():
                     if self._validation is not None:
-                        measured = self._validation.measure(self.model, self._own_metrics)
+                        measured = self._ranks.measured(self._validation, self.model, self._own_metrics)
                         logs |= {f"val_{key}": measured[key] for key in measured}
+                    logs = self._ranks.logged(self, logs)
                     self.history.add(logs)
-                    self._tell("on_epoch_end", self.epoch, logs)
+                    self._ranks.together(functools.partial(self._tell, "on_epoch_end", self.epoch, logs))
                 self.epoch += 1
+                over = self._ranks.stops(self, epoch=True)
             if self.stopped:
                 self.history.stopped = f"{self.stopped}; stopped {self._where or f'after epoch {self.epoch}'}"
             average = self.average
             if average is not None and average.is_ready:
                 average.apply()
-            self._tell("on_train_end")
+            self._ranks.together(lambda: self._tell("on_train_end"))
             if average is not None:
                 average.note()
             self.is_over = True
@@ -350,7 +362,7 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         """The run without its programs, which cannot be copied or pickled, as callbacks that hold it may be."""
-        return vars(self) | {"_steps": None}
+        return vars(self) | {"_steps": None, "_ranks": Alone()}
 
     def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
         """The epoch's metrics; None where it was stopped before its end."""
@@ -359,7 +371,7 @@ class Run:
             for block in blocks:
                 if not (yield from self._one_block(block, epoch)):
                     return None
-        logs = epoch.metrics(self._labelled, self._own_metrics)
+        logs = epoch.metrics(self._labelled, self._own_metrics, self._ranks.summed)
         if self.on_nonfinite == "skip":
             logs["skipped"] = epoch.skipped
         seconds = time.perf_counter() - epoch.began
@@ -413,7 +425,7 @@ class Run:
             self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
-            if self.stopped and epoch.steps < self.batches:
+            if self._ranks.stops(self) and epoch.steps < self.batches:
                 self._where = f"after {epoch.steps} of {self.batches} batches of epoch {self.epoch + 1}"
                 return False
             paused = time.perf_counter()
@@ -508,12 +520,16 @@ class _Epoch:
         self.steps = self.skipped = 0
         self.seen = self.rows = 0  # samples, those of steps that were taken, and all
 
-    def metrics(self, labelled: bool, metrics: Mapping[str, Metric]) -> dict[str, float]:
-        """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs."""
+    def metrics(
+        self, labelled: bool, metrics: Mapping[str, Metric], summed: Callable[[list[float]], list[float]]
+    ) -> dict[str, float]:
+        """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs; `summed` adds
+        up over all ranks."""
         loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
-        logs = {"loss": math.fsum(loss * weight) / (math.fsum(weight) or 1.0)}
+        total, divisor, count = summed([math.fsum(loss * weight), math.fsum(weight), float(right.sum())])
+        logs = {"loss": total / (divisor or 1.0)}
         if labelled:
-            logs["accuracy"] = float(right.sum()) / self.seen
+            logs["accuracy"] = count / self.seen
         if metrics:
             y = np.concatenate(self.targets)
             output = np.concatenate([one.output for one in self.taken if one.output is not None])
@@ -530,8 +546,8 @@ class Validation(NamedTuple):
     rows: Indices | None = None
     loss: Loss = softmax_cross_entropy
 
-    def measure(self, model: Compiled, metrics: Mapping[str, Metric]) -> dict[str, float]:
-        return model.measure(self.x, self.y, self.weight, self.rows, loss=self.loss, metrics=metrics)
+    def measure(self, model: Compiled, metrics: Mapping[str, Metric], share: Any = None) -> dict[str, float]:
+        return model.measure(self.x, self.y, self.weight, self.rows, loss=self.loss, metrics=metrics, share=share)
 
 
 #: The methods of callbacks that are called for each batch.
@@ -708,12 +724,13 @@ def prepare(
     finite: bool = True,
     validation_finite: bool = True,
     ahead: bool = True,
+    ranks: Alone | None = None,
 ) -> Run:
     """The run of `Sequential.fit`, all arguments checked.
 
     `rows` are those of x and y to train on, all where absent; validation data may be a `Validation`. `finite` and
     `validation_finite` are whether numbers that are not finite are looked for in samples; `ahead`, whether a thread
-    transforms them.
+    transforms them; `ranks`, who takes part.
     """
     if on_nonfinite is not None:
         checks.choice("on_nonfinite", on_nonfinite, ("stop", "skip", "ignore"))
@@ -759,6 +776,7 @@ def prepare(
         callbacks=chosen,
         on_nonfinite=on_nonfinite,
         metrics=measured,
+        ranks=ranks,
     )
 
 
@@ -772,10 +790,12 @@ def _adapt(model: Compiled, x: Any, rows: Indices | None) -> None:
     adapt(model, x if rows is None else x[rows], anew=False)
 
 
-def fit(model: Compiled, x: Any, y: Any, **options: Any) -> History:
+def fit(model: Compiled, x: Any, y: Any, *, comm: Any = None, **options: Any) -> History:
     """`Sequential.fit`."""
-    run = prepare(model, x, y, **options)
-    history = run.go()
-    if run.interrupted:
+    with mpi.joined(comm) as group:
+        ranks = Alone() if group is None else Ranks(group)
+        run = ranks.together(lambda: prepare(model, x, y, ranks=ranks, **options))
+        history: History = run.go()
+    if run.interrupted and ranks.is_first:
         print(f"fastopt: {history.stopped}; weights and history are kept", file=sys.stderr)
     return history

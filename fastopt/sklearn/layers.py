@@ -33,11 +33,11 @@ from fastopt.sklearn.fits import Fit
 __all__ = ["CNNClassifier", "SequentialClassifier"]
 
 Shape = tuple[int, ...]
-#: The options of `Sequential.fit`, and their defaults.
+#: The options of `Sequential.fit` in one process, and their defaults.
 _OPTIONS = {
     name: parameter.default
     for name, parameter in inspect.signature(nn.Sequential.fit).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
+    if parameter.kind is parameter.KEYWORD_ONLY and name != "comm"
 }
 
 

@@ -44,6 +44,21 @@ def test_a_mask_is_written_to_its_end_and_not_beyond(isa, dtype, same_bits):
             assert (memory[past + size :] == 0xA5).all()
 
 
+@pytest.mark.parametrize("first", [0, 1, 31, 127, 128, 129, 1000, 1024])
+def test_a_part_has_the_mask_that_it_has_in_the_whole(first, isa, dtype, rng, same_bits):
+    x, bias = rng.standard_normal((60, 47)).astype(dtype), np.zeros(1, dtype)
+    whole, mask = functional.dropout(x, 0.4, seed=7, counter=9, mask_format="bytes")
+    fused = functional.bias_relu_dropout_forward(x.reshape(-1, 1), bias, 0.4, seed=7, counter=9).ravel()
+    for size in (1, 64, 700, x.size - first):
+        part = slice(first, first + size)
+        own = x.ravel()[part]
+        y, kept = functional.dropout(own, 0.4, seed=7, counter=9, first=first, mask_format="bytes")
+        same_bits(y, whole.ravel()[part])
+        same_bits(kept, mask.ravel()[part])
+        y = functional.bias_relu_dropout_forward(own.reshape(-1, 1), bias, 0.4, seed=7, counter=9, first=first)
+        same_bits(y.ravel(), fused[part])
+
+
 # ---- Probabilities --------------------------------------------------------------------------------
 
 

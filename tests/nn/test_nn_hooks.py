@@ -209,7 +209,7 @@ def test_runs_of_batches_of_one_size(sizes):
 def prepared(model, x, y, **given):
     """The run that `fit` makes."""
     parameters = inspect.signature(nn.Sequential.fit).parameters.values()
-    usual = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "y"}
+    usual = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in ("y", "comm")}
     return training.prepare(model, x, y, **usual | given)
 
 

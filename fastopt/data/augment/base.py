@@ -101,12 +101,12 @@ def as_bytes(values: Array) -> NDArray[np.uint8]:
 
 
 #: Numbers of a chunk: they and what is made of them on the way stay in the cache, and in memory that is at hand.
-_CHUNK = 2**15
+CHUNK = 2**15
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
     """Images of a batch that are worked on at a time, of so many numbers each."""
-    step = max(_CHUNK // size, 1)
+    step = max(CHUNK // size, 1)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
@@ -123,7 +123,12 @@ class Augmentation:
     """The base of augmentations: ``augmentation(x, y, rng)`` returns a batch that was changed at random.
 
     Images are (n, h, w, c), uint8 or real numbers, and stay of their type. x and y are never written to, and
-    may be what is returned. Each image is changed with probability `p`, independently of the others.
+    may be what is returned.
+
+    Parameters
+    ----------
+    p : float, default 1.0
+        The probability for an image to be changed, independently of the others, in [0, 1].
 
     Examples
     --------
