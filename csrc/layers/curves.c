@@ -54,14 +54,15 @@ INLINE real curve_value(enum activation kind, real x, real alpha)
     }
 }
 
-/* The derivative as a function of y or x. */
-INLINE real curve_slope(enum activation kind, real from, real alpha)
+/* The derivative as a function of y or x. `one` is 1, which the compiler is not to know: it would not multiply by that,
+ * and so leave a denormal dy what it is. */
+INLINE real curve_slope(enum activation kind, real from, real alpha, real one)
 {
     switch (kind) {
     case LEAKY_RELU:
-        return from > 0 ? 1 : alpha;
+        return from > 0 ? one : alpha;
     case ELU:
-        return from > 0 ? 1 : from + alpha;
+        return from > 0 ? one : from + alpha;
     case TANH:
         return 1 - from * from;
     case SIGMOID:
@@ -87,6 +88,8 @@ INLINE real curve_slope(enum activation kind, real from, real alpha)
 INLINE void curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
     real few[3][LANES] = {{0}};
+    const volatile real unknown = 1;
+    const real one = unknown;
     for (struct range part = up_to_line(own, out); part.begin < own.end; part = after(part, own))
         for (int64_t i = part.begin; i < part.end; i += LANES) {
             const int64_t n = part.end - i;
@@ -99,7 +102,7 @@ INLINE void curve(enum activation kind, const real *dy, const real *x, real *out
             }
 #pragma omp simd
             for (int k = 0; k < LANES; ++k)
-                to[k] = dy ? slope[k] * curve_slope(kind, from[k], alpha) : curve_value(kind, from[k], alpha);
+                to[k] = dy ? slope[k] * curve_slope(kind, from[k], alpha, one) : curve_value(kind, from[k], alpha);
             if (n < LANES)
                 memcpy(out + i, to, (size_t)n * sizeof(real));
         }
