@@ -2022,13 +2022,12 @@ def test_what_is_long_is_no_call_of_epochs(samples, monkeypatch):
     assert counts == [0] * 3
 
 
-@pytest.mark.parametrize("how", ["accumulate", "metrics", "transform", "own batches", "own loss", "loader"])
+@pytest.mark.parametrize("how", ["accumulate", "metrics", "own batches", "own loss", "loader"])
 def test_where_python_has_a_part_epochs_go_one_by_one(how, samples, in_one_call):
     x, y = samples
     options = {
         "accumulate": {"accumulate": 2},
         "metrics": {"metrics": {"count": lambda targets, scores: len(targets)}},
-        "transform": {"transform": lambda x, y, rng: (x, y)},
         "own batches": {"batches": [np.arange(8), np.arange(20)]},
         "own loss": {"loss": lambda output, targets: nn.softmax_cross_entropy(output, targets)},
         "loader": {},
