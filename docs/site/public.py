@@ -25,6 +25,8 @@ MODULES = {
     "fastopt.landscape": "optimizers on surfaces",
     "fastopt.plots": "pictures of scores and searches",
     "fastopt.sklearn": "estimators for scikit-learn",
+    "fastopt.optuna": "trials that are pruned",
+    "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
     "fastopt.optuna": "trials that are pruned",
     "fastopt.reference": "all formulas in plain NumPy",
