@@ -23,11 +23,11 @@ MODULES = {
     "fastopt.data": "data sets, files, batches",
     "fastopt.data.augment": "augmentation of images",
     "fastopt.landscape": "optimizers on surfaces",
+    "fastopt.plots": "pictures of scores and searches",
     "fastopt.sklearn": "estimators for scikit-learn",
     "fastopt.optuna": "trials that are pruned",
     "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
-    "fastopt.optuna": "trials that are pruned",
     "fastopt.reference": "all formulas in plain NumPy",
 }
 
@@ -60,7 +60,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Losses": ("losses",),
         "Initialisation": ("init", "lsuv"),
         "Callbacks and learning rates": ("callbacks", "snapshots", "lr_range"),
-        "Transfer, and PyTorch's weights": ("transfer", "exchange"),
+        "Transfer, and weights of PyTorch and Keras": ("transfer", "exchange", "keras"),
     },
 }
 
