@@ -1,6 +1,6 @@
 """Which tests may end otherwise where more is installed: those that looked for a module in vain, were skipped, or
-started a process. As a plugin of pytest (`-p wanting`) it writes them to the file $WANTING, with what they looked for; as
-a program it prints those of such a file whose module is installed here.
+started a process. As a plugin of pytest (`-p wanting`) it writes them to the file $WANTING, with what they looked for;
+as a program it prints those of such a file whose module is installed here.
 """
 
 import importlib.util

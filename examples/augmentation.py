@@ -107,11 +107,8 @@ VARIANTS: dict[str, tuple[Any, Any, int, dict[str, Any]]] = {
 
 def trained(model: nn.Sequential, x: Images, y: Any, augmentation: Any, epochs: int, seed: int) -> nn.Sequential:
     """Train on images that are augmented anew for each epoch."""
-    loader = data.Loader((x, y), len(x), augmentation, seed=seed)
-    optimizer = fastopt.Adam(model.params, lr=3e-3)
-    for epoch in range(epochs):
-        ((images, targets),) = loader.epoch(epoch)
-        model.fit(images, targets, epochs=1, optimizer=optimizer, loss=nn.SoftmaxCrossEntropy(), seed=seed)
+    loader = data.Loader((x, y), 32, augmentation, seed=seed)
+    model.fit(loader, epochs=epochs, optimizer=fastopt.Adam(model.params, lr=3e-3), loss=nn.SoftmaxCrossEntropy())
     return model
 
 

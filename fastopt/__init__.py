@@ -8,7 +8,8 @@
 - `fastopt.functional`: the same steps, and dropout, batch norm, … as plain functions on your arrays.
 - `fastopt.schedules`: learning rates as functions of the step (import it by name).
 - `fastopt.nn`: a NumPy trainer for MLPs and CNNs (import it by name).
-- `fastopt.data`: datasets (import it by name).
+- `fastopt.data`: datasets, readers, loaders, augmentation (import it by name).
+- `fastopt.plots`: pictures of scores, curves and searches (import it by name).
 - `fastopt.reference`: every formula in plain NumPy (import it by name).
 
 >>> import numpy as np, fastopt

@@ -852,12 +852,34 @@ _add("depthwise_backward", _depth_backward, reference.depthwise_backward, output
 
 
 _random_bits_kernel, _stream_kernel = kernel("random_bits"), kernel("stream")
+_gather_pixels_kernel, _mix_images_kernel = kernel("gather_pixels", y="out"), kernel("mix_images", y="out")
 _fused_multiply_add_kernel = kernel("fused_multiply_add", y="out")
 _factored_root_kernel = kernel("factored_root", y="out")
 
 
 def _random_bits(bits: Array, seed: int, counter: int, first_block: int) -> Array:
     return _random_bits_kernel(bits, len(bits), seed, counter, first_block)
+
+
+def _gather_pixels(x: Array, fill: Array, row: Array, column: Array, out: Array | None = None) -> Array:
+    return _gather_pixels_kernel(x, fill, row, column, out)
+
+
+def _places_of_pixels(x: Draw, n: int, h: int, w: int, c: int, high: int, wide: int) -> Arguments:
+    """Bytes, and rows and columns in order, backwards and anyhow, some of them beyond the images."""
+    rng = np.random.default_rng(7)
+    first = rng.integers(-3, 3, (n, 1)) + np.arange(wide)
+    column = np.array([first, w - 1 - first, rng.integers(-1, w + 1, (n, wide))])[rng.integers(3, size=n), np.arange(n)]
+    return {"x": rng.integers(256, size=(n, h, w, c), dtype=np.uint8), "fill": np.arange(c, dtype=np.uint8),
+            "row": rng.integers(-2, h + 2, (n, high)), "column": column}
+
+
+def _mix_images(x: Array, partner: Array, kept: Array, out: Array | None = None) -> Array:
+    return _mix_images_kernel(x, partner, kept, out)
+
+
+def _shares(n: int) -> Array:
+    return np.arange(n) % 5 / 4
 
 
 def _factored_root(x: Array, of_rows: Array, of_columns: Array, out: Array | None = None) -> Array:
@@ -889,6 +911,15 @@ _add("random_bits",
      function=_random_bits, outputs=("bits",),
      edges=[(0,), (33,), (37,), (1,), (15,), (16,), (17,), (31,), (32,), (100,)],
      threads=[(LARGE // 16 + blocks,) for blocks in (0, 1, 31)])
+_add("gather_pixels", _places_of_pixels, reference.gather_pixels, function=_gather_pixels, exact=True,
+     edges=[(0, 3, 4, 3, 3, 4), (9, 5, 6, 12, 7, 9), (7, 6, 5, 3, 6, 5), (3, 1, 1, 1, 1, 1), (5, 4, 9, 4, 4, 9),
+            (5, 3, 7, 8, 3, 7), (5, 3, 7, 24, 3, 7), (5, 3, 7, 5, 3, 7), (2, 3, 4, 0, 3, 4), (2, 3, 4, 3, 0, 4),
+            (2, 3, 4, 3, 3, 0), (2, 0, 4, 3, 3, 4), (2, 3, 0, 3, 3, 4)],
+     threads=[(40, 65, 66, 12, 63, 67)])
+_add("mix_images", lambda x, n, *shape: {"x": x(n, *shape), "partner": (np.arange(n) * 3 + 1) % (n + 2) - 1,
+                                         "kept": _shares(n)},
+     reference.mix_images, function=_mix_images, exact=True,
+     edges=[(0, 4), (7, 33), (5, 3, 4, 3), (1, 1), (9, 8, 8, 3), (6, 100), (3, 0)], threads=[(70, 33, 31, 30)])
 _add("factored_root", lambda x, n, d: {"x": x(n, d), "of_rows": abs(x(n)), "of_columns": abs(x(d))},
      lambda x, of_rows, of_columns: x / np.sqrt(np.maximum(np.outer(of_rows, of_columns), 1e-6)),
      function=_factored_root, in_place="x", edges=_ROWS, threads=_ROWS_THREADS)

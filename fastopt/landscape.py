@@ -380,8 +380,8 @@ def expression(text: str) -> Callable[[Any, Any], Any]:
     --------
     >>> from fastopt import landscape
     >>> f = landscape.expression("x**2 + sin(3*y)")
-    >>> f(2.0, 0.0)
-    np.float64(4.0)
+    >>> float(f(2.0, 0.0))
+    4.0
     """
     if not isinstance(text, str):
         raise TypeError(f"function must be a formula as text, got {type(text).__name__}")

@@ -3,7 +3,9 @@ module is an ImportError.
 
 >>> import optuna
 >>> from fastopt.optuna import Pruning
->>> callback = Pruning(optuna.trial.FixedTrial({}), "val_accuracy")  # of `fit`, within an objective
+>>> trial = optuna.trial.FixedTrial({"lr": 0.01})
+>>> Pruning(trial, "val_accuracy").monitor
+'val_accuracy'
 """
 
 from __future__ import annotations

@@ -779,6 +779,26 @@ def pad_backward(dy: Array, shape: tuple[int, ...], padding: Any) -> Array:
     return dy[:, top : top + shape[1], left : left + shape[2]]
 
 
+def gather_pixels(x: Array, fill: Array, row: Array, column: Array) -> Array:
+    """Pixels of images from rows (n, h') and columns (n, w'), or one that fills where there is none."""
+    _, h, w, c = x.shape
+    y = np.empty((*row.shape, column.shape[1], c), x.dtype)
+    for i, j, k in np.ndindex(*row.shape, column.shape[1]):
+        inside = 0 <= row[i, j] < h and 0 <= column[i, k] < w
+        y[i, j, k] = x[i, row[i, j], column[i, k]] if inside else fill
+    return y
+
+
+def mix_images(x: Array, partner: Array, kept: Array) -> Array:
+    """Means of each image and its partner, by shares; where there is no partner, or all is kept, the image."""
+    y = x.copy()
+    for i, (other, share) in enumerate(zip(partner, kept, strict=True)):
+        if share < 1:
+            other = other if 0 <= other < len(x) else i
+            y[i] = x.dtype.type(share) * x[i] + x.dtype.type(1 - share) * x[other]
+    return y
+
+
 def prelu_forward(x: Array, slope: Array) -> Array:
     return np.where(x > 0, x, slope * x)
 

@@ -40,6 +40,8 @@ def test_every_kernel_has_a_contest(quick):
     beside = {
         "stream",
         "random_bits",
+        "gather_pixels",
+        "mix_images",
         "fused_multiply_add",
         "transposed_matmul",
         "batch_norm_inference",

@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fastopt import gallery
@@ -218,17 +217,3 @@ def test_a_picture_that_needs_a_further_extra(tmp_path, monkeypatch):
     status, lines, error = run("newton", "preprocessing", "--out", tmp_path)
     assert (status, lines) == (1, [f"wrote {tmp_path / 'preprocessing.png'}"])
     assert re.match("fastopt: newton: .*scipy", error)
-
-
-def test_pictures_are_of_few_colours(tmp_path):
-    pytest.importorskip("matplotlib")
-    image = pytest.importorskip("PIL.Image")
-    picture = gallery.load("preprocessing")
-    page = picture.draw(picture.run(quick=True))
-    gallery.save(page, tmp_path / "small.png")
-    page.savefig(tmp_path / "large.png", dpi=100)
-    with image.open(tmp_path / "small.png") as small, image.open(tmp_path / "large.png") as large:
-        assert small.size == large.size
-        difference = np.abs(np.asarray(small.convert("RGB"), float) - np.asarray(large.convert("RGB"), float))
-    assert difference.mean() < 1
-    assert (tmp_path / "small.png").stat().st_size < 0.7 * (tmp_path / "large.png").stat().st_size

@@ -18,7 +18,7 @@ CHAIN = (
     ("cases",),
     ("sklearn",),
     ("onnx", "optuna"),
-    ("landscape", "nn", "reference", "inplace"),
+    ("landscape", "nn", "plots", "reference", "inplace"),
     ("data",),
     ("fastopt",),
     ("interchange", "functional", "averaging", "matrices", "lbfgs", "penalties"),

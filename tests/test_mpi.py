@@ -55,6 +55,7 @@ def exchange(comm):
 
 
 def test_what_ranks_exchange(tmp_path):
+    pytest.importorskip("mpi4py")
     ranks = several.call(3, exchange, folder=tmp_path)
     for i, own in enumerate(ranks):
         assert own.pop("rank") == (i, 3)
@@ -113,6 +114,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_the_command_by_two_processes(tmp_path, monkeypatch, capsys):
     ended = several.run(2, "-m", "fastopt", *TRAIN, "--out", "two", cwd=tmp_path)
     assert (ended.status, ended.err) == (0, "")
@@ -139,6 +141,7 @@ def test_only_train_is_for_several_processes(tmp_path):
     assert ended.err == "fastopt: info is for one process: of mpiexec, train alone makes use\n"
 
 
+@pytest.mark.slow
 def test_a_run_that_has_lost_a_process_is_resumed(tmp_path):
     ended = several.run(2, "-c", KILLED, *TRAIN, "--out", "run", cwd=tmp_path)
     assert ended.status != 0

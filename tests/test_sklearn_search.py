@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
+import signal
+import sys
 import threading
 import warnings
 
@@ -28,6 +32,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastopt import nn
 from fastopt.sklearn import CNNClassifier, MLPClassifier, MLPRegressor, SearchCV, SequentialClassifier, search
@@ -253,7 +258,7 @@ def test_failures_are_as_in_scikit_learn():
     for text in ("'alpha' parameter", "a scaler has failed", "a callback has failed"):
         assert text in said
     equal(ours, theirs)
-    assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True, True, True, False, True]
+    assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True, True, False, True, True]
 
 
 def test_failures_that_are_raised():
@@ -338,10 +343,29 @@ def test_what_it_says(capsys):
     assert "models 4/4" in line.getvalue()
 
 
+@parametrize_with_checks(
+    [
+        SearchCV(
+            MLPClassifier((16,), max_iter=60, random_state=0, learning_rate_init=0.01),
+            {"alpha": [1e-4, 1e-3]},
+            strategy="grid",
+            cv=2,
+            error_score="raise",
+        )
+    ]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
 def test_a_search_is_an_estimator():
     made = SearchCV(mlp(), SPACE, n_iter=3, cv=2)
     assert clone(made).get_params()["space"].keys() == SPACE.keys()
     assert sklearn.utils.get_tags(made).estimator_type == "classifier"
+    done = SearchCV(mlp(), SPACE, n_iter=2, cv=2, random_state=0).fit(X, Y)
+    twin = pickle.loads(pickle.dumps(done))
+    np.testing.assert_array_equal(twin.predict_proba(X), done.predict_proba(X))
     nested = sklearn.model_selection.cross_val_score(SearchCV(mlp(), SPACE, n_iter=2, cv=2, random_state=0), X, Y, cv=2)
     assert nested.shape == (2,)
 
@@ -350,16 +374,18 @@ def test_a_search_is_an_estimator():
 
 
 class Interrupting:
-    """A scorer that counts, and interrupts its caller once."""
+    """A scorer that counts, and interrupts its caller once: by an exception, or by Ctrl-C."""
 
-    def __init__(self, after=None):
-        self.calls, self._after, self._lock = 0, after, threading.Lock()
+    def __init__(self, after=None, ctrl_c=False):
+        self.calls, self._after, self._ctrl_c, self._lock = 0, after, ctrl_c, threading.Lock()
 
     def __call__(self, estimator, x, y):
         with self._lock:
             self.calls += 1
             if self.calls == self._after:
-                raise KeyboardInterrupt
+                if not self._ctrl_c:
+                    raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
         return accuracy_score(y, estimator.predict(x))
 
 
@@ -382,6 +408,29 @@ def test_going_on_from_a_file(tmp_path, strategy, threads, capsys):
     assert once_more.scorer_.calls == 0
     equal(once_more, whole)
     np.testing.assert_array_equal(once_more.predict_proba(X), whole.predict_proba(X))
+
+
+@pytest.fixture
+def ctrl_c():
+    """The usual handler of Ctrl-C, which a process in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a signal ends the process")
+def test_ctrl_c(tmp_path, ctrl_c, capsys):
+    given = {"n_iter": 8, "cv": 2, "random_state": 2, "threads": 2, "file": tmp_path / "results.json"}
+    net = mlp(max_iter=30)
+    with pytest.raises(KeyboardInterrupt):
+        SearchCV(net, SPACE, scoring=Interrupting(3, ctrl_c=True), **given).fit(X, Y)
+    assert "from which the same search goes on" in capsys.readouterr().err
+    there = len(json.loads((tmp_path / "results.json").read_text())["results"])
+    assert 2 <= there < 16
+    again = SearchCV(net, SPACE, scoring=Interrupting(), **given).fit(X, Y)
+    assert again.scorer_.calls == 16 - there
+    del given["file"]
+    equal(again, SearchCV(net, SPACE, scoring=Interrupting(), **given).fit(X, Y))
 
 
 def test_a_file_serves_a_longer_search_of_the_same_kind(tmp_path):

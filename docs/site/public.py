@@ -19,7 +19,7 @@ MODULES = {
     "fastopt.nn.monitor": "looking inside a run",
     "fastopt.nn.debug": "checks that find bugs",
     "fastopt.nn.curvature": "the Hessian",
-    "fastopt.nn.metrics": "what a model is judged by",
+    "fastopt.nn.metrics": "what a run is judged by",
     "fastopt.data": "data sets, files, batches",
     "fastopt.data.augment": "augmentation of images",
     "fastopt.landscape": "optimizers on surfaces",
@@ -27,6 +27,7 @@ MODULES = {
     "fastopt.optuna": "trials that are pruned",
     "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
+    "fastopt.optuna": "trials that are pruned",
     "fastopt.reference": "all formulas in plain NumPy",
 }
 
@@ -58,7 +59,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Preprocessing": ("preprocessing",),
         "Losses": ("losses",),
         "Initialisation": ("init", "lsuv"),
-        "Callbacks and learning rates": ("callbacks", "lr_range"),
+        "Callbacks and learning rates": ("callbacks", "snapshots", "lr_range"),
         "Transfer, and PyTorch's weights": ("transfer", "exchange"),
     },
 }

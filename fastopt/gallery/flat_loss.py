@@ -40,4 +40,4 @@ def draw(found):
 def claim(found):
     flat = found["loss"] > 0.9 * np.log(10)
     assert found["accuracy"][0] < 0.2
-    assert found["accuracy"][flat].max() > 0.5
+    assert 0.65 < found["accuracy"][flat].max() < 0.75

@@ -2,7 +2,7 @@
 
 The same network learns 20, 40, … of the digits, five draws of each size at once by `fit_many`, and is measured on
 images that none of them has seen. Few samples are learnt by heart, and the gap to new ones is wide; with more of them
-the gap closes, and each doubling brings less than the one before.
+the gap closes, and the last doubling brings much less than the first.
 """
 
 import numpy as np
@@ -43,4 +43,4 @@ def claim(found):
     training, test = found[1]["training"].mean(axis=1), found[1]["test"].mean(axis=1)
     assert (np.diff(test) < 0).all()
     assert test[0] - training[0] > 0.2 > 0.08 > test[-1] - training[-1]
-    assert test[0] - test[1] > test[-2] - test[-1]
+    assert test[0] - test[1] > 3 * (test[-2] - test[-1])

@@ -36,13 +36,8 @@ def draw(outputs):
         for i, output in enumerate(layers):
             axes = grid[f"{name}{i}"]
             axes.hist(output.ravel(), 20, range=(0, 2), density=True, color=colour)
-            axes.set(
-                yticks=[],
-                title=f"layer {i + 1}",
-                ylim=(0, 4),
-                ylabel="" if i else name,
-                xlabel="" if name == "Xavier" else "output",
-            )
+            axes.set(xticks=[0, 2], yticks=[], xlim=(0, 2), ylim=(0, 4), title=f"layer {i + 1}", xlabel="output")
+        grid[f"{name}0"].set_ylabel(name)
         grid["sizes"].plot(range(1, 11), sizes(layers), dash, color=colour, label=name)
     grid["sizes"].set(xlabel="layer", ylabel="rms of outputs", yscale="log")
     grid["sizes"].legend()

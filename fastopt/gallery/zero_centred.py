@@ -50,4 +50,6 @@ def draw(paths):
 
 def claim(paths):
     assert paths["all positive"][1] == 1.0
+    lengths = {name: np.linalg.norm(np.diff(path, axis=0), axis=1).sum() for name, (path, _) in paths.items()}
+    assert lengths["all positive"] > 1.3 * lengths["zero-centred"]
     assert 0.4 < paths["zero-centred"][1] < 0.6

@@ -18,6 +18,7 @@ from fastopt.nn import (
     embedding,
     exchange,
     init,
+    keras,
     layers,
     losses,
     lr_range,
@@ -43,6 +44,7 @@ from fastopt.nn.dropouts import *
 from fastopt.nn.embedding import *
 from fastopt.nn.exchange import *
 from fastopt.nn.init import *
+from fastopt.nn.keras import *
 from fastopt.nn.layers import *
 from fastopt.nn.losses import *
 from fastopt.nn.lr_range import *
@@ -70,6 +72,7 @@ __all__ = [
     *embedding.__all__,
     *exchange.__all__,
     *init.__all__,
+    *keras.__all__,
     *layers.__all__,
     *losses.__all__,
     *lr_range.__all__,

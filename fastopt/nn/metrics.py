@@ -4,11 +4,11 @@ Those here need NumPy alone. `Sequential.fit`, its `evaluate` and that of `Ensem
 scikit-learn's scorers, such as ``"f1_macro"`` or ``"roc_auc"`` (extra ``sklearn``).
 
 >>> from fastopt import data, nn
->>> x, y, x_test, y_test = data.load("digits")
+>>> x, y = data.digits()
 >>> model = nn.Sequential([nn.Flatten(), nn.Dense(10)], x.shape[1:])
->>> history = model.fit(x, y, epochs=5)
->>> sorted(model.evaluate(x_test, y_test, metrics=[nn.metrics.top_k]))
-['accuracy', 'loss', 'top_k']
+>>> history = model.fit(x, y, epochs=3, metrics=["top_2", "top_3"])
+>>> history["accuracy"][-1] < history["top_2"][-1] < history["top_3"][-1]
+True
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ Metric = Callable[[Array, Array], float]
 #: What stands for some: names, functions, several of them, or functions and names of scorers by name.
 MetricsLike = str | Metric | Sequence[str | Metric] | Mapping[str, str | Metric]
 
+
+#: For which there is memory for a matrix.
+MOST_CLASSES = 2**14
 
 # ---- Of NumPy alone -------------------------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ def confusion_matrix(y: Array, scores: Array, classes: int | None = None) -> Arr
     scores : ndarray (n, classes) or (n,)
         Scores, of which the largest counts, the first of equal ones; or labels that were predicted.
     classes : int, optional
-        The number of classes; that of the scores, or one more than the largest label, where absent.
+        The number of classes, at most 16,384; that of the scores, or one more than the largest label, where absent.
 
     Returns
     -------
@@ -151,8 +154,10 @@ def confusion_matrix(y: Array, scores: Array, classes: int | None = None) -> Arr
                 raise TypeError(f"{name} must be integer labels (n,), of 0 or more, got {labels.dtype} {labels.shape}")
         if y.shape != scores.shape:
             raise ValueError(f"scores must have one label for each of y, {len(y)}, got {len(scores)}")
-        predicted, found = scores, int(max([-1, *y[:1], *scores[:1], *([y.max(), scores.max()] if y.size else [])])) + 1
-    count = found if classes is None else checks.integer("classes", classes, max(1, found))
+        predicted, found = scores, max(int(y.max()), int(scores.max())) + 1 if y.size else 0
+    if found > MOST_CLASSES:
+        raise ValueError(f"y and scores must be of at most {MOST_CLASSES} classes, got {found}")
+    count = found if classes is None else checks.integer("classes", classes, max(1, found), MOST_CLASSES)
     pairs = y.astype(np.int64) * count + predicted.astype(np.int64)
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ import numpy as np
 from values import Memory
 
 import fastopt
-from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, mpi, nn, schedules, threads
+from fastopt import _kernels, cases, checks, data, gradients, landscape, matrices, mpi, nn, plots, schedules, threads
 from fastopt import functional as F  # noqa: N812
 from fastopt.cases import Case, map_arrays
 from fastopt.checks import Array
@@ -29,6 +30,11 @@ from fastopt.nn.layers import Layer
 from fastopt.optimizers import OPTIMIZERS
 
 REALS = (np.float32, np.float64)
+
+# An import that is interrupted, since a call takes long, leaves a package that is half there.
+for _name in ("matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.metrics"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(_name)
 
 
 @dataclass
@@ -667,12 +673,13 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "CSVLogger": {"path": "log.csv"},
     "LearningRateScheduler": {"schedule": lambda epoch, lr: 0.1},
     "ModelCheckpoint": {"path": "checkpoint.npz"},
+    "Snapshots": {"cycles": 3},
     "TensorBoard": {"folder": "board"},
     "WeightAverage": {"average": fastopt.EMA([np.ones(3)])},
 }
 _FEW = [nn.CSVLogger, nn.EarlyStopping, nn.LearningRateScheduler, nn.Lines, nn.ModelCheckpoint, nn.ReduceLROnPlateau]
 _FEW += [nn.TensorBoard, nn.Hinge, nn.Huber, nn.L1, nn.SigmoidCrossEntropy, nn.SoftmaxCrossEntropy, nn.SquaredError]
-_FEW += [nn.WeightAverage]
+_FEW += [nn.Snapshots, nn.WeightAverage]
 _FEW += [cls for name, cls in Initializer.classes.items() if cls.__module__.startswith("fastopt.")]
 for _cls in _FEW:
     CALLS[f"nn.{_cls.__name__}"] = _constructor(_cls, **_NEEDED.get(_cls.__name__, {}))
@@ -762,6 +769,12 @@ _METHODS = ("evaluate", "predict", "compile", "trainer", "copy", "save", "adapt"
 CALLS |= {"nn.Sequential": _sequential, "nn.Sequential.fit": _fit_state, "nn.load": _load_model}
 CALLS |= {f"nn.Sequential.{name}": _of_model(name) for name in _METHODS}
 CALLS["nn.Sequential.trainer, called"] = _trainer
+for _name in ("accuracy", "confusion_matrix", "top_k"):
+    plain(
+        f"nn.metrics.{_name}",
+        getattr(nn.metrics, _name),
+        lambda x, rng, name=_name: {"y": np.arange(8) % 3, "scores": x(8, 5), **({"k": 2} if name == "top_k" else {})},
+    )
 plain("nn.Shuffled", nn.Shuffled, lambda x, rng: {"n": 20, "batch_size": 4})
 plain("nn.InOrder", nn.InOrder, lambda x, rng: {"n": 20, "batch_size": 4})
 plain("nn.Stratified", nn.Stratified, lambda x, rng: {"y": np.arange(20) % 3, "batch_size": 4})
@@ -797,9 +810,46 @@ plain("nn.load_torch", nn.load_torch,
       lambda x, rng: {"model": _model(), "state": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
 plain("nn.to_torch_state", nn.to_torch_state,
       lambda x, rng: {"model": _model(), "like": nn.to_torch_state(_model()), "names": {"0": "0"}})  # fmt: skip
+
+
+def _keras(name: str) -> Maker:
+    def make(memory: Memory, rng: random.Random) -> Call:
+        with contextlib.suppress(ImportError):
+            nn.save_keras(_model(), "model.weights.h5")
+        arguments = {"model": _model(), "path": rng.choice(("model.weights.h5", "none", "."))}
+        if name == "save_keras":
+            arguments |= {"path": "other.weights.h5", "like": "model.weights.h5"}
+        return Call(getattr(nn, name), arguments | {"names": {"0": "dense"}})
+
+    return make
+
+
+CALLS |= {f"nn.{name}": _keras(name) for name in ("load_keras", "save_keras")}
 plain("nn.groups_by_depth", nn.groups_by_depth, lambda x, rng: {"model": _model(), "factor": 0.5})
 plain("nn.preprocessing_picture", nn.preprocessing_picture,
       lambda x, rng: {"x": x(8, 2), "path": None})  # fmt: skip
+
+
+# ---- Pictures of scores and searches --------------------------------------------------------------------------
+
+_LABELS, _CURVES = (
+    np.arange(6) % 2,
+    {"train_scores": [0.9, 0.8], "test_scores": [0.5, 0.6], "score": "f1", "path": None},
+)
+for _name in ("roc", "precision_recall"):
+    plain(f"plots.{_name}", getattr(plots, _name),
+          lambda x, rng: {"y": _LABELS, "scores": x(6, 2), "names": ["a", "b"], "path": None})  # fmt: skip
+plain("plots.confusion", plots.confusion,
+      lambda x, rng: {"y": _LABELS, "predicted": _LABELS[::-1], "names": ["a", "b"], "path": None})  # fmt: skip
+plain("plots.learning_curve", plots.learning_curve, lambda x, rng: {"sizes": [10, 100]} | _CURVES)
+plain("plots.validation_curve", plots.validation_curve,
+      lambda x, rng: {"values": [0.1, 1.0], "parameter": "lr"} | _CURVES)  # fmt: skip
+plain("plots.histories", plots.histories,
+      lambda x, rng: {"runs": {"a": {"loss": [1.0, 0.5]}}, "metrics": ("loss",), "path": None})  # fmt: skip
+plain("plots.trials", plots.trials,
+      lambda x, rng: {"results": {"params": [{"lr": 0.1}, {"lr": 0.2}], "mean_test_score": [0.1, 0.2]},
+                      "kind": rng.choice(("parallel", "scatter")), "score": "mean_test_score",
+                      "path": None})  # fmt: skip
 
 
 # ---- The bridge: private, and yet it refuses -----------------------------------------------------------------

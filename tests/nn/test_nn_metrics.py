@@ -64,6 +64,7 @@ def test_of_nothing():
         (lambda m: m.confusion_matrix([0, 1], [0]), ValueError, "one label for each of y, 2, got 1"),
         (lambda m: m.confusion_matrix([0, -1], [0, 1]), TypeError, "of 0 or more"),
         (lambda m: m.confusion_matrix([0, 3], [0, 1], classes=3), ValueError, "classes must"),
+        (lambda m: m.confusion_matrix([0, 3], [0, 2**20]), ValueError, "at most 16384 classes, got 1048577"),
     ],
 )
 def test_refusals(call, error, said):

@@ -12,6 +12,8 @@ import several
 import fastopt
 from fastopt import data, nn
 
+pytest.importorskip("mpi4py")
+
 # ---- The same as one process ----------------------------------------------------------------------------------------
 
 X, Y = data.digits()
@@ -156,7 +158,11 @@ def by_ranks(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize(("n", "name"), [*((2, name) for name in CASES), *((3, name) for name in SOME)])
+BY_TWO = [(2, name) for name in CASES]
+BY_THREE = [pytest.param(3, name, marks=pytest.mark.slow) for name in SOME]
+
+
+@pytest.mark.parametrize(("n", "name"), BY_TWO + BY_THREE)
 def test_a_run_is_that_of_one_process(n, name, alone, by_ranks, same_bits):
     history, *arrays = alone[name]
     first = by_ranks(n)[0][name]
@@ -403,11 +409,13 @@ def ends(comm, how, folder):
     path = os.path.join(folder, "run.npz" if comm.Get_rank() == 0 else "nothing.npz")
     model = cnn()
     checkpoint = nn.ModelCheckpoint(path, resume=True)
-    callbacks = [Ends(comm, how), nn.EarlyStopping("loss"), checkpoint]
+    average = nn.WeightAverage(fastopt.EMA(model.params, 0.9))
+    callbacks = [Ends(comm, how), nn.EarlyStopping("loss"), average, checkpoint]
     history = model.fit(X, Y, epochs=4, batch_size=25, callbacks=callbacks, comm=comm)
     return history["loss"], {name: array.copy() for name, array in model.params.items()}
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_lost_ends_all_and_the_run_goes_on_from_the_last_epoch(tmp_path, same_bits):
     folders = [tmp_path / name for name in ("ended", "resumed", "whole")]
     for folder in folders:
@@ -426,6 +434,7 @@ def test_a_rank_that_is_lost_ends_all_and_the_run_goes_on_from_the_last_epoch(tm
             same_bits(array, other[1][name])
 
 
+@pytest.mark.slow
 def test_an_exception_on_one_rank_alone_ends_all(tmp_path):
     ended = several.start(2, ends, "raise", str(tmp_path), folder=tmp_path)
     assert ended.status != 0

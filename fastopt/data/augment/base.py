@@ -101,12 +101,12 @@ def as_bytes(values: Array) -> NDArray[np.uint8]:
 
 
 #: Numbers of a chunk: they and what is made of them on the way stay in the cache, and in memory that is at hand.
-_CHUNK = 2**15
+CHUNK = 2**15
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
     """Images of a batch that are worked on at a time, of so many numbers each."""
-    step = max(_CHUNK // size, 1)
+    step = max(CHUNK // size, 1)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 

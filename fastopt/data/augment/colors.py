@@ -226,18 +226,18 @@ class Cutout(Augmentation):
         height, width = checks.pair("size", self.size, 1)
         sides = np.full(n, height), np.full(n, width)
         out = x.copy()
-        for i, (top, bottom, left, right) in enumerate(rectangles(h, w, *sides, rng)):
+        for i, (top, bottom, left, right) in enumerate(rectangles(h, w, *sides, rng).tolist()):
             out[i, top:bottom, left:right] = filling(self.fill, x.dtype)
         return out
 
 
-def rectangles(h: int, w: int, heights: Array, widths: Array, rng: Rng) -> list[list[int]]:
-    """Top, bottom, left and right of rectangles whose centres are anywhere in an image, as far as they are inside."""
+def rectangles(h: int, w: int, heights: Array, widths: Array, rng: Rng) -> Array:
+    """Top, bottom, left and right (n, 4) of rectangles with centres anywhere in an image, as far as they are inside."""
     edges: list[Array] = []
     for length, sides in ((h, heights), (w, widths)):
         start = rng.integers(length, size=len(sides)) - sides // 2
         edges += [np.maximum(start, 0), np.minimum(start + sides, length)]
-    return np.stack(edges, axis=1).tolist()
+    return np.stack(edges, axis=1)
 
 
 @dataclass(frozen=True, repr=False)

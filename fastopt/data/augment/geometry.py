@@ -6,19 +6,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from fastopt import checks
 from fastopt.checks import Array, Pair
-from fastopt.data.augment.base import Augmentation, Rng, chunks, drawn, drawn_log, filling, limits
+from fastopt.data.augment.base import Augmentation, Rng, drawn, drawn_log, filling, limits
+from fastopt.data.augment.pixels import gathered
 from fastopt.data.augment.warp import BORDERS, grid, warp
 
 Interval = float | tuple[float, float]
 
 
-def _whole_pixels(x: Array) -> Array:
-    """Images (n, h, w) of pixels that are moved as a whole, which is faster than channel by channel."""
-    return x.view(np.dtype((np.void, x.itemsize * x.shape[-1])))[..., 0]
+def _mirrored(chosen: Array, length: int) -> Array:
+    """The numbers of so many rows or columns, backwards in the images that are chosen."""
+    return np.where(chosen[:, None], np.arange(length - 1, -1, -1), np.arange(length))
+
+
+def _in_order(n: int, length: int) -> Array:
+    return np.tile(np.arange(length), (n, 1))
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,19 +45,8 @@ class HorizontalFlip(Augmentation):
     p: float = field(default=0.5, kw_only=True)
 
     def _apply(self, x: Array, y: Array | None, rng: Rng) -> tuple[Array, Array | None]:
-        chosen = np.flatnonzero(self._chosen(len(x), rng))
-        out = x.copy()
-        whole = _whole_pixels(out)
-        for some in chunks(len(chosen), x[0].size):
-            taken = x[chosen[some]]
-            if x.itemsize > 1:
-                whole[chosen[some]] = _whole_pixels(taken)[:, :, ::-1]
-                continue
-            mirrored = np.empty_like(taken)
-            for channel in range(x.shape[-1]):  # of bytes, faster than pixels of an odd size
-                mirrored[..., channel] = taken[:, :, ::-1, channel]
-            out[chosen[some]] = mirrored
-        return out, y
+        n, h, w, _ = x.shape
+        return gathered(x, _in_order(n, h), _mirrored(self._chosen(n, rng), w)), y
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,10 +69,8 @@ class VerticalFlip(Augmentation):
     p: float = field(default=0.5, kw_only=True)
 
     def _apply(self, x: Array, y: Array | None, rng: Rng) -> tuple[Array, Array | None]:
-        chosen = np.flatnonzero(self._chosen(len(x), rng))
-        out = x.copy()
-        out[chosen] = x[chosen, ::-1]
-        return out, y
+        n, h, w, _ = x.shape
+        return gathered(x, _mirrored(self._chosen(n, rng), h), _in_order(n, w)), y
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +123,7 @@ class RandomCrop(Augmentation):
             checks.pair("size", self.size, 1)
 
     def _apply(self, x: Array, y: Array | None, rng: Rng) -> tuple[Array, Array | None]:
-        n, h, w, c = x.shape
+        n, h, w, _ = x.shape
         (above, left), chosen = checks.pair("padding", self.padding, 0), self._chosen(n, rng)
         height, width = (h, w) if self.size is None else checks.pair("size", self.size, 1)
         spare = (h + 2 * above - height, w + 2 * left - width)
@@ -143,24 +134,16 @@ class RandomCrop(Augmentation):
         if self.border == "reflect" and (above >= h or left >= w):
             raise ValueError(f"padding must be less than the image's size {(h, w)} to reflect it, got {self.padding!r}")
         top, start = (np.where(chosen, rng.integers(each + 1, size=n), each // 2) for each in spare)
-        out = np.empty((n, height, width, c), x.dtype)
-        sides = ((h, above), (w, left))
-        if self.border == "constant":
-            frame = np.full((1, h + 2 * above, w + 2 * left, c), filling(self.fill, x.dtype), x.dtype)
-        else:
-            rows, columns = (np.pad(np.arange(length), by, mode=self.border) for length, by in sides)  # type: ignore[call-overload]
-        for some in chunks(n, (h + 2 * above) * (w + 2 * left) * c):
-            count = some.stop - some.start
-            if self.border == "constant":
-                padded = frame.repeat(count, axis=0)
-                padded[:, above : above + h, left : left + w] = x[some]
-            else:
-                padded = x[some].take(rows, axis=1).take(columns, axis=2)
-            by_image, by_row, by_pixel, one = padded.strides
-            shape = (len(padded), spare[0] + 1, spare[1] + 1, height, width * c)
-            windows = as_strided(padded, shape, (by_image, by_row, by_pixel, by_row, one), writeable=False)
-            out[some] = windows[np.arange(count), top[some], start[some]].reshape(count, height, width, c)
-        return out, y
+        rows = _numbers(h, above, self.border)[top[:, None] + np.arange(height)]
+        columns = _numbers(w, left, self.border)[start[:, None] + np.arange(width)]
+        return gathered(x, rows, columns, filling(self.fill, x.dtype)), y
+
+
+def _numbers(length: int, padding: int, border: str) -> Array:
+    """The rows or columns of padded images, in the images; -1 for those that are filled."""
+    if border == "constant":
+        return np.pad(np.arange(length), padding, constant_values=-1)
+    return np.pad(np.arange(length), padding, mode=border)  # type: ignore[call-overload]
 
 
 def _checked_border(augmentation: Any) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.data.augment.base import Augmentation, Rng, as_bytes, chunks, drawn, drawn_log, limits, one_hot, per_image
+from fastopt.data.augment.base import CHUNK, Augmentation, Rng, drawn, drawn_log, limits, one_hot
 from fastopt.data.augment.colors import rectangles
+from fastopt.data.augment.pixels import mixed
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,14 +90,15 @@ class Mixup(_Mixing):
         self._set(alpha=checks.number("alpha", self.alpha, "(0, 1000]"))
 
     def _mixed(self, x: Array, partner: Array, chosen: Array, rng: Rng) -> tuple[Array, Array]:
-        real: Any = np.float64 if x.dtype == np.float64 else np.float32
         share = np.where(chosen, rng.beta(self.alpha, self.alpha, len(x)), 1)
-        out, own, other = np.empty_like(x), per_image(share).astype(real), per_image(1 - share).astype(real)
-        for some in chunks(len(x), x[0].size):
-            values = x[some] * own[some]
-            values += x[partner[some]] * other[some]
-            out[some] = as_bytes(values) if x.dtype == np.uint8 else values
-        return out, share
+        if x.dtype != np.uint8:
+            return mixed(x, partner, share), share
+        values, out = x.reshape(len(x), -1), np.empty((len(x), x[0].size), np.uint8)
+        step = max(CHUNK // len(x), 1)
+        for begin in range(0, values.shape[1], step):  # a part of all images: partners are anywhere
+            part = mixed(values[:, begin : begin + step].astype(np.float32), partner, share)
+            out[:, begin : begin + step] = np.rint(part, out=part)
+        return out.reshape(x.shape), share
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,11 +147,11 @@ class CutMix(_Mixing):
         n, h, w, _ = x.shape
         side = np.sqrt(1 - rng.beta(self.alpha, self.alpha, n)) * chosen
         heights, widths = (np.rint(side * length).astype(np.int64) for length in (h, w))
-        out, share = x.copy(), np.ones(n)
-        for i, (top, bottom, left, right) in enumerate(rectangles(h, w, heights, widths, rng)):
-            out[i, top:bottom, left:right] = x[partner[i], top:bottom, left:right]
-            share[i] -= max(bottom - top, 0) * max(right - left, 0) / (h * w)
-        return out, share
+        out, boxes = x.copy(), rectangles(h, w, heights, widths, rng)
+        top, bottom, left, right = boxes.T
+        for i, (j, (a, b, c, d)) in enumerate(zip(partner.tolist(), boxes.tolist(), strict=True)):
+            out[i, a:b, c:d] = x[j, a:b, c:d]
+        return out, 1 - np.maximum(bottom - top, 0) * np.maximum(right - left, 0) / (h * w)
 
 
 def _pasted(x: Array, partner: Array, mask: Array) -> tuple[Array, Array]:
