@@ -1545,6 +1545,10 @@ cdef class Program:
         if source.shape[1:] != target.shape[1:]:
             raise Misfit("rows must have the shape of those that they become")
         if PyObject_GetBuffer(source, &view, PyBUF_STRIDES) < 0:
+            if PyErr_ExceptionMatches(MemoryError):
+                PyErr_Clear()
+                raise MemoryError
+            PyErr_Clear()
             raise Misfit("rows must be those of a plain array")
         item.source, item.row_stride = view.buf, view.strides[0] if view.shape[0] > 1 else 0
         PyBuffer_Release(&view)
