@@ -25,7 +25,6 @@ MODULES = {
     "fastopt.landscape": "optimizers on surfaces",
     "fastopt.plots": "pictures of scores and searches",
     "fastopt.sklearn": "estimators for scikit-learn",
-    "fastopt.optuna": "trials that are pruned",
     "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
     "fastopt.reference": "all formulas in plain NumPy",
