@@ -1,6 +1,6 @@
 """Training by several processes: what an Allreduce costs by its size, and steps as predicted from that and as measured.
 
-    python benchmarks/bench_mpi.py        # --ranks 4, --small (a try of each), --write (into docs/distributed.md)
+    python benchmarks/bench_mpi.py    # --ranks 4, --small (a try of each), --busy, --write (into docs/distributed.md)
 
 Times are medians, of float32. A step of P ranks is predicted as that of one process on a P-th of the batch, batch by
 batch, plus one Allreduce of the gradients, ``latency + bytes / bandwidth``; these two are fitted to measured ones.
