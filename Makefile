@@ -3,8 +3,8 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz kill gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs \
-  tutorial clean
+.PHONY: dev build test fast bench fuzz fuzz-build fuzz-kernels fuzz-readers kill faults accuracy coverage mutants memcheck \
+  gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs tutorial release clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -22,8 +22,35 @@ fast: build  ## rebuild, and a cross-section of all tests
 bench:  ## every kernel beside NumPy and every peer that is installed
 	$(PYTHON) benchmarks/compare.py
 
-fuzz:  ## files that are damaged at random, by the thousand
+# Executions of kernels, and seconds for the readers.
+RUNS = 10000000
+SECONDS = 3600
+FUZZ_CC = clang
+FUZZ_FLAGS = -O1 -w -gline-tables-only
+FUZZ_SANITIZER = address
+fuzz: fuzz-kernels fuzz-readers  ## kernels, readers, calls of the table of cases, and damaged files: for hours (RUNS, SECONDS)
+	$(PYTHON) tests/fuzz/values.py 100000 $(or $(SEED),1)
 	FASTOPT_FUZZ=500 $(PYTHON) -m pytest -q tests/test_files.py -k damage
+
+fuzz-build:  # every instruction set, with what guides the fuzzer in it
+	mkdir -p build/fuzz
+	for isa in $(ISAS); do for real in float double; do \
+	  $(FUZZ_CC) $(call flags,$$isa) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,$(FUZZ_SANITIZER) -Icsrc \
+	    -c -o build/fuzz/$${isa}_$$real.o csrc/isa/$${isa}_$$real.c || exit 1; done; done
+	$(FUZZ_CC) $(call flags,baseline) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,$(FUZZ_SANITIZER) -Icsrc \
+	  -c -o build/fuzz/program.o csrc/program.c
+	$(FUZZ_CC) $(call flags,baseline) $(FUZZ_FLAGS) -fsanitize=$(FUZZ_SANITIZER) -Icsrc \
+	  -c -o build/fuzz/kernels.o tests/fuzz/kernels.c
+	$(FUZZ_CC) -fsanitize=fuzzer,$(FUZZ_SANITIZER) -o build/fuzz/kernels build/fuzz/*.o -lm
+
+fuzz-kernels: fuzz-build  ## the C interface under libFuzzer and AddressSanitizer: bits of instruction sets and of parts
+	$(PYTHON) tests/fuzz/corpus.py unpack tests/fuzz/kernels.txt build/fuzz/corpus
+	cd build/fuzz && nice -n 19 ./kernels -entropic=0 -use_counters=0 -reload=0 -max_len=48 -len_control=0 \
+	  -print_final_stats=1 -runs=$(RUNS) corpus
+
+fuzz-readers:  ## IDX, CIFAR, npz, safetensors, CSV, models, optimizers, checkpoints under atheris
+	nice -n 19 $(PYTHON) tests/fuzz/readers.py build/fuzz/readers -timeout=20 -print_final_stats=1 \
+	  -max_total_time=$(SECONDS)
 
 kill:  ## two hundred runs that are killed at random moments, and resumed to the same bits
 	FASTOPT_KILLS=200 $(PYTHON) -m pytest -q tests/test_files.py -k killed
@@ -51,6 +78,10 @@ format:  ## put Python and C into shape
 flags = $$(python3 -c "import runpy, setuptools; setuptools.setup = lambda **k: None; \
   s = runpy.run_path('setup.py'); print(*s['CFLAGS'] + s['ISA_FLAGS']['$(1)'])")
 
+# Those that setup.py compiles here.
+ISAS = $$(python3 -c "import runpy, setuptools; setuptools.setup = lambda **k: None; \
+  print(*runpy.run_path('setup.py')['ISA_FLAGS'])")
+
 vec:  ## which loops the compiler made vector loops of, and with how wide vectors
 	@for real in float double; do $(foreach isa,baseline avx2 avx512,echo "== $(isa) $$real"; \
 	  $(CC) $(call flags,$(isa)) -Icsrc -fopt-info-vec-optimized -c -o /dev/null csrc/isa/$(isa)_$$real.c 2>&1 \
@@ -73,6 +104,38 @@ clang-test:  ## the table of hashes, with kernels that clang compiles (CLANG)
 	cd build/clang && PYTHONPATH=$(CURDIR)/build/clang/site $(abspath $(PYTHON)) -P -m pytest -q -p no:cacheprovider \
 	  -c source/pyproject.toml --rootdir source source/tests/test_bits.py
 
+faults:  ## memory, threads and room on a disk that are refused, file systems that may only be read, storms of Ctrl-C
+	FASTOPT_FAULTS=10 $(PYTHON) -m pytest -q -s tests/test_faults.py
+
+accuracy:  ## rounding errors of all kernels over a million inputs each, beside NumPy and PyTorch: writes docs/accuracy.md
+	$(PYTHON) tests/accuracy.py
+
+GCOV_FLAGS = -O1 -g1 --coverage -fprofile-update=atomic
+coverage:  ## lines of Python that the tests reach, and of C on all instruction sets that this CPU has: build/coverage
+	rm -rf build/coverage && mkdir -p build/coverage/source
+	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/coverage/source
+	printf '#!/bin/sh\nexec %s\n' '$(CC) "$$@" $(GCOV_FLAGS)' > build/coverage/cc && chmod +x build/coverage/cc
+	cd build/coverage/source && CC=$(CURDIR)/build/coverage/cc $(abspath $(PYTHON)) setup.py -q build_clib build_ext --inplace
+	mkdir -p build/coverage/source/build/coverage/python
+	cd build/coverage/source && PYTHONPATH=$$PWD $(abspath $(PYTHON)) -m coverage run -m pytest -q -p no:cacheprovider \
+	  $(COVERAGE_TESTS)
+	cd build/coverage/source && $(abspath $(PYTHON)) -m coverage combine -q && \
+	  $(abspath $(PYTHON)) -m coverage report --skip-covered --fail-under=95
+	cd build/coverage/source && $(abspath $(dir $(PYTHON)))/gcovr --gcov-ignore-errors=all --merge-lines --root . \
+	  --filter csrc/ --print-summary --fail-under-line 95
+
+mutants:  ## changes of checks, optimizers, a step and a layer kernel that a test must notice (see docs/guarantees.md)
+	$(PYTHON) tests/mutants.py
+
+memcheck:  ## the inputs of the kernels that a fuzzer has found worth keeping, under valgrind
+	mkdir -p build/memcheck
+	for isa in $(ISAS); do for real in float double; do \
+	  $(CC) $(call flags,$$isa) -O1 -g1 -w -Icsrc -c -o build/memcheck/$${isa}_$$real.o csrc/isa/$${isa}_$$real.c || exit 1; \
+	  done; done
+	$(CC) $(call flags,baseline) -O1 -g1 -w -DUNDER_VALGRIND -Icsrc -o build/memcheck/replay tests/fuzz/replay.c tests/fuzz/kernels.c \
+	  csrc/program.c build/memcheck/*.o -lm
+	valgrind -q --error-exitcode=9 --leak-check=full build/memcheck/replay tests/fuzz/kernels.txt
+
 gallery:  ## docs/gallery: every picture, and the page of their captions
 	$(PYTHON) -m fastopt gallery --out docs/gallery --page
 
@@ -92,16 +155,23 @@ sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and Unde
 	  $$pytest $(addprefix source/tests/,hostile functional test_cases.py test_checks.py test_bridge.py test_kernel.py) && \
 	  $$pytest --quick $(addprefix source/tests/,test_random.py test_plan.py test_arena.py test_threads.py)
 
-tsan:  ## the thread pool under ThreadSanitizer, and with forks
+tsan:  ## the thread pool and programs under ThreadSanitizer, and the pool with forks
 	mkdir -p build
 	for mode in tsan forks; do \
 	  $(CC) $(call flags,baseline) -g $$([ $$mode = forks ] || echo -O1 -fsanitize=thread) -pthread -Icsrc \
 	    -o build/hammer-$$mode csrc/parallel.c tests/hammer_parallel.c || exit 1; done
+	$(CC) $(call flags,baseline) -g -O1 -fsanitize=thread -pthread -Icsrc -o build/hammer-programs csrc/parallel.c \
+	  csrc/program.c csrc/dispatch.c csrc/isa/baseline_float.c tests/hammer_programs.c -lm
 	TSAN_OPTIONS=halt_on_error=1 build/hammer-tsan
+	TSAN_OPTIONS=halt_on_error=1 build/hammer-programs
 	build/hammer-forks 500
 
 wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q
+
+release:  ## wheels for Linux and macOS, and the source distribution, from this machine: the same bytes twice
+	.venv/bin/pip install -q -e '.[release]'
+	$(PYTHON) .ci/release --twice
 
 docs:  ## the documentation site, in build/site/index.html (extra docs); a warning is an error
 	$(PYTHON) docs/site/build.py

@@ -1211,14 +1211,14 @@ Looks = Sequence[tuple[str, Array, np.dtype[Any], tuple[int, ...], int]]
 
 
 def looks_of(arrays: Mapping[str, Array]) -> Looks:
-    return [(label, a, a.dtype, a.shape, a.__array_interface__["data"][0]) for label, a in arrays.items()]
+    return [(label, a, a.dtype, a.shape, _kernels.address(a)) for label, a in arrays.items()]
 
 
 def check_looks(looks: Looks) -> None:
     """Arrays are as they were bound."""
     for label, array, dtype, shape, address in looks:
         checks.array(label, array, dtype=dtype, shape=shape, writable=True)
-        if array.__array_interface__["data"][0] != address:
+        if _kernels.address(array) != address:
             raise ValueError(f"{label} must stay where it was in memory, but was resized; make a new optimizer")
 
 

@@ -3,8 +3,9 @@
 python tests/test_bits.py    # writes tests/bits.json and docs/bits.md anew, prints what has changed: CHANGELOG says so
 
 Inputs are integers of PCG64 times a power of two, products are fastopt's own, and nothing is hashed that NumPy has
-summed up or taken the exponential of: what is left owes nothing to the versions of NumPy, BLAS and Python. Nets also
-depend on the order of samples, which `Generator.permutation` draws; should NumPy draw another, they are skipped.
+summed up or taken the exponential of: what is left owes nothing to the versions of NumPy, BLAS and Python. Nets,
+shuffles and initial weights also depend on what `numpy.random.Generator` draws; should NumPy draw other numbers, they
+are skipped.
 """
 
 import hashlib
@@ -20,7 +21,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cases, nn
+from fastopt import cases, data, functional, nn
+from fastopt.nn.init import INITIALIZERS
 from fastopt.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.bits
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.bits
 TABLE = Path(__file__).with_name("bits.json")
 #: The page that promises some of them, which ends with a table.
 DOCS = Path(__file__).parents[1] / "docs" / "bits.md"
-DOCS_HEAD = "| 50 steps of | float32 | float64 |\n|---|---|---|\n"
+DOCS_HEAD = "| 50 steps of, or random numbers | float32 | float64 |\n|---|---|---|\n"
 TYPES = ("float32", "float64")
 
 
@@ -149,6 +151,48 @@ def orders():
     return [np.random.default_rng([0, t]).permutation(SAMPLES) for t in range(0, 50, 5)]
 
 
+# ---- Random streams -----------------------------------------------------------------------------------------
+
+
+def masks(dtype):
+    """Of dropout, by seed and counter."""
+    x = np.ones(1003, dtype)
+    yield from (functional.dropout(x, p, seed=seed, counter=7)[1] for p in (0.1, 0.5) for seed in (0, 2**63))
+
+
+def shuffles(dtype):
+    """The orders of samples in an epoch, and the parts of a data set."""
+    y = np.arange(97) % 3
+    for batches in (nn.Shuffled(97, 16), nn.Stratified(y, 16)):
+        yield from batches.epoch(np.random.default_rng([0, 5]))
+    yield from data.split(np.arange(97), y, test=0.25, stratify=True)
+
+
+def initial_weights(dtype):
+    """By each name but "orthogonal", which LAPACK computes; and of two nets, layer after layer."""
+    for name in sorted(INITIALIZERS):
+        if name != "orthogonal":
+            yield nn.Sequential([nn.Dense(9, init=name)], (17,), dtype=dtype, seed=3).params["0.weight"]
+    for net in NETS.values():
+        params = net(dtype).params
+        yield from (params[key] for key in sorted(params))
+
+
+STREAMS = {"dropout masks": masks, "shuffles": shuffles, "initial weights": initial_weights}
+
+
+def of_stream(name: str, dtype) -> str:
+    return hashed(STREAMS[name](np.dtype(dtype)))
+
+
+def draws():
+    """What NumPy draws for them."""
+    for draw in ("normal", "uniform", "permutation", "permuted", "random"):
+        rng = np.random.default_rng([0, 1])
+        arguments = {"normal": (0.0, 1.0, 97), "uniform": (0.0, 1.0, 97), "permuted": (np.arange(97),)}.get(draw, (97,))
+        yield getattr(rng, draw)(*arguments)
+
+
 def nets(threads: int) -> dict[str, str]:
     fastopt.set_num_threads(threads)
     return {f"{name} {dtype}": hashed(trained(name, dtype)) for name in NETS for dtype in TYPES}
@@ -165,7 +209,7 @@ def nets_elsewhere(isa: str, threads: int) -> dict[str, str]:
 
 
 #: What docs/bits.md has the hashes of, and the sections that they are in.
-PROMISED = dict.fromkeys(NETS, "nets") | dict.fromkeys(OPTIMIZERS, "optimizers")
+PROMISED = dict.fromkeys(NETS, "nets") | dict.fromkeys(OPTIMIZERS, "optimizers") | dict.fromkeys(STREAMS, "streams")
 
 
 def of_case(case: cases.Case, x: Numbers, sizes, options) -> list[np.ndarray]:
@@ -196,6 +240,7 @@ IN_PROCESS = {
     "optimizers": (of_optimizer, OPTIMIZERS),
     "optimizers with what is around": (of_optimizer_and_around, OPTIMIZERS),
     "large": (of_large, LARGE),
+    "streams": (of_stream, STREAMS),
 }
 
 
@@ -205,7 +250,10 @@ def table() -> dict[str, dict[str, str]]:
         section: {f"{name} {dtype}": function(name, dtype) for name in names for dtype in TYPES}
         for section, (function, names) in IN_PROCESS.items()
     }
-    return sections | {"nets": nets_elsewhere(fastopt.isa(), 1), "NumPy": {"orders": hashed(orders())}}
+    return sections | {
+        "nets": nets_elsewhere(fastopt.isa(), 1),
+        "NumPy": {"orders": hashed(orders()), "draws": hashed(draws())},
+    }
 
 
 def recorded() -> dict[str, dict[str, str]]:
@@ -260,6 +308,13 @@ def test_large_work_on_each_instruction_set(isa, threads):
     threads(2)
     for name in LARGE:
         check("large", name, "float32")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams(name, isa, dtype):
+    if name != "dropout masks" and hashed(draws()) != recorded()["NumPy"]["draws"]:
+        pytest.skip("this NumPy draws other numbers")
+    check("streams", name, dtype)
 
 
 def test_nets(isa):

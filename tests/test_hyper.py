@@ -172,3 +172,15 @@ def test_one_declaration_has_one_name():
     with pytest.raises(TypeError, match="a Number has no 'defualt'"):
         fastopt.Adam.beta1.replace(defualt=0.5)
     assert Flag(default=True).replace(doc="Some.").default is True
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_a_class_decides_is_no_keyword(name):
+    """What is declared with ``init=False`` belongs to the kernel's row, not to the user."""
+    cls = OPTIMIZERS[name]
+    decided = {key for key, each in cls.declared.items() if isinstance(each, Hyper) and not each.init}
+    assert not decided & cls.keywords().keys()
+    params = np.ones(3)
+    for key in {*decided, *({"at_look_ahead"} if hasattr(cls, "nesterov") else ())}:
+        with pytest.raises(TypeError, match=key):
+            cls(params, lr=0.1, **{key: 1.0})

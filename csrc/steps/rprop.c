@@ -13,8 +13,9 @@ static void rprop(const struct fastopt_tensor *tensors, size_t count, const doub
 {
     const struct rprop_hyper *h = (const void *)hyper;
     const real shrink = shrinkage(h);
-    const real up = h->eta_plus, down = h->eta_minus, low = h->min_step, high = h->max_step;
+    const real up = h->eta_plus, down = h->eta_minus;
     const real stay = h->eta_plus > 0; /* 1, which the compiler must not know: it would branch on the sign */
+    const real low = stay * (real)h->min_step, high = stay * (real)h->max_step; /* a denormal one is 0 */
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
         real *restrict param = tensor->param;

@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Reference": {"api/index.rst": "", "docs/coming-from.md": "Coming from …", "docs/dialects.md": ""},
     "Trust": {
         "docs/guarantees.md": "",
+        "docs/accuracy.md": "",
         "docs/bits.md": "",
         "docs/performance.md": "",
         "benchmarks/README.md": "Benchmarks",
