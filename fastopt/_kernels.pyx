@@ -618,7 +618,13 @@ cdef read_choices():
     choices = {}
     while row.name != NULL:
         found = words(row.words.decode().lower())
-        start = os.path.commonprefix(found).rfind("_") + 1
+        first, last = min(found), max(found)  # what these two begin with, all do
+        start = 0
+        for i in range(min(len(first), len(last))):
+            if first[i] != last[i]:
+                break
+            if first[i] == "_":
+                start = i + 1
         choices[row.name.decode()] = tuple([word[start:] for word in found])
         row += 1
     return choices
