@@ -3,8 +3,8 @@ PYTHON = .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
-.PHONY: dev build test fast bench fuzz fuzz-build fuzz-kernels fuzz-readers kill faults accuracy coverage \
-  mutants memcheck gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs tutorial clean
+.PHONY: dev build test fast bench fuzz fuzz-build fuzz-kernels fuzz-readers kill faults accuracy coverage mutants memcheck \
+  gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs tutorial release clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -168,6 +168,10 @@ tsan:  ## the thread pool and programs under ThreadSanitizer, and the pool with 
 
 wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q
+
+release:  ## wheels for Linux and macOS, and the source distribution, from this machine: the same bytes twice
+	.venv/bin/pip install -q -e '.[release]'
+	$(PYTHON) .ci/release --twice
 
 docs:  ## the documentation site, in build/site/index.html (extra docs); a warning is an error
 	$(PYTHON) docs/site/build.py

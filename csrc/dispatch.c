@@ -499,12 +499,21 @@ void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments
     run(layer_part, &work, bytes + multiplications(row, arguments) / PRODUCTS_PER_BYTE);
 }
 
+void fastopt_run_layer_in_mode(size_t row, enum fastopt_real real, const void *arguments, size_t bytes)
+{
+    const size_t work = bytes + multiplications(row, arguments) / PRODUCTS_PER_BYTE;
+    if (work < WORTH_A_THREAD || fastopt_own_threads() == 1)
+        active->kernels[real]->layers[row](arguments, (struct fastopt_share){0, 1});
+    else
+        fastopt_run_layer(row, real, arguments, bytes);
+}
+
 /* Rows are converted, and norms taken, in the mode of kernels. */
-size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped)
+int fastopt_run_program(const struct fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes,
+                        struct fastopt_stop *stop)
 {
     const float_mode old = set_mode();
-    const size_t done = fastopt_run_items(items, begin, end, order, rows, first_batch, batches, pass, stopped);
+    const int done = fastopt_run_legs(legs, count, rounds, passes, stop);
     restore(old);
     return done;
 }

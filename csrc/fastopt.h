@@ -139,6 +139,8 @@ void fastopt_run_sums(enum fastopt_sums row, enum fastopt_real real, struct fast
 int fastopt_next_scalars(size_t row, double *hyper);
 size_t fastopt_blocks(size_t n); /* of a tensor of n elements */
 void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
+/* The same for a caller that is in that mode already. */
+void fastopt_run_layer_in_mode(size_t row, enum fastopt_real real, const void *arguments, size_t bytes);
 
 /* How many threads a kernel may use, the calling one among them: at least 1, at most FASTOPT_MAX_THREADS. */
 unsigned fastopt_get_num_threads(void);

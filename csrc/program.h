@@ -69,15 +69,34 @@ struct fastopt_item {
     struct fastopt_plan *plan;
 };
 
-/* Runs the items in [begin, end) for batches 0 to `batches` of a run, the first of which is pass number `pass` of the
- * model. `order` has the rows of all batches, `rows` for each; null means 0, 1, 2, …
- * Returns the number of batches that were completed; if fewer than all, *stopped is the item that stopped the next. */
-size_t fastopt_run_program(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                           size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
+/* A part of each round of a run: the items in [begin, end) of a program, for some batches. */
+struct fastopt_leg {
+    struct fastopt_item *items;
+    size_t begin, end;
+    const int64_t *order;        /* the rows of all its batches; null means 0, 1, 2, … */
+    size_t rows;                 /* of a batch */
+    size_t batches, first_batch; /* of a round; the number of the first one of all */
+    uint64_t pass;               /* of the model: the number of that batch */
+};
+
+/* Where a run was stopped: rounds and legs that were completed before, the batches of the leg in that round, and the
+ * item. */
+struct fastopt_stop {
+    size_t round, leg, batch, item;
+};
+
+/* Runs some legs one after the other, for so many rounds; `passes` is how many passes of the model a round has.
+ * Returns whether all was done; if not, *stop says how much. */
+int fastopt_run_program(const struct fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes,
+                        struct fastopt_stop *stop);
 
 /* The same in the floating-point mode of the caller, for it to call. */
-size_t fastopt_run_items(struct fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                         size_t first_batch, size_t batches, uint64_t pass, size_t *stopped);
+int fastopt_run_legs(const struct fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes,
+                     struct fastopt_stop *stop);
+
+/* What NumPy draws as `default_rng(entropy).permutation(n)`, n < 2^32, of entropy in 32-bit words; returns whether the
+ * compiler has the integers for it. */
+int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order);
 
 /* The Euclidean norm of n numbers that are not negative. */
 double fastopt_norm(const double *numbers, size_t n);

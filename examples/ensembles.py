@@ -17,25 +17,11 @@ import numpy as np
 import fastopt
 from fastopt import data, nn
 from fastopt.data import augment
-from fastopt.schedules import bind, cosine, cosine_restarts
+from fastopt.schedules import bind, cosine
 
 MEMBERS = 5
 CYCLES, LAST = 4, 3
 BATCH, PEAK = 32, 0.01
-
-
-class Snapshots(nn.Callback):
-    """Copies of the model after every so many epochs."""
-
-    def __init__(self, every):
-        self.every, self.models = every, []
-
-    def on_train_begin(self, run):
-        self.model = run.model
-
-    def on_epoch_end(self, epoch, logs):
-        if (epoch + 1) % self.every == 0:
-            self.models.append(self.model.copy())
 
 
 def digits(seed):
@@ -59,12 +45,12 @@ def accuracies(seed, epochs=160):
     falling = bind(cosine, peak=PEAK, steps=steps)
     seeds = [{"seed": first + i} for i in range(MEMBERS)]
     nn.fit_many(models, x, y, optimizer=lambda model: fastopt.Adam(model.params, lr=falling), each=seeds, **options)
-    single, snapshots = network(first), Snapshots(epochs // CYCLES)
-    adam = fastopt.Adam(single.params, lr=bind(cosine_restarts, peak=PEAK, steps=steps // CYCLES))
+    single, snapshots = network(first), nn.Snapshots(CYCLES, last=LAST)
+    adam = fastopt.Adam(single.params, lr=PEAK)
     single.fit(x, y, optimizer=adam, callbacks=[snapshots], seed=first, **options)
     found = {
         "one model": np.mean([model.evaluate(x_test, y_test)["accuracy"] for model in models]),
-        f"{LAST} snapshots of one run": nn.Ensemble(snapshots.models[-LAST:]).evaluate(x_test, y_test)["accuracy"],
+        f"{LAST} snapshots of one run": snapshots.ensemble.evaluate(x_test, y_test)["accuracy"],
         f"{MEMBERS} models": nn.Ensemble(models).evaluate(x_test, y_test)["accuracy"],
     }
     return {name: 100 * float(value) for name, value in found.items()}

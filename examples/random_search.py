@@ -16,8 +16,7 @@ import numpy as np
 
 import fastopt
 from fastopt import data, nn
-from fastopt.drawing import figure
-from fastopt.plots import COLORS
+from fastopt.drawing import BLUE, RED, figure
 
 TRIALS = 9
 #: Decades that a search covers: of the learning rate from a random begin on, of the weight decay from 1e-7 on.
@@ -69,7 +68,7 @@ def picture(found, path):
     """The trials of the first repetition, and what all repetitions find after so many trials."""
     page = figure((11, 3.8))
     panels = page.subplots(1, 3)
-    marks = {"grid": ("s", COLORS[1]), "random": ("o", COLORS[0])}
+    marks = {"grid": ("s", RED), "random": ("o", BLUE)}
     for ax, (kind, (points, own)) in zip(panels, found[0].items(), strict=False):
         shown = ax.scatter(*10**points.T, c=own, marker=marks[kind][0], s=70, cmap="cividis", vmin=0, vmax=1)
         for lr in np.unique(points[:, 0]):
@@ -87,7 +86,6 @@ def picture(found, path):
         panels[2].plot(np.arange(1, TRIALS + 1), np.mean(curves, axis=0), marker=mark, color=color, label=kind)
     panels[2].set(xlabel="trials, in any order", ylabel="best accuracy so far", title=f"mean of {len(found)} searches")
     panels[2].legend()
-    panels[2].grid(alpha=0.3)
     page.savefig(path, dpi=120)
 
 

@@ -21,33 +21,80 @@
 True
 """
 
-from fastopt import averaging, functional, gradients, interchange, matrices, optimizers
+from typing import TYPE_CHECKING
+
+from fastopt import gradients, optimizers
 from fastopt._kernels import isa, isas
 from fastopt.arena import flatten
-from fastopt.averaging import *  # noqa: F403
-from fastopt.extending import NumPyOptimizer
-from fastopt.functional import plan
-from fastopt.interchange import *  # noqa: F403
-from fastopt.lbfgs import LBFGS
-from fastopt.matrices import Adafactor, Muon, MuonMatrices
 from fastopt.optimizer import OptimizerLike, vectors
 from fastopt.optimizers import *  # noqa: F403
-from fastopt.penalties import elastic_net, penalty
 from fastopt.threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from fastopt import averaging as averaging
+    from fastopt import functional, matrices
+    from fastopt import interchange as interchange
+    from fastopt.averaging import EMA, SWA, LookAhead, Ranger
+    from fastopt.extending import NumPyOptimizer
+    from fastopt.functional import plan
+    from fastopt.interchange import load, load_torch, save, to_torch
+    from fastopt.lbfgs import LBFGS
+    from fastopt.matrices import Adafactor, Muon, MuonMatrices
+    from fastopt.penalties import elastic_net, penalty
+else:
+    from importlib import import_module as _import_module
+
+    #: What is imported when it is first used: modules, and which of their names are here as well.
+    _LATER = {
+        "averaging": ("EMA", "SWA", "LookAhead", "Ranger"),
+        "extending": ("NumPyOptimizer",),
+        "functional": ("plan",),
+        "interchange": ("load", "load_torch", "save", "to_torch"),
+        "lbfgs": ("LBFGS",),
+        "matrices": ("Adafactor", "Muon", "MuonMatrices"),
+        "penalties": ("elastic_net", "penalty"),
+    }
+
+    def __getattr__(name):
+        if name in _LATER:
+            return _import_module(f"{__name__}.{name}")
+        for module, names in _LATER.items():
+            if name in names:
+                value = globals()[name] = getattr(_import_module(f"{__name__}.{module}"), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=__getattr__)
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 __all__ = [
+    "EMA",
     "LBFGS",
+    "SWA",
     "Adafactor",
+    "LookAhead",
     "Muon",
     "MuonMatrices",
     "NumPyOptimizer",
     "OptimizerLike",
+    "Ranger",
     "elastic_net",
     "flatten",
     "functional",
+    "get_num_threads",
+    "gradients",
+    "isa",
+    "isas",
+    "load",
+    "load_torch",
+    "matrices",
+    "penalty",
+    "plan",
+    "save",
+    "set_num_threads",
+    "to_torch",
+    "vectors",
 ]
-__all__ += ["get_num_threads", "gradients", "isa", "isas", "matrices", "penalty", "plan", "set_num_threads", "vectors"]
-__all__ += averaging.__all__
-__all__ += interchange.__all__
 __all__ += optimizers.__all__

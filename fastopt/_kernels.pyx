@@ -15,12 +15,12 @@ from time import perf_counter
 import numpy
 
 cimport cython
-from cpython.dict cimport PyDict_GetItem, PyDict_Size
+from cpython.dict cimport PyDict_Size
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.float cimport FLT_MAX
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
 
@@ -171,8 +171,22 @@ cdef extern from "program.h" nogil:
         int64_t to_stride
         fastopt_convert_fn *convert
         fastopt_plan *plan
-    size_t fastopt_run_program(fastopt_item *items, size_t begin, size_t end, const int64_t *order, size_t rows,
-                               size_t first_batch, size_t batches, uint64_t passes, size_t *stopped)
+    struct fastopt_leg:
+        fastopt_item *items
+        size_t begin
+        size_t end
+        const int64_t *order
+        size_t rows
+        size_t batches
+        size_t first_batch
+        uint64_t pass_ "pass"
+    struct fastopt_stop:
+        size_t round
+        size_t leg
+        size_t batch
+        size_t item
+    bint fastopt_run_program(const fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes, fastopt_stop *stop)
+    int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order)
     int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
     double fastopt_norm(const double *numbers, size_t n)
 
@@ -198,6 +212,7 @@ cdef extern from *:
     enum:
         CONTIGUOUS "1"
         OWNS_DATA "0x4"
+        ALIGNED "0x100"
         WRITABLE "0x400"
 
 
@@ -442,6 +457,18 @@ cdef inline bint stays(const layout *it) noexcept:
         return False
     for axis in range(now.nd):
         if now.dimensions[axis] != it.shape[axis]:
+            return False
+    return True
+
+
+cdef inline bint has_rows_of(const array_head *source, const array_head *target) noexcept:
+    """Whether the rows of an array are those of another: plain, one after the other, and of the same type."""
+    cdef int axis
+    if (source.descr != target.descr or source.nd != target.nd or not source.flags & CONTIGUOUS
+            or not source.flags & ALIGNED):
+        return False
+    for axis in range(1, source.nd):
+        if source.dimensions[axis] != target.dimensions[axis]:
             return False
     return True
 
@@ -1277,6 +1304,32 @@ cdef dict TARGETS = {numpy.dtype(name): target for name, target in (
     ("float32", FASTOPT_TO_FLOAT), ("float64", FASTOPT_TO_DOUBLE), ("int64", FASTOPT_TO_INT64))}
 
 
+def permutations(seed, steps, Py_ssize_t n):
+    """``numpy.random.default_rng([seed, step]).permutation(n)`` for each of some steps (steps, n); None where C cannot
+    draw them."""
+    cdef Py_ssize_t i, words
+    cdef uint32_t entropy[64]
+    cdef buffer view
+    cdef bint drawn = 0 <= n <= UINT32_MAX
+    orders = numpy.empty((len(steps), n), numpy.int64)
+    take(orders, &view, True)
+    PyBuffer_Release(&view)
+    for i in range(len(steps)):
+        words = 0
+        for number in (seed, steps[i]):
+            while drawn:
+                if words == 64:
+                    return None
+                entropy[words] = number & 0xffffffff
+                words, number = words + 1, number >> 32
+                if not number:
+                    break
+        if drawn:
+            with nogil:
+                drawn = fastopt_permutation(entropy, words, n, <int64_t *>view.buf + i * n)
+    return orders if drawn else None
+
+
 def gathers(array):
     """Whether the rows of an array can be gathered as they lie: each contiguous, of native numbers of a known type."""
     if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):
@@ -1479,9 +1532,15 @@ cdef class Program:
         if not (0 <= place < self.count and self.items[place].kind == FASTOPT_GATHER):
             raise ValueError(f"item {place} must gather rows")
         self.must_rest()
+        item, target = &self.items[place], self.arrays[place][1][0]
+        if layout_known and type(source) is ndarray and has_rows_of(<const array_head *>source,
+                                                                    <const array_head *>target):
+            item.source, item.row_stride = (<const array_head *>source).data, item.to_stride
+            item.elements, item.convert = item.to_stride // <Py_ssize_t>target.itemsize, NULL
+            self.fed[place] = source
+            return
         if not gathers(source):
             raise Misfit("rows must be contiguous, of native numbers of a type that is known")
-        item, target = &self.items[place], self.arrays[place][1][0]
         kind, wanted = source.dtype, target.dtype
         if source.shape[1:] != target.shape[1:]:
             raise Misfit("rows must have the shape of those that they become")
@@ -1517,6 +1576,17 @@ cdef class Program:
             self.items[place].to_stride = 0
         self.fed.clear()
         self.aimed.clear()
+
+    def once(self, Py_ssize_t gather, source, Py_ssize_t copy, target):
+        """Run all for one batch, of the rows of an array, with a copy to another: the item that stopped it, or -1."""
+        self.feed(gather, source)
+        self.aim(copy, target)
+        cdef fastopt_stop stop
+        try:
+            run_legs([(self, None, len(source), 1, 0, self.count, 0)], 1, 0, None, None, None, None, None, None, &stop)
+        finally:
+            self.rest()
+        return -1 if stop.round else <Py_ssize_t>stop.item
 
     cdef bint lies(self, Py_ssize_t place) except -1:
         """Whether rows to gather are where they were when they were fed."""
@@ -1565,24 +1635,23 @@ cdef class Program:
         norm : float
             Of all gradients of the last step, where they are clipped by norms.
         """
-        cdef size_t first = begin, last = self.count if end is None else end, stopped = 0, done = 0
-        cdef size_t moved = self.bytes * batches
-        cdef fastopt_plan step
-        cdef size_t *changed = NULL
+        cdef fastopt_stop stop
+        norm = run_legs([(self, order, rows, batches, begin, self.count if end is None else end, first_batch)], 1,
+                        passes, plan, grads, places, values, clips, seconds, &stop)
+        return (batches, -1, norm) if stop.round else (<Py_ssize_t>stop.batch, <Py_ssize_t>stop.item, norm)
+
+    cdef int check(self, fastopt_leg *leg, buffer *numbers, order, Py_ssize_t rows, Py_ssize_t batches) except -1:
+        """Let the items of a leg be run for so many batches in all, or say what is wrong."""
+        cdef Py_ssize_t i, first = leg.first_batch
         cdef int64_t most = INT64_MAX
-        cdef buffer numbers, table
-        cdef const int64_t *index = NULL
-        cdef uint64_t number = PyLong_AsUnsignedLongLongMask(passes)
-        cdef Py_ssize_t i
-        if not (0 <= begin <= <Py_ssize_t>last <= self.count):
+        if not 0 <= leg.begin <= leg.end <= <size_t>self.count:
             raise ValueError("items must be those of the program")
-        if rows < 0 or not 0 <= batches <= self.most or not 0 <= first_batch <= self.most - batches:
+        if rows < 0 or not 0 <= batches <= self.most or not 0 <= first <= self.most - batches:
             raise ValueError(f"there must be rows and batches, those that there is room for, got {batches} of {rows}, "
-                             f"from {first_batch}")
-        if rows and first_batch + batches > INT64_MAX // rows:
+                             f"from {first}")
+        if rows and first + batches > INT64_MAX // rows:
             raise ValueError(f"there must be rows for all batches, got {batches} of {rows}")
-        self.must_rest()
-        for i in range(begin, <Py_ssize_t>last):
+        for i in range(<Py_ssize_t>leg.begin, <Py_ssize_t>leg.end):
             if self.items[i].kind == FASTOPT_GATHER:
                 if i not in self.fed:
                     raise ValueError(f"item {i} must be fed before it gathers rows")
@@ -1590,91 +1659,167 @@ cdef class Program:
                     raise Misfit(f"a batch must have the {len(self.arrays[i][1][0])} rows of its array, got {rows}")
                 if not self.lies(i):
                     raise Misfit("inputs, targets and weights must not be moved or reshaped in place while in use")
-        numbers.obj = table.obj = NULL
-        memset(&step, 0, sizeof(step))
-        self.running = True
-        try:
-            if order is not None:
-                take(order, &numbers, False)
-                if not has_type(&numbers, INT64, FASTOPT_FLOAT) or numbers.len // 8 < (first_batch + batches) * rows:
-                    raise Misfit("order must hold an int64 for each row")
-                index = <const int64_t *>numbers.buf
-            for source in self.fed.values():
-                most = min(most, <int64_t>len(source))
-            if index:
-                for i in range(first_batch * rows, (first_batch + batches) * rows):
-                    if not 0 <= index[i] < most:
-                        raise Misfit("order must hold the numbers of rows")
-            for i, target in self.aimed.items():
-                if (first_batch + batches) * <Py_ssize_t>self.items[i].bytes > target.nbytes:
-                    raise Misfit("there must be room for all batches")
-            if not index and self.fed and (first_batch + batches) * rows > most:
-                raise Misfit("there must be rows for all batches")
-            if plan is not None:
-                plan.check(grads)
-                if not batches <= LAST_STEP - plan.hypers[0]:
-                    raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
-                step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
-                step.buckets, step.first = plan.buckets, plan.first
-                step.hypers, step.next = plan.hypers, plan.running
-                step.scratch, step.scalars = plan.scratch, plan.scalars > 0
-                step.params, step.place = plan.total, plan.place
-                if clips is not None:
-                    step.clip_norm, step.clip_global_norm, step.clip_eps = clips
-                    step.norms = <double *>PyMem_Calloc(plan.total + 1, sizeof(double))
-                    if not step.norms:
-                        raise MemoryError
-                if places:
-                    take(values, &table, False)
-                    if (real_of(&table) != FASTOPT_DOUBLE
-                            or table.len < <Py_ssize_t>sizeof(double) * len(places) * batches):
-                        raise Misfit("values must be float64, one for each place and batch")
-                    changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
-                    if not changed:
-                        raise MemoryError
-                    step.places = changed
-                    for i, (place, bucket) in enumerate(places):
-                        plan.hyper(place, bucket)
-                        changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
-                    step.changes, step.values = len(places), <const double *>table.buf
-            for i in range(begin, <Py_ssize_t>last):
-                if self.items[i].kind == FASTOPT_STEP:
-                    if plan is None:
-                        raise ValueError("a program with a step must be given a plan")
-                    self.items[i].plan = &step
-                    moved += 4 * plan.bytes * batches
-            if seconds is not None:
-                done = self.timed(index, rows, first_batch, batches, number, first, last, seconds, &stopped)
-            elif moved < KEEP_GIL_BELOW:
-                done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number, &stopped)
-            else:
-                if plan is not None:
-                    plan.busy = generation
-                with nogil:
-                    done = fastopt_run_program(self.items, first, last, index, rows, first_batch, batches, number,
-                                               &stopped)
-                if plan is not None:
-                    plan.busy = 0
-        finally:
-            self.running = False
-            PyMem_Free(changed)
-            PyMem_Free(step.norms)
-            PyBuffer_Release(&numbers)
-            PyBuffer_Release(&table)
-        return done, (<Py_ssize_t>stopped if <Py_ssize_t>done < batches else -1), step.norm
+        leg.items, leg.rows, leg.order = self.items, rows, NULL
+        for source in self.fed.values():
+            most = min(most, <int64_t>len(source))
+        if order is not None:
+            take(order, numbers, False)
+            if not has_type(numbers, INT64, FASTOPT_FLOAT) or numbers.len // 8 < (first + batches) * rows:
+                raise Misfit("order must hold an int64 for each row")
+            leg.order = <const int64_t *>numbers.buf
+            for i in range(first * rows, (first + batches) * rows):
+                if not 0 <= leg.order[i] < most:
+                    raise Misfit("order must hold the numbers of rows")
+        elif self.fed and (first + batches) * rows > most:
+            raise Misfit("there must be rows for all batches")
+        for i, target in self.aimed.items():
+            if (first + batches) * <Py_ssize_t>self.items[i].bytes > target.nbytes:
+                raise Misfit("there must be room for all batches")
+        return 0
 
-    cdef size_t timed(self, const int64_t *index, size_t rows, size_t first_batch, size_t batches, uint64_t number,
-                      size_t first, size_t last, dict seconds, size_t *stopped):
+    cdef int timed(self, const fastopt_leg *leg, dict seconds, fastopt_stop *stop) except -1:
+        """Run a leg for one round, and add the time of each item by its name."""
+        cdef fastopt_leg one = leg[0]
         cdef size_t batch, i
         names = [item[0] for item in self.list()]
-        for batch in range(batches):
-            for i in range(first, last):
+        one.batches = 1
+        for batch in range(leg.batches):
+            one.first_batch, one.pass_ = leg.first_batch + batch, leg.pass_ + batch
+            for i in range(leg.begin, leg.end):
+                one.begin, one.end = i, i + 1
                 start = perf_counter()
-                if not fastopt_run_program(self.items, i, i + 1, index, rows, first_batch + batch, 1, number + batch,
-                                           stopped):
-                    return batch
+                if not fastopt_run_program(&one, 1, 1, 1, stop):
+                    stop.batch = batch
+                    return 0
                 seconds[names[i]] = seconds.get(names[i], 0.0) + perf_counter() - start
-        return batches
+        stop.round = 1
+        return 0
+
+
+cdef enum:
+    MOST_LEGS = 4
+
+
+def run_rounds(list legs, Py_ssize_t rounds, passes, *, Plan plan, grads, places=None, values=None, clips=None):
+    """Run several programs one after the other, round after round, such as those of an epoch.
+
+    Parameters
+    ----------
+    legs : list of (Program, int64 ndarray or None, int, int)
+        At most 4 different programs, each with the numbers of the rows of all its batches, round after round; the rows
+        of each batch; and the batches of each round.
+    rounds : int
+    passes : int
+        The number of the first pass, which those of programs with rows are.
+    plan, grads, places, values, clips
+        As for `Program.run`.
+
+    Returns
+    -------
+    rounds, leg, batches, item : int
+        The number of rounds that were completed, and, if fewer than all, the leg that was stopped, its batches of that
+        round that were completed, and the item that stopped the next.
+    norm : float
+        As of `Program.run`.
+    """
+    cdef fastopt_stop stop
+    norm = run_legs([(*leg, 0, len(leg[0]), 0) for leg in legs], rounds, passes, plan, grads, places, values, clips,
+                    None, &stop)
+    return stop.round, stop.leg, stop.batch, stop.item, norm
+
+
+cdef object run_legs(list given, Py_ssize_t rounds, passes, Plan plan, grads, places, values, clips, dict seconds,
+                     fastopt_stop *stop):
+    """Check all and run it, and return the norm; legs as in `run_rounds`, with their items and their first batch."""
+    cdef fastopt_leg legs[MOST_LEGS]
+    cdef buffer numbers[MOST_LEGS]
+    cdef buffer table
+    cdef fastopt_plan step
+    cdef Program program
+    cdef Py_ssize_t count = len(given), i, k, batches, begin, end, first_batch, running = 0, steps = 0
+    cdef uint64_t first = PyLong_AsUnsignedLongLongMask(passes), each = 0
+    cdef size_t moved = 0
+    if not 0 < count <= MOST_LEGS or rounds < 0:
+        raise ValueError(f"there must be 1 to {MOST_LEGS} legs, and rounds, got {count} and {rounds}")
+    memset(&step, 0, sizeof(step))
+    memset(numbers, 0, sizeof(numbers))
+    table.obj = NULL
+    stop.round = stop.leg = stop.batch = stop.item = 0
+    try:
+        for i in range(count):
+            program, order, rows, batches, begin, end, first_batch = given[i]
+            program.must_rest()
+            program.running = True
+            running += 1
+            if batches < 0 or (batches and rounds > INT64_MAX // batches):
+                raise ValueError(f"there must be rounds and batches, got {rounds} of {batches}")
+            legs[i].begin, legs[i].end, legs[i].batches = begin, end, batches
+            legs[i].first_batch, legs[i].pass_ = first_batch, first + each
+            program.check(&legs[i], &numbers[i], order, rows, rounds * batches)
+            if rows:
+                each += batches
+            for k in range(<Py_ssize_t>legs[i].begin, <Py_ssize_t>legs[i].end):
+                if program.items[k].kind == FASTOPT_STEP:
+                    if plan is None:
+                        raise ValueError("a program with a step must be given a plan")
+                    program.items[k].plan = &step
+                    moved += 4 * plan.bytes * batches
+                    steps += batches
+            moved += program.bytes * batches
+        if plan is not None:
+            bind_step(&step, &table, plan, grads, places, values, clips, rounds * steps)
+        if seconds is not None:
+            (<Program>given[0][0]).timed(legs, seconds, stop)
+        elif moved * rounds < KEEP_GIL_BELOW:
+            fastopt_run_program(legs, count, rounds, each, stop)
+        else:
+            if plan is not None:
+                plan.busy = generation
+            with nogil:
+                fastopt_run_program(legs, count, rounds, each, stop)
+            if plan is not None:
+                plan.busy = 0
+    finally:
+        for i in range(running):
+            (<Program>given[i][0]).running = False
+            PyBuffer_Release(&numbers[i])
+        PyMem_Free(<void *>step.places)
+        PyMem_Free(step.norms)
+        PyBuffer_Release(&table)
+    return step.norm
+
+
+cdef int bind_step(fastopt_plan *step, buffer *table, Plan plan, grads, places, values, clips,
+                   Py_ssize_t steps) except -1:
+    """What so many steps along gradients are, each with a row of values at places of the table of hyperparameters."""
+    cdef size_t *changed
+    cdef Py_ssize_t i
+    plan.check(grads)
+    if not steps <= LAST_STEP - plan.hypers[0]:
+        raise ValueError(f"t must be below 2**53 before a step, got {plan.hypers[0]:.0f}")
+    step.row, step.real, step.tensors = plan.row, <fastopt_real>plan.real, plan.tensors
+    step.buckets, step.first = plan.buckets, plan.first
+    step.hypers, step.next = plan.hypers, plan.running
+    step.scratch, step.scalars = plan.scratch, plan.scalars > 0
+    step.params, step.place = plan.total, plan.place
+    if clips is not None:
+        step.clip_norm, step.clip_global_norm, step.clip_eps = clips
+        step.norms = <double *>PyMem_Calloc(plan.total + 1, sizeof(double))
+        if not step.norms:
+            raise MemoryError
+    if places:
+        take(values, table, False)
+        if real_of(table) != FASTOPT_DOUBLE or table.len < <Py_ssize_t>sizeof(double) * len(places) * steps:
+            raise Misfit("values must be float64, one for each place and step")
+        changed = <size_t *>PyMem_Malloc(len(places) * sizeof(size_t))
+        if not changed:
+            raise MemoryError
+        step.places = changed
+        for i, (place, bucket) in enumerate(places):
+            plan.hyper(place, bucket)
+            changed[i] = <size_t>(bucket * FASTOPT_MAX_HYPERS + place)
+        step.changes, step.values = len(places), <const double *>table.buf
+    return 0
 
 
 @cython.auto_pickle(False)
@@ -1686,7 +1831,7 @@ cdef class Snapshot:
     cdef Py_ssize_t count
 
     def __cinit__(self, dicts):
-        self.dicts = list(dicts)
+        self.dicts = list({id(each): each for each in dicts}.values())
         self.copies = [dict(each) for each in self.dicts]
         arrays = {id(value): value for each in self.copies for value in each.values() if isinstance(value, ndarray)}
         self.layouts = <layout *>PyMem_Calloc(len(arrays) + 1, sizeof(layout))
@@ -1702,7 +1847,9 @@ cdef class Snapshot:
 
     def holds(self):
         """Whether each still holds the same objects, and arrays lie where they did."""
-        cdef Py_ssize_t i, position
+        cdef Py_ssize_t i, position, other
+        cdef PyObject *now_key
+        cdef PyObject *now_value
         cdef PyObject *now  # a dict, or of a class that is made of it
         cdef PyObject *then
         cdef PyObject *key
@@ -1714,8 +1861,9 @@ cdef class Snapshot:
             now, then, position = list_item(self.dicts, i), list_item(self.copies, i), 0
             if PyDict_Size(<object>now) != PyDict_Size(<object>then):
                 return False
-            while PyDict_Next(<object>then, &position, &key, &value):
-                if PyDict_GetItem(<object>now, <object>key) != value:
+            other = 0
+            while PyDict_Next(<object>then, &position, &key, &value):  # in the same order, as nothing has changed
+                if not PyDict_Next(<object>now, &other, &now_key, &now_value) or now_key != key or now_value != value:
                     return False
         return True
 

@@ -38,6 +38,13 @@ class Elsewhere(RuntimeError):
     ----------
     error : Exception or None
         Its exception, if that can be sent.
+
+    Examples
+    --------
+    >>> from fastopt import mpi
+    >>> error = mpi.Elsewhere("rank 1 has failed: the disk is full")
+    >>> isinstance(error, RuntimeError), error.error
+    (True, None)
     """
 
     error: Exception | None = None
@@ -80,10 +87,28 @@ def world() -> Any:
 class Group:
     """Processes, the *ranks*, that do the same things at the same time.
 
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        The processes, such as what `world` returns; it is duplicated.
+
     Attributes
     ----------
     rank, size : int
         The number of this process, and how many there are.
+
+    Examples
+    --------
+    >>> import subprocess, sys
+    >>> import mpi4py
+    >>> code = '''
+    ... from mpi4py import MPI
+    ... from fastopt.mpi import Group
+    ... group = Group(MPI.COMM_SELF)  # COMM_WORLD, where mpiexec has started several
+    ... print(group.rank, group.size, group.rows(10), group.everyone("a"))
+    ... '''
+    >>> subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    "0 1 (0, 10) ['a']\\n"
     """
 
     def __init__(self, comm: Any) -> None:

@@ -1,7 +1,7 @@
 """Pictures of how models do and how they were chosen: the extra ``plot``, and ``sklearn`` for curves of scores.
 
-Each function returns a page, a `matplotlib.figure.Figure`, and writes it where it is given a path. Colours are those of
-Okabe and Ito, which colour-blind people tell apart, and curves differ in more than colour.
+Each function returns a page, a `matplotlib.figure.Figure`, and writes it where it is given a path. Curves differ in
+more than colour.
 
 >>> from fastopt import plots
 >>> page = plots.histories({"small": {"loss": [2.0, 1.0]}, "large": {"loss": [1.5, 0.5]}})
@@ -18,7 +18,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
-from fastopt.drawing import figure
+from fastopt.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, figure
 
 __all__ = [
     "confusion",
@@ -32,17 +32,15 @@ __all__ = [
 
 Path = str | os.PathLike[str] | None
 
-#: Of M. Okabe and K. Ito, less the yellow, which is hard to see on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)  # neighbours that differ most
 _DASHES = ("-", "--", ":", "-.")
-_GREY = "0.55"
 
 
 def _style(number: int) -> dict[str, Any]:
     """The look of one of several curves."""
     return {
-        "color": COLORS[number % len(COLORS)],
-        "linestyle": _DASHES[(number + 2 * (number // len(COLORS))) % len(_DASHES)],
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[(number + 2 * (number // len(_COLOURS))) % len(_DASHES)],
         "linewidth": 1.6,
     }
 
@@ -179,7 +177,7 @@ def roc(y: Any, scores: Any, *, names: Sequence[str] | None = None, path: Path =
         false, true, _ = metrics.roc_curve(each.belongs, each.scores)
         areas.append(metrics.auc(false, true))
         ax.plot(false, true, label=f"{each.name}, AUC {areas[-1]:.3f}", **_style(i))
-    ax.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, label="chance, AUC 0.500")
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance, AUC 0.500")
     ax.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.set_title(f"ROC, mean AUC {np.mean(areas):.4f}" if len(areas) > 1 else "ROC")
     return _finished(page, ax, target, aspect="equal")
@@ -222,7 +220,7 @@ def precision_recall(y: Any, scores: Any, *, names: Sequence[str] | None = None,
         ax.plot(recall, precision, drawstyle="steps-post", label=label, **_style(i))
     if len(classes) == 1:
         share = classes[0].belongs.mean()
-        ax.axhline(share, color=_GREY, linewidth=0.8, label=f"chance, AP {share:.3f}")
+        ax.axhline(share, color=GREY, linewidth=0.8, label=f"chance, AP {share:.3f}")
     ax.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
     ax.set_title(f"precision and recall, mean AP {np.mean(areas):.4f}" if len(areas) > 1 else "precision and recall")
     return _finished(page, ax, target, aspect="equal")
@@ -230,7 +228,6 @@ def precision_recall(y: Any, scores: Any, *, names: Sequence[str] | None = None,
 
 def _finished(page: Any, ax: Any, target: str | None, **more: Any) -> Any:
     ax.set(**more)
-    ax.grid(alpha=0.3)
     handles = len(ax.get_legend_handles_labels()[0])
     ax.legend(fontsize=8, ncols=1 + (handles > 12))
     return _written(page, target)
@@ -277,6 +274,7 @@ def confusion(y: Any, predicted: Any, *, names: Sequence[str] | None = None, pat
     side = min(max(3.6, 1.6 + 0.48 * len(counts)), 14.0)
     page = figure((side + 0.8, side))
     ax = page.subplots()
+    ax.grid(False)
     shown = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(counts) <= 30:
         for (i, j), count in np.ndenumerate(counts):
@@ -430,7 +428,7 @@ def validation_curve(
         ax.set_xscale("log")
     _both_curves(ax, x, train, test)
     best = float(x[test.mean(axis=1).argmax()])
-    ax.axvline(best, color=_GREY, linewidth=1, label="best in validation")
+    ax.axvline(best, color=GREY, linewidth=1, label="best in validation")
     ax.set(xlabel=parameter, ylabel=_text("score", score), title="validation curve")
     return _finished(page, ax, target)
 
@@ -506,7 +504,6 @@ def histories(
             "validation thick, training thin" if any(run.get(f"val_{metric}") for run in runs.values()) else ""
         )
         ax.title.set_fontsize(9)
-        ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
     return _written(page, target)
 
@@ -669,6 +666,7 @@ def _parallel(found: _Trials, score: str) -> Any:
     scores.log = False
     axes = [*found.axes, scores]
     ax = page.subplots()
+    ax.grid(False)
     heights = [each.height(each.numbers[shown]) for each in found.axes] + [scores.height(scores.numbers)]
     colors = ScalarMappable(Normalize(scores.numbers.min(), scores.numbers.max()), matplotlib.colormaps["cividis_r"])
     places = np.arange(len(axes))
@@ -692,7 +690,7 @@ def _parallel(found: _Trials, score: str) -> Any:
         spine.set_visible(False)
     handles = [Line2D([], [], color="black", linewidth=2.6, marker="o", label=f"best, {found.scores[found.best]:.4g}")]
     if found.stopped.any():
-        handles.append(Line2D([], [], color=_GREY, linestyle="--", linewidth=0.8, label="stopped early"))
+        handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label="stopped early"))
     page.legend(handles=handles, loc="outside upper right", fontsize=8, ncols=2)
     page.colorbar(colors, ax=ax, label=score, pad=0.02)
     return page
@@ -711,14 +709,14 @@ def _scattered(found: _Trials, score: str) -> Any:
         if found.spread is not None:
             bars = {"ecolor": "0.75", "elinewidth": 0.8, "fmt": "none", "zorder": 1}
             ax.errorbar(axis.numbers[kept], found.scores[kept], found.spread[kept], **bars)
-        ax.scatter(axis.numbers[kept], found.scores[kept], s=22, color=COLORS[0], zorder=3, label="trained to the end")
+        ax.scatter(axis.numbers[kept], found.scores[kept], s=22, color=BLUE, zorder=3, label="trained to the end")
         if lost.any():
             ax.scatter(
                 axis.numbers[lost],
                 found.scores[lost],
                 s=22,
                 marker="x",
-                color=COLORS[1],
+                color=RED,
                 zorder=2,
                 label="stopped early",
             )
@@ -731,7 +729,6 @@ def _scattered(found: _Trials, score: str) -> Any:
         elif axis.log:
             ax.set_xscale("log")
         ax.set(xlabel=axis.name, ylabel=score if k % columns == 0 else "")
-        ax.grid(alpha=0.3)
     handles, labels = panels.ravel()[0].get_legend_handles_labels()
     page.legend(handles, labels, loc="outside upper right", fontsize=8, ncols=3)
     return page

@@ -171,7 +171,7 @@ print(*sorted(name for name in new if name.startswith("fastopt.")))
 """
     top, own = python(code).stdout.splitlines()
     assert top.split() == ["fastopt", "numpy"]
-    lazy = "bench cases cli data drawing gallery inplace landscape nn reference"
+    lazy = "averaging bench cases cli data drawing files functional gallery inplace interchange landscape matrices nn"
     assert "fastopt._kernels" in own.split()
     assert not set(own.split()) & {f"fastopt.{name}" for name in lazy.split()}
 

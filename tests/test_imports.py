@@ -162,3 +162,24 @@ def test_imports_of_fastopt_stand_at_the_beginning_of_a_module():
     wrong = [f"{pair[0]}:{line} imports {pair[1]}" for pair, line in found.items() if pair not in ALLOWED]
     assert not wrong, "imports inside of functions:\n" + "\n".join(wrong)
     assert not ALLOWED.keys() - found.keys(), "allowed, but not there"
+
+
+def test_what_is_imported_later_is_what_type_checkers_see():
+    """`fastopt.__init__` says it twice: for them, and for `__getattr__`."""
+    tree = ast.parse(SOURCES["fastopt"].read_text())
+    (checking,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {node.module: [alias.name for alias in node.names] for node in checking.body}
+    modules = [alias.name for node in checking.body if node.module == "fastopt" for alias in node.names]
+    del seen["fastopt"]
+    assert {module: [*names] for module, names in fastopt._LATER.items()} == {
+        module.removeprefix("fastopt."): names for module, names in seen.items()
+    }
+    assert set(modules) <= fastopt._LATER.keys()
+    for module, names in fastopt._LATER.items():
+        for name in names:
+            assert getattr(fastopt, name) is getattr(getattr(fastopt, module), name)
+    for module in ("averaging", "interchange", "penalties", "extending"):
+        assert sorted(fastopt._LATER[module]) == sorted(getattr(fastopt, module).__all__)
+    with pytest.raises(AttributeError, match=r"module 'fastopt' has no attribute 'Adan'"):
+        _ = fastopt.Adan
+    assert set(fastopt.__all__) <= set(dir(fastopt))

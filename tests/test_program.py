@@ -396,3 +396,100 @@ def test_one_run_at_once():
     assert len(program) == 3
     wait[0] = 0
     assert program.run(None, 1, 2)[:2] == (2, -1)
+
+
+# ---- Several programs in rounds -----------------------------------------------------------------------------
+
+
+def test_rounds_are_programs_one_after_the_other(rng):
+    """Each takes its batches of its own order, and has the passes of the model and the steps that it has by itself."""
+    source = rng.normal(size=(9, 128)).astype(np.float32)
+    long, short = rng.permutation(np.tile(np.arange(9), 2))[:12], rng.integers(9, size=3)
+    params = {"w": np.zeros(128, np.float32)}
+    optimizer = fastopt.SGD(params, lr=Schedule(exponential, peak=1.0, gamma=0.5))
+    grads, outs, programs = {"w": np.ones(128, np.float32)}, [], []
+    for rows, count in ((2, 6), (1, 3)):
+        program, x = gathering(rows, 128, source)
+        y = np.empty_like(x)
+        program.call(F.dropout, (x, 0.5), {"seed": 3, "counter": 0, "out": y, "mask": np.empty(16 * rows, np.uint8)}, 1)
+        program.copy(np.zeros_like(y), y)
+        program.step()
+        outs.append(np.zeros((2, count * rows, 128), np.float32))
+        program.aim(1, outs[-1][0])
+        program.aim(3, outs[-1][1])
+        programs.append(program)
+    check = _kernels.Program()
+    check.finite(params["w"])
+    legs = [(programs[0], long, 2, 2), (programs[1], short, 1, 1), (check, None, 0, 1)]
+    upcoming = optimizer.upcoming(9)
+    assert _kernels.run_rounds(legs, 3, 7, grads=grads, **upcoming.options)[:1] == (3,)
+    assert optimizer.t == 9
+    np.testing.assert_allclose(params["w"], -sum(0.5**t for t in range(9)), rtol=1e-6)
+    for k, (order, rows, each) in enumerate(((long, 2, 2), (short, 1, 1))):
+        np.testing.assert_array_equal(outs[k][0], source[order])
+        for batch in range(len(order) // rows):
+            chosen = slice(batch * rows, (batch + 1) * rows)
+            counter = 7 + 3 * (batch // each) + 2 * k + batch % each
+            wanted = F.dropout(source[order[chosen]], 0.5, seed=3, counter=counter)[0]
+            np.testing.assert_array_equal(outs[k][1][chosen], wanted)
+
+
+def test_rounds_stop_where_an_item_does():
+    flags = [np.zeros(1, np.int64) for _ in range(2)]
+    program, optimizer, grads = stepping()
+    stops = [_kernels.Program() for _ in flags]
+    for stop, flag in zip(stops, flags, strict=True):
+        stop.zero(flag)
+    legs = [(stops[0], None, 0, 1), (program, None, 0, 2), (stops[1], None, 0, 1)]
+    given = {"plan": optimizer._plan, "grads": grads}
+    assert _kernels.run_rounds(legs, 2, 0, **given)[0] == 2
+    assert optimizer.t == 4
+    flags[1][0] = 1
+    assert _kernels.run_rounds(legs, 2, 0, **given)[:4] == (0, 2, 0, 0)
+    assert optimizer.t == 6
+    flags[0][0] = 1
+    assert _kernels.run_rounds(legs, 2, 0, **given)[:4] == (0, 0, 0, 0)
+    assert optimizer.t == 6
+    assert _kernels.run_rounds(legs, 0, 0, **given)[0] == 0
+    source = np.array([[1], [2], [np.inf], [3]], np.float32)
+    rows, x = gathering(1, 1, source)
+    rows.finite(x)
+    order = np.array([0, 1, 3, 0, 1, 0, 1, 2], np.int64)
+    assert _kernels.run_rounds([(rows, order, 1, 4)], 2, 0, plan=None, grads=None)[:4] == (1, 0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"legs": []}, "1 to 4 legs"),
+        ({"copies": 4}, "1 to 4 legs"),
+        ({"copies": 1}, "twice at once"),
+        ({"rounds": -1}, "rounds"),
+        ({"batches": -1}, "rounds and batches"),
+        ({"rounds": 2**62, "batches": 4}, "rounds and batches"),
+        ({"rounds": 3}, "order must hold an int64 for each row"),
+        ({"order": np.array([0, 1, 2, 4])}, "order must hold the numbers of rows"),
+        ({"rows": 1}, "a batch must have the 2 rows"),
+        ({"plan": None}, "must be given a plan"),
+        ({"grads": {}}, "grads"),
+        ({"places": [(2, 0)], "values": np.ones(1)}, "one for each place and step"),
+    ],
+    ids=str,
+)
+def test_rounds_that_are_none(change, message):
+    """Nothing has been done, and all can run again."""
+    params, grads = {"w": np.zeros(3, np.float32)}, {"w": np.ones(3, np.float32)}
+    optimizer = fastopt.SGD(params, lr=0.5)
+    program, _ = gathering(2, 3, np.ones((4, 3), np.float32))
+    program.step()
+    given = {"order": np.arange(4), "rows": 2, "batches": 1, "rounds": 2, "plan": optimizer._plan, "grads": grads}
+    now = given | change
+    leg = program, now["order"], now["rows"], now["batches"]
+    legs = now.get("legs", [leg] * (1 + now.get("copies", 0)))
+    options = {key: now[key] for key in ("plan", "grads", "places", "values") if key in now}
+    with pytest.raises((_kernels.Misfit, ValueError, RuntimeError, TypeError), match=message):
+        _kernels.run_rounds(legs, now["rounds"], 0, **options)
+    assert optimizer.t == 0
+    assert not params["w"].any()
+    assert _kernels.run_rounds([(program, np.arange(4), 2, 1)], 2, 0, plan=optimizer._plan, grads=grads)[0] == 2
+    assert optimizer.t == 2

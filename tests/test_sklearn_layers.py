@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -152,3 +154,19 @@ def test_refusals_after_fit():
         CNNClassifier().fit(IMAGES[:5], np.zeros(5, int))
     with pytest.raises(ValueError, match="dict in partial_fit"):
         small(class_weight="balanced").partial_fit(X[:600], Y, classes=np.unique(Y))
+
+
+def test_metrics_by_name():
+    """They are in the history, callbacks watch them, and the best network is left."""
+    x, y = X[:300] / 16, np.where(Y[:300] > 4, "high", "low")
+    stopping = nn.EarlyStopping("val_f1", patience=1)
+    net = SequentialClassifier(
+        build, epochs=30, lr=0.01, random_state=0, metrics=["f1", "roc_auc", "top_1"], callbacks=[stopping]
+    ).fit(x[:200], y[:200], validation_data=(x[200:], y[200:]))
+    best = max(net.history_["val_f1"])
+    assert f1_score(y[200:], net.predict(x[200:]), pos_label="low") == pytest.approx(best)
+    assert net.history_["val_top_1"] == net.history_["val_accuracy"]
+    assert len(net.history_["roc_auc"]) == len(net.history_["loss"]) < 30
+    cnn = CNNClassifier([nn.Conv2D(2)], image_shape=(8, 8), epochs=1, metrics="f1").fit(x, y)
+    assert "f1" in cnn.history_
+    assert clone(cnn).get_params()["metrics"] == "f1"

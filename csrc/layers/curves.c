@@ -3,6 +3,7 @@
  * The derivatives of the first four are functions of y, those of the others functions of x. */
 #include "../kernel.h"
 #include "elementary.h"
+#include "lanes.h"
 #include "share.h"
 
 /* The logistic function 1 / (1 + exp(-x)), and 1 minus that, without cancellation. */
@@ -82,15 +83,29 @@ INLINE real curve_slope(enum activation kind, real from, real alpha, real one)
     }
 }
 
-/* out = value(x), or with dy, out = dy slope(x). */
+/* out = value(x), or with dy, out = dy slope(x). The last few elements are computed among as many as the others: a loop
+ * of their own would be as much code again. */
 INLINE void curve(enum activation kind, const real *dy, const real *x, real *out, struct range own, real alpha)
 {
+    real few[3][LANES] = {{0}};
     const volatile real unknown = 1;
     const real one = unknown;
     for (struct range part = up_to_line(own, out); part.begin < own.end; part = after(part, own))
+        for (int64_t i = part.begin; i < part.end; i += LANES) {
+            const int64_t n = part.end - i;
+            const real *slope = dy ? dy + i : NULL, *from = x + i;
+            real *to = out + i;
+            if (n < LANES) {
+                from = memcpy(few[0], from, (size_t)n * sizeof(real));
+                slope = dy ? memcpy(few[1], slope, (size_t)n * sizeof(real)) : NULL;
+                to = few[2];
+            }
 #pragma omp simd
-        for (int64_t i = part.begin; i < part.end; ++i)
-            out[i] = dy ? dy[i] * curve_slope(kind, x[i], alpha, one) : curve_value(kind, x[i], alpha);
+            for (int k = 0; k < LANES; ++k)
+                to[k] = dy ? slope[k] * curve_slope(kind, from[k], alpha, one) : curve_value(kind, from[k], alpha);
+            if (n < LANES)
+                memcpy(out + i, to, (size_t)n * sizeof(real));
+        }
 }
 
 /* Compiles the loop for each kind. */

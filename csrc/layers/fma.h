@@ -93,7 +93,7 @@ static __attribute__((noinline)) vector fma_by_odd_sums(vector a, vector b, vect
 /* The product of two floats is a double, as it is, and the odd sum has more than two digits more than a float. Where
  * the sum in double, rounded to nearest, is not in the middle between two floats, it lies on the same side of the
  * middle as the exact one, and will do. */
-INLINE vector vector_fma(vector a, vector b, vector c)
+static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
 {
     /* The digits behind those of a float: of each double, the lower word; in the upper one, what is never found. */
     const pair_bits digits = {0x1fffffff, 0x1fffffff};

@@ -54,33 +54,41 @@ struct gemm {
     int relu, prefetch;    /* prefetch: C is not in the caches */
 };
 
+/* Loops over a tile are unrolled, so that its sums are in registers; but where products are emulated, which the sums
+ * wait for anyway, that would be nothing but code. */
+#if defined(__FMA__) || defined(__aarch64__)
+enum { UNROLL = 32 };
+#else
+enum { UNROLL = 1 };
+#endif
+
 /* One tile: `lines` times `rows` rows of A, and so many vectors. All of them are constants, as is a_row if it is 1. */
 INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors, int64_t a_row)
 {
     vector sum[MR * NR_VECTORS];
     const int64_t last = g->n - (vectors - 1) * PER_VECTOR; /* columns of the last vector */
-#pragma GCC unroll 32
+#pragma GCC unroll UNROLL
     for (int at = 0; at < lines * rows * vectors; ++at)
         sum[at] = (vector){0};
     for (int64_t block = 0; block < g->blocks; ++block) {
         const real *a = g->block[block].a, *b = g->block[block].b;
         for (int64_t p = 0; p < g->k; ++p, a += g->a_column, b += g->b_row) {
             vector row[ROW_VECTORS];
-#pragma GCC unroll 8
+#pragma GCC unroll UNROLL
             for (int v = 0; v < vectors; ++v)
                 row[v] = vector_load(b + v * PER_VECTOR);
-#pragma GCC unroll 16
+#pragma GCC unroll UNROLL
             for (int i = 0; i < lines * rows; ++i) {
                 const vector broadcast = a[i / rows * g->a_line + i % rows * a_row] - (vector){0};
-#pragma GCC unroll 8
+#pragma GCC unroll UNROLL
                 for (int v = 0; v < vectors; ++v)
                     sum[i * vectors + v] = vector_fma(broadcast, row[v], sum[i * vectors + v]);
             }
         }
     }
-#pragma GCC unroll 16
+#pragma GCC unroll UNROLL
     for (int i = 0; i < lines * rows; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll UNROLL
         for (int v = 0; v < vectors; ++v) {
             const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
             vector y = sum[i * vectors + v];

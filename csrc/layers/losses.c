@@ -148,24 +148,37 @@ static void mean_loss(const void *arguments, struct fastopt_share share)
     a->result[1] = total;
 }
 
-/* Whether the first of the largest numbers is at a place; NaN is the largest, as NumPy has it. */
+enum { FEW_CLASSES = 32 /* for which a loop that ends early is faster than one of vectors */ };
+
+/* Whether a number is the largest of n, and of those that are as large the first; NaN is the largest, as NumPy has it.
+ */
 static int is_first_largest(const real *x, int64_t at, int64_t n)
 {
     const real largest = x[at];
-    signed_word others = 0; /* before it that are as large, or behind it that are larger */
+    int64_t begin = 0, equal = 0;
     if (largest == largest) {
-#pragma omp simd reduction(| : others)
-        for (int64_t j = 0; j < at; ++j)
-            others |= !(x[j] < largest);
-#pragma omp simd reduction(| : others)
-        for (int64_t j = at + 1; j < n; ++j)
-            others |= !(x[j] <= largest);
-    } else {
-#pragma omp simd reduction(| : others)
-        for (int64_t j = 0; j < at; ++j)
-            others |= x[j] != x[j];
+        if (n > FEW_CLASSES) {
+            signed_word above = 0;
+#pragma omp simd reduction(| : above)
+            for (int64_t j = 0; j < n; ++j)
+                above |= !(x[j] <= largest);
+            if (above)
+                return 0;
+            begin = n;
+            equal = 2; /* perhaps */
+        }
+        for (int64_t j = begin; j < n; ++j) {
+            if (!(x[j] <= largest))
+                return 0;
+            equal += x[j] == largest;
+        }
+        if (equal < 2)
+            return 1;
     }
-    return !others;
+    for (int64_t j = 0; j < at; ++j)
+        if (!(x[j] < largest) && (x[j] == largest || x[j] != x[j]))
+            return 0;
+    return 1;
 }
 
 static void count_right(const void *arguments, struct fastopt_share share)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastopt.checks import Array
-from fastopt.nn.orders import Batches, Indices, Uneven, of_epoch
+from fastopt.nn.orders import Batches, Indices, Shuffled, Uneven, is_own, of_epoch, permutations
 
 #: Inputs, targets, and sample weights or None.
 Data = tuple[Array, Array, Array | None]
@@ -73,16 +73,43 @@ class Arrays:
 
     @contextlib.contextmanager
     def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
-        yield iter([Block(*self.data, self.order(seed, steps))])
+        yield iter([Block(*self.data, *self.orders(seed, [steps]))])
 
-    def order(self, seed: int, steps: int) -> Batches:
-        """The batches of the epoch that begins after so many steps."""
-        each = of_epoch(self._each, np.random.default_rng([seed, steps]), self.samples)
-        if len(each) != self.batches:
-            raise ValueError(f"batches must have the same length in each epoch, {self.batches}, got {len(each)}")
-        if self._rows is not None:
-            each.order = self._rows[each.order]
-        return each
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The sizes of the batches of each epoch, and of how many that is, where `several` may be asked for."""
+        return self._each.sizes if is_own(self._each) else []
+
+    def orders(self, seed: int, steps: Sequence[int]) -> list[Batches]:
+        """The batches of the epochs that begin after so many steps each."""
+        if type(self._each) is Shuffled:
+            made = [Batches(order, self._each.batch_size) for order in permutations(seed, steps, self.samples)]
+        else:
+            made = [of_epoch(self._each, np.random.default_rng([seed, each]), self.samples) for each in steps]
+        for each in made:
+            if len(each) != self.batches:
+                raise ValueError(f"batches must have the same length in each epoch, {self.batches}, got {len(each)}")
+            if self._rows is not None:
+                each.order = self._rows[each.order]
+        return made
+
+    def several(self, seed: int, steps: Sequence[int], epoch: int, left: int) -> tuple[Data, list[Batches]]:
+        """Arrays, and for each of some epochs its batches of their rows.
+
+        Parameters
+        ----------
+        seed : int
+        steps : sequence of int
+            How many were taken before each epoch; of later ones as many as are returned.
+        epoch : int
+            The number of the first one.
+        left : int
+            The epochs that are left in the run.
+        """
+        return self.data, self.orders(seed, steps)
+
+    def rest(self) -> None:
+        """Wait for what was begun ahead, and forget it."""
 
 
 # ---- Transforms -------------------------------------------------------------------------------------------------
@@ -158,6 +185,8 @@ class Transformed(Arrays):
         super().__init__(data, batches, rows, size)
         self._transform, self._check, self._accumulate, self._ahead = transform, check, accumulate, ahead
         self._thread = Ahead()
+        #: The seed, the steps before it, and the number of the first epoch that the thread was given to make.
+        self._begun: tuple[int, int, int] | None = None
         self._rng: Callable[[int, int, int], Any] = rng_of
 
     def first(self) -> Data:
@@ -173,7 +202,8 @@ class Transformed(Arrays):
 
     @contextlib.contextmanager
     def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
-        each = self.order(seed, steps)
+        self.rest()
+        (each,) = self.orders(seed, [steps])
         cuts = self._cuts(each)
         jobs = [functools.partial(self._block, each, a, b, seed, epoch) for a, b in itertools.pairwise(cuts)]
         if not self._ahead:
@@ -181,6 +211,40 @@ class Transformed(Arrays):
             return
         with self._thread.working(jobs) as blocks:
             yield blocks
+
+    def several(self, seed: int, steps: Sequence[int], epoch: int, left: int) -> tuple[Data, list[Batches]]:
+        """As of `Arrays`, for fewer epochs where all have no room in a block; the thread begins with the next ones."""
+        fit = max(1, min(len(steps), MOST_BYTES // (self.samples * max(1, self.data[0][:1].nbytes))))
+        if self._begun == (seed, steps[0], epoch):
+            self._begun = None
+            data, made = self._thread.take()
+        else:
+            self.rest()
+            data, made = self._several(seed, steps[:fit], epoch)
+        count, taken = min(fit, left - len(made)), len(made) * self.batches
+        if self._ahead and count > 0:
+            self._begun = seed, steps[0] + taken, epoch + len(made)
+            later = [self._begun[1] + i * self.batches for i in range(count)]
+            self._thread.give(functools.partial(self._several, seed, later, epoch + len(made)))
+        return data, made
+
+    def _several(self, seed: int, steps: Sequence[int], epoch: int) -> tuple[Data, list[Batches]]:
+        each = self.orders(seed, steps)
+        try:
+            x, y, weight = self._changed([(one, 0, len(one), epoch + i) for i, one in enumerate(each)], seed)
+        except Exception:  # of a later epoch: those before it are trained on first
+            if len(steps) == 1:
+                raise
+            return self._several(seed, steps[:1], epoch)
+        for i, one in enumerate(each):
+            one.order = np.arange(i * self.samples, (i + 1) * self.samples)
+        return (x, y, weight), each
+
+    def rest(self) -> None:
+        if self._begun is not None:
+            self._begun = None
+            with contextlib.suppress(Exception):  # of an epoch that nobody has come to
+                self._thread.take()
 
     def _cuts(self, each: Batches) -> list[int]:
         """Where blocks begin: a small one first, where the others are made meanwhile."""
@@ -195,25 +259,31 @@ class Transformed(Arrays):
         return cuts
 
     def _block(self, each: Batches, begin: int, end: int, seed: int, epoch: int) -> Block:
-        low = each.start(begin)
-        rows = each.order[low : each.start(end)]
+        return Block(*self._changed([(each, begin, end, epoch)], seed), each.part(begin, end))
+
+    def _changed(self, parts: Sequence[tuple[Batches, int, int, int]], seed: int) -> Data:
+        """The samples of batches from one to before another of some epochs, changed."""
+        rows = [each.order[each.start(begin) : each.start(end)] for each, begin, end, _ in parts]
+        order = np.concatenate(rows) if len(rows) > 1 else rows[0]
         x, y, weight = self.data
-        x, y, weight = x.take(rows, axis=0), y.take(rows, axis=0), None if weight is None else weight.take(rows)
-        made, changed, transform, rng = [], False, self._transform, self._rng
-        for batch in range(begin, end):
-            own = slice(each.start(batch) - low, each.start(batch + 1) - low)
-            given = own_x, own_y = x[own], y[own]
-            try:
-                result = transform(own_x, own_y, rng(seed, epoch, batch))
-                if result.__class__ is not tuple or result[0] is not own_x or result[1] is not own_y or len(result) > 2:
-                    given, changed = _pair(result, len(own_x)), True
-            except Exception as error:
-                error.add_note(f"in the transform of batch {batch + 1} of epoch {epoch + 1}")
-                raise
-            made.append(given)
+        x, y, weight = x.take(order, axis=0), y.take(order, axis=0), None if weight is None else weight.take(order)
+        made, changed, transform, rng, stop = [], False, self._transform, self._rng, 0
+        for each, begin, end, epoch in parts:
+            for batch in range(begin, end):
+                start, stop = stop, stop + each.start(batch + 1) - each.start(batch)
+                given = own_x, own_y = x[start:stop], y[start:stop]
+                try:
+                    result = transform(own_x, own_y, rng(seed, epoch, batch))
+                    same = result.__class__ is tuple and len(result) == 2
+                    if not same or result[0] is not own_x or result[1] is not own_y:
+                        given, changed = _pair(result, len(own_x)), True
+                except Exception as error:
+                    error.add_note(f"in the transform of batch {batch + 1} of epoch {epoch + 1}")
+                    raise
+                made.append(given)
         if changed:
             x, y = self._check(np.concatenate([pair[0] for pair in made]), np.concatenate([pair[1] for pair in made]))
-        return Block(x, y, weight, each.part(begin, end))
+        return x, y, weight
 
 
 def _pair(result: Any, count: int) -> tuple[Array, Array]:
@@ -245,22 +315,30 @@ class Ahead:
             asked = 1
             for i in range(len(jobs)):
                 while asked < min(len(jobs), i + 1 + AHEAD):
-                    self._start().put(jobs[asked])
+                    self.give(jobs[asked])
                     asked, waiting = asked + 1, waiting + 1
                 if i == 0:
                     yield jobs[0]()
                     continue
-                made, error = self._done.get()
                 waiting -= 1
-                if error is not None:
-                    raise error
-                yield made
+                yield self.take()
 
         try:
             yield results()
         finally:
             for _ in range(waiting):
                 self._done.get()
+
+    def give(self, job: Callable[[], Any]) -> None:
+        """Have a job done."""
+        self._start().put(job)
+
+    def take(self) -> Any:
+        """The result of the first job that it has not been taken of."""
+        made, error = self._done.get()
+        if error is not None:
+            raise error
+        return made
 
     def _start(self) -> queue.SimpleQueue[Any]:
         if self._jobs is None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,20 +135,25 @@ class Item:
     moving: tuple[Array, int] | None = None  # an array that moves on from batch to batch, and by how many bytes
     batch: bool = False  # whether a call by Python takes the number of the batch
     label: str = ""  # of a call by Python
+    buffers: list[Buffer] = field(default_factory=list)  # among its arguments
     made: Any = None  # what a call returned
 
 
-def buffers_in(value: Any) -> Iterator[Buffer]:
+def buffers_in(value: Any, found: list[Buffer] | None = None) -> list[Buffer]:
     """The buffers in arguments."""
-    if isinstance(value, Buffer):
-        yield value
-    elif isinstance(value, Result):
-        yield from buffers_in(value.reads)
-    elif isinstance(value, (tuple, list)):
+    found = [] if found is None else found
+    kind = type(value)
+    if kind is Buffer:
+        found.append(value)
+    elif kind is dict:
+        for each in value.values():
+            buffers_in(each, found)
+    elif kind is Result:
+        buffers_in(value.reads, found)
+    elif isinstance(value, (tuple, list)):  # among them caches, which are named tuples
         for each in value:
-            yield from buffers_in(each)
-    elif isinstance(value, dict):
-        yield from buffers_in([*value.values()])
+            buffers_in(each, found)
+    return found
 
 
 def resolved(value: Any) -> Any:
@@ -263,7 +268,8 @@ class Writer:
         return next((each for each in self.moving for array in given if array is each[0]), None)
 
     def _add(self, item: Item) -> Item:
-        for buffer in buffers_in([item.arguments, item.options]):
+        item.buffers = buffers_in([item.arguments, item.options])
+        for buffer in item.buffers:
             buffer.root.items.append(len(self.items))
         self.items.append(item)
         return item

@@ -28,6 +28,7 @@ from fastopt.nn.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, lo
 from fastopt.nn.metrics import MetricsLike, checked_metrics, value_of
 from fastopt.nn.model import Sequential, read
 from fastopt.nn.orders import Indices, rows_of
+from fastopt.nn.program import SLICE
 from fastopt.nn.targets import accuracy, are_labels, check_finite
 from fastopt.nn.training import Callback, History, Run, Validation, interruptible
 from fastopt.threads import blas_on_one_thread, get_num_threads
@@ -174,10 +175,11 @@ def fit_many(
 
     Notes
     -----
-    The models with most to compute begin first. The last ones take turns, in slices of about 50 ms, so that all
+    The models with most to compute begin first. The last ones take turns, in slices of about 10 ms, so that all
     threads have work to the end; the number of threads has no part in the results.
 
-    C releases Python's lock for each slice. Parts of a model that Python calls (a layer without kernels, a loss or
+    C releases Python's lock for each slice, which is several epochs where there is nothing to do between them, such as
+    validation or callbacks of the epoch. Parts of a model that Python calls (a layer without kernels, a loss or
     callbacks of your own) hold it, and run in turn.
 
     Ctrl-C ends each run after its step, as in `Sequential.fit`; a second one raises KeyboardInterrupt.
@@ -397,8 +399,8 @@ def _rest(model: Sequential, x: Array, y: Array, loss: Loss, chosen: Indices | N
 
 # ---- The threads ----------------------------------------------------------------------------------------------------
 
-#: Seconds of a turn, when models take turns.
-TURN = 0.05
+#: A turn, when models take turns, as a part of the time of a slice, in which one may be alone in the end.
+TURN = 0.2
 
 
 class _Task:
@@ -410,13 +412,13 @@ class _Task:
         self.cost, self.seconds = _cost(run), 0.0
         self.error: Exception | None = None
 
-    def go(self, is_over: Callable[[float], bool]) -> bool:
+    def go(self, is_over: Callable[[Run, float], bool]) -> bool:
         """Go on until it is done, or its turn is over; whether it is done."""
         assert self.slices is not None
         began = time.perf_counter()
         try:
             for _ in self.slices:
-                if is_over(time.perf_counter() - began):
+                if is_over(self.run, time.perf_counter() - began):
                     return False
             if self._finish is not None:
                 self._finish(self.number, self.seconds + time.perf_counter() - began)
@@ -522,11 +524,17 @@ class _Crowd:
                 return None
             if self._take_turns():
                 self._waiting.sort(key=self._remaining)
-            return self._waiting.pop()
+            task = self._waiting.pop()
+            self._cut(task.run)
+            return task
 
     def _take_turns(self) -> bool:
         """Whether so few wait that they take turns, or one of them would be left alone in the end."""
-        return len(self._waiting) <= 2 * self._threads
+        return 0 < len(self._waiting) <= 2 * self._threads and self._threads > 1
+
+    def _cut(self, run: Run) -> None:
+        """Let the next slice of a run be as long as its turn."""
+        run.steps.part = TURN if self._take_turns() else 1.0
 
     def _remaining(self, task: _Task) -> float:
         """About how many seconds a run will still take."""
@@ -536,10 +544,11 @@ class _Crowd:
             rate = task.seconds / (task.cost * task.run.done or 1.0)
         return rate * task.cost * (1 - task.run.done)
 
-    def _is_over(self, seconds: float) -> bool:
+    def _is_over(self, run: Run, seconds: float) -> bool:
         """Whether the turn of a run that has had the thread for so long is over; if not, it has its kernel threads."""
         _kernels.limit_threads(max(1, self._kernel_threads // max(1, min(self._threads, self._left))))
-        return self._fatal is not None or (seconds > TURN and bool(self._waiting) and self._take_turns())
+        self._cut(run)
+        return self._fatal is not None or (self._take_turns() and seconds > TURN * SLICE)
 
 
 # ---- Progress -------------------------------------------------------------------------------------------------------

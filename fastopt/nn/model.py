@@ -157,7 +157,8 @@ class Sequential(Compiled):
         transform : callable, optional
             ``f(x, y, rng) -> (x, y)``, which changes each batch: as many samples, in new arrays or the same ones, not
             in place. `rng` is a `numpy.random.Generator` of the seed, the epoch and the number of the batch. A thread
-            calls it ahead of the steps; and it is called once before the run, to see what it returns.
+            calls it ahead of the steps, for several small epochs at once, and perhaps again for a batch where it has
+            raised for a later one; and it is called once before the run, to see what it returns.
         metrics : str, callable, or sequence or dict of these, optional
             Functions ``f(targets, scores)`` that return a number, such as those of `fastopt.nn.metrics`; ``"top_3"``
             and the like; or names of scikit-learn's scorers, such as ``"f1_macro"``, ``"roc_auc_ovr"`` or ``"r2"``

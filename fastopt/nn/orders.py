@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import checks
+from fastopt import _kernels, checks
 from fastopt.checks import Array
 
 __all__ = ["InOrder", "Shuffled", "Stratified"]
@@ -136,6 +137,15 @@ class Shuffled:
     def _order(self, rng: np.random.Generator) -> Indices:
         return rng.permutation(self.n)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The sizes of the batches of each epoch, one after the other, and of how many that is."""
+        whole = len(self) - 1
+        last = self.n - whole * self.batch_size
+        if last == self.batch_size:
+            return [(last, whole + 1)]
+        return [(self.batch_size, whole), (last, 1)] if whole else [(last, 1)]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n}, {self.batch_size})"
 
@@ -238,10 +248,34 @@ def checked(batches: Any, n: int) -> Any:
     return batches
 
 
+def permutations(seed: int, steps: Sequence[int], n: int) -> Indices:
+    """The order of `Shuffled` in each of the epochs that begin after so many steps (epochs, n):
+    ``default_rng([seed, steps]).permutation(n)``, drawn by C where this NumPy has what C has."""
+    drawn = _kernels.permutations(seed, steps, n) if _draws_alike() else None
+    if drawn is None:
+        drawn = np.stack([np.random.default_rng([seed, each]).permutation(n) for each in steps])
+    return drawn
+
+
+@functools.cache
+def _draws_alike() -> bool:
+    """Whether this NumPy and C draw the same permutations, as another NumPy might not (NEP 19)."""
+    for seed, step, n in ((0, 0, 200), (2**70 + 3, 2**33, 60)):
+        drawn = _kernels.permutations(seed, [step], n)
+        if drawn is None or not np.array_equal(drawn[0], np.random.default_rng([seed, step]).permutation(n)):
+            return False
+    return True
+
+
+def is_own(batches: Any) -> bool:
+    """Whether the batches of each epoch follow from its rng alone, and have the same sizes."""
+    return type(batches) in (Shuffled, InOrder, Stratified)
+
+
 def of_epoch(batches: Any, rng: np.random.Generator, n: int) -> Batches:
     """The batches of an epoch, checked: as many as their length says, of indices of n samples."""
     made = batches.epoch(rng) if callable(getattr(batches, "epoch", None)) else iter(batches)
-    if type(batches) in (Shuffled, InOrder, Stratified):
+    if is_own(batches):
         return made
     count = len(batches)
     parts = [_indices(i, part, n) for i, part in enumerate(itertools.islice(made, count + 1))]

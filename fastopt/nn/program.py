@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -29,14 +30,16 @@ from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
-from fastopt.nn.lowering import Buffer, Item, Place, Shared, Writer, buffers_in, lower, resolved
+from fastopt.nn.lowering import Buffer, Item, Place, Shared, Writer, lower, resolved
 from fastopt.nn.metrics import Metric, MetricsLike, checked_metrics, value_of
 from fastopt.nn.orders import Indices
 from fastopt.nn.stack import Stack, room_for_convolutions
 from fastopt.nn.targets import accuracy, are_labels, count_right
 
 #: Batches of one call of C at most: as many have room in the tables of results.
-MOST_BATCHES = 1024
+MOST_BATCHES = 8192
+#: Rows of several epochs of one call: a number of eight bytes each in their orders.
+MOST_ROWS = 1 << 17
 #: Seconds after which a call of C should return, so that Python can serve Ctrl-C and others.
 SLICE = 0.05
 
@@ -152,6 +155,9 @@ class Program:
                     p.add("finite", grad)
             marks.append(len(p.items))
             p.add("step")
+        self._looked_at = [
+            array for array in (*model.params.values(), *model.state.values()) if array.dtype.kind == "f"
+        ]
         p.watch(model)
         of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
         self._found = _kernels.Snapshot([*of_loss, *p.watched])
@@ -261,7 +267,12 @@ class Program:
 
     def holds(self) -> bool:
         """Whether options and arrays of the layers and the loss are those that it was made for."""
-        return self._found.holds() and all(stack.layers == layers for stack, layers in self._stacks)
+        if not self._found.holds():
+            return False
+        for stack, layers in self._stacks:  # noqa: SIM110 (in less time)
+            if stack.layers != layers:
+                return False
+        return True
 
     @property
     def doutput(self) -> Array:
@@ -279,17 +290,30 @@ class Program:
         assert self._copy_place is not None
         self.calls.aim(self._copy_place, output)
 
+    def once(self, x: Array, output: Array) -> int:
+        """Write the outputs of a batch: the item that stopped it, or -1; 0 where Python has a part in it."""
+        assert self._copy_place is not None
+        return self.calls.once(self._gather_places[0], x, self._copy_place, output) if self.native else 0
+
     def rest(self) -> None:
         """Let go of the arrays that it was fed with and aimed at."""
         self._fed, self._order = (), None
         self.calls.rest()
 
-    def batches(self, left: int) -> int:
-        """How many batches to run in one call, of those that are left."""
+    def batches(self, left: int, part: float = 1.0) -> int:
+        """How many batches to run in one call, of those that are left; `part` of the usual time long."""
         if not self.native:
             return 1
-        fit = int(SLICE / self.seconds) if self.seconds else 1
+        fit = int(part * SLICE / self.seconds) if self.seconds else 1
         return max(1, min(left, fit, MOST_BATCHES))
+
+    @functools.cached_property
+    def finite(self) -> _kernels.Program:
+        """A program that stops where parameters or running statistics are not finite."""
+        calls = _kernels.Program()
+        for array in self._looked_at:
+            calls.finite(array)
+        return calls
 
     def run_phase(self, phase: int, order: Any, batch: int, counter: int) -> int:
         """Run one phase for one batch: the item that stopped it, or -1."""
@@ -373,7 +397,7 @@ def _called(item: Item) -> Callable[[int, int], None]:
 
 def _allocate(items: list[Item]) -> int:
     """Give all buffers memory: of two that are touched at the same time, each its own. Returns the bytes."""
-    roots = {id(b.root): b.root for item in items for b in buffers_in([item.arguments, item.options])}.values()
+    roots = {id(b.root): b.root for item in items for b in item.buffers}.values()
     # One that may be written over another shares its block, if that is not read any more.
     block: dict[int, Buffer] = {}
     spans: dict[int, tuple[int, int]] = {}
@@ -410,6 +434,16 @@ def _allocate(items: list[Item]) -> int:
         start = starts[id(block[id(root)])]
         root.memory = memory[start : start + root.nbytes]
     return total
+
+
+def fitting(epoch: Sequence[tuple[Program, int]], left: int, part: float) -> int:
+    """How many epochs to run in one call, of those that are left, by the programs of an epoch and their batches; 0
+    where Python has a part in them, or one takes longer than a call should: `part` of the usual time."""
+    if not all(program.native and program.seconds for program, _ in epoch):
+        return 0
+    fit = int(part * SLICE / sum(program.seconds * count for program, count in epoch))
+    room = max(1, MOST_ROWS // sum(program.n * count for program, count in epoch))
+    return min(left, fit, room, MOST_BATCHES // max(count for _, count in epoch))
 
 
 # ---- Use -------------------------------------------------------------------------------------------------------
@@ -471,12 +505,14 @@ class Compiled(Stack, loadable=False):
 
     def _take(self, key: tuple[Any, ...]) -> Program | None:
         """A program that was made before, if one is idle and still holds: nobody else uses it until it is put back."""
-        idle = self.programs.get(key, [])
-        with contextlib.suppress(IndexError):  # where another thread has taken the last one
-            while True:
+        idle = self.programs.get(key)
+        while idle:
+            try:
                 found: Program = idle.pop()
-                if found.holds():
-                    return found
+            except IndexError:  # where another thread has taken the last one
+                break
+            if found.holds():
+                return found
         return None
 
     def _put(self, key: tuple[Any, ...], program: Program) -> None:
@@ -536,10 +572,13 @@ class Compiled(Stack, loadable=False):
 
     def _infer(self, x: Array, rows: Indices | None, output: Array, size: int) -> None:
         """Write the outputs for batches of a size, of all rows or some."""
-        program = self._take((size,)) or Program(self, size)
+        program, batches = self._take((size,)) or Program(self, size), len(output) // size
+        if batches == 1 and rows is None and program.once(x, output) < 0:
+            self._put((size,), program)
+            return
         program.feed(x)
         program.aim(output)
-        done, batches = 0, len(output) // size
+        done = 0
         while done < batches:
             part = program.batches(batches - done)
             if program.native:

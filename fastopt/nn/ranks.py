@@ -226,6 +226,9 @@ class SharedSteps(Steps):
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
         return None
 
+    def epochs(self, sizes: Any, most: int, orders: Any) -> list[Taken]:
+        return []
+
     def _part(self, n: int, first: int, count: int) -> tuple[Program, int]:
         """The program of n rows from number `first` of a batch on, fed, and where its gradients end."""
         assert self._data is not None

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ from fastopt.checks import Array
 from fastopt.nn.arguments import samples, weights
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, LossLike, lowering_of, named_loss
-from fastopt.nn.orders import Indices
-from fastopt.nn.program import Compiled, Program, Targets
+from fastopt.nn.orders import Batches, Indices
+from fastopt.nn.program import Compiled, Program, Targets, fitting
 from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
+from fastopt.optimizer import Upcoming
 from fastopt.optimizers import LookAheadNesterov
 
 
@@ -49,7 +50,14 @@ class Steps:
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
     outputs : bool, default False
         Whether what batches gave has the outputs.
+
+    Attributes
+    ----------
+    part : float
+        How long a call of C may be, as a part of the usual time.
     """
+
+    part = 1.0
 
     def __init__(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool = False) -> None:
         self._model, self._optimizer, self._check, self._outputs = model, optimizer, check, outputs
@@ -117,10 +125,7 @@ class Steps:
             With what was taken before as its argument.
         """
         program = self.program(n)
-        # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
-        if not program.native or not hasattr(type(self._optimizer), "upcoming"):
-            return None
-        upcoming = self._optimizer.upcoming(program.batches(most))
+        upcoming = self._upcoming(program.batches(most, self.part)) if program.native else None
         if upcoming is None:
             return None
         output = self._aim(program, upcoming.steps)
@@ -141,6 +146,67 @@ class Steps:
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
         return taken
+
+    def epochs(
+        self, sizes: Sequence[tuple[int, int]], most: int, orders: Callable[[int], Sequence[Batches]]
+    ) -> list[Taken]:
+        """All steps of some of the next epochs, as many as C takes in one go; none where it cannot take any alone.
+
+        Parameters
+        ----------
+        sizes : sequence of (int, int)
+            Those of the batches of an epoch, one after the other, and of how many that is.
+        most : int
+        orders : callable
+            Returns the batches of so many epochs, or of fewer, of arrays that it may `feed`.
+
+        Returns
+        -------
+        list of Taken
+            Of each epoch. Where a step could not be taken, the last ones are those before it, and `many` says why;
+            where parameters or running statistics are not finite after an epoch, it is the last.
+        """
+        fit = fitting([(self.program(n), count) for n, count in sizes], most, self.part)
+        if not fit or self._upcoming(1) is None:
+            return []
+        each, counts, begin = orders(fit), [count for _, count in sizes], 0
+        steps, programs = sum(counts), [self.program(n) for n, _ in sizes]  # which may have been fed anew
+        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps)
+        if upcoming is None or upcoming.steps < steps:
+            return []
+        fit = upcoming.steps // steps
+        legs: list[tuple[_kernels.Program, Indices | None, int, int]] = []
+        for program, (n, count) in zip(programs, sizes, strict=True):
+            end = begin + n * count
+            rows = [one.order[begin:end] for one in each[:fit]]
+            legs.append((program.calls, np.concatenate(rows) if fit > 1 else rows[0], n, count))
+            begin = end
+        if self._check:
+            legs.append((programs[0].finite, None, 0, 1))
+        started = time.perf_counter()
+        done, leg, batch, _, norm = _kernels.run_rounds(
+            legs, fit, self._optimizer.t, grads=programs[0].grads, **upcoming.options
+        )
+        seconds = time.perf_counter() - started
+        more = 0 if done == fit else sum(counts[:leg]) + (batch if leg < len(programs) else 0)  # of the next epoch
+        upcoming.finish(done * steps + more, norm)
+        if done < fit and leg < len(programs):
+            self._restore(programs[leg])
+        else:
+            for program in programs:
+                program.seconds = seconds / (fit * steps)
+        rounds = done + (more > 0)
+        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, 2) for p, k in epoch], axis=1)
+        right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)
+        taken = [Taken(own[:, 0], own[:, 1], of) for own, of in zip(result, right, strict=True)]
+        if more:
+            taken[-1] = Taken(*(part[:more] for part in taken[-1][:3]))
+        return taken
+
+    def _upcoming(self, steps: int) -> Upcoming | None:
+        """The next steps of the optimizer, where C can take them alone."""
+        # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
+        return self._optimizer.upcoming(steps) if hasattr(type(self._optimizer), "upcoming") else None
 
     def _aim(self, program: Program, batches: int) -> Array | None:
         """A new array for the outputs of so many batches, where they are wanted."""

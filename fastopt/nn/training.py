@@ -280,7 +280,7 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        self._steps = self._ranks.steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
+        self.steps = self._ranks.steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -290,6 +290,9 @@ class Run:
         #: The methods of callbacks that are called for each batch.
         self._hooks = {name for name in _OF_BATCHES for callback in self.callbacks if _has_own(callback, name)}
         self.average = _average(optimizer, self.callbacks)
+        #: Whether something is done after each epoch, or before it.
+        self._is_between = validation is not None
+        self._is_between |= any(_has_own(each, name) for each in self.callbacks for name in _OF_EPOCHS)
 
     def stop(self, reason: str) -> None:
         """End the run after the current step.
@@ -324,19 +327,25 @@ class Run:
     def slices(self) -> Generator[None]:
         """The same, in slices of at most about 50 ms, after each of which others may have the thread."""
         model = self.model
-        with alone(model), room_for_convolutions(model), holding(model), self._steps:
+        with alone(model), room_for_convolutions(model), holding(model), self.steps, _resting(self._feed):
             self._hooks = self._ranks.agree(self, self._data, self._hooks)
-            self._steps.feed(*self._data, self.loss)
+            self.steps.feed(*self._data, self.loss)
             _go_on(self.average, check=True)
             self._ranks.together(lambda: self._tell("on_train_begin", self))
             self._ranks.take_over(self)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
+            ahead: list[_Epoch] = []
             over = self._ranks.stops(self, epoch=True)
-            while self.epoch < self.epochs and not over:
+            while self.epoch < self.epochs and (ahead or not over):
                 self._tell("on_epoch_begin", self.epoch)
-                logs = yield from self._one_epoch()
+                if not ahead and (ahead := self._several()):
+                    yield
+                epoch, *ahead = ahead or [_Epoch()]
+                logs = yield from self._one_epoch(epoch)
                 if logs is None:
                     break
+                if not ahead:  # else C has looked at them
+                    self._check_arrays(self.batches - 1)
                 with self._averaged():
                     if self._validation is not None:
                         measured = self._ranks.measured(self._validation, self.model, self._own_metrics)
@@ -358,34 +367,60 @@ class Run:
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
-        return average.applied() if average is not None and average.is_ready else contextlib.nullcontext()
+        if average is None or not average.is_ready or not self._is_between:  # nobody would see it
+            return contextlib.nullcontext()
+        return average.applied()
 
     def __getstate__(self) -> dict[str, Any]:
         """The run without its programs, which cannot be copied or pickled, as callbacks that hold it may be."""
-        return vars(self) | {"_steps": None, "_ranks": Alone()}
+        return vars(self) | {"steps": None, "_ranks": Alone()}
 
-    def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
+    def _several(self) -> list[_Epoch]:
+        """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
+        Python has something to do between epochs; none where it has a part in the steps."""
+        feed = self._feed
+        if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or not isinstance(feed, Arrays):
+            return []
+        sizes, first = feed.sizes, self.optimizer.t
+        if not sizes:
+            return []
+
+        each: list[orders.Batches] = []
+
+        def draw(count: int) -> list[orders.Batches]:
+            steps = range(first, first + count * self.batches, self.batches)
+            data, made = feed.several(self.seed, steps, self.epoch, self.epochs - self.epoch)
+            self._feed_from(data)
+            each.extend(made)
+            return each
+
+        self._prepare()
+        began = time.perf_counter()
+        taken = self.steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
+        seconds = (time.perf_counter() - began) / max(1, self.optimizer.t - first)
+        return [_Epoch(one, own, seconds) for one, own in zip(taken, each, strict=False)]
+
+    def _one_epoch(self, epoch: _Epoch) -> Generator[None, None, dict[str, float] | None]:
         """The epoch's metrics; None where it was stopped before its end."""
-        epoch = _Epoch()
-        with self._feed.epoch(self.seed, self.optimizer.t, self.epoch) as blocks:
-            for block in blocks:
-                if not (yield from self._one_block(block, epoch)):
-                    return None
+        if epoch.steps < self.batches:
+            epoch.began = time.perf_counter()
+            with self._feed.epoch(self.seed, self.optimizer.t - epoch.steps, self.epoch) as blocks:
+                for block in blocks:
+                    if not (yield from self._one_block(block, epoch)):
+                        return None
+            epoch.seconds += time.perf_counter() - epoch.began
+        self._progress(epoch)
         logs = epoch.metrics(self._labelled, self._own_metrics, self._ranks.summed)
         if self.on_nonfinite == "skip":
             logs["skipped"] = epoch.skipped
-        seconds = time.perf_counter() - epoch.began
-        self._check_arrays(self.batches - 1)
         order = [name for name in self.measures if name in logs]
-        return {name: logs[name] for name in order} | {"samples_per_second": epoch.rows / max(seconds, 1e-9)}
+        return {name: logs[name] for name in order} | {"samples_per_second": epoch.rows / max(epoch.seconds, 1e-9)}
 
     def _one_block(self, block: Block, epoch: _Epoch) -> Generator[None, None, bool]:
         """The steps of a block; whether the run goes on."""
-        each, at = block.batches, 0
-        data = block.x, block.y, block.weight
-        if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
-            self._data = data
-            self._steps.feed(*data, self.loss)
+        each, at = block.batches, min(epoch.before, len(block.batches))
+        epoch.before -= at
+        self._feed_from((block.x, block.y, block.weight))
 
         def took(taken: Taken, count: int) -> None:
             """Steps were taken on so many batches."""
@@ -422,7 +457,7 @@ class Run:
                     raise self._error(step, "all steps of the epoch were skipped; the last one for ") from None
             at += count
             epoch.steps += count // self.accumulate
-            self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
+            self._progress(epoch)
             if self._hooks:
                 self._tell("on_batch_end", step, {"loss": loss})
             if self._ranks.stops(self) and epoch.steps < self.batches:
@@ -433,6 +468,15 @@ class Run:
             epoch.began += time.perf_counter() - paused
         epoch.rows += len(each.order)
         return True
+
+    def _feed_from(self, data: Data) -> None:
+        """Let batches be of the rows of these arrays from now on."""
+        if any(mine is not other for mine, other in zip(data, self._data, strict=True)):
+            self._data = data
+            self.steps.feed(*data, self.loss)
+
+    def _progress(self, epoch: _Epoch) -> None:
+        self.done = (self.epoch + epoch.steps / self.batches) / min(self.epochs, 2**62)
 
     def _begin_step(self, each: orders.Batches, at: int) -> None:
         """Let `parts` be those of the step that begins with a batch."""
@@ -453,11 +497,11 @@ class Run:
         if self.accumulate > 1 or "on_gradients" in self._hooks:
             return None
         most, begin = 1 if self._hooks else each.alike(at), each.start(at)
-        return self._steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
+        return self.steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
 
     def _one(self, step: int) -> Taken:
         """Forward, backward and the optimizer's step."""
-        with self._steps.whole():
+        with self.steps.whole():
             if getattr(self.optimizer, "needs_closure", False):
                 return self._step_by_closure(step)
             taken, grads = self._gradients(step)
@@ -503,30 +547,41 @@ class Run:
 
     def _gradients(self, step: int) -> tuple[Taken, Grads]:
         """What the batches of a step gave, and the gradients."""
-        taken, grads = self._steps.gradients(self._parts, self._counter)
+        taken, grads = self.steps.gradients(self._parts, self._counter)
         if "on_gradients" in self._hooks:
             self._tell("on_gradients", step, grads)
-        self._steps.check(grads)
+        self.steps.check(grads)
         return taken, grads
 
 
 class _Epoch:
-    """What the steps of an epoch gave."""
+    """What the steps of an epoch gave: at first those on the first of some batches, that took so many seconds each."""
 
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
+    def __init__(self, taken: Taken | None = None, each: orders.Batches | None = None, seconds: float = 0.0) -> None:
         self.taken: list[Taken] = []
         self.targets: list[Array] = []
         self.steps = self.skipped = 0
         self.seen = self.rows = 0  # samples, those of steps that were taken, and all
+        self.began = self.seconds = 0.0
+        if taken is not None and each is not None:
+            self.taken.append(taken)
+            self.steps = len(taken.loss)
+            self.seen = each.start(self.steps)
+            self.rows = self.seen if self.steps == len(each) else 0
+            self.seconds = seconds * self.steps
+        self.before = self.steps  # batches to leave out
 
     def metrics(
         self, labelled: bool, metrics: Mapping[str, Metric], summed: Callable[[list[float]], list[float]]
     ) -> dict[str, float]:
         """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs; `summed` adds
         up over all ranks."""
-        loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
-        total, divisor, count = summed([math.fsum(loss * weight), math.fsum(weight), float(right.sum())])
+        if len(self.taken) == 1:
+            loss, weight, right, _ = self.taken[0]
+        else:
+            loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
+        sums = math.fsum((loss * weight).tolist()), math.fsum(weight.tolist()), float(sum(right.tolist()))
+        total, divisor, count = summed([*sums])
         logs = {"loss": total / (divisor or 1.0)}
         if labelled:
             logs["accuracy"] = count / self.seen
@@ -552,6 +607,7 @@ class Validation(NamedTuple):
 
 #: The methods of callbacks that are called for each batch.
 _OF_BATCHES = ("on_batch_begin", "on_gradients", "on_batch_end")
+_OF_EPOCHS = ("on_epoch_begin", "on_epoch_end")
 
 
 def _has_own(callback: Callback, name: str) -> bool:
@@ -569,6 +625,16 @@ def _average(optimizer: Any, callbacks: Sequence[Callback]) -> Applied | None:
         names = " and ".join(type(each).__name__ for each in found)
         raise ValueError(f"callbacks and optimizer must have one average of the parameters between them, got {names}")
     return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _resting(feed: Feed) -> Iterator[None]:
+    """After the block, nothing is made ahead any more."""
+    try:
+        yield
+    finally:
+        if isinstance(feed, Arrays):
+            feed.rest()
 
 
 def _go_on(average: Applied | None, *, check: bool) -> None:

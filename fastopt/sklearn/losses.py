@@ -113,7 +113,7 @@ class Penalised(_MeanLoss):
 
     def penalty(self, batches: int) -> Array:
         """The sum of the squares of all weights before each of the last batches (batches,)."""
-        return self.squares[:batches].sum(axis=1)
+        return np.add.reduce(self.squares[:batches], axis=1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.output!r}, {id(self)})"

@@ -14,7 +14,7 @@ from fastopt.nn.feed import Block, Data
 from fastopt.nn.orders import Batches, Indices
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Taken
-from fastopt.nn.training import Callback, History, Run
+from fastopt.nn.training import Callback, History, Run, _Epoch
 
 #: Elements of rows of a sparse matrix that are made dense at a time.
 MOST_DENSE = 2**22
@@ -170,9 +170,9 @@ class PenalisedRun(Run):
             self.interrupted = True
             return self.history
 
-    def _one_epoch(self) -> Generator[None, None, dict[str, float] | None]:
+    def _one_epoch(self, epoch: _Epoch) -> Generator[None, None, dict[str, float] | None]:
         self._gave: list[tuple[Taken, Array]] = []  # with the squares of weights
-        logs = yield from super()._one_epoch()
+        logs = yield from super()._one_epoch(epoch)
         if logs is None:
             return None
         loss = np.concatenate([taken.loss for taken, _ in self._gave])

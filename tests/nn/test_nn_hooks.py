@@ -9,7 +9,8 @@ import pytest
 
 import fastopt
 from fastopt import data, nn
-from fastopt.nn import feed, orders, training
+from fastopt.nn import feed, orders, trainer, training
+from fastopt.nn.trainer import Steps
 
 N, D, C = 131, 5, 3
 
@@ -273,6 +274,112 @@ def test_a_thread_works_ahead(samples):
     mlp().fit(*samples, batch_size=2, transform=watched, callbacks=[Last()])
     assert len(seen) == 65
     assert names == {"MainThread", "fastopt-transform"}
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """After the first epoch, as many go into one call as a block has room for: how many, is noted."""
+    counts, of_epochs = [], Steps.epochs
+
+    def epochs(self, *args):
+        taken = of_epochs(self, *args)
+        counts.append(len(taken))
+        return taken
+
+    def fitting(epoch, left, part):
+        return left if all(program.native and program.seconds for program, _ in epoch) else 0
+
+    monkeypatch.setattr(Steps, "epochs", epochs)
+    monkeypatch.setattr(trainer, "fitting", fitting)
+    return counts
+
+
+class EachBatch(nn.Callback):
+    def on_batch_end(self, batch, logs):
+        pass
+
+
+class EachEpoch(nn.Callback):
+    def on_epoch_end(self, epoch, logs):
+        pass
+
+
+def spoiling(x, y, rng):
+    """A batch of the third epoch has no numbers."""
+    key = rng.bit_generator.seed_seq.spawn_key
+    return (x * np.float32(np.nan) if key == (2, 9) else x + np.float32(key[0])), y
+
+
+def widening(x, y, rng):
+    """Types that differ from epoch to epoch."""
+    return (x.astype(np.float64) if rng.bit_generator.seed_seq.spawn_key[0] % 2 else x), y
+
+
+@pytest.mark.parametrize("transform", [noisy, spoiling, widening, lambda x, y, rng: (x, y)])
+@pytest.mark.parametrize("options", [{}, {"weighted": True}, {"batches": nn.InOrder(N, 7)}], ids=str)
+@pytest.mark.parametrize("ahead", [True, False])
+def test_epochs_that_are_transformed_are_one_call(transform, options, ahead, samples, several, monkeypatch):
+    x, y = samples
+    monkeypatch.setattr(feed, "MOST_BYTES", 3 * x.nbytes)
+    options = dict(options)
+    if options.pop("weighted", False):
+        options["sample_weight"] = np.arange(N) % 3 + 0.5
+    if "batches" not in options:
+        options["batch_size"] = 7
+    ended = []
+    for callbacks in ((), (EachEpoch(),), (EachBatch(),)):
+        model = mlp()
+        several.clear()
+        how = {"epochs": 6, "transform": transform, "on_nonfinite": "skip", "callbacks": callbacks, "ahead": ahead}
+        history = prepared(model, x, y, **how, **options).go()
+        ended.append((bits(model), metrics(history)))
+        if not callbacks:
+            assert several == ([0, 2, 3] if transform is spoiling else [0, 3, 2])
+        if any(isinstance(each, EachEpoch) for each in callbacks):
+            assert several == [0, 1, 1, 1, 1, 1]
+    assert ended[0] == ended[1] == ended[2]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_exception_comes_out_at_its_epoch(ahead, samples, several):
+    """Those before it are trained on, also where they would have been in one call with it."""
+
+    def late(x, y, rng):
+        if rng.bit_generator.seed_seq.spawn_key == (4, 3):
+            raise ZeroDivisionError("no reason")
+        return x, y
+
+    model, twin = mlp(), mlp()
+    run = prepared(model, *samples, epochs=8, batch_size=8, transform=late, ahead=ahead)
+    with pytest.raises(ZeroDivisionError) as caught:
+        run.go()
+    assert caught.value.__notes__ == ["in the transform of batch 4 of epoch 5"]
+    assert len(run.history["loss"]) == 4
+    twin.fit(*samples, epochs=4, batch_size=8)
+    assert bits(model) == bits(twin)
+
+
+def test_nothing_is_transformed_after_the_end(samples, several):
+    """Where a run is stopped, the thread has ended what it was at."""
+    seen = []
+
+    class Stop(nn.Callback):
+        def on_train_begin(self, run):
+            self.run = run
+            seen.clear()
+
+        def on_epoch_end(self, epoch, logs):
+            if epoch == 2:
+                self.run.stop("enough")
+
+    def watched(x, y, rng):
+        seen.append(rng.bit_generator.seed_seq.spawn_key)
+        return x, y
+
+    history = mlp().fit(*samples, epochs=9, batch_size=8, transform=watched, callbacks=[Stop()])
+    assert len(history["loss"]) == 3
+    each = -(-N // 8)
+    assert sorted(seen) == [(epoch, batch) for epoch in range(4) for batch in range(each)]
 
 
 def test_targets_may_change(samples):

@@ -165,7 +165,7 @@ def test_hooks_of_each(samples, same_bits):
 
 
 def test_taking_turns_changes_nothing(samples, same_bits, monkeypatch):
-    monkeypatch.setattr(many, "TURN", -1.0)  # each slice is a turn
+    monkeypatch.setattr(many, "TURN", 0.0)  # each slice is a turn
     together, alone = [make() for make in MIXED], [make() for make in MIXED]
     nn.fit_many(together, *samples, epochs=4, threads=2)
     for model in alone:

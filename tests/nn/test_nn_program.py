@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import tracemalloc
+import types
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cases, nn
-from fastopt.nn import layers, lowering, program
+from fastopt import cases, data, nn
+from fastopt.nn import layers, lowering, program, trainer
 from fastopt.nn.orders import Batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
@@ -440,17 +441,29 @@ def check_places(buffers):
 
 @pytest.fixture
 def in_one_call(monkeypatch):
-    """As many batches as there are go into one call; how many there were in each is noted."""
+    """As many batches as there are go into one call, and after the first epoch all epochs into one; how many batches
+    there were in each call is noted, or how many epochs."""
     runs = []
-    original = Steps.many
+    original, of_epochs = Steps.many, Steps.epochs
 
     def many(self, *args):
         taken = original(self, *args)
         runs.append(0 if taken is None else len(taken.loss))
         return taken
 
+    def epochs(self, *args):
+        taken = of_epochs(self, *args)
+        if taken:
+            runs.append(f"{len(taken)} epochs")
+        return taken
+
+    def fitting(epoch, left, part):
+        return left if all(program.native and program.seconds for program, _ in epoch) else 0
+
     monkeypatch.setattr(Steps, "many", many)
-    monkeypatch.setattr(Program, "batches", lambda self, left: min(left, program.MOST_BATCHES) if self.native else 1)
+    monkeypatch.setattr(Steps, "epochs", epochs)
+    monkeypatch.setattr(trainer, "fitting", fitting)
+    monkeypatch.setattr(Program, "batches", lambda self, left, _: min(left, program.MOST_BATCHES) if self.native else 1)
     return runs
 
 
@@ -515,7 +528,7 @@ def check_all_ways(make, samples, in_one_call, *, loss=nn.softmax_cross_entropy,
     """Train models in one call per epoch, batch by batch, step by step in Python, and by a loop of one's own: the same
     bits; and by layers in float64, up to rounding. `make` makes an optimizer for a model."""
     x, y = samples
-    how = {"epochs": 2, "batch_size": 8, "loss": loss, **options}
+    how = {"epochs": 3, "batch_size": 8, "loss": loss, **options}
     ended, histories = [], []
     for callbacks in ((), (Watching(),), (Looking(),)):
         model = mlp(outputs=outputs)
@@ -524,7 +537,7 @@ def check_all_ways(make, samples, in_one_call, *, loss=nn.softmax_cross_entropy,
         histories.append(model.fit(x, y, optimizer=optimizer, callbacks=callbacks, **how))
         if not callbacks:
             batches = [5, 1] if how["batch_size"] == 8 else [1]
-            assert in_one_call == (batches * 2 if native else [0] * 12)
+            assert in_one_call == ([*batches, "2 epochs"] if native else [0] * 18)
         if optimizer_average(optimizer):
             optimizer.restore()
         ended.append((bits(model.params, model.state), optimizer.t, state_bits(optimizer)))
@@ -721,7 +734,7 @@ def test_every_loss(loss, kind, weighted, samples, rng, in_one_call):
         return fastopt.SGD(model.params, lr=0.1)
 
     losses, history = check_all_ways(make, (samples[0], y), in_one_call, loss=loss, native=native, **options)
-    assert len(losses) == 12
+    assert len(losses) == 18
     assert min(history["loss"]) >= 0
     assert ("accuracy" in history) == (kind == "labels")
 
@@ -775,7 +788,7 @@ def test_any_number_of_threads(threads, rng, in_one_call):
         finally:
             fastopt.set_num_threads(before)
     assert ended[0] == ended[1]
-    assert in_one_call == [3] * 4
+    assert in_one_call == [3, "1 epochs"] * 2
 
 
 def poisoned(samples):
@@ -1831,3 +1844,217 @@ def test_large_programs_are_not_kept(rng):
     x = rng.normal(size=(130, 32, 32, 3)).astype(np.float32)
     model.predict(x, batch_size=128)
     assert [*model.programs] == [(2,)]
+
+
+# ---- Several epochs in one call -----------------------------------------------------------------------------
+
+
+def run_of_epochs(samples, in_one_call, *, callbacks=(), model=None, optimizer=fastopt.Adam, **options):
+    """Bits, optimizer and history of a run; what each call took is in `in_one_call`."""
+    model = mlp() if model is None else model
+    made = optimizer(model.params)
+    in_one_call.clear()
+    history = model.fit(*samples, epochs=6, batch_size=8, optimizer=made, callbacks=callbacks, **options)
+    measures = {key: value for key, value in history.items() if key != "samples_per_second"}
+    return (bits(model.params, model.state), made.t, state_bits(made), measures, history.stopped), history
+
+
+@pytest.mark.parametrize("n", [45, 40, 41, 8, 5], ids=str)
+@pytest.mark.parametrize("order", [nn.Shuffled, nn.InOrder, nn.Stratified])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_epochs_in_one_call(n, order, weighted, samples, in_one_call):
+    """With a last batch that is smaller, whole, one larger, and the only one."""
+    x, y = samples[0][:n], samples[1][:n]
+    options = {"sample_weight": np.arange(n) + 0.5} if weighted else {}
+
+    def run(*callbacks):
+        each = order(y, 8) if order is nn.Stratified else order(n, 8)
+        model = mlp()
+        made = fastopt.Adam(model.params, lr=bind(exponential, peak=0.01, gamma=0.9, steps=3))
+        in_one_call.clear()
+        history = model.fit(x, y, epochs=6, batches=each, optimizer=made, callbacks=callbacks, **options)
+        assert all(rate > 0 for rate in history.pop("samples_per_second"))
+        return bits(model.params, model.state), made.t, state_bits(made), dict(history)
+
+    together = run()
+    assert in_one_call[-1] == "5 epochs"
+    assert run(Watching()) == together
+    assert "epochs" not in str(in_one_call)
+
+
+class EachEpoch(nn.Callback):
+    def __init__(self, stop_after=99):
+        self.seen, self._stop_after = [], stop_after
+
+    def on_train_begin(self, run):
+        self.run = run
+
+    def on_epoch_begin(self, epoch):
+        self.seen.append((epoch, self.run.optimizer.t))
+
+    def on_epoch_end(self, epoch, logs):
+        self.seen.append((epoch, self.run.optimizer.t, logs["loss"], self.run.model.params["0.weight"].tobytes()))
+        if epoch + 1 == self._stop_after:
+            self.run.stop("enough")
+
+
+def test_callbacks_and_validation_are_served_between_epochs(samples, in_one_call):
+    alone, history = run_of_epochs(samples, in_one_call)
+    assert in_one_call == [5, 1, "5 epochs"]
+    each = EachEpoch()
+    assert run_of_epochs(samples, in_one_call, callbacks=[each])[0] == alone
+    assert in_one_call == [5, 1, *["1 epochs"] * 5]
+    assert [seen[:2] for seen in each.seen] == [(i // 2, 6 * ((i + 1) // 2)) for i in range(12)]
+    assert [seen[2] for seen in each.seen[1::2]] == history["loss"]
+    assert len({seen[3] for seen in each.seen[1::2]}) == 6
+    _, validated = run_of_epochs(samples, in_one_call, validation_data=samples)
+    assert in_one_call == [5, 1, *["1 epochs"] * 5]
+    assert validated["loss"] == history["loss"]
+    assert len({*validated["val_loss"]}) == 6
+    stopped, history = run_of_epochs(samples, in_one_call, callbacks=[EachEpoch(4)])
+    assert in_one_call == [5, 1, *["1 epochs"] * 3]
+    assert (stopped[1], len(history["loss"]), history.stopped) == (24, 4, "enough; stopped after epoch 4")
+
+
+def test_a_run_that_goes_on_has_the_bits_of_one(samples, in_one_call):
+    whole, history = run_of_epochs(samples, in_one_call)
+    model = mlp()
+    made = fastopt.Adam(model.params)
+    parts = [model.fit(*samples, epochs=count, batch_size=8, optimizer=made) for count in (1, 3, 2)]
+    assert in_one_call[-2:] == ["3 epochs", "2 epochs"]  # from the first on, as programs are kept
+    assert (bits(model.params, model.state), made.t, state_bits(made)) == whole[:3]
+    assert [value for part in parts for value in part["loss"]] == history["loss"]
+
+
+def test_a_call_ends_where_a_schedule_does(samples, in_one_call, monkeypatch):
+    """Steps for which a schedule has values are taken, whole epochs by one call, the others as far as they go."""
+    monkeypatch.setitem(SCHEDULES, "negative_from", negative_from)
+    register(negative_from)
+    ended = []
+    for callbacks in ((), (Watching(),)):
+        model = mlp()
+        made = fastopt.SGD(model.params, lr=bind(negative_from, late=27))
+        in_one_call.clear()
+        with pytest.raises(ValueError, match="lr must be"):
+            model.fit(*samples, epochs=6, batch_size=8, optimizer=made, callbacks=callbacks)
+        if not callbacks:
+            assert in_one_call == [5, 1, "3 epochs", 3]
+        assert made.t == 27
+        ended.append(bits(model.params))
+    assert ended[0] == ended[1]
+
+
+def spike(step: int, *, at: Annotated[int, 0], height: Annotated[float, "(0, inf)"]) -> float:
+    """A rate that is too high at one step."""
+    return height if step == at else 0.01
+
+
+@pytest.mark.parametrize("t", [18, 20, 23], ids=["the first step of an epoch", "a step", "the last step"])
+@pytest.mark.parametrize("behaviour", ["stop", "skip"])
+def test_what_is_not_finite_is_found_at_its_epoch(t, behaviour, samples, in_one_call, monkeypatch):
+    """As batch by batch: the error, the epochs of before, and what is left."""
+    monkeypatch.setitem(SCHEDULES, "spike", spike)
+    register(spike)
+    found, x, y = [], 10 * samples[0], samples[1][::-1] * 7 % 3  # whose gradients stay large
+    for callbacks in ((), (EachEpoch(),), (Watching(),)):
+        model = nn.Sequential([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
+        made = fastopt.SGD(model.params, lr=bind(spike, at=t, height=3e38))
+        how = {"epochs": 6, "batch_size": 8, "callbacks": callbacks, "on_nonfinite": behaviour}
+        in_one_call.clear()
+        with pytest.raises(nn.NonFiniteError) as caught:
+            model.fit(x, y, optimizer=made, **how)
+        found.append((str(caught.value), caught.value.epochs, made.t, bits(model.params, model.state)))
+        if not callbacks:
+            assert in_one_call[2].endswith(" epochs")
+    assert found[0] == found[1] == found[2]
+    assert found[0][1:3] == (3, t + 1)
+    assert ("epoch 4, after batch 6: params[" in found[0][0]) == (t == 23 or behaviour == "skip")
+
+
+@pytest.mark.parametrize("bad", [3, 8, 44])
+def test_steps_are_skipped_in_the_middle_of_a_call(bad, samples, in_one_call):
+    """One sample in each epoch is bad: the epoch goes on behind its batch, and the next ones in one call as far as
+    they go."""
+    x, y = samples[0].copy(), samples[1]
+    x[bad] = 3e38  # overflows in a product
+    ended = []
+    for callbacks in ((), (EachEpoch(),), (Watching(),)):
+        model = nn.Sequential([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
+        model.params["0.weight"] *= 10
+        how = {"model": model, "callbacks": callbacks, "on_nonfinite": "skip"}
+        ended.append(run_of_epochs((x, y), in_one_call, **how)[0])
+        assert ended[-1][1] == 30
+        assert ended[-1][3]["skipped"] == [1] * 6
+    assert ended[0] == ended[1] == ended[2]
+
+
+def test_an_interrupt_ends_the_run_after_its_call(samples, in_one_call, monkeypatch):
+    """What was asked of the run while C took several epochs: they are complete, and no further one begins."""
+    model, made = mlp(), []
+    of_epochs = Steps.epochs
+
+    def interrupted(self, sizes, most, draw):
+        taken = of_epochs(self, sizes, min(most, 2), draw)
+        if taken:
+            os.kill(os.getpid(), signal.SIGINT)
+        return taken
+
+    monkeypatch.setattr(Steps, "epochs", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        made = fastopt.Adam(model.params)
+        history = model.fit(*samples, epochs=6, batch_size=8, optimizer=made)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (made.t, len(history["loss"]), history.stopped) == (18, 3, "interrupted; stopped after epoch 3")
+    twin = mlp()
+    assert twin.fit(*samples, epochs=3, batch_size=8)["loss"] == history["loss"]
+    assert bits(twin.params, twin.state) == bits(model.params, model.state)
+
+
+def test_what_is_long_is_no_call_of_epochs(samples, monkeypatch):
+    """Epochs that take longer than a call should go by parts of them."""
+    counts = []
+    of_epochs = Steps.epochs
+    monkeypatch.setattr(Steps, "epochs", lambda *args: counts.append(len(made := of_epochs(*args))) or made)
+    monkeypatch.setattr(program, "SLICE", 0.0)
+    mlp().fit(*samples, epochs=3, batch_size=8)
+    assert counts == [0] * 3
+
+
+@pytest.mark.parametrize("how", ["accumulate", "metrics", "transform", "own batches", "own loss", "loader"])
+def test_where_python_has_a_part_epochs_go_one_by_one(how, samples, in_one_call):
+    x, y = samples
+    options = {
+        "accumulate": {"accumulate": 2},
+        "metrics": {"metrics": {"count": lambda targets, scores: len(targets)}},
+        "transform": {"transform": lambda x, y, rng: (x, y)},
+        "own batches": {"batches": [np.arange(8), np.arange(20)]},
+        "own loss": {"loss": lambda output, targets: nn.softmax_cross_entropy(output, targets)},
+        "loader": {},
+    }[how]
+    given = (data.Loader((x, y), batch_size=8),) if how == "loader" else (x, y)
+    mlp().fit(*given, epochs=3, **options)
+    assert "epochs" not in str(in_one_call)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "left", "part", "count"),
+    [
+        ([(32, 1e-5, 56)], 1000, 1.0, 73),  # rows
+        ([(32, 1e-4, 56)], 1000, 1.0, 8),  # seconds
+        ([(32, 1e-4, 56)], 1000, 0.5, 4),
+        ([(32, 1e-4, 56)], 3, 1.0, 3),
+        ([(32, 1e-3, 56)], 1000, 1.0, 0),  # longer than a call
+        ([(1, 1e-9, 5000)], 1000, 1.0, 1),  # results
+        ([(1 << 20, 1e-3, 2)], 1000, 1.0, 1),  # large, but a call takes it
+        ([(32, 1e-4, 30), (5, 1e-5, 1)], 1000, 1.0, 16),
+        ([(32, 1e-4, 30), (5, 0.0, 1)], 1000, 1.0, 0),  # not measured yet
+    ],
+)
+def test_how_many_epochs_fit_in_one_call(epoch, left, part, count):
+    def made(n, seconds, native=True):
+        return types.SimpleNamespace(n=n, seconds=seconds, native=native)
+
+    assert program.fitting([(made(n, seconds), k) for n, seconds, k in epoch], left, part) == count
+    assert program.fitting([(made(n, seconds, False), k) for n, seconds, k in epoch], left, part) == 0

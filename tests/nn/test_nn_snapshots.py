@@ -66,7 +66,7 @@ def test_the_same_by_a_schedule():
     np.testing.assert_array_equal(net.params["1.weight"], other.params["1.weight"])
 
 
-def test_the_ensemble():
+def test_the_ensemble(tmp_path):
     net, snapshots = model(), nn.Snapshots(3, last=2)
     with pytest.raises(RuntimeError, match="after the first cycle"):
         _ = snapshots.ensemble
@@ -75,6 +75,8 @@ def test_the_ensemble():
     mean = np.mean([nn.Softmax().forward(m.predict(X).astype(np.float64))[0] for m in snapshots.models[-2:]], axis=0)
     np.testing.assert_allclose(ensemble.predict(X), mean, rtol=1e-5)
     assert ensemble.evaluate(X, Y).keys() == {"loss", "accuracy"}
+    ensemble.save(tmp_path / "ensemble.npz")
+    np.testing.assert_array_equal(nn.Ensemble.load(tmp_path / "ensemble.npz").predict(X), ensemble.predict(X))
     sigmoid = nn.SigmoidCrossEntropy()
     net.fit(X, np.eye(10)[Y], epochs=3, loss=sigmoid, callbacks=[snapshots])
     assert (len(snapshots.models), snapshots.ensemble.loss) == (3, sigmoid)
