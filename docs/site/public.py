@@ -27,7 +27,6 @@ MODULES = {
     "fastopt.optuna": "trials that are pruned",
     "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
-    "fastopt.optuna": "trials that are pruned",
     "fastopt.reference": "all formulas in plain NumPy",
 }
 
