@@ -19,7 +19,7 @@
 
 static void forget_programs(void);
 
-#if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(FASTOPT_NO_THREADS) || \
+#if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(FASTOPT_NO_THREADS) ||                                  \
     (defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__))
 
 enum { MOST_THREADS = 1 };

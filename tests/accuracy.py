@@ -73,7 +73,10 @@ ELEMENTWISE = {
     *("fused_multiply_add", "stream"),
 }
 #: Results that are no reals, and copies; `random_bits` is compared bit by bit elsewhere.
-COPIES = {"swap_axes", "count_right", "random_bits", "im2col", "embedding_forward", "pad_forward", "pad_backward"}
+COPIES = {
+    *("swap_axes", "count_right", "random_bits", "im2col", "embedding_forward", "pad_forward", "pad_backward"),
+    "gather_pixels",
+}
 #: Draw the mask anew, by float64's threshold.
 _BESIDE = {"dropout", "bias_relu_dropout_forward"}
 

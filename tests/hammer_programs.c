@@ -87,8 +87,9 @@ static void run(struct model *model, unsigned seed)
     items[1].arguments[0] = (int64_t)(uintptr_t)model->batch;
     items[1].arguments[1] = (int64_t)(uintptr_t)model->y;
     items[1].arguments[2] = N;
-    size_t stopped;
-    if (fastopt_run_program(items, 0, 4, model->order, ROWS, 0, BATCHES, 0, &stopped) != BATCHES)
+    const struct fastopt_leg leg = {.items = items, .end = 4, .order = model->order, .rows = ROWS, .batches = BATCHES};
+    struct fastopt_stop stop;
+    if (!fastopt_run_program(&leg, 1, 1, BATCHES, &stop))
         abort();
     free(scratch);
 }

@@ -362,6 +362,10 @@ static int64_t any_number(const struct row *row, const char *name, struct scope 
 {
     if (is(name, "seed counter first_block"))
         return (int64_t)next_word(8);
+    if (is(name, "from"))
+        return (int64_t)next_word(next_byte() % 6);
+    if (is(name, "bytes"))
+        return (int64_t)PICK(1, 3, 4, 8, 12, 24, 0, 2, 7);
     if (is(name, "relu reverse"))
         return next_byte() % 2;
     if (is(name, "kind"))
@@ -638,6 +642,10 @@ static void fuzz_layer(size_t number, enum fastopt_real real)
             limit = *find(&scope, "classes") + (filling == BITS);
         else if (is(array->name, "entry"))
             limit = *find(&scope, "entries");
+        else if (is(array->name, "partner"))
+            limit = *find(&scope, "n") + 1;
+        else if (is(array->name, "row column"))
+            limit = *find(&scope, is(array->name, "row") ? "h" : "w") + 1; /* one of them is no pixel */
         else if (is(array->name, "winner"))
             limit = *find(&scope, "size_h") * *find(&scope, "size_w");
         content[i] = take((size_t)elements[i] * size_of_type(array->type, real), 0);
@@ -667,8 +675,9 @@ static void fuzz_layer(size_t number, enum fastopt_real real)
         for (int i = 0; i < scope.count; ++i)
             item.arguments[at++] = scope.values[i];
         memcpy(&item.arguments[at], doubles, (size_t)double_count * sizeof(double));
-        size_t stopped;
-        if (fastopt_run_program(&item, 0, 1, NULL, 1, 0, 1, 0, &stopped) != 1)
+        const struct fastopt_leg leg = {.items = &item, .end = 1, .rows = 1, .batches = 1};
+        struct fastopt_stop stop;
+        if (!fastopt_run_program(&leg, 1, 1, 1, &stop))
             fail(row->name, "was stopped");
         for (int i = 0; i < row->array_count; ++i) {
             int written = row->arrays[i].written;
