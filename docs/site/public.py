@@ -24,7 +24,6 @@ MODULES = {
     "fastopt.data.augment": "augmentation of images",
     "fastopt.landscape": "optimizers on surfaces",
     "fastopt.sklearn": "estimators for scikit-learn",
-    "fastopt.optuna": "trials that are pruned",
     "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
     "fastopt.optuna": "trials that are pruned",
