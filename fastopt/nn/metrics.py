@@ -17,7 +17,7 @@ import difflib
 import functools
 import numbers
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -281,6 +281,8 @@ def checked_metrics(given: Any, loss: Any, y: Any, *, made: bool = False) -> dic
     named: dict[Any, Any] = {}
     if isinstance(given, Mapping):
         named = dict(given)
+    elif not (isinstance(given, (str, Iterable)) or callable(given)):
+        raise TypeError(f"metrics must be names, functions, or a sequence or dict of these, got {type(given).__name__}")
     else:
         for metric in [given] if isinstance(given, str) or callable(given) else given:
             name = metric if isinstance(metric, str) else getattr(metric, "__name__", None)

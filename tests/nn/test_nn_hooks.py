@@ -636,9 +636,11 @@ def test_metrics_with_lbfgs(samples):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([len], "metrics must be a dict, such as .*, got list"),
+        (3, "metrics must be names, functions, or a sequence or dict of these, got int"),
+        ([3], "metrics must have names, as in {'mine': 3}, where they are not of theirs"),
+        ([len, len], "metrics must have different names, got 'len' twice"),
         ({3: len}, "metrics must have names, got 3"),
-        ({"own": "auc"}, r"metrics must be functions f\(targets, scores\), got 'auc' for 'own'"),
+        ({"own": "auc"}, r"metrics must be functions f\(targets, scores\), .* got 'auc'"),
         ({"own": dict}, "metrics must be functions"),
         ({"loss": len}, "metrics must have names that are identifiers, .* got 'loss'"),
         ({"val_own": len}, "metrics must have names that .* got 'val_own'"),
