@@ -26,7 +26,12 @@ import public  # noqa: E402
 #: The sections of the site: their pages, with the titles of those whose own is not for a list of contents; "*" stands
 #: for pages that no section names.
 SECTIONS: dict[str, dict[str, str]] = {
-    "First steps": {"README.md": "Getting started", "docs/tutorial/README.md": "", "docs/gallery/README.md": ""},
+    "First steps": {
+        "README.md": "Getting started",
+        "docs/install.md": "",
+        "docs/tutorial/README.md": "",
+        "docs/gallery/README.md": "",
+    },
     "User's guide": {
         "docs/training.md": "",
         "docs/data.md": "",
@@ -42,6 +47,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "docs/guarantees.md": "",
         "docs/accuracy.md": "",
         "docs/bits.md": "",
+        "docs/accuracy.md": "",
         "docs/performance.md": "",
         "benchmarks/README.md": "Benchmarks",
         "SECURITY.md": "",
