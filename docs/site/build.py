@@ -47,7 +47,6 @@ SECTIONS: dict[str, dict[str, str]] = {
         "docs/guarantees.md": "",
         "docs/accuracy.md": "",
         "docs/bits.md": "",
-        "docs/accuracy.md": "",
         "docs/performance.md": "",
         "benchmarks/README.md": "Benchmarks",
         "SECURITY.md": "",
