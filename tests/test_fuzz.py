@@ -37,6 +37,7 @@ def test_calls_at_random_sizes():
 
 @pytest.fixture(scope="module")
 def readers():
+    pytest.importorskip("safetensors")
     return module("readers")
 
 
