@@ -581,7 +581,7 @@ def test_other_losses_average_outputs(samples):
         nn.SigmoidCrossEntropy(),
         nn.Huber(delta=0.5),
     ],
-    ids=repr,
+    ids=lambda loss: getattr(loss, "__name__", repr(loss)),
 )
 def test_files(samples, tmp_path, ending, loss, same_bits):
     if ending == ".safetensors":
