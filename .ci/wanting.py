@@ -1,8 +1,10 @@
 """Which tests may end otherwise where more is installed: those that looked for a module in vain, were skipped, or
 started a process. As a plugin of pytest (`-p wanting`) it writes them to the file $WANTING, with what they looked for;
-as a program it prints those of such a file whose module is installed here.
+as a program it prints those of such a file whose module is installed here. Which module the latter two want is not
+known: they are those of files that ask for any.
 """
 
+import functools
 import importlib.util
 import os
 import sys
@@ -63,13 +65,24 @@ def pytest_unconfigure() -> None:
         Path(path).write_text("".join(f"{module} {test}\n" for module, test in found))
 
 
+@functools.cache
 def is_here(module: str) -> bool:
-    return module == ANYTHING or importlib.util.find_spec(module) is not None
+    return importlib.util.find_spec(module) is not None
+
+
+@functools.cache
+def names_modules(file: str) -> bool:
+    """Whether a file of tests asks for modules that may not be installed."""
+    source = Path(file).read_text()
+    return "importorskip" in source or "find_spec" in source
 
 
 if __name__ == "__main__":
     wanted = [line.split(" ", 1) for line in Path(sys.argv[1]).read_text().splitlines()]
-    here = {module: is_here(module) for module in {module for module, _ in wanted}}
-    tests = dict.fromkeys(test for module, test in wanted if here[module])
+    tests = dict.fromkeys(
+        test
+        for module, test in wanted
+        if (names_modules(test.partition("::")[0]) if module == ANYTHING else is_here(module))
+    )
     whole = {test for test in tests if "::" not in test}  # files
     print(*[test for test in tests if test in whole or test.partition("::")[0] not in whole], sep="\n")
