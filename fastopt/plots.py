@@ -298,11 +298,15 @@ def _log(values: Array) -> bool:
     return bool(finite.size) and bool(finite.min() > 0) and bool(finite.max() >= 10 * finite.min())
 
 
-def _scores(name: str, value: Any, count: int) -> Array:
-    scores = _numbers(name, value, (1, 2))
-    if len(scores) != count:
-        raise ValueError(f"{name} must have one row for each of {count} points, got shape {scores.shape}")
-    return scores.reshape(count, -1)
+def _scores(train_scores: Any, test_scores: Any, count: int) -> list[Array]:
+    """Both, checked, with a row for each point."""
+    found = []
+    for name, value in (("train_scores", train_scores), ("test_scores", test_scores)):
+        scores = _numbers(name, value, (1, 2))
+        if len(scores) != count:
+            raise ValueError(f"{name} must have one row for each of {count} points, got shape {scores.shape}")
+        found.append(scores.reshape(count, -1))
+    return found
 
 
 def _both_curves(ax: Any, x: Array, train: Array, test: Array) -> None:
@@ -355,10 +359,7 @@ def learning_curve(
     sizes, target = _numbers("sizes", sizes, (1,)), _target(path)
     if not (np.isfinite(sizes).all() and sizes.min() > 0):
         raise ValueError("sizes must be numbers of samples above 0")
-    train, test = (
-        _scores(name, value, len(sizes))
-        for name, value in (("train_scores", train_scores), ("test_scores", test_scores))
-    )
+    train, test = _scores(train_scores, test_scores, len(sizes))
     page = figure((6, 4.2))
     ax = page.subplots()
     ax.set_xscale("log")
@@ -415,10 +416,7 @@ def validation_curve(
     if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)) or not len(values):
         raise TypeError(f"values must be a sequence, got {values!r:.80}")
     target, axis = _target(path), _Axis(_text("parameter", parameter), list(values))
-    train, test = (
-        _scores(name, value, len(values))
-        for name, value in (("train_scores", train_scores), ("test_scores", test_scores))
-    )
+    train, test = _scores(train_scores, test_scores, len(values))
     page = figure((6, 4.2))
     ax = page.subplots()
     x = axis.numbers if axis.words is None else np.arange(len(values), dtype=np.float64)

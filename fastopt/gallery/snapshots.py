@@ -8,28 +8,18 @@ free", 2017.)
 
 import numpy as np
 
-from fastopt import data, nn, schedules
+from fastopt import data, nn
 from fastopt.drawing import BLUE, GREEN, ORANGE, figure
 
 CYCLES, EPOCHS = 8, 4
-
-
-class Snapshots(nn.Callback):
-    def on_train_begin(self, run):
-        self.run, self.models = run, []
-
-    def on_epoch_end(self, epoch, logs):
-        if (epoch + 1) % EPOCHS == 0:
-            self.models.append(self.run.model.copy())
 
 
 def run(quick=False):
     x, y, x_test, y_test = data.load("digits")
     layers = [nn.Flatten(), nn.Dense(128, activation="relu"), nn.Dropout(0.3), nn.Dense(10)]
     model = nn.Sequential(layers, x.shape[1:])
-    cycle = schedules.bind(schedules.cosine_restarts, peak=0.03, steps=EPOCHS * len(nn.Shuffled(len(x), 32)))
-    keep = Snapshots()
-    history = model.fit(x, y, epochs=CYCLES * EPOCHS, lr=cycle, validation_data=(x_test, y_test), callbacks=keep)
+    keep = nn.Snapshots(CYCLES)
+    history = model.fit(x, y, epochs=CYCLES * EPOCHS, lr=0.03, validation_data=(x_test, y_test), callbacks=keep)
     single = [each.evaluate(x_test, y_test)["loss"] for each in keep.models]
     together = [nn.Ensemble(keep.models[: n + 1]).evaluate(x_test, y_test)["loss"] for n in range(CYCLES)]
     return history["loss"], history["val_loss"], single, together
