@@ -89,7 +89,7 @@ setup(
         (
             f"fastopt_{isa}",
             {
-                "sources": [f"csrc/isa/{isa}_float.c", f"csrc/isa/{isa}_double.c"],
+                "sources": sorted(glob(f"csrc/isa/{isa}_*.c")),
                 "cflags": CFLAGS + HIDDEN + flags,
                 "obj_deps": {"": HEADERS},
                 "include_dirs": ["csrc"],

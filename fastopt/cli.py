@@ -852,6 +852,7 @@ def environment() -> dict[str, str]:
         **_blas_runtime(),
         "dense layers": "products of fastopt's" if nn.layers.PRODUCTS == "own" else "products of the BLAS",
         "micro-kernel": "{} × {} float32".format(*_kernels.tile()),
+        "tuning": f"{_kernels.tuning()} (roots by {'fused multiply-add' if _kernels.roots_by_fma() else 'the divider'})",
         "Python": platform.python_version(),
         "machine": platform.machine(),
     }
