@@ -843,6 +843,7 @@ def info(arguments: argparse.Namespace) -> None:
 def environment() -> dict[str, str]:
     """Version, instruction set, threads, and NumPy's BLAS."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    roots = "fused multiply-add" if _kernels.roots_by_fma() else "the divider"
     return {
         "fastopt": fastopt.__version__,
         "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",
@@ -852,7 +853,7 @@ def environment() -> dict[str, str]:
         **_blas_runtime(),
         "dense layers": "products of fastopt's" if nn.layers.PRODUCTS == "own" else "products of the BLAS",
         "micro-kernel": "{} × {} float32".format(*_kernels.tile()),
-        "tuning": f"{_kernels.tuning()} (roots by {'fused multiply-add' if _kernels.roots_by_fma() else 'the divider'})",
+        "tuning": f"{_kernels.tuning()} (roots by {roots})",
         "Python": platform.python_version(),
         "machine": platform.machine(),
     }
