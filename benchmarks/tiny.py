@@ -2,7 +2,8 @@
 
 Rivals in their fastest form: JAX with each epoch as one jitted, donated `lax.scan` over batches that are permuted
 outside of it, with one-hot labels, the best of unrolled and not, the loss alone; scikit-learn's `MLPClassifier.fit`;
-PyTorch with fused Adam; for a single sample, five lines of NumPy, and PyTorch in inference mode.
+PyTorch with fused Adam; for a single sample, five lines of NumPy, PyTorch in inference mode, and onnxruntime on one
+thread with its input and output bound once.
 """
 
 import itertools
@@ -198,7 +199,38 @@ def one_sample(rounds):
         runs["PyTorch"] = inference
     except ImportError:
         pass
+    try:
+        runs["onnxruntime"] = onnxruntime_of_one(model, x)
+    except ImportError:
+        pass
+    for name, run in runs.items():
+        np.testing.assert_allclose(np.asarray(run()), model.predict(x), rtol=1e-4, atol=1e-5, err_msg=name)
     return race({name: lambda run=run: [run() for _ in range(200)] for name, run in runs.items()}, rounds), 200
+
+
+def onnxruntime_of_one(model, x):
+    """A function that runs the exported model for a sample; what it writes to is always the same."""
+    import onnxruntime
+
+    from fastopt.onnx import export
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(export(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    output = np.empty((1, 10), np.float32)
+    bound, run = session.io_binding(), session.run_with_iobinding
+    for bind, array, put in (
+        (bound.bind_input, x, session.get_inputs()[0]),
+        (bound.bind_output, output, session.get_outputs()[0]),
+    ):
+        bind(put.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+    def once():
+        run(bound)
+        return output
+
+    return once
 
 
 def main(rounds, markdown=False):

@@ -221,10 +221,10 @@ class Transformed(Arrays):
         else:
             self.rest()
             data, made = self._several(seed, steps[:fit], epoch)
-        count, taken = min(fit, left - len(made)), len(made) * self.batches
+        count, each = min(fit, left - len(made)), -(-self.batches // self._accumulate)  # steps of an epoch
         if self._ahead and count > 0:
-            self._begun = seed, steps[0] + taken, epoch + len(made)
-            later = [self._begun[1] + i * self.batches for i in range(count)]
+            self._begun = seed, steps[0] + len(made) * each, epoch + len(made)
+            later = [self._begun[1] + i * each for i in range(count)]
             self._thread.give(functools.partial(self._several, seed, later, epoch + len(made)))
         return data, made
 

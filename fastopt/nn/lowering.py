@@ -127,7 +127,7 @@ class Place:
 class Item:
     """One entry of the list."""
 
-    kind: str  # "call", "python", "gather", "copy", "finite", "zero" or "step"
+    kind: str  # "call", "python", "gather", "copy", "finite", "zero", "scale" or "step"
     function: Callable[..., Any] | None = None
     arguments: tuple[Any, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +135,7 @@ class Item:
     moving: tuple[Array, int] | None = None  # an array that moves on from batch to batch, and by how many bytes
     batch: bool = False  # whether a call by Python takes the number of the batch
     label: str = ""  # of a call by Python
+    when: str = ""  # the batches of a step that it is for: "first", "later" or "last"; each where empty
     buffers: list[Buffer] = field(default_factory=list)  # among its arguments
     made: Any = None  # what a call returned
 

@@ -40,9 +40,9 @@ class Alone:
 
     is_first = True
 
-    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool) -> Steps:
+    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool, accumulate: int) -> Steps:
         """What takes the steps of the run."""
-        return Steps(model, optimizer, check=check, outputs=outputs)
+        return Steps(model, optimizer, check=check, outputs=outputs, accumulate=accumulate)
 
     def told(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
         """The callbacks that are called on this rank."""
@@ -88,7 +88,7 @@ class Ranks(Alone):
         self._group, self.is_first = group, group.rank == 0
         self._over = self._by_step = False
 
-    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool) -> SharedSteps:
+    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool, accumulate: int) -> SharedSteps:
         self._steps = SharedSteps(model, optimizer, self._group, check=check, outputs=outputs)
         return self._steps
 
@@ -252,7 +252,6 @@ class SharedSteps(Steps):
     def gradients(self, parts: list[Indices], counter: int) -> tuple[Taken, Grads]:
         totals = [self._total_weight(chosen) for chosen in parts]
         whole, sums = sum(totals) or 1.0, np.zeros(3)  # of losses, their weights, and right answers
-        self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         outputs: list[Array] = []
         added: Array | None = None
         for i, chosen in enumerate(parts):
@@ -260,13 +259,14 @@ class SharedSteps(Steps):
             count = end - first
             own = chosen[first:end] if count else chosen[:1]
             program, end = self._part(len(own), first, count)
-            program.keep()
-            self._last = program
+            if i == 0:
+                self._begin(program)
+            of_step = i, len(parts), len(parts) - 1 - i
             output = self._aim(program, 1)
-            self._phase(program, 0, own, counter + i)
+            self._phase(program, 0, own, counter + i, of_step)
             value, weight = program.result[0].tolist() if count else (0.0, 0.0)
             program.doutput[...] *= weight / whole
-            self._phase(program, 1, own, counter + i)
+            self._phase(program, 1, own, counter + i, of_step)
             sums += value * weight, weight, program.right[0] if count else 0
             if output is not None:
                 outputs.append(_placed(output[:count], first, len(chosen)))
@@ -277,7 +277,7 @@ class SharedSteps(Steps):
         grads = dict(program.grads)
         taken = self._exchange(end, sums, outputs)
         if self._check and (self._flags[1] or not _kernels.all_finite([*grads.values()])):
-            self._restore(program)
+            self._restore()
             raise NonFinite
         return taken, grads
 

@@ -280,7 +280,8 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        self.steps = self._ranks.steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
+        how = {"check": on_nonfinite != "ignore", "outputs": bool(metrics), "accumulate": accumulate}
+        self.steps = self._ranks.steps(model, optimizer, **how)
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -379,7 +380,7 @@ class Run:
         """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
         Python has something to do between epochs; none where it has a part in the steps."""
         feed = self._feed
-        if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or not isinstance(feed, Arrays):
+        if self._hooks or self._own_metrics or self._kept or not isinstance(feed, Arrays):
             return []
         sizes, first = feed.sizes, self.optimizer.t
         if not sizes:
@@ -398,7 +399,7 @@ class Run:
         began = time.perf_counter()
         taken = self.steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
         seconds = (time.perf_counter() - began) / max(1, self.optimizer.t - first)
-        return [_Epoch(one, own, seconds) for one, own in zip(taken, each, strict=False)]
+        return [_Epoch(one, own, seconds, self.accumulate) for one, own in zip(taken, each, strict=False)]
 
     def _one_epoch(self, epoch: _Epoch) -> Generator[None, None, dict[str, float] | None]:
         """The epoch's metrics; None where it was stopped before its end."""
@@ -446,8 +447,8 @@ class Run:
                 took(now, count)
             except NonFinite as error:
                 for before in error.args:  # steps that C took before
-                    took(before, len(before.loss))
-                    at += len(before.loss)
+                    took(before, len(before.loss) * self.accumulate)
+                    at += len(before.loss) * self.accumulate
                     epoch.steps += len(before.loss)
                 self._begin_step(each, at)
                 step, epoch.skipped = epoch.steps, epoch.skipped + 1
@@ -494,9 +495,15 @@ class Run:
 
     def _many(self, each: orders.Batches, at: int) -> Taken | None:
         """The next steps, as many as C takes in one go, or one where callbacks are told of each; None for none."""
-        if self.accumulate > 1 or "on_gradients" in self._hooks:
+        if "on_gradients" in self._hooks:
             return None
-        most, begin = 1 if self._hooks else each.alike(at), each.start(at)
+        most, begin, every = each.alike(at), each.start(at), self.accumulate
+        if self._hooks:
+            most = min(most, every)
+        if at + most < len(each):  # whole steps
+            most -= most % every
+        if not most:
+            return None
         return self.steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
 
     def _one(self, step: int) -> Taken:
@@ -555,21 +562,25 @@ class Run:
 
 
 class _Epoch:
-    """What the steps of an epoch gave: at first those on the first of some batches, that took so many seconds each."""
+    """What the steps of an epoch gave: at first those on the first of some batches, as many each as gradients are
+    accumulated over, that took so many seconds each."""
 
-    def __init__(self, taken: Taken | None = None, each: orders.Batches | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, taken: Taken | None = None, each: orders.Batches | None = None, seconds: float = 0.0, accumulate: int = 1
+    ) -> None:
         self.taken: list[Taken] = []
         self.targets: list[Array] = []
         self.steps = self.skipped = 0
         self.seen = self.rows = 0  # samples, those of steps that were taken, and all
         self.began = self.seconds = 0.0
+        self.before = 0  # batches to leave out
         if taken is not None and each is not None:
             self.taken.append(taken)
             self.steps = len(taken.loss)
-            self.seen = each.start(self.steps)
-            self.rows = self.seen if self.steps == len(each) else 0
+            self.before = min(len(each), self.steps * accumulate)
+            self.seen = each.start(self.before)
+            self.rows = self.seen if self.before == len(each) else 0
             self.seconds = seconds * self.steps
-        self.before = self.steps  # batches to leave out
 
     def metrics(
         self, labelled: bool, metrics: Mapping[str, Metric], summed: Callable[[list[float]], list[float]]

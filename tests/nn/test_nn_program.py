@@ -23,7 +23,7 @@ import pytest
 import fastopt
 from fastopt import cases, data, nn
 from fastopt.nn import layers, lowering, program, trainer
-from fastopt.nn.orders import Batches
+from fastopt.nn.orders import Batches, count_batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
 from fastopt.optimizers import OPTIMIZERS
@@ -1882,6 +1882,76 @@ def test_epochs_in_one_call(n, order, weighted, samples, in_one_call):
     assert "epochs" not in str(in_one_call)
 
 
+@pytest.mark.parametrize("accumulate", [2, 3, 7])
+@pytest.mark.parametrize("n", [45, 40, 41, 5], ids=str)
+@pytest.mark.parametrize("weights", ["none", "of samples", "of classes", "many of zero"])
+def test_accumulated_epochs_in_one_call(n, accumulate, weights, samples, in_one_call):
+    """Steps of batches of one size, of two, and last ones of fewer: as step by step, and as Python adds up."""
+    x, y = samples[0][:n], samples[1][:n]
+    options = {
+        "none": {},
+        "of samples": {"sample_weight": np.arange(n) + 0.5},
+        "of classes": {"loss": nn.SoftmaxCrossEntropy(class_weight=[0.5, 1, 3])},
+        "many of zero": {"sample_weight": (np.arange(n) < 3) * 1.0},
+    }[weights]
+    ended = []
+    for callbacks in ((), (EachEpoch(),), (Watching(),), (Looking(),)):
+        model = mlp()
+        made = fastopt.Adam(model.params, lr=bind(exponential, peak=0.01, gamma=0.9, steps=3), clip_global_norm=0.5)
+        in_one_call.clear()
+        history = model.fit(
+            x, y, epochs=6, batch_size=8, accumulate=accumulate, optimizer=made, callbacks=callbacks, **options
+        )
+        if not callbacks:
+            assert str(in_one_call[-1]).endswith(" epochs")
+        assert made.t == 6 * -(-count_batches(n, 8) // accumulate)
+        history.pop("samples_per_second")
+        ended.append((bits(model.params, model.state), made.t, state_bits(made), dict(history)))
+    assert ended[1:] == ended[:1] * 3
+
+
+def test_accumulated_gradients_are_those_of_the_layers(samples, in_one_call):
+    """The sum of the gradients of batches, each by its share of the weight, in which each draws masks of its own."""
+    x, y, weight = *samples, np.arange(45) + 0.5
+    model, twin = mlp(np.float64), mlp(np.float64)
+    made, same = (fastopt.Adam(each.params, lr=0.01) for each in (model, twin))
+    fit = {"epochs": 4, "batch_size": 8, "accumulate": 4, "sample_weight": weight}
+    history = model.fit(x, y, optimizer=made, **fit)
+    losses = []
+    for _ in range(4):
+        rows, losses = [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, same.t]))], []
+        for parts in (rows[:4], rows[4:]):
+            total, sums = sum(weight[chosen].sum() for chosen in parts), {}
+            for k, chosen in enumerate(parts):
+                output, cache = twin.forward(x[chosen], training=True, counter=4 * same.t + k)
+                loss, dy = nn.SoftmaxCrossEntropy()(output, y[chosen], sample_weight=weight[chosen])
+                share = weight[chosen].sum() / total
+                losses.append(loss * weight[chosen].sum())
+                for name, grad in twin.backward(dy * share, cache)[1].items():
+                    sums[name] = sums.get(name, 0) + grad
+            same.step(sums)
+    assert "epochs" in str(in_one_call)
+    assert history["loss"][-1] == pytest.approx(sum(losses) / weight.sum(), rel=1e-9)
+    for name, param in (twin.params | twin.state).items():
+        np.testing.assert_allclose((model.params | model.state)[name], param, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [3, 8, 44])
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_steps_are_skipped_in_the_middle_of_a_call(bad, accumulate, samples, in_one_call):
+    """Running statistics are put back that the step began with, also where that was with a batch of another size."""
+    x, y = samples[0].copy(), samples[1]
+    x[bad] = 1.7e308  # overflows in a product
+    ended = []
+    for callbacks in ((), (EachEpoch(),), (Watching(),), (Looking(),)):
+        model = steep()
+        how = {"model": model, "callbacks": callbacks, "on_nonfinite": "skip", "accumulate": accumulate}
+        ended.append(run_of_epochs((x, y), in_one_call, **how)[0])
+        assert ended[-1][1] == 6 * (6 // accumulate - 1)
+        assert ended[-1][3]["skipped"] == [1] * 6
+    assert ended[1:] == ended[:1] * 3
+
+
 class EachEpoch(nn.Callback):
     def __init__(self, stop_after=99):
         self.seen, self._stop_after = [], stop_after
@@ -2022,11 +2092,10 @@ def test_what_is_long_is_no_call_of_epochs(samples, monkeypatch):
     assert counts == [0] * 3
 
 
-@pytest.mark.parametrize("how", ["accumulate", "metrics", "own batches", "own loss", "loader"])
+@pytest.mark.parametrize("how", ["metrics", "own batches", "own loss", "loader"])
 def test_where_python_has_a_part_epochs_go_one_by_one(how, samples, in_one_call):
     x, y = samples
     options = {
-        "accumulate": {"accumulate": 2},
         "metrics": {"metrics": {"count": lambda targets, scores: len(targets)}},
         "own batches": {"batches": [np.arange(8), np.arange(20)]},
         "own loss": {"loss": lambda output, targets: nn.softmax_cross_entropy(output, targets)},
