@@ -253,6 +253,23 @@ def test_a_transform_is_of_seed_epoch_and_batch(samples, options, layers):
     assert bits(models[0]) == bits(model)
 
 
+def test_epochs_of_accumulated_steps_are_made_ahead(samples):
+    """One by one, as something is done between them, in the orders of the steps before them; none in vain."""
+    ended, calls = [], []
+
+    def counted(x, y, rng):
+        calls.append(len(x))
+        return noisy(x, y, rng)
+
+    for callbacks in ([], [type("Between", (nn.Callback,), {"on_epoch_end": lambda *_: None})()]):
+        model = mlp()
+        model.fit(*samples, epochs=6, batch_size=7, accumulate=3, transform=counted, callbacks=callbacks)
+        ended.append(bits(model))
+        assert sum(calls) == 6 * N + 2 * 32  # the first ones, to see what they become
+        calls.clear()
+    assert ended[0] == ended[1]
+
+
 def test_a_thread_works_ahead(samples):
     """While a batch is trained on, later ones are transformed, by one thread, in order."""
     seen, names = [], set()

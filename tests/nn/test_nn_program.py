@@ -613,6 +613,58 @@ def test_what_wraps_an_optimizer_takes_its_own_steps(make, samples):
     assert bits(model.params) == bits(twins[0].params) == bits(twins[1].params)
 
 
+class Plain(fastopt.NumPyOptimizer):
+    """Gradient descent by NumPy."""
+
+    def update(self, param, grad, state, *, lr, t):
+        param -= lr * grad
+
+
+class Keeping(nn.Callback):
+    """Keeps the bits of gradients."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_gradients(self, batch, grads):
+        self.seen += bits(grads)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        fastopt.Muon,
+        fastopt.Adafactor,
+        fastopt.Ranger,
+        lambda params: fastopt.LookAhead(fastopt.Adam(params, lr=0.01), k=3),
+        lambda params: fastopt.LookAheadNesterov(params, lr=0.01),
+        lambda params: Plain(params, lr=0.1),
+        lambda params: fastopt.Adam(params, lr=0.01),
+    ],
+    ids=["Muon", "Adafactor", "Ranger", "LookAhead", "LookAheadNesterov", "of the user's", "Adam"],
+)
+def test_python_takes_steps_between_the_calls_of_c(make, samples, in_one_call):
+    """Gradients are those of the layers, where callbacks are shown them and where not."""
+    x, y, keeping = samples[0][:32], samples[1][:32], Keeping()
+    model = nn.Sequential([nn.Dense(4), nn.Dense(3)], (5,))
+    shown, twin = copy.deepcopy(model), copy.deepcopy(model)
+    shown.fit(x, y, epochs=2, batch_size=8, optimizer=make(shown.params), callbacks=[keeping])
+    in_one_call.clear()
+    model.fit(x, y, epochs=2, batch_size=8, optimizer=make(model.params))
+    assert in_one_call == ([4, "1 epochs"] if make(twin.params).__class__ is fastopt.Adam else [0] * 8)
+    optimizer, expected = make(twin.params), []
+    for t in (0, 4):
+        for chosen in nn.Shuffled(32, 8).epoch(np.random.default_rng([0, t])):
+            if hasattr(optimizer, "look_ahead"):
+                optimizer.look_ahead()
+            output, cache = twin.forward(twin.converted(x[chosen]), training=True)
+            grads = twin.backward(nn.softmax_cross_entropy(output, y[chosen])[1], cache)[1]
+            expected += bits(grads)
+            optimizer.step(grads)
+    assert keeping.seen == expected
+    assert bits(model.params) == bits(shown.params) == bits(twin.params)
+
+
 RATE = Schedule(cosine, peak=0.05, steps=20)
 
 
