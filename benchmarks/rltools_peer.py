@@ -1,7 +1,7 @@
 """RLtools: networks as C++ templates, compiled here for each of their sizes (some seconds).
 
-Only the headers of its package are used, so that ``pip install --no-deps rltools`` will do. Where it or a compiler is not
-there, or the compilation fails, it is absent.
+Only the headers of its package are used, so that ``pip install --no-deps rltools`` will do. Where it or a compiler is
+not there, or the compilation fails, it is absent.
 """
 
 import ctypes
@@ -15,8 +15,8 @@ import numpy as np
 
 
 def trainer(x, y, hidden, batch):
-    """A function ``epoch(order)`` that takes a step on each batch of an order and returns the mean loss; ImportError where
-    there is none."""
+    """A function ``epoch(order)`` that takes a step on each batch of an order and returns the mean loss; ImportError
+    where there is none."""
     found = importlib.util.find_spec("rltools")
     if found is None:
         raise ImportError("rltools is not installed")
@@ -27,10 +27,11 @@ def trainer(x, y, hidden, batch):
     defined = [f"-D{name}={size}" for name, size in sizes.items()]
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "peer.so")
-        command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
+        flags = ["-std=c++17", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
         source = pathlib.Path(__file__).with_suffix(".cpp")
         try:
-            subprocess.run([*command, *defined, f"-I{headers}", source, "-o", made], check=True, capture_output=True)
+            command = [os.environ.get("CXX", "g++"), *flags, *defined, f"-I{headers}", source, "-o", made]
+            subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise ImportError(f"it does not compile ({error})") from error
         library = ctypes.CDLL(made)

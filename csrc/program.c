@@ -328,11 +328,12 @@ static int run_leg(const struct fastopt_leg *leg, size_t first_batch, uint64_t p
 {
     for (stop->batch = 0; stop->batch < leg->batches; ++stop->batch) {
         const unsigned now = place_in_step(leg, stop->batch);
-        for (stop->item = leg->begin; stop->item < leg->end; ++stop->item)
-            if ((leg->items[stop->item].when & now) &&
-                !run_item(&leg->items[stop->item], leg->order, leg->rows, first_batch + stop->batch,
-                          pass + stop->batch))
+        for (stop->item = leg->begin; stop->item < leg->end; ++stop->item) {
+            struct fastopt_item *item = &leg->items[stop->item];
+            if ((item->when & now) &&
+                !run_item(item, leg->order, leg->rows, first_batch + stop->batch, pass + stop->batch))
                 return 0;
+        }
     }
     return 1;
 }

@@ -1623,9 +1623,9 @@ cdef class Program:
         self.feed(gather, source)
         self.aim(copy, target)
         cdef fastopt_stop stop
+        leg = self, None, len(source), 1, 0, self.count, 0, 0, 0
         try:
-            run_legs([(self, None, len(source), 1, 0, self.count, 0, 0, 0)], 1, 0, 1, None, None, None, None, None, None,
-                     &stop)
+            run_legs([leg], 1, 0, 1, None, None, None, None, None, None, &stop)
         finally:
             self.rest()
         return -1 if stop.round else <Py_ssize_t>stop.item
@@ -1637,8 +1637,8 @@ cdef class Program:
                 and source.shape[1:] == self.arrays[place][1][0].shape[1:])
 
     def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
-            Py_ssize_t first_batch=0, tuple part=(0, 1, 0), Plan plan=None, grads=None, places=None, values=None, clips=None,
-            dict seconds=None):
+            Py_ssize_t first_batch=0, tuple part=(0, 1, 0), Plan plan=None, grads=None, places=None, values=None,
+            clips=None, dict seconds=None):
         """Run items for some batches.
 
         Parameters

@@ -1,5 +1,6 @@
 /* What every step does beside its formula: it looks whether the gradient is finite, preprocesses it, sums squares for
- * norms, and constrains the parameter. Sums are in double, element i in lane i % SUM_LANES of its block: the same bits on every instruction set.
+ * norms, and constrains the parameter. Sums are in double, element i in lane i % SUM_LANES of its block: the same bits
+ * on every instruction set.
  */
 #ifndef AROUND_H
 #define AROUND_H

@@ -254,10 +254,11 @@ class Stack(Composite, loadable=False):
         return self.converted(self.rows(name, x))
 
     def gradients(self, summed: bool = False) -> Grads:
-        """The arrays that programs write the gradients of `params` to, or add up those of several batches in:
-        contiguous, in that order."""
+        """The arrays that programs write the gradients of `params` to, or add up those of several batches in: in one
+        block, in that order."""
         if summed not in self._made:
-            self._made[summed] = arena.flatten(self.params).grads
+            made = arena.all_beside([*self.params.values()], [0.0] * len(self.params))
+            self._made[summed] = dict(zip(self.params, made, strict=True))
         return self._made[summed]
 
     def summary(self) -> str:

@@ -122,9 +122,9 @@ class Steps:
     # ---- Steps of C alone --------------------------------------------------------------------------------------
 
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
-        """Some of the next steps on batches of n rows, at most so many batches: as many as C takes in one go; None where
-        it cannot take any alone. The counter is the number of steps that were taken before; the last step has fewer
-        batches than others, where `most` is no multiple of theirs.
+        """Some of the next steps on batches of n rows, at most so many batches: as many as C takes in one go; None
+        where it cannot take any alone. The counter is the number of steps that were taken before; the last step has
+        fewer batches than others, where `most` is no multiple of theirs.
 
         Raises
         ------
@@ -315,9 +315,7 @@ class Steps:
         program.keep()
         self._began = program
 
-    def _phase(
-        self, program: Program, phase: int, chosen: Indices, counter: int, part: tuple[int, int, int]
-    ) -> None:
+    def _phase(self, program: Program, phase: int, chosen: Indices, counter: int, part: tuple[int, int, int]) -> None:
         try:
             stopped = program.run_phase(phase, chosen, 0, counter, part)
         except BaseException:  # of a layer or a loss of the user's

@@ -280,7 +280,7 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        how = {"check": on_nonfinite != "ignore", "outputs": bool(metrics), "accumulate": accumulate}
+        how: dict[str, Any] = {"check": on_nonfinite != "ignore", "outputs": bool(metrics), "accumulate": accumulate}
         self.steps = self._ranks.steps(model, optimizer, **how)
         self._parts: list[Indices] = []
         self._counter = 0
