@@ -300,6 +300,26 @@ def test_links_lead_somewhere():
     assert not broken
 
 
+def test_tables_of_performance_stand_once_and_have_their_commands():
+    """In the section of each, a command says how it is repeated; no row of figures is on two pages, or twice on one."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    places: dict[str, list[str]] = {}
+    for page in (*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "benchmarks/README.md"):
+        for line in page.read_text().splitlines():
+            if line.startswith("|") and len(re.findall(r"\d[\d.,]*", line)) >= 4:
+                places.setdefault(line, []).append(page.name)
+    assert not {line: names for line, names in places.items() if len(names) > 1}
+    pages = [page for page in ROOT.glob("docs/performance/*.md") if page.name != "README.md"]
+    lacking = []
+    for page in pages:
+        for section in re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]:
+            if "\n|" in section and "python benchmarks/" not in section.partition("\n|")[0]:
+                lacking.append(f"{page.name}: {section.splitlines()[0]}")
+    assert len(pages) > 1
+    assert not lacking
+
+
 # ---- What the pages promise -------------------------------------------------------------------------------------
 
 

@@ -47,14 +47,14 @@ SECTIONS: dict[str, dict[str, str]] = {
         "docs/guarantees.md": "",
         "docs/accuracy.md": "",
         "docs/bits.md": "",
-        "docs/performance.md": "",
+        "docs/performance/README.md": "",
         "benchmarks/README.md": "Benchmarks",
         "SECURITY.md": "",
     },
     "Project": {"CONTRIBUTING.md": "", "docs/decisions/README.md": "", "CHANGELOG.md": ""},
 }
 #: Pages that have others below them.
-FOLDERS = ("docs/tutorial", "docs/gallery", "docs/decisions")
+FOLDERS = ("docs/tutorial", "docs/gallery", "docs/decisions", "docs/performance")
 
 INDEX = """\
 # fastopt
