@@ -119,7 +119,8 @@ class Program:
         self.n, self.training = n, loss is not None
         self._loss = loss  # held, as programs are found again by the identity of their loss
         self.grads: Mapping[str, Array] = {} if loss is None else shared.grads if shared else model.gradients()
-        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
+        #: Of each batch the mean loss, the total sample weight, and what else the loss tells.
+        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2 + getattr(loss, "extras", 0)))
         self.right = np.zeros(len(self.result), np.int64)
         self.seconds = 0.0  # of a batch, as last measured
         self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
@@ -172,8 +173,9 @@ class Program:
         self, p: Writer, loss: Loss, targets: Targets, y: Buffer, named: dict[str, Any], check: bool
     ) -> Buffer:
         """The calls of the loss; the gradient of the output is returned."""
-        result, right = self.result[0], self.right[:1]
-        p.moving = [(result, self.result.strides[0]), (right, self.right.strides[0]), *getattr(loss, "moving", ())]
+        result, right, stride = self.result[0, :2], self.right[:1], self.result.strides[0]
+        extras = [self.result[0, i : i + 1] for i in range(2, self.result.shape[1])]
+        p.moving = [(right, self.right.strides[0]), *((each, stride) for each in (result, *extras))]
         self._doutput, write = p.like(y), lowering_of(loss)
         if write is None:
             self._own_loss(p, loss, y, self._doutput, targets.labels)
@@ -185,7 +187,8 @@ class Program:
                 weight = named["sample weights"] = p.empty((self.n,))
                 self._gathers.append(p.add("gather", weight))
             arrays: Any = y, given, weight, self._doutput
-            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result)
+            more: dict[str, Any] = {"extras": extras} if extras else {}
+            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result, **more)
             if targets.labels:
                 p.call(F.count_right, y, given, right)
         if check:
@@ -203,7 +206,8 @@ class Program:
             value, dy[...] = loss_of(loss, y, targets, weight)
             of_loss = getattr(loss, "total_weight", None)
             total = len(y) if weight is None else weight.sum()
-            self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
+            total = total if of_loss is None else of_loss(targets, weight)
+            self.result[batch] = value, total, *getattr(loss, "extra_values", ())
             self.right[batch] = count_right(y, targets) if labels else 0
 
         p.python(call, y, dy, batch=True, label="loss")
