@@ -48,6 +48,11 @@ MOST_PROGRAMS, MOST_IDLE = 16, 8
 #: Programs of more memory are not kept: to make one anew takes no time beside its calls.
 MOST_BYTES = 1 << 23
 
+#: Seconds of a batch, as last measured, of programs that do the same for whatever models: the first steps of a model
+#: need not show it, where another like it was trained before. Of the last ones that were new.
+_seconds: dict[Any, float] = {}
+MOST_SECONDS = 1024
+
 LINE = arena.LINE
 
 #: A range of items that C runs, or one that Python calls with the counter and the number of the batch.
@@ -122,7 +127,6 @@ class Program:
         #: Of each batch the mean loss, the total sample weight, and what else the loss tells.
         self.result = np.zeros((MOST_BATCHES if self.training else 0, 2 + getattr(loss, "extras", 0)))
         self.right = np.zeros(len(self.result), np.int64)
-        self.seconds = 0.0  # of a batch, as last measured
         self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
         self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
@@ -163,6 +167,7 @@ class Program:
         of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
         self._found = _kernels.Snapshot([*of_loss, *p.watched])
         self._stacks = p.stacks
+        self._does = (n, model.dtype, *((i.kind, i.function, *(b.shape for b in i.buffers)) for i in p.items))
         self.nbytes = _allocate(p.items)
         self.calls = _kernels.Program()
         self._record(p.items, marks)
@@ -268,6 +273,17 @@ class Program:
             yield f"gradient of {name}", grad
 
     # ---- Running -------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """How long a batch takes, as last measured; 0 where it was not."""
+        return _seconds.get(self._does, 0.0)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        if len(_seconds) >= MOST_SECONDS and self._does not in _seconds:
+            _seconds.clear()
+        _seconds[self._does] = value
 
     def holds(self) -> bool:
         """Whether options and arrays of the layers and the loss are those that it was made for."""
