@@ -46,6 +46,15 @@ class OptimizerLike(Protocol):
     Further attributes are used where they are there: `lr`, which callbacks set; `state_dict` and `load_state_dict`,
     which checkpoints call; `frozen`, the names of the parameters that are not stepped; `skip_nonfinite`.
 
+    Attributes
+    ----------
+    params : ndarray, list or dict of ndarray
+        Those of the model: the same arrays, which `step` updates in place.
+    t : int
+        The number of steps taken.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from fastopt import nn
     >>> class Plain:
@@ -60,13 +69,6 @@ class OptimizerLike(Protocol):
     >>> history = model.fit(np.eye(2), np.arange(2), epochs=20, optimizer=Plain(model.params, lr=1.0))
     >>> history["loss"][-1] < 0.2
     True
-
-    Attributes
-    ----------
-    params : ndarray, list or dict of ndarray
-        Those of the model: the same arrays, which `step` updates in place.
-    t : int
-        The number of steps taken.
     """
 
     @property
@@ -341,12 +343,26 @@ class Optimizer(Declared):
 
     @classmethod
     def state_names(cls) -> tuple[str, ...]:
-        """The names of the state arrays."""
+        """The names of the state arrays.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Adam.state_names()
+        ('m', 'v')
+        """
         return _kernels.STEPS[cls.kernel][0]
 
     @classmethod
     def hyper_names(cls) -> list[str]:
-        """The names of the hyperparameters: the kernel's own, those that every step has, and further ones."""
+        """The names of the hyperparameters: the kernel's own, those that every step has, and further ones.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Momentum.hyper_names()[:5]
+        ['lr', 'momentum', 'dampening', 'average', 'nesterov']
+        """
         return list(cls._hyper_names)
 
     @classmethod
@@ -361,7 +377,14 @@ class Optimizer(Declared):
 
     @classmethod
     def keywords(cls) -> dict[str, Any]:
-        """The hyperparameters with their defaults, or REQUIRED."""
+        """The hyperparameters with their defaults, or REQUIRED.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Adam.keywords()["beta1"]
+        0.9
+        """
         given = inspect.signature(cls).parameters  # also of a subclass with a constructor of its own
         return {name: (given if name in given else cls.declared)[name].default for name in cls.hyper_names()}
 
@@ -622,6 +645,16 @@ class Optimizer(Declared):
         ------
         TypeError, ValueError
             Where an array breaks its rule; then nothing has been changed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"weight": np.ones(2)}
+        >>> optimizer = fastopt.SGD(params, lr=0.1)
+        >>> optimizer.add_params({"head": np.ones(3)}, lr_factor=10.0)
+        >>> optimizer.step({"weight": np.ones(2), "head": np.ones(3)})
+        >>> optimizer.params
+        {'weight': array([0.9, 0.9]), 'head': array([0., 0., 0.])}
         """
         _kernels.uninterrupted(self._adding(more, **settings))
 

@@ -85,16 +85,16 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
     for (int64_t block = 0; block < g->blocks; ++block) {
         const real *a = g->block[block].a, *b = g->block[block].b;
         for (int64_t p = 0; p < g->k; ++p, a += g->a_column, b += g->b_row) {
-            vector row[ROW_VECTORS];
+            factor row[ROW_VECTORS];
 #pragma GCC unroll UNROLL
             for (int v = 0; v < vectors; ++v)
-                row[v] = vector_load(b + v * PER_VECTOR);
+                row[v] = factor_of(vector_load(b + v * PER_VECTOR));
 #pragma GCC unroll UNROLL
             for (int i = 0; i < lines * rows; ++i) {
-                const vector broadcast = a[i / rows * g->a_line + i % rows * a_row] - (vector){0};
+                const factor broadcast = factor_of(a[i / rows * g->a_line + i % rows * a_row] - (vector){0});
 #pragma GCC unroll UNROLL
                 for (int v = 0; v < vectors; ++v)
-                    sum[i * vectors + v] = vector_fma(broadcast, row[v], sum[i * vectors + v]);
+                    sum[i * vectors + v] = factors_fma(broadcast, row[v], sum[i * vectors + v]);
             }
         }
     }

@@ -59,6 +59,14 @@ class History(dict[str, list[float]]):
     >>> history.add({"loss": 0.5})
     >>> history, history.stopped
     ({'loss': [1.5, 0.5]}, '')
+    >>> history.save("history.json")
+    >>> print(history.as_json())
+    {
+     "loss": [
+      1.5,
+      0.5
+     ]
+    }
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -143,6 +151,33 @@ class Callback(Spelled):
     >>> model = nn.Sequential([nn.Dense(2)], (2,))
     >>> model.fit(np.eye(2), np.arange(2), epochs=9, callbacks=[Stop()]).stopped
     'the loss is below 1; stopped after epoch 1'
+    >>> class Told(nn.Callback):
+    ...     def on_epoch_begin(self, epoch):
+    ...         print("epoch", epoch)
+    ...
+    ...     def on_batch_begin(self, batch):
+    ...         print(" batch", batch)
+    ...
+    ...     def on_gradients(self, batch, grads):
+    ...         print("  gradients of", *grads)
+    ...
+    ...     def on_batch_end(self, batch, logs):
+    ...         print("  loss:", logs["loss"] > 0)
+    ...
+    ...     def on_train_end(self):
+    ...         print("end")
+    ...
+    ...     def state_dict(self):  # for a checkpoint
+    ...         return {}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         pass
+    >>> history = model.fit(np.eye(2), np.arange(2), batch_size=2, callbacks=Told())
+    epoch 0
+     batch 0
+      gradients of 0.weight 0.bias
+      loss: True
+    end
     """
 
     rank: int = 0
