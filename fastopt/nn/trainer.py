@@ -203,7 +203,8 @@ class Steps:
             for program in programs:
                 program.seconds = seconds / (fit * steps)
         rounds = done + (more > 0)
-        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, -1) for p, k in epoch], axis=1)
+        of_each = programs[0].result.shape[1]
+        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, of_each) for p, k in epoch], axis=1)
         right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)
         taken = [Taken(own[:, 0], own[:, 1], of, own[:, 2:]) for own, of in zip(result, right, strict=True)]
         if more:

@@ -23,6 +23,7 @@ def samples(rng):
 
 
 def mlp(seed=0, layers=()):
+    nn.program._seconds.clear()  # nothing shows how long its steps take
     return nn.Sequential(
         [nn.Dense(8), nn.BatchNorm(), nn.ReLU(), *layers, nn.Dropout(0.3), nn.Dense(C)], (D,), seed=seed
     )
