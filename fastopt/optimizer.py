@@ -1108,7 +1108,7 @@ class Upcoming:
             group, name, values = varying
             distinct, which = np.unique(values, return_inverse=True)
             declared, which = getattr(type(optimizer), name), np.resize(which, steps)
-            now_of = [{(group, name): declared.encode(value)} for value in distinct.tolist()]
+            now_of: list[Now] = [{(group, name): declared.encode(value)} for value in distinct.tolist()]
             self._now = [now_of[i] for i in which.tolist()]
             self._change(now_of)
             self.options["values"] = self.options["values"][which]

@@ -226,7 +226,7 @@ class SharedSteps(Steps):
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
         return None
 
-    def epochs(self, sizes: Any, most: int, orders: Any) -> list[Taken]:
+    def epochs(self, sizes: Any, most: int, orders: Any, varying: Any = None) -> list[Taken]:
         return []
 
     def _part(self, n: int, first: int, count: int) -> tuple[Program, int]:

@@ -110,7 +110,7 @@ class Ordered(Arrays):
         return (Batches if self._join else Chunks)(order, self.size)
 
     def _blocks(self, each: Batches) -> Iterator[Block]:
-        x = self.data[0]
+        x: Any = self.data[0]
         if not isinstance(x, Rows) and not self._singly:
             yield Block(*self.data, each)
             return
