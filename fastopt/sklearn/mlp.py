@@ -7,6 +7,7 @@ what is new is how they are trained, and the parameters behind ``max_fun``.
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn import neural_network
-from sklearn.base import _fit_context, clone, is_classifier
+from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
@@ -201,6 +202,13 @@ class _Rule(nn.Callback):
                 of.feature_names_in_ = names
 
 
+@functools.cache
+def _parameters_of(kind: type) -> tuple[str, ...]:
+    """The names of an estimator's parameters, which scikit-learn reads from the signature in every call of it."""
+    names: list[str] = BaseEstimator._get_param_names.__func__(kind)  # type: ignore[attr-defined]
+    return tuple(names)
+
+
 class _Network:
     """What `MLPClassifier` and `MLPRegressor` share: training. The other base of each is scikit-learn's class."""
 
@@ -220,6 +228,10 @@ class _Network:
 
     def _is_lbfgs(self: Any) -> bool:
         return isinstance(self.solver, str) and self.solver == "lbfgs"
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        return list(_parameters_of(cls))
 
     def _follows_rule(self: Any) -> bool:
         """Whether the learning rate is scikit-learn's."""
