@@ -63,9 +63,9 @@ FOLDERS = ("docs/tutorial", "docs/gallery", "docs/decisions", "docs/performance"
 INDEX = """\
 # fastopt
 
-**fastopt makes neural networks in NumPy train fast on the CPU.** Your arrays and your loop stay; C kernels take the
-step of the optimizer, draw dropout, normalise, convolve, each in one pass, in place. On top of them: a small trainer for
-MLPs and CNNs. It needs NumPy and nothing else.
+**fastopt makes neural networks in NumPy train fast on the CPU.** Your arrays and your loop stay; C kernels take
+the step of the optimizer, draw dropout, normalise, convolve, each in one pass, in place. On top of them: a small
+trainer for MLPs and CNNs. It needs NumPy and nothing else.
 
 ```
 pip install fastopt
