@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -95,6 +96,13 @@ def few_to_collect() -> None:
     JAX, which takes a second each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_timed():
+    """How many steps a call of C takes does not depend on what tests before have shown of programs like it."""
+    if (program := sys.modules.get("fastopt.nn.program")) is not None:
+        program._seconds.clear()
 
 
 # ---- Instruction sets, types, sizes -----------------------------------------------------------------
