@@ -226,6 +226,25 @@ class Callback(Spelled):
         -------
         int
             At least 1.
+
+        Examples
+        --------
+        >>> import sys
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> class Losses(nn.Callback):
+        ...     def on_train_begin(self, run):
+        ...         self.losses = []
+        ...
+        ...     def on_epoch_end(self, epoch, logs):
+        ...         self.losses.append(logs["loss"])
+        ...
+        ...     def epochs_ahead(self):
+        ...         return sys.maxsize
+        >>> model, losses = nn.Sequential([nn.Dense(2)], (2,)), Losses()
+        >>> history = model.fit(np.eye(2), np.arange(2), epochs=5, callbacks=losses)
+        >>> losses.losses == history["loss"]
+        True
         """
         return 1
 
