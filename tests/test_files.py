@@ -838,7 +838,7 @@ seconds = time.monotonic() - begun
 chance = random.Random(0)
 
 def killed(path):
-    """Whether a run died of a kill at a random moment, and how many seconds it had until then."""
+    # Whether a run died of a kill at a random moment, and how many seconds it had until then.
     pid, wait = child(path), chance.uniform(0, seconds)
     time.sleep(wait)
     os.kill(pid, signal.SIGKILL)

@@ -68,6 +68,8 @@ class Ordered:
     ----------
     sizes : int64 ndarray (batches,)
         Of the batches of each epoch.
+    seeds : dict
+        Filled by the estimator, whose ``random_state`` decides the order.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Ordered:
         singly: bool,
     ) -> None:
         self._data, self._order, self.size, self._join, self._singly = data, order, size, join, singly
+        self.order, self.seeds = f"scikit-learn's({size})", {}
         self.samples = len(data[0])
         each = self._split(np.arange(self.samples))
         self.batches = len(each)
