@@ -410,7 +410,8 @@ class Loaded:
     def __init__(self, loader: Any, check: Callable[[Any, Any, Any], Data], accumulate: int) -> None:
         self._loader, self._check, self._accumulate = loader, check, accumulate
         self.batches, self.size = len(loader), getattr(loader, "batch_size", None)
-        self.order, self.seeds = described(loader), {"loader": getattr(loader, "seed", None)}
+        self.order = described(loader)
+        self.seeds: Mapping[str, int | None] | None = {"loader": getattr(loader, "seed", None)}
         if self.batches < 1:
             raise ValueError("x must be a loader of at least one batch, got none")
         self._first: Data | None = None

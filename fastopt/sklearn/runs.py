@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,8 @@ class Ordered:
         singly: bool,
     ) -> None:
         self._data, self._order, self.size, self._join, self._singly = data, order, size, join, singly
-        self.order, self.seeds = f"scikit-learn's({size})", {}
+        self.order = f"scikit-learn's({size})"
+        self.seeds: Mapping[str, int | None] | None = {}
         self.samples = len(data[0])
         each = self._split(np.arange(self.samples))
         self.batches = len(each)

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import runpy
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -627,3 +629,12 @@ def test_a_loss_of_ones_own(samples, tmp_path):
 def test_ensembles_refuse(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         nn.Ensemble(*arguments())
+
+
+def test_beside_others_that_use_the_same_threads():
+    """The program that `make tsan` runs: whatever another thread does, each model has the bits that it has alone."""
+    before = fastopt.get_num_threads()
+    try:
+        runpy.run_path(str(Path(__file__).parents[1] / "hammer_fit_many.py"))["main"]()
+    finally:
+        fastopt.set_num_threads(before)
