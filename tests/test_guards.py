@@ -80,7 +80,7 @@ print(calls)
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 def test_pages_that_may_not_be_touched():
-    """Before and behind each array, of every size, on every instruction set; of some, at every place in a cache line."""
+    """Before and behind each array, on every instruction set; of the first sizes, at every place in its cache line."""
     more = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
     ran = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", PROGRAM], env=more, capture_output=True, text=True
