@@ -101,6 +101,13 @@ def few_to_collect() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def nothing_timed():
+    """How many steps a call of C takes does not depend on what tests before have shown of programs like it."""
+    if (program := sys.modules.get("fastopt.nn.program")) is not None:
+        program._seconds.clear()
+
+
 # ---- Instruction sets, types, sizes -----------------------------------------------------------------
 
 

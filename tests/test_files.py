@@ -837,8 +837,7 @@ wanted = finish(name("wanted"))
 seconds = time.monotonic() - begun
 chance = random.Random(0)
 
-def killed(path):
-    # Whether a run died of a kill at a random moment, and how many seconds it had until then.
+def killed(path):  # returns whether a run died of a kill at a random moment, and how many seconds it had until then
     pid, wait = child(path), chance.uniform(0, seconds)
     time.sleep(wait)
     os.kill(pid, signal.SIGKILL)

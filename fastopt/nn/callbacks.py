@@ -131,6 +131,11 @@ class EarlyStopping(_Watcher):
         super().on_train_begin(run)
         self._weights: dict[str, Array] = {}
 
+    def epochs_ahead(self) -> int:
+        if self.restore_best:
+            return 1
+        return max(1, self._best_epoch + self.patience + 2 - self._run.epoch)  # none before can be the last
+
     def _live(self) -> dict[str, Array]:
         return self._run.model.params | self._run.model.state
 

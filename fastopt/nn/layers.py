@@ -63,6 +63,12 @@ class Layer(Spelled):
     >>> bool(nn.debug.gradient_check(model, np.eye(3), np.array([0, 1, 0])))
     True
     >>> del nn.Layer.classes["Scale"]
+    >>> body = nn.Residual(nn.Sequential([nn.Dense(3), nn.ReLU()]))
+    >>> model = nn.Sequential([nn.Flatten(), body], (3, 1))
+    >>> [type(layer).__name__ for layer in model.walk()]
+    ['Sequential', 'Flatten', 'Residual', 'Sequential', 'Dense', 'ReLU']
+    >>> nn.Dense(4).output_shape((3,)), nn.LeakyReLU(0.1).config()
+    ((4,), {'slope': 0.1})
     """
 
     #: Every layer class by its name, for loading models.

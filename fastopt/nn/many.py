@@ -54,6 +54,7 @@ class Histories(list[History]):
     >>> histories = nn.fit_many(models, x, y, epochs=2)
     >>> [len(history["loss"]) for history in histories], histories.errors
     ([2, 2, 2], {})
+    >>> histories.save("histories.json")
     """
 
     def __init__(self, histories: Sequence[History], errors: Mapping[int, Exception]) -> None:
@@ -636,6 +637,11 @@ class Ensemble:
     >>> models = [nn.Sequential([nn.Dense(2)], (2,), seed=seed) for seed in range(3)]
     >>> ensemble = nn.Ensemble(models)
     >>> np.allclose(ensemble.predict(np.eye(2)).sum(axis=1), 1)
+    True
+    >>> sorted(ensemble.evaluate(np.eye(2), np.arange(2)))
+    ['accuracy', 'loss']
+    >>> ensemble.save("ensemble.npz")
+    >>> np.array_equal(nn.Ensemble.load("ensemble.npz").predict(np.eye(2)), ensemble.predict(np.eye(2)))
     True
     """
 

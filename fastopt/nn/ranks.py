@@ -228,7 +228,7 @@ class SharedSteps(Steps):
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
         return None
 
-    def epochs(self, sizes: Any, most: int, orders: Any) -> list[Taken]:
+    def epochs(self, sizes: Any, most: int, orders: Any, varying: Any = None) -> list[Taken]:
         return []
 
     def _part(self, n: int, first: int, count: int) -> tuple[Program, int]:
@@ -266,7 +266,7 @@ class SharedSteps(Steps):
             self._last = program
             output = self._aim(program, 1)
             self._phase(program, 0, own, counter + i)
-            value, weight = program.result[0].tolist() if count else (0.0, 0.0)
+            value, weight = program.result[0, :2].tolist() if count else (0.0, 0.0)
             program.doutput[...] *= weight / whole
             self._phase(program, 1, own, counter + i)
             sums += value * weight, weight, program.right[0] if count else 0
@@ -292,7 +292,7 @@ class SharedSteps(Steps):
             self._group.sum(sums)
         output = self._group.sum(np.concatenate(outputs)) if outputs else None
         loss = sums[:1] / (sums[1] or 1.0)
-        return Taken(loss, sums[1:2], sums[2:].astype(np.int64), output)
+        return Taken(loss, sums[1:2], sums[2:].astype(np.int64), np.empty((1, 0)), output)
 
 
 # ---- What must be the same --------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.nn.trainer import NonFinite, Taken, alone, holding, look_ahead
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import Optimizer, Varying
 
 __all__ = ["Callback", "History", "Run"]
 
@@ -63,6 +63,14 @@ class History(dict[str, list[float]]):
     >>> history.add({"loss": 0.5})
     >>> history, history.stopped
     ({'loss': [1.5, 0.5]}, '')
+    >>> history.save("history.json")
+    >>> print(history.as_json())
+    {
+     "loss": [
+      1.5,
+      0.5
+     ]
+    }
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -148,6 +156,33 @@ class Callback(Spelled):
     >>> model = nn.Sequential([nn.Dense(2)], (2,))
     >>> model.fit(np.eye(2), np.arange(2), epochs=9, callbacks=[Stop()]).stopped
     'the loss is below 1; stopped after epoch 1'
+    >>> class Told(nn.Callback):
+    ...     def on_epoch_begin(self, epoch):
+    ...         print("epoch", epoch)
+    ...
+    ...     def on_batch_begin(self, batch):
+    ...         print(" batch", batch)
+    ...
+    ...     def on_gradients(self, batch, grads):
+    ...         print("  gradients of", *grads)
+    ...
+    ...     def on_batch_end(self, batch, logs):
+    ...         print("  loss:", logs["loss"] > 0)
+    ...
+    ...     def on_train_end(self):
+    ...         print("end")
+    ...
+    ...     def state_dict(self):  # for a checkpoint
+    ...         return {}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         pass
+    >>> history = model.fit(np.eye(2), np.arange(2), batch_size=2, callbacks=Told())
+    epoch 0
+     batch 0
+      gradients of 0.weight 0.bias
+      loss: True
+    end
     """
 
     rank: int = 0
@@ -185,6 +220,19 @@ class Callback(Spelled):
 
     def on_train_end(self) -> None:
         """After the last epoch, also where the run was stopped; with the parameters that the model is left with."""
+
+    def epochs_ahead(self) -> int:
+        """How many of the next epochs may have been trained already when `on_epoch_begin` and `on_epoch_end` are called
+        for the first of them: 1, as here, where the callback then looks at the model or the optimizer, changes them, or
+        may stop the run. One that only reads ``logs`` may return ``sys.maxsize``: the steps of small networks take less
+        time than what is done between calls of C.
+
+        Returns
+        -------
+        int
+            At least 1.
+        """
+        return 1
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold for a resumed run to continue to the same bits.
@@ -300,9 +348,10 @@ class Run:
         #: The methods of callbacks that are called for each batch.
         self._hooks = {name for name in _OF_BATCHES for callback in self.callbacks if _has_own(callback, name)}
         self.average = _average(optimizer, self.callbacks)
-        #: Whether something is done after each epoch, or before it.
-        self._is_between = validation is not None
-        self._is_between |= any(_has_own(each, name) for each in self.callbacks for name in _OF_EPOCHS)
+        #: The callbacks that are told of epochs.
+        self._told = [each for each in self.callbacks if any(_has_own(each, name) for name in _OF_EPOCHS)]
+        #: A setting of the optimizer that differs from step to step of each epoch.
+        self._varying: Varying | None = None
 
     def stop(self, reason: str) -> None:
         """End the run after the current step.
@@ -378,7 +427,7 @@ class Run:
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
-        if average is None or not average.is_ready or not self._is_between:  # nobody would see it
+        if average is None or not average.is_ready or not (self._told or self._validation):  # nobody would see it
             return contextlib.nullcontext()
         return average.applied()
 
@@ -387,9 +436,9 @@ class Run:
         return vars(self) | {"steps": None, "_ranks": Alone()}
 
     def _several(self) -> list[_Epoch]:
-        """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
-        Python has something to do between epochs; none where it has a part in the steps."""
-        feed = self._feed
+        """The next epochs whose steps C takes in one go, of which the last may have been taken in part; none where
+        Python has a part in the steps."""
+        feed, most = self._feed, self.epochs - self.epoch
         if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or not isinstance(feed, Arrays):
             return []
         sizes, first = feed.sizes, self.optimizer.t
@@ -405,9 +454,10 @@ class Run:
             each.extend(made)
             return each
 
+        most = 1 if self._validation is not None else min([most, *(each.epochs_ahead() for each in self._told)])
         self._prepare()
         began = time.perf_counter()
-        taken = self.steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
+        taken = self.steps.epochs(sizes, most, draw, self._varying)
         seconds = (time.perf_counter() - began) / max(1, self.optimizer.t - first)
         return [_Epoch(one, own, seconds) for one, own in zip(taken, each, strict=False)]
 
@@ -582,15 +632,17 @@ class _Epoch:
             self.seconds = seconds * self.steps
         self.before = self.steps  # batches to leave out
 
+    def all(self, name: str) -> Array:
+        """A field of what was taken, of all batches."""
+        each = [getattr(one, name) for one in self.taken]
+        return each[0] if len(each) == 1 else np.concatenate(each)
+
     def metrics(
         self, labelled: bool, metrics: Mapping[str, Metric], summed: Callable[[list[float]], list[float]]
     ) -> dict[str, float]:
         """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs; `summed` adds
         up over all ranks."""
-        if len(self.taken) == 1:
-            loss, weight, right, _ = self.taken[0]
-        else:
-            loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
+        loss, weight, right = self.all("loss"), self.all("weight"), self.all("right")
         sums = math.fsum((loss * weight).tolist()), math.fsum(weight.tolist()), float(sum(right.tolist()))
         total, divisor, count = summed([*sums])
         logs = {"loss": total / (divisor or 1.0)}

@@ -88,6 +88,11 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
     >>> X, y = load_iris(return_X_y=True)
     >>> SequentialClassifier(build, epochs=50, lr=0.01, random_state=0).fit(X, y).score(X, y) > 0.95
     True
+    >>> net = SequentialClassifier(build, random_state=0)
+    >>> for _ in range(3):
+    ...     net = net.partial_fit(X, y, classes=[0, 1, 2])
+    >>> net.predict(X).shape, net.predict_proba(X).shape, net.predict_log_proba(X).shape, net.decision_function(X).shape
+    ((150,), (150, 3), (150, 3), (150, 3))
     """
 
     def __init__(

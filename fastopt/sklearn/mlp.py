@@ -7,6 +7,7 @@ what is new is how they are trained, and the parameters behind ``max_fun``.
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
@@ -162,6 +163,13 @@ class _Rule(nn.Callback):
         self.run = run
         more = [*self._scorers] if self._validation is None else ["val_loss", *(f"val_{k}" for k in self._scorers)]
         run.measures = (*run.measures, *(["val_score"] if self._validation else []), *more)
+
+    def epochs_ahead(self) -> int:
+        of = self._of
+        looks = self._validation is not None or self._scorers or of.verbose
+        if looks or (of._follows_rule() and of.learning_rate == "invscaling"):
+            return 1
+        return int(min(of.n_iter_no_change + 1 - of._no_improvement_count, sys.maxsize))  # none before can be the last
 
     def on_epoch_begin(self, epoch: int) -> None:
         rate = self._of._optimizer.learning_rate

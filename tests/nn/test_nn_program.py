@@ -484,9 +484,15 @@ class Looking(nn.Callback):
         assert grads
 
 
+def untimed(kinds, shape, **options):
+    """A model, of whose like nothing shows how long a step takes."""
+    nn.program._seconds.clear()
+    return nn.Sequential(kinds, shape, **options)
+
+
 def mlp(dtype=np.float32, outputs=3, **options):
     kinds = [nn.Dense(7), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm(), nn.Dense(outputs)]
-    return nn.Sequential(kinds, (5,), dtype=dtype, **options)
+    return untimed(kinds, (5,), dtype=dtype, **options)
 
 
 @pytest.fixture
@@ -780,7 +786,7 @@ def test_any_number_of_threads(threads, rng, in_one_call):
     before, ended = fastopt.get_num_threads(), []
     for count in (1, threads):
         kinds = [nn.Conv2D(16), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(), nn.Flatten(), nn.Dropout(0.3), nn.Dense(3)]
-        model = nn.Sequential(kinds, (12, 12, 16))
+        model = untimed(kinds, (12, 12, 16))
         fastopt.set_num_threads(count)
         try:
             model.fit(x, y, batch_size=32, epochs=2)
@@ -1957,7 +1963,7 @@ def test_what_is_not_finite_is_found_at_its_epoch(t, behaviour, samples, in_one_
     register(spike)
     found, x, y = [], 10 * samples[0], samples[1][::-1] * 7 % 3  # whose gradients stay large
     for callbacks in ((), (EachEpoch(),), (Watching(),)):
-        model = nn.Sequential([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
+        model = untimed([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
         made = fastopt.SGD(model.params, lr=bind(spike, at=t, height=3e38))
         how = {"epochs": 6, "batch_size": 8, "callbacks": callbacks, "on_nonfinite": behaviour}
         in_one_call.clear()
@@ -1979,7 +1985,7 @@ def test_steps_are_skipped_in_the_middle_of_a_call(bad, samples, in_one_call):
     x[bad] = 3e38  # overflows in a product
     ended = []
     for callbacks in ((), (EachEpoch(),), (Watching(),)):
-        model = nn.Sequential([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
+        model = untimed([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
         model.params["0.weight"] *= 10
         how = {"model": model, "callbacks": callbacks, "on_nonfinite": "skip"}
         ended.append(run_of_epochs((x, y), in_one_call, **how)[0])
@@ -1993,8 +1999,8 @@ def test_an_interrupt_ends_the_run_after_its_call(samples, in_one_call, monkeypa
     model, made = mlp(), []
     of_epochs = Steps.epochs
 
-    def interrupted(self, sizes, most, draw):
-        taken = of_epochs(self, sizes, min(most, 2), draw)
+    def interrupted(self, sizes, most, *given):
+        taken = of_epochs(self, sizes, min(most, 2), *given)
         if taken:
             os.kill(os.getpid(), signal.SIGINT)
         return taken
