@@ -23,6 +23,9 @@ from fastopt.optimizers import OPTIMIZERS
 SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 20_003)
 GUARD_WIDTH = 128  # as wide as the widest unit of work, 128 elements of a dropout group
 
+#: Of tests that ask NumPy whether anybody else holds an array: what measures coverage does.
+untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer holds the values of local names")
+
 # ---- The cross-section ------------------------------------------------------------------------------
 
 QUICK = {"isa": (_kernels.isa(),), "dtype": ("float32", np.float32), "size": (0, 33, 1000)}

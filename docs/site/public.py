@@ -69,6 +69,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Parameters and penalties": ("arena", "penalties"),
         "Files, and PyTorch's form": ("interchange",),
         "Threads and instruction sets": ("threads", "_kernels"),
+        "Warnings": ("messages",),
     },
     "fastopt.functional": {
         "Steps": ("steps",),

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -323,8 +324,12 @@ def look_ahead(optimizer: Any) -> None:
         optimizer.look_ahead()
 
 
-#: Models that are trained at present: their process, and identity.
-_trained: set[tuple[int, int]] = set()
+class _Training:
+    """What a block that trains a model holds: it goes with it, even where an interrupt leaves no time to say so."""
+
+
+#: Of models that are trained at present, by their process and identity.
+_trained: weakref.WeakValueDictionary[tuple[int, int], _Training] = weakref.WeakValueDictionary()
 
 
 @contextlib.contextmanager
@@ -333,23 +338,25 @@ def alone(model: Stack) -> Iterator[None]:
     key = os.getpid(), id(model)
     if key in _trained:
         raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
-    _trained.add(key)
+    training = _trained[key] = _Training()
     try:
         yield
     finally:
-        _trained.discard(key)
+        if _trained.get(key) is training:
+            del _trained[key]
 
 
 @contextlib.contextmanager
 def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
     """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
     frozen = getattr(optimizer, "frozen", ())
-    if frozen or optimizer is None:
-        model.params.mark("held", frozen)
+    marks = bool(frozen or optimizer is None or model.params.held)  # by a block that was interrupted
     try:
+        if marks:
+            model.params.mark("held", frozen)
         yield
     finally:
-        if frozen or optimizer is None:
+        if marks:
             model.params.mark("held", ())
 
 

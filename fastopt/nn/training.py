@@ -9,7 +9,6 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import _kernels, checks, files, mpi
+from fastopt import _kernels, checks, environment, files, mpi
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
+from fastopt.messages import logger
 from fastopt.nn import arguments, orders
-from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
+from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, described, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.metrics import Metric, checked_metrics, value_of
@@ -51,6 +51,10 @@ class History(dict[str, list[float]]):
         Why and when the run ended before its last epoch; empty where it did not.
     monitor : dict
         The record of a `fastopt.nn.monitor.Monitor`; empty where there was none.
+    provenance : dict
+        What the run depends on beside the program: the ``environment`` (versions, CPU, instruction set, threads), the
+        ``seeds`` of the model and of the order of samples, and that ``order``; of a run that was resumed elsewhere, the
+        environments of ``earlier`` parts.
 
     Examples
     --------
@@ -73,6 +77,7 @@ class History(dict[str, list[float]]):
         super().__init__(*args, **kwargs)
         self.stopped = ""
         self.monitor: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
 
     def add(self, logs: dict[str, float]) -> None:
         """Append the metrics of one epoch."""
@@ -80,7 +85,7 @@ class History(dict[str, list[float]]):
             self.setdefault(key, []).append(value)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the history as JSON, with null for NaN and infinity, and ``stopped`` and ``monitor`` unless empty.
+        """Write the history as JSON, with null for NaN and infinity; with its attributes, unless they are empty.
 
         Parameters
         ----------
@@ -91,7 +96,7 @@ class History(dict[str, list[float]]):
 
     def as_json(self) -> str:
         """What `save` writes."""
-        more = {"stopped": self.stopped, "monitor": self.monitor}
+        more = {"stopped": self.stopped, "monitor": self.monitor, "provenance": self.provenance}
         return json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1)
 
     def _repr_html_(self) -> str:
@@ -329,6 +334,11 @@ class Run:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.callbacks = sorted(callbacks, key=lambda callback: callback.rank)
         self.history = History()
+        self.history.provenance = {
+            "environment": environment.record(),
+            "seeds": {"model": model.seed, **({"fit": seed} if feed.seeds is None else feed.seeds)},
+            "order": feed.order,
+        }
         self.epochs, self.batch_size, self.accumulate, self.seed = epochs, feed.size, accumulate, seed
         self._feed, self._validation, self._own_metrics = feed, validation, dict(metrics)
         self._data: Data = feed.first()
@@ -401,6 +411,7 @@ class Run:
             _go_on(self.average, check=True)
             self._ranks.together(lambda: self._tell("on_train_begin", self))
             self._ranks.take_over(self)
+            logger.debug("a run of %d epochs of %d steps: %s", self.epochs, self.batches, self.history.provenance)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
             ahead: list[_Epoch] = []
             over = self._ranks.stops(self, epoch=True)
@@ -801,7 +812,7 @@ def _feed(
         raise ValueError(f"batch_size must not be given beside batches, which have their own, got {batch_size!r}")
     else:
         each = orders.checked(batches, count)
-        size = each.batch_size if type(each) is Shuffled else _name_of(each)
+        size = each.batch_size if type(each) is Shuffled else described(each)
     if transform is None:
         return Arrays((x, y, weight), each, rows, size)
     if isinstance(transform, type) or not callable(transform):
@@ -811,11 +822,6 @@ def _feed(
         return arguments.samples(model, x, y, loss, "transformed ")[:2]
 
     return Transformed((x, y, weight), each, rows, size, transform, changed, accumulate, ahead=ahead)
-
-
-def _name_of(batches: Any) -> str:
-    """What a checkpoint says of batches."""
-    return f"{type(batches).__name__}({getattr(batches, 'batch_size', len(batches))})"
 
 
 def _weights(
@@ -934,5 +940,5 @@ def fit(model: Compiled, x: Any, y: Any, *, comm: Any = None, **options: Any) ->
         run = ranks.together(lambda: prepare(model, x, y, ranks=ranks, **options))
         history: History = run.go()
     if run.interrupted and ranks.is_first:
-        print(f"fastopt: {history.stopped}; weights and history are kept", file=sys.stderr)
+        logger.warning("%s; weights and history are kept", history.stopped)
     return history

@@ -70,6 +70,8 @@ class Ordered(Arrays):
     ----------
     of_batches : int64 ndarray (batches,)
         Their sizes, which are those of each epoch.
+    seeds : dict
+        Filled by the estimator, whose ``random_state`` decides the order.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Ordered(Arrays):
         self._order, self.size, self._join, self._singly = order, size, join, singly
         each = self._split(np.arange(len(data[0])))
         super().__init__(data, each, None, size)
+        self.order, self.seeds = f"scikit-learn's({size})", {}
         self.of_batches = np.diff([each.start(i) for i in range(len(each) + 1)])
         self._drawn: dict[int, Batches] = {}  # by the number of steps before them
 

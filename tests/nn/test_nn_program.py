@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cases, data, nn
-from fastopt.nn import layers, lowering, program, trainer
+from fastopt import cases, data, environment, nn
+from fastopt.nn import lowering, program, trainer
 from fastopt.nn.orders import Batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
@@ -141,7 +141,7 @@ def test_every_layer_amid_others(case, rng):
 
 @pytest.mark.parametrize("products", ["auto", "blas"])
 def test_products_of_the_blas(products, rng, monkeypatch):
-    monkeypatch.setattr(layers, "PRODUCTS", products)
+    monkeypatch.setattr(environment, "PRODUCTS", products)
     kinds = [nn.Dense(5, activation="relu"), nn.Dropout(0.3), nn.Dense(4), nn.Dense(3)]
     model = alive(nn.Sequential(kinds, (4,), dtype=np.float64), rng)
     made = check_like_layers(model, rng, exact=False)
@@ -879,7 +879,7 @@ def usual_handler():
 
 
 @pytest.mark.usefixtures("usual_handler")
-def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
+def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, caplog):
     monkeypatch.setattr(program, "SLICE", 0.0)  # one batch in each call
     original, calls = Steps.many, []
 
@@ -895,7 +895,7 @@ def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
     history = model.fit(*samples, batch_size=8, epochs=9, optimizer=optimizer)
     assert optimizer.t == 4
     assert history.stopped == "interrupted; stopped after 4 of 6 batches of epoch 1"
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted" in caplog.text
     twin = mlp()
     step = twin.trainer(fastopt.Adam(twin.params, lr=0.01))
     for chosen in [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0]))][:4]:
