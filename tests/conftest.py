@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,9 @@ settings.register_profile(
     "fastopt", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fastopt")
+
+#: Of tests that ask NumPy whether anybody else holds an array: what measures coverage does.
+untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer holds the values of local names")
 
 # ---- The cross-section ------------------------------------------------------------------------------
 
@@ -106,6 +110,13 @@ def few_to_collect() -> None:
     JAX, which takes a second each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_timed():
+    """How many steps a call of C takes does not depend on what tests before have shown of programs like it."""
+    if (program := sys.modules.get("fastopt.nn.program")) is not None:
+        program._seconds.clear()
 
 
 # ---- Instruction sets, types, sizes -----------------------------------------------------------------

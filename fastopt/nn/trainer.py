@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from fastopt.nn.orders import Batches, Indices
 from fastopt.nn.program import Compiled, Program, Targets, fitting
 from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.optimizer import Upcoming
+from fastopt.optimizer import Upcoming, Varying
 from fastopt.optimizers import LookAheadNesterov
 
 
@@ -29,12 +30,13 @@ class NonFinite(Exception):
 
 
 class Taken(NamedTuple):
-    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers; and for all
-    samples the outputs, where they are wanted."""
+    """What batches gave: for each the mean loss, the total sample weight, the number of right answers, and what else
+    the loss tells, (batches, extras); and for all samples the outputs, where they are wanted."""
 
     loss: Array
     weight: Array
     right: Array
+    extras: Array
     output: Array | None = None
 
 
@@ -142,13 +144,17 @@ class Steps:
                 return None
         output = None if output is None else output[: done * n]
         result = program.result[:done].copy()
-        taken = Taken(result[:, 0], result[:, 1], program.right[:done].copy(), output)
+        taken = Taken(result[:, 0], result[:, 1], program.right[:done].copy(), result[:, 2:], output)
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
         return taken
 
     def epochs(
-        self, sizes: Sequence[tuple[int, int]], most: int, orders: Callable[[int], Sequence[Batches]]
+        self,
+        sizes: Sequence[tuple[int, int]],
+        most: int,
+        orders: Callable[[int], Sequence[Batches]],
+        varying: Varying | None = None,
     ) -> list[Taken]:
         """All steps of some of the next epochs, as many as C takes in one go; none where it cannot take any alone.
 
@@ -159,6 +165,8 @@ class Steps:
         most : int
         orders : callable
             Returns the batches of so many epochs, or of fewer, of arrays that it may `feed`.
+        varying : Varying, optional
+            A setting of the optimizer that differs from step to step of each epoch.
 
         Returns
         -------
@@ -171,7 +179,7 @@ class Steps:
             return []
         each, counts, begin = orders(fit), [count for _, count in sizes], 0
         steps, programs = sum(counts), [self.program(n) for n, _ in sizes]  # which may have been fed anew
-        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps)
+        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps, varying)
         if upcoming is None or upcoming.steps < steps:
             return []
         fit = upcoming.steps // steps
@@ -196,17 +204,18 @@ class Steps:
             for program in programs:
                 program.seconds = seconds / (fit * steps)
         rounds = done + (more > 0)
-        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, 2) for p, k in epoch], axis=1)
+        of_each = programs[0].result.shape[1]
+        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, of_each) for p, k in epoch], axis=1)
         right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)
-        taken = [Taken(own[:, 0], own[:, 1], of) for own, of in zip(result, right, strict=True)]
+        taken = [Taken(own[:, 0], own[:, 1], of, own[:, 2:]) for own, of in zip(result, right, strict=True)]
         if more:
-            taken[-1] = Taken(*(part[:more] for part in taken[-1][:3]))
+            taken[-1] = Taken(*(part[:more] for part in taken[-1][:4]))
         return taken
 
-    def _upcoming(self, steps: int) -> Upcoming | None:
+    def _upcoming(self, steps: int, varying: Varying | None = None) -> Upcoming | None:
         """The next steps of the optimizer, where C can take them alone."""
         # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
-        return self._optimizer.upcoming(steps) if hasattr(type(self._optimizer), "upcoming") else None
+        return self._optimizer.upcoming(steps, varying) if hasattr(type(self._optimizer), "upcoming") else None
 
     def _aim(self, program: Program, batches: int) -> Array | None:
         """A new array for the outputs of so many batches, where they are wanted."""
@@ -259,7 +268,7 @@ class Steps:
             self._last = program
             outputs.append(self._aim(program, 1))
             self._phase(program, 0, chosen, counter + i)
-            own, weight = program.result[0].tolist()
+            own, weight, *extras = program.result[0].tolist()
             share = 1.0
             if len(parts) > 1:
                 share = weights[i] / (sum(weights) or 1.0)
@@ -275,7 +284,7 @@ class Steps:
                         self._sums[name] += grad
                 grads = dict(self._sums)
         output = np.concatenate([own for own in outputs if own is not None]) if self._outputs else None
-        return Taken(np.array([value]), np.array([total]), np.array([right]), output), grads
+        return Taken(np.array([value]), np.array([total]), np.array([right]), np.array([extras]), output), grads
 
     def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
         try:
@@ -315,8 +324,12 @@ def look_ahead(optimizer: Any) -> None:
         optimizer.look_ahead()
 
 
-#: Models that are trained at present: their process, and identity.
-_trained: set[tuple[int, int]] = set()
+class _Training:
+    """What a block that trains a model holds: it goes with it, even where an interrupt leaves no time to say so."""
+
+
+#: Of models that are trained at present, by their process and identity.
+_trained: weakref.WeakValueDictionary[tuple[int, int], _Training] = weakref.WeakValueDictionary()
 
 
 @contextlib.contextmanager
@@ -325,23 +338,25 @@ def alone(model: Stack) -> Iterator[None]:
     key = os.getpid(), id(model)
     if key in _trained:
         raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
-    _trained.add(key)
+    training = _trained[key] = _Training()
     try:
         yield
     finally:
-        _trained.discard(key)
+        if _trained.get(key) is training:
+            del _trained[key]
 
 
 @contextlib.contextmanager
 def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
     """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
     frozen = getattr(optimizer, "frozen", ())
-    if frozen or optimizer is None:
-        model.params.mark("held", frozen)
+    marks = bool(frozen or optimizer is None or model.params.held)  # by a block that was interrupted
     try:
+        if marks:
+            model.params.mark("held", frozen)
         yield
     finally:
-        if frozen or optimizer is None:
+        if marks:
             model.params.mark("held", ())
 
 

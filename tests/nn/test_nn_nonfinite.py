@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import nn
+from fastopt import environment, nn
 from fastopt.nn.targets import check_finite
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, about the same
@@ -25,7 +25,7 @@ def samples(rng):
 @pytest.fixture(params=["own", "blas"])
 def products(request, monkeypatch):
     """By C alone, and with calls of Python between."""
-    monkeypatch.setattr(nn.layers, "PRODUCTS", request.param)
+    monkeypatch.setattr(environment, "PRODUCTS", request.param)
 
 
 def bits(model):
