@@ -79,11 +79,14 @@ static void convert_in_parts(const struct fastopt_item *item, const char *from, 
 /* The batch's rows, one after the other; those that are to be as they are have no function that converts. */
 static void gather(const struct fastopt_item *item, const int64_t *order, size_t first, size_t rows)
 {
+    const int single = !item->convert && item->to_stride == sizeof(int64_t); /* such as a label */
     for (size_t k = 0; k < rows; ++k) {
         const int64_t row = order ? order[first + k] : (int64_t)(first + k);
         const char *from = (const char *)item->from + row * item->row_stride;
         char *to = (char *)item->to + (int64_t)k * item->to_stride;
-        if (item->source_bytes)
+        if (single)
+            memcpy(to, from, sizeof(int64_t));
+        else if (item->source_bytes)
             convert_in_parts(item, from, to);
         else if (item->convert)
             item->convert(from, to, item->elements);

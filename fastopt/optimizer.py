@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -879,13 +879,14 @@ class Optimizer(Declared):
         after: list[Call] = [*self._holding(now), (vars(self).update, ({"_grad_norm": norm},))]
         return [*self._advance(grads, scale * clip, factors, self._places(now), t, now), *after], True
 
-    def upcoming(self, steps: int) -> Upcoming | None:
+    def upcoming(self, steps: int, varying: Varying | None = None) -> Upcoming | None:
         """The next steps, where they are those of the plan alone, with hyperparameters that may follow schedules; None
         where Python has a part in them.
 
         Parameters
         ----------
         steps : int
+        varying : Varying, optional
 
         Returns
         -------
@@ -896,9 +897,9 @@ class Optimizer(Declared):
         if patched is not None and getattr(patched, "__self__", None) is not self._plan:
             own = False
         scheduled = {name for _, name in self._scheduled}
-        if not own or self._resting or scheduled.intersection(_CLIPS):
+        if not own or self._resting or scheduled.intersection(_CLIPS) or (scheduled and varying):
             return None
-        return Upcoming(self, self._plan, steps)
+        return Upcoming(self, self._plan, steps, varying)
 
     # ---- Inspection -----------------------------------------------------------------------------------------
 
@@ -1063,6 +1064,14 @@ def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -
     return optimizer
 
 
+class Varying(NamedTuple):
+    """A setting of a group that differs from step to step: its values, which come again and again."""
+
+    group: Group
+    name: str
+    values: Array
+
+
 class Upcoming:
     """The next steps of an optimizer, for a program to take (`fastopt._kernels.Program.run`).
 
@@ -1074,7 +1083,7 @@ class Upcoming:
         How many they are: fewer where a schedule raises for a later one.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int, varying: Varying | None) -> None:
         self._optimizer = optimizer
         self._now: list[Now] = []
         self.steps = steps
@@ -1094,9 +1103,21 @@ class Upcoming:
                     break
                 self._now.append(now)
             self.steps = len(self._now)
-            changes = [optimizer._places(now) for now in self._now]
-            self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
-            self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])
+            self._change(self._now)
+        elif varying is not None:
+            group, name, values = varying
+            distinct, which = np.unique(values, return_inverse=True)
+            declared, which = getattr(type(optimizer), name), np.resize(which, steps)
+            now_of: list[Now] = [{(group, name): declared.encode(value)} for value in distinct.tolist()]
+            self._now = [now_of[i] for i in which.tolist()]
+            self._change(now_of)
+            self.options["values"] = self.options["values"][which]
+
+    def _change(self, each: Sequence[Now]) -> None:
+        """Have settings be these in one step after the other."""
+        changes = [self._optimizer._places(now) for now in each]
+        self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
+        self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])
 
     def finish(self, taken: int, norm: float) -> None:
         """Take note that so many of the steps were taken, and of the norm of the last one's gradients."""

@@ -342,6 +342,15 @@ def test_commands_are_there():
     assert not wrong
 
 
+def test_extras_are_on_the_page_of_installation():
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for_development = {"test", "oracles", "peers", "docs", "dev", "release", "fuzz"}
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/install.md").read_text(), re.MULTILINE)
+    assert {*rows} == {*extras} - for_development
+
+
 def test_links_lead_somewhere():
     """Files that pages link to are there, and so are the headings in them."""
     broken = []

@@ -395,14 +395,14 @@ class Interrupting:
 
 @pytest.mark.parametrize("strategy", ["random", "halving", "coarse-to-fine"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_going_on_from_a_file(tmp_path, strategy, threads, capsys):
+def test_going_on_from_a_file(tmp_path, strategy, threads, caplog):
     file = tmp_path / "results.json"
     given = {"strategy": strategy, "n_iter": 6, "factor": 2, "cv": 2, "random_state": 2, "threads": threads}
     whole = SearchCV(mlp(), SPACE, scoring=Interrupting(), **given).fit(X, Y)
     total = whole.scorer_.calls
     with pytest.raises(KeyboardInterrupt):
         SearchCV(mlp(), SPACE, scoring=Interrupting(after=7), file=file, **given).fit(X, Y)
-    assert "from which the same search goes on" in capsys.readouterr().err
+    assert "from which the same search goes on" in caplog.text
     there = len(json.loads(file.read_text())["results"])
     assert there == 6
     again = SearchCV(mlp(), SPACE, scoring=Interrupting(), file=file, **given).fit(X, Y)
@@ -423,12 +423,12 @@ def ctrl_c():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, a signal ends the process")
-def test_ctrl_c(tmp_path, ctrl_c, capsys):
+def test_ctrl_c(tmp_path, ctrl_c, caplog):
     given = {"n_iter": 8, "cv": 2, "random_state": 2, "threads": 2, "file": tmp_path / "results.json"}
     net = mlp(max_iter=30)
     with pytest.raises(KeyboardInterrupt):
         SearchCV(net, SPACE, scoring=Interrupting(3, ctrl_c=True), **given).fit(X, Y)
-    assert "from which the same search goes on" in capsys.readouterr().err
+    assert "from which the same search goes on" in caplog.text
     there = len(json.loads((tmp_path / "results.json").read_text())["results"])
     assert 2 <= there < 16
     again = SearchCV(net, SPACE, scoring=Interrupting(), **given).fit(X, Y)

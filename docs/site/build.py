@@ -63,9 +63,9 @@ FOLDERS = ("docs/tutorial", "docs/gallery", "docs/decisions", "docs/performance"
 INDEX = """\
 # fastopt
 
-**fastopt makes neural networks in NumPy train fast on the CPU.** Your arrays and your loop stay; C kernels take the step of the
-optimizer, draw dropout, normalise, convolve, each in one pass, in place. On top of them: a small trainer for MLPs and CNNs. It
-needs NumPy and nothing else.
+**fastopt makes neural networks in NumPy train fast on the CPU.** Your arrays and your loop stay; C kernels take
+the step of the optimizer, draw dropout, normalise, convolve, each in one pass, in place. On top of them: a small
+trainer for MLPs and CNNs. It needs NumPy and nothing else.
 
 ```
 pip install fastopt
@@ -95,7 +95,7 @@ print(model.evaluate(x_test, y_test))
 
 - [Getting started](README.md): what is there, by example, and [how fast it is](docs/performance/README.md).
 - [Tutorial](docs/tutorial/README.md): from an MLP by hand to a CNN, in five short chapters.
-- [Coming from Keras, PyTorch, scikit-learn or plain NumPy](docs/coming-from.md): what they call it, and what it is called here.
+- [Coming from Keras, PyTorch, scikit-learn or plain NumPy](docs/coming-from.md): name by name.
 - [Training](docs/training.md), and the rest of the user's guide.
 - [All public names](api/index.rst), each with an example.
 """

@@ -48,7 +48,8 @@ INTERNAL = {
         "GroupNormCache": "computed parts_shape",
         "Layer": "adopt",
         "Optimizer": "encode upcoming",
-        "Program": "holds doutput feed aim once rest batches finite run_phase keep restore is_step stops_on_input",
+        "Program": "seconds holds doutput feed aim once rest batches finite run_phase keep restore is_step "
+        "stops_on_input",
         "RMSNormCache": "computed",
         "Run": "parts go slices",
         "Shuffled": "sizes",
@@ -68,6 +69,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Parameters and penalties": ("arena", "penalties"),
         "Files, and PyTorch's form": ("interchange",),
         "Threads and instruction sets": ("threads", "_kernels"),
+        "Warnings": ("messages",),
     },
     "fastopt.functional": {
         "Steps": ("steps",),

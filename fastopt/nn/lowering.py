@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import environment
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.kernel import kernel
@@ -482,7 +483,7 @@ def _flatten(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) 
 @lowering(layers.Dense)
 def _dense(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     weight, bias, y = p.weight(layer), layer.params["bias"], p.empty((p.n, layer.units))
-    end, blas = _epilogue(p, layer, followers), layers.PRODUCTS == "blas"
+    end, blas = _epilogue(p, layer, followers), environment.PRODUCTS == "blas"
     if blas:
         p.python(np.matmul, x, weight, out=y)
         _finish(p, y, bias, end)

@@ -19,6 +19,7 @@ import numpy as np
 
 from fastopt import _kernels, checks, files
 from fastopt.checks import Array
+from fastopt.messages import logger
 from fastopt.nn import losses, training
 from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.arguments import samples as checked_samples
@@ -212,10 +213,7 @@ def fit_many(
     histories = Histories([run.history for run in runs], errors)
     if interrupted:
         done = sum(not history.stopped for history in histories)
-        print(
-            f"fastopt: interrupted; {done} of {len(runs)} models are complete; weights and histories are kept",
-            file=sys.stderr,
-        )
+        logger.warning("interrupted; %d of %d models are complete; weights and histories are kept", done, len(runs))
     if errors and on_error == "raise":
         raise FitManyError(f"{len(errors)} of {len(runs)} models could not be trained", [*errors.values()], histories)
     return histories

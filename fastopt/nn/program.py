@@ -49,6 +49,11 @@ MOST_PROGRAMS, MOST_IDLE = 16, 8
 #: Programs of more memory are not kept: to make one anew takes no time beside its calls.
 MOST_BYTES = 1 << 23
 
+#: Seconds of a batch, as last measured, of programs that do the same for whatever models: the first steps of a model
+#: need not show it, where another like it was trained before. Of the last ones that were new.
+_seconds: dict[Any, float] = {}
+MOST_SECONDS = 1024
+
 LINE = arena.LINE
 
 #: A range of items that C runs, or one that Python calls with the counter and the number of the batch.
@@ -125,10 +130,10 @@ class Program:
         self.n, self.training = n, loss is not None
         self._loss = loss  # held, as programs are found again by the identity of their loss
         self.grads: Mapping[str, Array] = {} if loss is None else shared.grads if shared else model.gradients()
-        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
+        #: Of each batch the mean loss, the total sample weight, and what else the loss tells.
+        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2 + getattr(loss, "extras", 0)))
         self.right = np.zeros(len(self.result), np.int64)
         self.shares = np.ones(len(self.result) if accumulate else 0)
-        self.seconds = 0.0  # of a batch, as last measured
         self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
         self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
@@ -170,6 +175,7 @@ class Program:
         of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
         self._found = _kernels.Snapshot([*of_loss, *p.watched])
         self._stacks = p.stacks
+        self._does = (n, model.dtype, *((i.kind, i.function, *(b.shape for b in i.buffers)) for i in p.items))
         self.nbytes = _allocate(p.items)
         self.calls = _kernels.Program()
         self._record(p.items, marks)
@@ -180,8 +186,9 @@ class Program:
         self, p: Writer, loss: Loss, targets: Targets, y: Buffer, named: dict[str, Any], check: bool
     ) -> Buffer:
         """The calls of the loss; the gradient of the output is returned."""
-        result, right = self.result[0], self.right[:1]
-        p.moving = [(result, self.result.strides[0]), (right, self.right.strides[0]), *getattr(loss, "moving", ())]
+        result, right, stride = self.result[0, :2], self.right[:1], self.result.strides[0]
+        extras = [self.result[0, i : i + 1] for i in range(2, self.result.shape[1])]
+        p.moving = [(right, self.right.strides[0]), *((each, stride) for each in (result, *extras))]
         self._doutput, write = p.like(y), lowering_of(loss)
         if write is None:
             self._own_loss(p, loss, y, self._doutput, targets.labels)
@@ -193,7 +200,8 @@ class Program:
                 weight = named["sample weights"] = p.empty((self.n,))
                 self._gathers.append(p.add("gather", weight))
             arrays: Any = y, given, weight, self._doutput
-            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result)
+            more: dict[str, Any] = {"extras": extras} if extras else {}
+            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result, **more)
             if targets.labels:
                 p.call(F.count_right, y, given, right)
         if check:
@@ -218,7 +226,8 @@ class Program:
             value, dy[...] = loss_of(loss, y, targets, weight)
             of_loss = getattr(loss, "total_weight", None)
             total = len(y) if weight is None else weight.sum()
-            self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
+            total = total if of_loss is None else of_loss(targets, weight)
+            self.result[batch] = value, total, *getattr(loss, "extra_values", ())
             self.right[batch] = count_right(y, targets) if labels else 0
 
         p.python(call, y, dy, batch=True, label="loss")
@@ -284,6 +293,17 @@ class Program:
             yield f"gradient of {name}", grad
 
     # ---- Running -------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """How long a batch takes, as last measured; 0 where it was not."""
+        return _seconds.get(self._does, 0.0)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        if len(_seconds) >= MOST_SECONDS and self._does not in _seconds:
+            _seconds.clear()
+        _seconds[self._does] = value
 
     def holds(self) -> bool:
         """Whether options and arrays of the layers and the loss are those that it was made for."""

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from fastopt.nn.orders import Batches, Indices
 from fastopt.nn.program import MOST_BATCHES, Compiled, Program, Targets, fitting
 from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.optimizer import Upcoming
+from fastopt.optimizer import Upcoming, Varying
 from fastopt.optimizers import LookAheadNesterov
 
 
@@ -31,12 +32,13 @@ class NonFinite(Exception):
 
 
 class Taken(NamedTuple):
-    """What steps gave: for each the mean loss, the total sample weight, and the number of right answers; and for all
-    samples the outputs, where they are wanted."""
+    """What steps gave: for each the mean loss, the total sample weight, the number of right answers, and what else the
+    loss tells of its last batch, (steps, extras); and for all samples the outputs, where they are wanted."""
 
     loss: Array
     weight: Array
     right: Array
+    extras: Array
     output: Array | None = None
 
 
@@ -161,7 +163,11 @@ class Steps:
         return taken
 
     def epochs(
-        self, sizes: Sequence[tuple[int, int]], most: int, orders: Callable[[int], Sequence[Batches]]
+        self,
+        sizes: Sequence[tuple[int, int]],
+        most: int,
+        orders: Callable[[int], Sequence[Batches]],
+        varying: Varying | None = None,
     ) -> list[Taken]:
         """All steps of some of the next epochs, as many as C takes in one go; none where it cannot take any alone.
 
@@ -172,6 +178,8 @@ class Steps:
         most : int
         orders : callable
             Returns the batches of so many epochs, or of fewer, of arrays that it may `feed`.
+        varying : Varying, optional
+            A setting of the optimizer that differs from step to step of each epoch.
 
         Returns
         -------
@@ -185,7 +193,7 @@ class Steps:
         each, counts, begin, every = orders(fit), [count for _, count in sizes], 0, self._every
         programs = [self.program(n) for n, _ in sizes]  # which may have been fed anew
         batches, steps = sum(counts), -(-sum(counts) // every)
-        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps)
+        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps, varying)
         if upcoming is None or upcoming.steps < steps:
             return []
         fit = upcoming.steps // steps
@@ -217,27 +225,31 @@ class Steps:
             for program in programs:
                 program.seconds = seconds / (fit * batches)
         rounds = done + (more > 0)
-        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, 2) for p, k in epoch], axis=1)
+        of_each = programs[0].result.shape[1]
+        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, of_each) for p, k in epoch], axis=1)
         right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)
         taken = [self._taken(*own) for own in zip(result, right, shares[:rounds], strict=True)]
         if more:
-            taken[-1] = Taken(*(part[:more] for part in taken[-1][:3]))
+            taken[-1] = Taken(*(part[:more] for part in taken[-1][:4]))
         return taken
 
     def _taken(self, result: Array, right: Array, shares: Array) -> Taken:
         """What steps gave, by what their batches did."""
         every = self._every
         if every == 1:
-            return Taken(result[:, 0].copy(), result[:, 1].copy(), right.copy())
+            result = result.copy()
+            return Taken(result[:, 0], result[:, 1], right.copy(), result[:, 2:])
         steps = -(-len(right) // every)
         loss, weight, counts = np.zeros(steps), np.zeros(steps), np.zeros(steps, np.int64)
+        extras = np.zeros((steps, result.shape[1] - 2))
         for i in range(every):
             own = slice(i, None, every)
             count = len(right[own])
             loss[:count] += shares[own] * result[own, 0]
             weight[:count] += result[own, 1]
             counts[:count] += right[own]
-        return Taken(loss, weight, counts)
+            extras[:count] = result[own, 2:]
+        return Taken(loss, weight, counts, extras)
 
     def _shares(self, parts: Sequence[Indices]) -> list[float]:
         """The share of each batch in the weight of all samples of its step."""
@@ -248,10 +260,10 @@ class Steps:
             shares += [total / whole for total in own] if len(own) > 1 else [1.0]
         return shares
 
-    def _upcoming(self, steps: int) -> Upcoming | None:
+    def _upcoming(self, steps: int, varying: Varying | None = None) -> Upcoming | None:
         """The next steps of the optimizer, where C can take them alone."""
         # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
-        return self._optimizer.upcoming(steps) if hasattr(type(self._optimizer), "upcoming") else None
+        return self._optimizer.upcoming(steps, varying) if hasattr(type(self._optimizer), "upcoming") else None
 
     def _aim(self, program: Program, batches: int) -> Array | None:
         """A new array for the outputs of so many batches, where they are wanted."""
@@ -305,10 +317,11 @@ class Steps:
             for phase in (0, 1):
                 self._phase(program, phase, chosen, counter + i, part)
             program.seconds = program.seconds or time.perf_counter() - started
-            own, weight = program.result[0].tolist()
+            own, weight, *extras = program.result[0].tolist()
             value, right, total = value + share * own, right + int(program.right[0]), total + weight
         output = np.concatenate([own for own in outputs if own is not None]) if self._outputs else None
-        return Taken(np.array([value]), np.array([total]), np.array([right]), output), dict(program.grads)
+        taken = Taken(np.array([value]), np.array([total]), np.array([right]), np.array([extras]), output)
+        return taken, dict(program.grads)
 
     def _begin(self, program: Program) -> None:
         """Begin a step with a batch of that program."""
@@ -353,8 +366,12 @@ def look_ahead(optimizer: Any) -> None:
         optimizer.look_ahead()
 
 
-#: Models that are trained at present: their process, and identity.
-_trained: set[tuple[int, int]] = set()
+class _Training:
+    """What a block that trains a model holds: it goes with it, even where an interrupt leaves no time to say so."""
+
+
+#: Of models that are trained at present, by their process and identity.
+_trained: weakref.WeakValueDictionary[tuple[int, int], _Training] = weakref.WeakValueDictionary()
 
 
 @contextlib.contextmanager
@@ -363,23 +380,25 @@ def alone(model: Stack) -> Iterator[None]:
     key = os.getpid(), id(model)
     if key in _trained:
         raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
-    _trained.add(key)
+    training = _trained[key] = _Training()
     try:
         yield
     finally:
-        _trained.discard(key)
+        if _trained.get(key) is training:
+            del _trained[key]
 
 
 @contextlib.contextmanager
 def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
     """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
     frozen = getattr(optimizer, "frozen", ())
-    if frozen or optimizer is None:
-        model.params.mark("held", frozen)
+    marks = bool(frozen or optimizer is None or model.params.held)  # by a block that was interrupted
     try:
+        if marks:
+            model.params.mark("held", frozen)
         yield
     finally:
-        if frozen or optimizer is None:
+        if marks:
             model.params.mark("held", ())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from sklearn.utils.validation import (
 
 from fastopt import checks, nn
 from fastopt.checks import Array
+from fastopt.messages import logger
 from fastopt.nn import training
 from fastopt.nn.arguments import bound
 from fastopt.nn.layers import Layer
@@ -261,7 +261,7 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         def end(is_last: bool) -> None:
             self.history_ = run.history
             if run.interrupted:
-                print(f"fastopt: {run.history.stopped}; weights and history are kept", file=sys.stderr)
+                logger.warning("%s; weights and history are kept", run.history.stopped)
 
         return Fit([run], [self], end)
 

@@ -23,6 +23,7 @@ def samples(rng):
 
 
 def mlp(seed=0, layers=()):
+    nn.program._seconds.clear()  # nothing shows how long its steps take
     return nn.Sequential(
         [nn.Dense(8), nn.BatchNorm(), nn.ReLU(), *layers, nn.Dropout(0.3), nn.Dense(C)], (D,), seed=seed
     )
@@ -220,6 +221,29 @@ def test_the_identity_changes_no_bits(samples):
     same = other.fit(*samples, epochs=4, batch_size=8, transform=lambda x, y, rng: (x, y))
     assert bits(one) == bits(other)
     assert metrics(history) == metrics(same)
+
+
+@pytest.mark.parametrize("patience", [0, 1, 4])
+def test_epochs_that_cannot_be_the_last_are_one_call(patience, samples, several):
+    """A callback that says so is told of them later, and the run ends where it does otherwise."""
+
+    class EachByItself(nn.EarlyStopping):
+        def epochs_ahead(self):
+            return 1
+
+    ended = []
+    for kind in (EachByItself, nn.EarlyStopping):
+        model = mlp()
+        several.clear()
+        stopping = kind("loss", patience=patience, min_delta=0.05, restore_best=False)
+        history = model.fit(*samples, epochs=40, callbacks=[stopping], batch_size=7)
+        assert 0 < len(history["loss"]) < 40
+        ended.append((bits(model), metrics(history), history.stopped))
+        if kind is EachByItself or not patience:
+            assert max(several) == 1
+        else:
+            assert max(several) == patience + 1
+    assert ended[0] == ended[1]
 
 
 def noisy(x, y, rng):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cases, nn
+from fastopt import cases, environment, nn
 from fastopt.nn.preprocessing import adapt, unadapted
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.targets import check_finite
@@ -30,7 +30,7 @@ def samples(rng):
 @pytest.fixture(params=["own", "blas"])
 def products(request, monkeypatch):
     """By C alone, and with calls of Python between."""
-    monkeypatch.setattr(nn.layers, "PRODUCTS", request.param)
+    monkeypatch.setattr(environment, "PRODUCTS", request.param)
 
 
 def bits(model):
