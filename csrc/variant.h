@@ -38,4 +38,4 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, sums, scalars, preprocess, constrain, layers, MR, NR};
+const struct fastopt_kernels VARIANT = {steps, sums, scalars, all_finite, preprocess, constrain, layers, MR, NR};
