@@ -89,7 +89,7 @@ vec:  ## which loops the compiler made vector loops of, and with how wide vector
 
 NEON_CC = aarch64-linux-gnu-gcc
 neon:  ## compile the kernels for aarch64 (needs a cross compiler: NEON_CC)
-	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c csrc/program.c; do \
+	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c csrc/permutation.c csrc/program.c; do \
 	  $(NEON_CC) $(call flags,baseline) -Werror -Icsrc -c -o /dev/null $$file || exit 1; done
 
 neon-test:  ## the table of hashes and a cross-section of the kernel tests on an emulated aarch64 (see .ci/neon-test)

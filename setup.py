@@ -100,7 +100,7 @@ setup(
     ext_modules=[
         Extension(
             "fastopt._kernels",
-            ["fastopt/_kernels.pyx", "csrc/dispatch.c", "csrc/parallel.c", "csrc/program.c"],
+            ["fastopt/_kernels.pyx", "csrc/dispatch.c", "csrc/parallel.c", "csrc/permutation.c", "csrc/program.c"],
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=LIMITS if LIMITED else [],

@@ -202,9 +202,12 @@ cdef extern from "program.h" nogil:
         size_t batch
         size_t item
     bint fastopt_run_program(const fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes, fastopt_stop *stop)
-    int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order)
     int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
     double fastopt_norm(const double *numbers, size_t n)
+
+
+cdef extern from "permutation.h" nogil:
+    int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order)
 
 
 # What NumPy's headers let every extension read of an array: the struct that is part of its ABI.
