@@ -37,8 +37,8 @@ INLINE real lamb_update(struct lamb k, real m, real v, real param)
 INLINE void lamb_strip(struct lamb k, const struct fastopt_tensor *tensor, size_t start, size_t width, double *of_param,
                        double *of_update)
 {
-    const real *restrict param = (const real *)tensor->param + start, *restrict grad =
-                                                                          (const real *)tensor->grad + start;
+    const real *restrict param = (const real *)tensor->param + start;
+    const real *restrict grad = (const real *)tensor->grad + start;
     real *restrict m = (real *)tensor->state[0] + start, *restrict v = (real *)tensor->state[1] + start;
     const real scale = tensor->grad_scale;
     real shrunk[SUM_LANES], update[SUM_LANES];
