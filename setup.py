@@ -18,10 +18,11 @@ if MACHINE.endswith("universal2"):  # instruction sets have flags of their own: 
     MACHINE = platform.machine()
     os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}")
 
-# No contraction and no fast-math: results are the same bits on every instruction set. Sums of products fuse by
-# themselves, explicitly (csrc/layers/fma.h).
-# The two -fno- flags give up errno and floating-point traps, which no kernel uses, so that loops vectorise.
-CFLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+# Of all C: no contraction and no fast-math, so that results are the same bits on every instruction set. Sums of products
+# fuse by themselves, explicitly (csrc/layers/fma.h).
+# The two -fno- flags give up errno and floating-point traps, which nothing here uses, so that loops vectorise.
+REALS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+CFLAGS = ["-std=c11", "-O3", "-g0", *REALS, "-fopenmp-simd"]
 CFLAGS += ["-fno-unroll-loops"]  # gcc's default: a fifth less of clang's code; what must be unrolled says so
 CFLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror=unused-function"]  # a kernel without a row
 CFLAGS += ["-Wno-psabi"]  # helpers on vectors wider than registers are inlined, so no ABI matters
@@ -104,7 +105,7 @@ setup(
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=LIMITS if LIMITED else [],
-            extra_compile_args=["-O3", "-g0", *HIDDEN, *THREADS],
+            extra_compile_args=["-O3", "-g0", *REALS, *HIDDEN, *THREADS],
             extra_link_args=THREADS,
             py_limited_api=LIMITED,
         )
