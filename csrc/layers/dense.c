@@ -167,7 +167,7 @@ static void dense_weight_grad(const void *arguments, struct fastopt_share share)
                               .prefetch = 1};
     multiply(&f, a->inputs, share);
     if (a->dbias)
-        sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
+        sum_any_rows(sum_rows_of_dy, a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
 }
 
 /* y = a' b'. */

@@ -62,11 +62,44 @@ enum { UNROLL = 32 };
 enum { UNROLL = 1 };
 #endif
 
+/* Writes the rows of a tile: its sums, plus C0, and the ReLU of that; `last` columns of a row's last vector. */
+INLINE void finish_rows(const struct gemm *g, const vector *sum, int rows, int vectors, int64_t last)
+{
+    const int64_t c_row = g->c_row, c0_row = g->c0_row;
+    const int relu = g->relu;
+    const real *c0 = g->c0;
+    real *c = g->c;
+    for (int i = 0; i < rows; ++i, c += c_row, sum += vectors) {
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+            const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
+            vector y = c0 ? sum[v] + vector_load_some(c0 + at, columns) : sum[v];
+            if (relu)
+                y = vector_gate(y, y);
+            vector_store_some(c + at, y, columns);
+        }
+        c0 = c0 ? c0 + c0_row : c0;
+    }
+}
+
+/* Not inlined: it would be most of the code of each tile. */
+static __attribute__((noinline)) void finish_tile(const struct gemm *g, const vector *sum, int rows, int vectors)
+{
+    const int64_t last = g->n - (vectors - 1) * PER_VECTOR;
+    if (vectors == ROW_VECTORS)
+        finish_rows(g, sum, rows, ROW_VECTORS, last);
+    else if (vectors == 1)
+        finish_rows(g, sum, rows, 1, last);
+    else if (last == PER_VECTOR)
+        finish_rows(g, sum, rows, 2, PER_VECTOR);
+    else
+        finish_rows(g, sum, rows, 2, last);
+}
+
 /* One tile: `lines` times `rows` rows of A, and so many vectors. All of them are constants, as is a_row if it is 1. */
 INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors, int64_t a_row)
 {
-    vector sum[MR * NR_VECTORS];
-    const int64_t last = g->n - (vectors - 1) * PER_VECTOR; /* columns of the last vector */
+    vector sum[MR * NR_VECTORS], finished[MR * NR_VECTORS]; /* the former in registers */
 #pragma GCC unroll UNROLL
     for (int at = 0; at < lines * rows * vectors; ++at)
         sum[at] = (vector){0};
@@ -87,17 +120,9 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
         }
     }
 #pragma GCC unroll UNROLL
-    for (int i = 0; i < lines * rows; ++i)
-#pragma GCC unroll UNROLL
-        for (int v = 0; v < vectors; ++v) {
-            const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
-            vector y = sum[i * vectors + v];
-            if (g->c0)
-                y += vector_load_some(g->c0 + i * g->c0_row + at, columns);
-            if (g->relu)
-                y = vector_gate(y, y);
-            vector_store_some(g->c + i * g->c_row + at, y, columns);
-        }
+    for (int at = 0; at < lines * rows * vectors; ++at)
+        finished[at] = sum[at];
+    finish_tile(g, finished, lines * rows, vectors);
 }
 
 /* m rows of C in tiles of about equal height: one of few rows does not hide the latency of FMA. */
