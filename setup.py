@@ -18,8 +18,8 @@ if MACHINE.endswith("universal2"):  # instruction sets have flags of their own: 
     MACHINE = platform.machine()
     os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}")
 
-# Of all C: no contraction and no fast-math, so that results are the same bits on every instruction set. Sums of products
-# fuse by themselves, explicitly (csrc/layers/fma.h).
+# Of all C: no contraction and no fast-math, so that results are the same bits on every instruction set. Sums of
+# products fuse by themselves, explicitly (csrc/layers/fma.h).
 # The two -fno- flags give up errno and floating-point traps, which nothing here uses, so that loops vectorise.
 REALS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 CFLAGS = ["-std=c11", "-O3", "-g0", *REALS, "-fopenmp-simd"]

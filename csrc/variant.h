@@ -52,4 +52,5 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, sums, scalars, preprocess, constrain, layers, sizeof layers / sizeof *layers, MR, NR};
+const struct fastopt_kernels VARIANT = {
+    steps, sums, scalars, preprocess, constrain, layers, sizeof layers / sizeof *layers, MR, NR};

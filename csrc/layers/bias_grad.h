@@ -61,8 +61,8 @@ INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *
     }
 }
 
-typedef void sum_rows_fn(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns, real factor,
-                         struct fastopt_share share);
+typedef void sum_rows_fn(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
+                         real factor, struct fastopt_share share);
 
 static void sum_rows_of_dy(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
                            real factor, struct fastopt_share share)
