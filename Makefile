@@ -142,7 +142,7 @@ gallery:  ## docs/gallery: every picture, and the page of their captions
 hostile:  ## a hundred thousand calls of all that is public, with wrong arguments (SEED=1)
 	$(PYTHON) tests/hostile/run.py --calls 100000 --seed $(or $(SEED),1)
 
-sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize:  ## kernel tests and hostile calls under AddressSanitizer and UndefinedBehaviorSanitizer, and LeakSanitizer
 	rm -rf build/sanitize && python3 -m venv build/sanitize && mkdir build/sanitize/source
 	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/sanitize/source  # or its objects would lie among ours
 	printf '#!/bin/sh\nexec %s\n' '$(CC) "$$@" -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
@@ -153,9 +153,10 @@ sanitize:  ## the kernel tests and hostile calls under AddressSanitizer and Unde
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 FASTOPT_HOSTILE_CALLS=1500 && \
 	  pytest="bin/python -m pytest -q -x -c source/pyproject.toml --rootdir source" && \
 	  $$pytest $(addprefix source/tests/,hostile functional test_cases.py test_checks.py test_bridge.py test_kernel.py) && \
-	  $$pytest --quick $(addprefix source/tests/,test_random.py test_plan.py test_arena.py test_threads.py)
+	  $$pytest --quick $(addprefix source/tests/,test_random.py test_plan.py test_arena.py test_threads.py) && \
+	  bin/python source/tests/leaks.py
 
-tsan:  ## the thread pool and programs under ThreadSanitizer, and the pool with forks
+tsan:  ## the thread pool, programs and fit_many under ThreadSanitizer, and the pool with forks
 	mkdir -p build
 	for mode in tsan forks; do \
 	  $(CC) $(call flags,baseline) -g $$([ $$mode = forks ] || echo -O1 -fsanitize=thread) -pthread -Icsrc \
@@ -165,6 +166,13 @@ tsan:  ## the thread pool and programs under ThreadSanitizer, and the pool with 
 	TSAN_OPTIONS=halt_on_error=1 build/hammer-tsan
 	TSAN_OPTIONS=halt_on_error=1 build/hammer-programs
 	build/hammer-forks 500
+	rm -rf build/tsan && mkdir -p build/tsan/source
+	cp -r $$(git ls-files | cut -d/ -f1 | sort -u) build/tsan/source
+	printf '#!/bin/sh\nexec %s\n' '$(CC) "$$@" -O1 -g1 -fsanitize=thread' > build/tsan/cc && chmod +x build/tsan/cc
+	cd build/tsan/source && CC=$(CURDIR)/build/tsan/cc $(abspath $(PYTHON)) setup.py -q build_clib build_ext --inplace
+	cd build/tsan/source && run="setarch -R env LD_PRELOAD=$$($(CC) -print-file-name=libtsan.so) PYTHONPATH=$$PWD \
+	  TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 OPENBLAS_NUM_THREADS=1 \
+	  $(abspath $(PYTHON)) tests/hammer_fit_many.py" && $$run && ! $$run race 2>/dev/null
 
 wheel:  ## source distribution, and the wheel made from it
 	rm -rf dist && $(PYTHON) -m build -q

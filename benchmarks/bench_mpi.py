@@ -1,6 +1,6 @@
 """Training by several processes: what an Allreduce costs by its size, and steps as predicted from that and as measured.
 
-    python benchmarks/bench_mpi.py    # --ranks 4, --small (a try of each), --busy, --write (into docs/distributed.md)
+    python benchmarks/bench_mpi.py    # --ranks 4, --small (a try of each), --busy, --write docs/performance/zen4.md
 
 Times are medians, of float32. A step of P ranks is predicted as that of one process on a P-th of the batch, batch by
 batch, plus one Allreduce of the gradients, ``latency + bytes / bandwidth``; these two are fitted to measured ones.
@@ -28,7 +28,6 @@ import numpy as np
 
 from fastopt import mpi, nn
 
-DOCS = Path(__file__).parents[1] / "docs" / "distributed.md"
 #: Bytes of the messages.
 SIZES = tuple(4**k for k in range(2, 13))
 #: A network for which steps are predicted: seconds, and bytes per second, of an Ethernet of 10 Gbit/s.
@@ -190,7 +189,7 @@ BEGIN, END = "<!-- benchmarks/bench_mpi.py --write -->", "<!-- end -->"
 
 
 def written(page: str, text: str) -> str:
-    """The page with other tables."""
+    """The page with other tables; at its end where it has none."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
@@ -210,7 +209,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--small", action="store_true", help="a try of each: times mean nothing")
     parser.add_argument("--busy", action="store_true", help="minima in the place of medians")
-    parser.add_argument("--write", action="store_true", help=f"write the tables into {DOCS.name}")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables into the page of this CPU")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     ranks, small = arguments.ranks, arguments.small
@@ -224,8 +223,8 @@ def main() -> None:
     group = run([launcher(), "-n", str(ranks)], small, ranks, 1)
     text = tables(ranks, single, threaded, group)
     print(text)
-    if arguments.write:
-        DOCS.write_text(written(DOCS.read_text(), text))
+    if arguments.write is not None:
+        arguments.write.write_text(written(arguments.write.read_text(), text))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import RandomizedSearchCV
 
 import fastopt
+from fastopt import cli
 from fastopt import sklearn as ours
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -214,7 +215,7 @@ def main() -> None:
             far = results[name] = distance(options, 2 if given.small else 20)
             print(f"{'yes' if far <= DISTANCE else 'NO '} coefs_, {name}: {far:.1e} (at most {DISTANCE:.0e})")
     if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
+        given.json.write_text(json.dumps({"environment": cli.environment(), "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Rivals in their fastest form: JAX with each epoch as one jitted, donated `lax.scan` over batches that are permuted
 outside of it, with one-hot labels, the best of unrolled and not, the loss alone; scikit-learn's `MLPClassifier.fit`;
-PyTorch with fused Adam; for a single sample, five lines of NumPy, and PyTorch in inference mode.
+PyTorch with fused Adam; RLtools, compiled for these very sizes, where hidden layers are of one width. For a single
+sample, five lines of NumPy; PyTorch in inference mode; onnxruntime, on one thread, its input and output bound once.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import time
 import warnings
 
 import numpy as np
+from rltools_peer import trainer
 
 import fastopt
 from fastopt import data, nn
@@ -116,6 +118,11 @@ def pytorch(x, y, hidden, batch):
     return run
 
 
+def rltools(x, y, hidden, batch):
+    epoch, rng = trainer(x, y, hidden, batch), np.random.default_rng(0)
+    return lambda: [epoch(rng.permutation(len(x))) for _ in range(EPOCHS)]
+
+
 def contenders(hidden, batch):
     x, y = samples(batch)
     makers = {
@@ -124,6 +131,7 @@ def contenders(hidden, batch):
         "JAX, unrolled": lambda *args: jax_scan(*args, 4),
         "scikit-learn": scikit_learn,
         "PyTorch": pytorch,
+        "RLtools": rltools,
     }
     found = {}
     for name, make in makers.items():
@@ -198,12 +206,43 @@ def one_sample(rounds):
         runs["PyTorch"] = inference
     except ImportError:
         pass
+    try:
+        runs["onnxruntime"] = onnxruntime_of_one(model, x)
+        np.testing.assert_allclose(runs["onnxruntime"](), model.predict(x), rtol=1e-4, atol=1e-5)
+    except ImportError:
+        pass
     return race({name: lambda run=run: [run() for _ in range(200)] for name, run in runs.items()}, rounds), 200
+
+
+def onnxruntime_of_one(model, x):
+    """A function that runs the exported model for a sample; what it writes to is always the same."""
+    import onnxruntime
+
+    from fastopt.onnx import export
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(export(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    output = np.empty((1, 10), np.float32)
+    bound, run = session.io_binding(), session.run_with_iobinding
+    for bind, array, put in (
+        (bound.bind_input, x, session.get_inputs()[0]),
+        (bound.bind_output, output, session.get_outputs()[0]),
+    ):
+        bind(put.name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+    def once():
+        run(bound)
+        return output
+
+    return once
 
 
 def main(rounds, markdown=False):
     names = ("JAX", "scikit-learn", "PyTorch")
-    rows = [["network, batch", "µs a step", "around kernels", *(f"× {name} (demanded)" for name in names)]]
+    demanded = [f"× {name} (demanded)" for name in names]
+    rows = [["network, batch", "µs a step", "around kernels", *demanded, "× RLtools"]]
     for hidden, batch, wanted in NETWORKS:
         runs, steps = contenders(hidden, batch)
         times = race(runs, rounds)
@@ -214,12 +253,13 @@ def main(rounds, markdown=False):
         cells.append(f"{around(hidden, batch, per_step):.0%}")
         for name, least in zip(names, wanted, strict=True):
             cells.append(f"{times[name] / times['fastopt']:.2f} ({least})" if name in times else "–")
+        cells.append(f"{times['RLtools'] / times['fastopt']:.2f}" if "RLtools" in times else "–")
         rows.append(cells)
         print("  ".join(cells), flush=True)
     times, count = one_sample(rounds)
     cells = ["predict of one, 784-256-128-10", f"{times['fastopt'] / count * 1e6:.1f}", "–"]
     others = [f"{name} {times[name] / times['fastopt']:.2f}" for name in times if name != "fastopt"]
-    rows.append([*cells, f"{', '.join(others)} (NumPy 1.3, PyTorch 3)", "", ""])
+    rows.append([*cells, f"{', '.join(others)} (NumPy 1.3, PyTorch 3)", "", "", ""])
     if markdown:
         rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
     print("\n".join(f"| {' | '.join(cells)} |" for cells in rows))

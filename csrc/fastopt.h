@@ -51,6 +51,7 @@ typedef void fastopt_step_fn(const struct fastopt_tensor *tensors, size_t count,
 typedef void fastopt_scalars_fn(double *hyper, double *scalars);
 typedef void fastopt_sums_fn(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS]);
 /* Writes the preprocessed gradient, where that is more than a scale: clipping by value and penalties. */
+typedef int fastopt_finite_fn(const void *numbers, size_t n);
 typedef void fastopt_preprocess_fn(const struct fastopt_tensor *tensor, const double *hyper, void *preprocessed);
 /* Scales the columns in [begin, end) of a matrix down to a norm, where theirs exceeds it. */
 typedef void fastopt_constrain_fn(const struct fastopt_tensor *tensor, size_t begin, size_t end, double limit);
@@ -101,6 +102,7 @@ struct fastopt_kernels {
     fastopt_step_fn *const *steps;
     fastopt_sums_fn *const *sums;
     fastopt_scalars_fn *const *scalars; /* of the rows that have some */
+    fastopt_finite_fn *all_finite;
     fastopt_preprocess_fn *preprocess;
     fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;

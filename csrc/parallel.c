@@ -49,6 +49,11 @@ enum {
     MOST_THREADS = FASTOPT_MAX_THREADS,
     AWAKE = 1 << 18, /* ticks, some 0.1 ms: longer than the gap between kernels, too short for a user to notice */
     SPINS = 500,     /* before the CPU is yielded to other threads, such as those of a BLAS */
+#ifdef __SANITIZE_THREAD__ /* whose own state stands there, too */
+    STACK = 1 << 23,
+#else
+    STACK = 1 << 20, /* twice what a kernel needs at most */
+#endif
 };
 
 typedef _Atomic uint32_t job_number; /* which wraps around */
@@ -170,7 +175,7 @@ static void start_workers(unsigned wanted)
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give too little, others eight times as much */
+    pthread_attr_setstacksize(&attributes, STACK); /* some systems give too little, others eight times as much */
     while (pool.started < wanted) {
         struct slot *slot = &pool.slots[pool.started + 1];
         static const pthread_cond_t wake = PTHREAD_COND_INITIALIZER;

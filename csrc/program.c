@@ -7,11 +7,40 @@
 
 /* ---- Rows of samples ------------------------------------------------------------------------------------------ */
 
+typedef uint16_t half;
+
+/* What an IEEE 754 binary16 is, exactly: no operand is denormal, as kernels take those for 0. */
+static inline float of_half(half bits)
+{
+    const uint32_t size = bits & 0x7fffu, sign = (uint32_t)(bits & 0x8000u) << 16;
+    const float small = (float)(int32_t)size * 0x1p-24f; /* denormal, or 0 */
+    uint32_t result;
+    memcpy(&result, &small, sizeof(result));
+    result = size < 0x0400u ? result : (size << 13) + (size < 0x7c00u ? 0x38000000u : 0x70000000u);
+    result |= sign;
+    float value;
+    memcpy(&value, &result, sizeof(value));
+    return value;
+}
+
 #define FROM uint8_t
+#include "convert.inc"
+#define FROM uint16_t
+#include "convert.inc"
+#define FROM uint32_t
+#include "convert.inc"
+#define FROM uint64_t
+#include "convert.inc"
+#define FROM int8_t
+#include "convert.inc"
+#define FROM int16_t
 #include "convert.inc"
 #define FROM int32_t
 #include "convert.inc"
 #define FROM int64_t
+#include "convert.inc"
+#define FROM half
+#define VALUE of_half
 #include "convert.inc"
 #define FROM float
 #include "convert.inc"
@@ -20,19 +49,46 @@
 
 #define TO_ALL(from) {from##_to_float, from##_to_double, from##_to_int64_t}
 fastopt_convert_fn *const fastopt_convert[FASTOPT_SOURCES][FASTOPT_TARGETS] = {
-    [FASTOPT_FROM_UINT8] = TO_ALL(uint8_t), [FASTOPT_FROM_INT32] = TO_ALL(int32_t),
-    [FASTOPT_FROM_INT64] = TO_ALL(int64_t), [FASTOPT_FROM_FLOAT] = TO_ALL(float),
+    [FASTOPT_FROM_UINT8] = TO_ALL(uint8_t),   [FASTOPT_FROM_UINT16] = TO_ALL(uint16_t),
+    [FASTOPT_FROM_UINT32] = TO_ALL(uint32_t), [FASTOPT_FROM_UINT64] = TO_ALL(uint64_t),
+    [FASTOPT_FROM_INT8] = TO_ALL(int8_t),     [FASTOPT_FROM_INT16] = TO_ALL(int16_t),
+    [FASTOPT_FROM_INT32] = TO_ALL(int32_t),   [FASTOPT_FROM_INT64] = TO_ALL(int64_t),
+    [FASTOPT_FROM_HALF] = TO_ALL(half),       [FASTOPT_FROM_FLOAT] = TO_ALL(float),
     [FASTOPT_FROM_DOUBLE] = TO_ALL(double),
 };
+
+/* Converts the numbers of a row that C cannot read where they are, through a buffer. */
+static void convert_in_parts(const struct fastopt_item *item, const char *from, char *to)
+{
+    enum { PART = 64 };
+    uint64_t part[PART];
+    const size_t bytes = item->source_bytes, to_bytes = (size_t)item->to_stride / item->elements;
+    for (size_t begin = 0; begin < item->elements; begin += PART) {
+        const size_t count = item->elements - begin < PART ? item->elements - begin : PART;
+        const char *own = from + begin * bytes;
+        if (item->swapped)
+            for (size_t i = 0; i < count * bytes; i += bytes)
+                for (size_t k = 0; k < bytes; ++k)
+                    ((char *)part)[i + k] = own[i + bytes - 1 - k];
+        else
+            memcpy(part, own, count * bytes);
+        item->convert(part, to + begin * to_bytes, count);
+    }
+}
 
 /* The batch's rows, one after the other; those that are to be as they are have no function that converts. */
 static void gather(const struct fastopt_item *item, const int64_t *order, size_t first, size_t rows)
 {
+    const int single = !item->convert && item->to_stride == sizeof(int64_t); /* such as a label */
     for (size_t k = 0; k < rows; ++k) {
         const int64_t row = order ? order[first + k] : (int64_t)(first + k);
         const char *from = (const char *)item->from + row * item->row_stride;
         char *to = (char *)item->to + (int64_t)k * item->to_stride;
-        if (item->convert)
+        if (single)
+            memcpy(to, from, sizeof(int64_t));
+        else if (item->source_bytes)
+            convert_in_parts(item, from, to);
+        else if (item->convert)
             item->convert(from, to, item->elements);
         else
             memcpy(to, from, (size_t)item->to_stride);
@@ -145,19 +201,30 @@ int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_
 
 int fastopt_finite(enum fastopt_real real, const void *numbers, size_t n)
 {
-    /* An exponent of ones carries into the sign. */
-    if (real == FASTOPT_FLOAT) {
-        const uint32_t *bits = numbers;
-        uint32_t carry = 0;
+    return fastopt_active(real)->all_finite(numbers, n);
+}
+
+/* ---- Gradients of several batches ------------------------------------------------------------------------------ */
+
+static void scale(enum fastopt_real real, void *numbers, size_t n, double by)
+{
+    const float rounded = (float)by;
+    float *floats = numbers;
+    double *doubles = numbers;
+    if (real == FASTOPT_FLOAT)
         for (size_t i = 0; i < n; ++i)
-            carry |= (bits[i] & 0x7fffffffu) + 0x00800000u;
-        return carry >> 31 == 0;
-    }
-    const uint64_t *bits = numbers;
-    uint64_t carry = 0;
-    for (size_t i = 0; i < n; ++i)
-        carry |= (bits[i] & 0x7fffffffffffffffu) + 0x0010000000000000u;
-    return carry >> 63 == 0;
+            floats[i] *= rounded;
+    else
+        for (size_t i = 0; i < n; ++i)
+            doubles[i] *= by;
+}
+
+/* Which of the batches of a step one of a leg is: `when` of the items that are run. */
+static unsigned place_in_step(const struct fastopt_leg *leg, size_t batch)
+{
+    const size_t part = (leg->before + batch) % leg->every;
+    const int is_last = part + 1 == leg->every || (batch + 1 == leg->batches && !leg->after);
+    return (part ? FASTOPT_LATER : FASTOPT_FIRST) | (is_last ? FASTOPT_LAST : 0);
 }
 
 /* ---- Steps ---------------------------------------------------------------------------------------------------- */
@@ -251,6 +318,10 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
         return *(const int64_t *)item->from == 0;
     case FASTOPT_STEP:
         return step(item->plan);
+    case FASTOPT_SCALE:
+        scale(item->real, item->to, item->elements,
+              *(const double *)((const char *)item->from + (int64_t)batch * item->stride));
+        return 1;
     }
     return 0;
 }
@@ -258,11 +329,15 @@ static int run_item(struct fastopt_item *item, const int64_t *order, size_t rows
 /* Runs a leg for the batches of a round; returns whether all were completed. */
 static int run_leg(const struct fastopt_leg *leg, size_t first_batch, uint64_t pass, struct fastopt_stop *stop)
 {
-    for (stop->batch = 0; stop->batch < leg->batches; ++stop->batch)
-        for (stop->item = leg->begin; stop->item < leg->end; ++stop->item)
-            if (!run_item(&leg->items[stop->item], leg->order, leg->rows, first_batch + stop->batch,
-                          pass + stop->batch))
+    for (stop->batch = 0; stop->batch < leg->batches; ++stop->batch) {
+        const unsigned now = place_in_step(leg, stop->batch);
+        for (stop->item = leg->begin; stop->item < leg->end; ++stop->item) {
+            struct fastopt_item *item = &leg->items[stop->item];
+            if ((item->when & now) &&
+                !run_item(item, leg->order, leg->rows, first_batch + stop->batch, pass + stop->batch))
                 return 0;
+        }
+    }
     return 1;
 }
 

@@ -32,8 +32,14 @@ typedef void fastopt_convert_fn(const void *from, void *to, size_t n);
 /* The types of rows that are gathered, and what they become. */
 enum {
     FASTOPT_FROM_UINT8,
+    FASTOPT_FROM_UINT16,
+    FASTOPT_FROM_UINT32,
+    FASTOPT_FROM_UINT64,
+    FASTOPT_FROM_INT8,
+    FASTOPT_FROM_INT16,
     FASTOPT_FROM_INT32,
     FASTOPT_FROM_INT64,
+    FASTOPT_FROM_HALF,
     FASTOPT_FROM_FLOAT,
     FASTOPT_FROM_DOUBLE,
     FASTOPT_SOURCES
@@ -47,25 +53,32 @@ enum fastopt_kind {
     FASTOPT_COPY,   /* of memory */
     FASTOPT_FINITE, /* stop where a number is not */
     FASTOPT_ZERO,   /* stop where an integer is not */
+    FASTOPT_SCALE,  /* an array by a number of the batch */
     FASTOPT_STEP,   /* of an optimizer */
 };
+
+/* The batches of a step for which an item is run: one that is the only one is its first and its last. */
+enum { FASTOPT_FIRST = 1, FASTOPT_LATER = 2, FASTOPT_LAST = 4, FASTOPT_EACH = FASTOPT_FIRST | FASTOPT_LATER };
 
 /* One item of a program. What differs from batch to batch is at most one argument of a call: a pointer that moves on by
  * `stride` bytes, or a counter (of dropout) that is `start` for pass 0 and `stride` more for each pass. */
 struct fastopt_item {
     enum fastopt_kind kind;
-    enum fastopt_real real; /* of a call, and of numbers that are looked at */
+    unsigned when;          /* the batches of a step */
+    enum fastopt_real real; /* of a call, and of numbers that are looked at or scaled */
     size_t row;             /* of a call */
     size_t bytes;           /* of a call's arrays, or of what is copied */
     ptrdiff_t moving;       /* the argument that differs, or -1 */
     int counts;             /* whether that is a counter */
     int64_t start, stride;
     int64_t arguments[FASTOPT_MAX_ARRAYS + FASTOPT_MAX_NUMBERS];
-    void *to; /* of rows that are gathered, and of a copy */
+    void *to; /* of rows that are gathered, of a copy, and what is scaled */
     const void *from;
-    size_t elements;               /* of a row; of numbers that are looked at */
+    size_t elements;               /* of a row; of numbers that are looked at, or scaled */
     int64_t row_stride, to_stride; /* bytes from row to row */
     fastopt_convert_fn *convert;
+    size_t source_bytes; /* of a number in rows that C cannot read where they are: not aligned, or of the other order */
+    int swapped;         /* whether it is that of bytes */
     struct fastopt_plan *plan;
 };
 
@@ -77,6 +90,8 @@ struct fastopt_leg {
     size_t rows;                 /* of a batch */
     size_t batches, first_batch; /* of a round; the number of the first one of all */
     uint64_t pass;               /* of the model: the number of that batch */
+    size_t every;                /* batches whose gradients make a step; those that are left in a round make one, too */
+    size_t before, after;        /* batches of the round before this leg, and after it */
 };
 
 /* Where a run was stopped: rounds and legs that were completed before, the batches of the leg in that round, and the

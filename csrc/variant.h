@@ -53,4 +53,4 @@ static fastopt_layer_fn *const layers[] = {
 
 extern const struct fastopt_kernels VARIANT;
 const struct fastopt_kernels VARIANT = {
-    steps, sums, scalars, preprocess, constrain, layers, sizeof layers / sizeof *layers, MR, NR};
+    steps, sums, scalars, all_finite, preprocess, constrain, layers, sizeof layers / sizeof *layers, MR, NR};

@@ -3,7 +3,8 @@
 - `fastopt.Adam` and its kin: optimizers, one call per step for a whole model.
 - `fastopt.LookAhead`, `EMA`, `SWA`: averages of weights; `Muon`, `Adafactor`: of matrices; `LBFGS`: of the whole data.
 - `fastopt.NumPyOptimizer`: the base of optimizers of your own.
-- `fastopt.save`, `load`, `to_torch`, `load_torch`: an optimizer's state in files, and in PyTorch's form.
+- `fastopt.save`, `load`, `to_torch`, `load_torch`: an optimizer's state in files, and in PyTorch's form;
+  `describe_file`: what a file holds, and what it was computed with.
 - `fastopt.gradients`: norms, clipping, accumulation, noise.
 - `fastopt.functional`: the same steps, and dropout, batch norm, … as plain functions on your arrays.
 - `fastopt.schedules`: learning rates as functions of the step (import it by name).
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from fastopt.averaging import EMA, SWA, LookAhead, Ranger
     from fastopt.extending import NumPyOptimizer
     from fastopt.functional import plan
-    from fastopt.interchange import load, load_torch, save, to_torch
+    from fastopt.interchange import describe_file, load, load_torch, save, to_torch
     from fastopt.lbfgs import LBFGS
     from fastopt.matrices import Adafactor, Muon, MuonMatrices
+    from fastopt.messages import FastoptWarning, LayoutWarning, TrainingWarning
     from fastopt.penalties import elastic_net, penalty
 else:
     from importlib import import_module as _import_module
@@ -49,9 +51,10 @@ else:
         "averaging": ("EMA", "SWA", "LookAhead", "Ranger"),
         "extending": ("NumPyOptimizer",),
         "functional": ("plan",),
-        "interchange": ("load", "load_torch", "save", "to_torch"),
+        "interchange": ("describe_file", "load", "load_torch", "save", "to_torch"),
         "lbfgs": ("LBFGS",),
         "matrices": ("Adafactor", "Muon", "MuonMatrices"),
+        "messages": ("FastoptWarning", "LayoutWarning", "TrainingWarning"),
         "penalties": ("elastic_net", "penalty"),
     }
 
@@ -74,12 +77,16 @@ __all__ = [
     "LBFGS",
     "SWA",
     "Adafactor",
+    "FastoptWarning",
+    "LayoutWarning",
     "LookAhead",
     "Muon",
     "MuonMatrices",
     "NumPyOptimizer",
     "OptimizerLike",
     "Ranger",
+    "TrainingWarning",
+    "describe_file",
     "elastic_net",
     "flatten",
     "functional",

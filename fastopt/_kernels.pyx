@@ -122,7 +122,9 @@ cdef extern from "fastopt.h" nogil:
 
 cdef extern from "program.h" nogil:
     enum:
-        FASTOPT_FROM_UINT8, FASTOPT_FROM_INT32, FASTOPT_FROM_INT64, FASTOPT_FROM_FLOAT, FASTOPT_FROM_DOUBLE
+        FASTOPT_FROM_UINT8, FASTOPT_FROM_UINT16, FASTOPT_FROM_UINT32, FASTOPT_FROM_UINT64
+        FASTOPT_FROM_INT8, FASTOPT_FROM_INT16, FASTOPT_FROM_INT32, FASTOPT_FROM_INT64
+        FASTOPT_FROM_HALF, FASTOPT_FROM_FLOAT, FASTOPT_FROM_DOUBLE
         FASTOPT_TO_FLOAT, FASTOPT_TO_DOUBLE, FASTOPT_TO_INT64
     enum fastopt_kind:
         FASTOPT_CALL
@@ -131,6 +133,9 @@ cdef extern from "program.h" nogil:
         FASTOPT_FINITE
         FASTOPT_ZERO
         FASTOPT_STEP
+        FASTOPT_SCALE
+    enum:
+        FASTOPT_FIRST, FASTOPT_LATER, FASTOPT_LAST, FASTOPT_EACH
     struct fastopt_plan:
         size_t row
         fastopt_real real
@@ -156,6 +161,7 @@ cdef extern from "program.h" nogil:
     fastopt_convert_fn *const fastopt_convert[][3]
     struct fastopt_item:
         fastopt_kind kind
+        unsigned when
         fastopt_real real
         size_t row
         size_t bytes
@@ -170,6 +176,8 @@ cdef extern from "program.h" nogil:
         int64_t row_stride
         int64_t to_stride
         fastopt_convert_fn *convert
+        size_t source_bytes
+        bint swapped
         fastopt_plan *plan
     struct fastopt_leg:
         fastopt_item *items
@@ -180,6 +188,9 @@ cdef extern from "program.h" nogil:
         size_t batches
         size_t first_batch
         uint64_t pass_ "pass"
+        size_t every
+        size_t before
+        size_t after
     struct fastopt_stop:
         size_t round
         size_t leg
@@ -366,8 +377,8 @@ def all_below(array, int64_t limit):
     return below
 
 
-def all_finite(arrays, bint vectors=False):
-    """Whether no element of some real arrays is NaN or an infinity; with `vectors`, of those of fewer than two axes."""
+def all_finite(arrays):
+    """Whether no element of some real arrays is NaN or an infinity."""
     cdef buffer view
     cdef bint every
     for array in arrays:
@@ -375,8 +386,7 @@ def all_finite(arrays, bint vectors=False):
         if real_of(&view) < 0:
             PyBuffer_Release(&view)
             raise Misfit("type")
-        every = ((vectors and view.ndim > 1)
-                 or fastopt_finite(<fastopt_real>real_of(&view), view.buf, view.len // view.itemsize))
+        every = fastopt_finite(<fastopt_real>real_of(&view), view.buf, view.len // view.itemsize)
         PyBuffer_Release(&view)
         if not every:
             return False
@@ -1304,8 +1314,10 @@ cdef struct checked_call:
 cdef dict _recording = {}   # the program to which each thread adds its calls, instead of making them
 
 cdef dict SOURCES = {numpy.dtype(name): source for name, source in (
-    ("bool", FASTOPT_FROM_UINT8), ("uint8", FASTOPT_FROM_UINT8), ("int32", FASTOPT_FROM_INT32),
-    ("int64", FASTOPT_FROM_INT64), ("float32", FASTOPT_FROM_FLOAT), ("float64", FASTOPT_FROM_DOUBLE))}
+    ("bool", FASTOPT_FROM_UINT8), ("uint8", FASTOPT_FROM_UINT8), ("uint16", FASTOPT_FROM_UINT16),
+    ("uint32", FASTOPT_FROM_UINT32), ("uint64", FASTOPT_FROM_UINT64), ("int8", FASTOPT_FROM_INT8),
+    ("int16", FASTOPT_FROM_INT16), ("int32", FASTOPT_FROM_INT32), ("int64", FASTOPT_FROM_INT64),
+    ("float16", FASTOPT_FROM_HALF), ("float32", FASTOPT_FROM_FLOAT), ("float64", FASTOPT_FROM_DOUBLE))}
 cdef dict TARGETS = {numpy.dtype(name): target for name, target in (
     ("float32", FASTOPT_TO_FLOAT), ("float64", FASTOPT_TO_DOUBLE), ("int64", FASTOPT_TO_INT64))}
 
@@ -1337,12 +1349,11 @@ def permutations(seed, steps, Py_ssize_t n):
 
 
 def gathers(array):
-    """Whether the rows of an array can be gathered as they lie: each contiguous, of native numbers of a known type."""
+    """Whether the rows of an array can be gathered as they lie: each contiguous, of numbers of a known type."""
     if type(array) is not ndarray and (not isinstance(array, ndarray) or hasattr(array, "mask")):
         return False
-    kind, flags = array.dtype, array.flags
-    return (kind in SOURCES and kind.isnative and flags.aligned and array.ndim > 0
-            and (flags.c_contiguous or array[:1].flags.c_contiguous))
+    return (array.dtype.newbyteorder("=") in SOURCES and array.ndim > 0
+            and (array.flags.c_contiguous or array[:1].flags.c_contiguous))
 
 
 @cython.auto_pickle(False)
@@ -1385,7 +1396,7 @@ cdef class Program:
             self.items, self.room = more, 2 * self.room + 16
         cdef fastopt_item *item = &self.items[self.count]
         memset(item, 0, sizeof(fastopt_item))
-        item.kind, item.moving = kind, -1
+        item.kind, item.when, item.moving = kind, FASTOPT_EACH, -1
         self.arrays.append((reads, writes))
         self.count += 1
         return item
@@ -1517,15 +1528,36 @@ cdef class Program:
             raise Misfit("there must be one int64")
         self.new(FASTOPT_ZERO, (array,), ()).source = <const void *><uintptr_t>address(array)
 
+    def scale(self, array, factors):
+        """Add the scaling of an array, for batch i by the float64 that lies i places behind the first of an array."""
+        cdef buffer view, other
+        take(array, &view, True)
+        PyBuffer_Release(&view)
+        take(factors, &other, False)
+        PyBuffer_Release(&other)
+        if real_of(&view) < 0 or real_of(&other) != FASTOPT_DOUBLE or other.len < <Py_ssize_t>sizeof(double):
+            raise Misfit("type")
+        self.most = min(self.most, other.len // <Py_ssize_t>sizeof(double))
+        cdef fastopt_item *item = self.new(FASTOPT_SCALE, (array, factors), (array,))
+        item.real, item.to, item.elements = <fastopt_real>real_of(&view), view.buf, view.len // view.itemsize
+        item.source, item.stride = other.buf, sizeof(double)
+
     def step(self):
         """Add the step of an optimizer, which `run` is given."""
         self.new(FASTOPT_STEP, (), ())
+
+    def only(self, Py_ssize_t begin, str when):
+        """Run the items from one on for some batches of a step alone: the "first", those "later", or the "last"."""
+        cdef Py_ssize_t i
+        self.must_rest()
+        for i in range(begin, self.count):
+            self.items[i].when = {"first": FASTOPT_FIRST, "later": FASTOPT_LATER, "last": FASTOPT_LAST}[when]
 
     def list(self):
         """For each item its name, of the kernel or of what else it does, and the arrays that it reads and writes."""
         layers = tuple(LAYERS)
         others = {FASTOPT_GATHER: "gather", FASTOPT_COPY: "copy", FASTOPT_FINITE: "stop unless finite",
-                  FASTOPT_ZERO: "stop unless zero", FASTOPT_STEP: "step"}
+                  FASTOPT_ZERO: "stop unless zero", FASTOPT_SCALE: "scale", FASTOPT_STEP: "step"}
         return [(layers[self.items[i].row] if self.items[i].kind == FASTOPT_CALL else others[self.items[i].kind],
                  *self.arrays[i]) for i in range(self.count)]
 
@@ -1543,11 +1575,12 @@ cdef class Program:
                                                                     <const array_head *>target):
             item.source, item.row_stride = (<const array_head *>source).data, item.to_stride
             item.elements, item.convert = item.to_stride // <Py_ssize_t>target.itemsize, NULL
+            item.source_bytes = 0
             self.fed[place] = source
             return
         if not gathers(source):
-            raise Misfit("rows must be contiguous, of native numbers of a type that is known")
-        kind, wanted = source.dtype, target.dtype
+            raise Misfit("rows must be contiguous, of numbers of a type that is known")
+        kind, wanted = source.dtype.newbyteorder("="), target.dtype
         if source.shape[1:] != target.shape[1:]:
             raise Misfit("rows must have the shape of those that they become")
         if PyObject_GetBuffer(source, &view, PyBUF_STRIDES) < 0:
@@ -1559,7 +1592,9 @@ cdef class Program:
         item.source, item.row_stride = view.buf, view.strides[0] if view.shape[0] > 1 else 0
         PyBuffer_Release(&view)
         item.elements, item.convert = item.to_stride // <Py_ssize_t>wanted.itemsize, NULL
-        if kind is not wanted and kind != wanted:
+        item.swapped = not source.dtype.isnative
+        item.source_bytes = source.itemsize if item.elements and (item.swapped or not source.flags.aligned) else 0
+        if item.source_bytes or kind != wanted:
             item.convert = fastopt_convert[<int>SOURCES[kind]][<int>TARGETS[wanted]]
         self.fed[place] = source
 
@@ -1588,8 +1623,9 @@ cdef class Program:
         self.feed(gather, source)
         self.aim(copy, target)
         cdef fastopt_stop stop
+        leg = self, None, len(source), 1, 0, self.count, 0, 0, 0
         try:
-            run_legs([(self, None, len(source), 1, 0, self.count, 0)], 1, 0, None, None, None, None, None, None, &stop)
+            run_legs([leg], 1, 0, 1, None, None, None, None, None, None, &stop)
         finally:
             self.rest()
         return -1 if stop.round else <Py_ssize_t>stop.item
@@ -1601,8 +1637,8 @@ cdef class Program:
                 and source.shape[1:] == self.arrays[place][1][0].shape[1:])
 
     def run(self, order, Py_ssize_t rows, Py_ssize_t batches, passes=0, *, Py_ssize_t begin=0, end=None,
-            Py_ssize_t first_batch=0, Plan plan=None, grads=None, places=None, values=None, clips=None,
-            dict seconds=None):
+            Py_ssize_t first_batch=0, tuple part=(0, 1, 0), Plan plan=None, grads=None, places=None, values=None,
+            clips=None, dict seconds=None):
         """Run items for some batches.
 
         Parameters
@@ -1618,6 +1654,8 @@ cdef class Program:
             The items; all where absent.
         first_batch : int
             The number of the first batch of this run.
+        part : tuple of int
+            Batches whose gradients are added up: those that come before, how many make a step, and those that follow.
         plan, grads
             What steps, and along which gradients.
         places, values : list of (int, int), float64 ndarray (batches, places)
@@ -1642,8 +1680,9 @@ cdef class Program:
             Of all gradients of the last step, where they are clipped by norms.
         """
         cdef fastopt_stop stop
-        norm = run_legs([(self, order, rows, batches, begin, self.count if end is None else end, first_batch)], 1,
-                        passes, plan, grads, places, values, clips, seconds, &stop)
+        before, every, after = part
+        leg = self, order, rows, batches, begin, self.count if end is None else end, first_batch, before, after
+        norm = run_legs([leg], 1, passes, every, plan, grads, places, values, clips, seconds, &stop)
         return (batches, -1, norm) if stop.round else (<Py_ssize_t>stop.batch, <Py_ssize_t>stop.item, norm)
 
     cdef int check(self, fastopt_leg *leg, buffer *numbers, order, Py_ssize_t rows, Py_ssize_t batches) except -1:
@@ -1691,6 +1730,7 @@ cdef class Program:
         one.batches = 1
         for batch in range(leg.batches):
             one.first_batch, one.pass_ = leg.first_batch + batch, leg.pass_ + batch
+            one.before, one.after = leg.before + batch, leg.after + leg.batches - batch - 1
             for i in range(leg.begin, leg.end):
                 one.begin, one.end = i, i + 1
                 start = perf_counter()
@@ -1706,7 +1746,8 @@ cdef enum:
     MOST_LEGS = 4
 
 
-def run_rounds(list legs, Py_ssize_t rounds, passes, *, Plan plan, grads, places=None, values=None, clips=None):
+def run_rounds(list legs, Py_ssize_t rounds, passes, *, every=1, Plan plan, grads, places=None, values=None,
+               clips=None):
     """Run several programs one after the other, round after round, such as those of an epoch.
 
     Parameters
@@ -1717,6 +1758,8 @@ def run_rounds(list legs, Py_ssize_t rounds, passes, *, Plan plan, grads, places
     rounds : int
     passes : int
         The number of the first pass, which those of programs with rows are.
+    every : int
+        The batches of a step, whatever legs they are of; the last step of a round may have fewer.
     plan, grads, places, values, clips
         As for `Program.run`.
 
@@ -1729,22 +1772,31 @@ def run_rounds(list legs, Py_ssize_t rounds, passes, *, Plan plan, grads, places
         As of `Program.run`.
     """
     cdef fastopt_stop stop
-    norm = run_legs([(*leg, 0, len(leg[0]), 0) for leg in legs], rounds, passes, plan, grads, places, values, clips,
-                    None, &stop)
+    given, before, after = [], 0, sum([batches for _, _, rows, batches in legs if rows])
+    for program, order, rows, batches in legs:
+        after -= batches if rows else 0
+        around = (before, after) if rows else (0, 0)
+        given.append((program, order, rows, batches, 0, len(program), 0, *around))
+        before += batches if rows else 0
+    norm = run_legs(given, rounds, passes, every, plan, grads, places, values, clips, None, &stop)
     return stop.round, stop.leg, stop.batch, stop.item, norm
 
 
-cdef object run_legs(list given, Py_ssize_t rounds, passes, Plan plan, grads, places, values, clips, dict seconds,
-                     fastopt_stop *stop):
-    """Check all and run it, and return the norm; legs as in `run_rounds`, with their items and their first batch."""
+cdef object run_legs(list given, Py_ssize_t rounds, passes, Py_ssize_t every, Plan plan, grads, places, values, clips,
+                     dict seconds, fastopt_stop *stop):
+    """Check all and run it, and return the norm; legs as in `run_rounds`, with their items, their first batch, and the
+    batches of a round before them and after them."""
     cdef fastopt_leg legs[MOST_LEGS]
     cdef buffer numbers[MOST_LEGS]
     cdef buffer table
     cdef fastopt_plan step
     cdef Program program
     cdef Py_ssize_t count = len(given), i, k, batches, begin, end, first_batch, running = 0, steps = 0
+    cdef Py_ssize_t before, after, ended
     cdef uint64_t first = PyLong_AsUnsignedLongLongMask(passes), each = 0
     cdef size_t moved = 0
+    if every < 1:
+        raise ValueError(f"a step must be of at least one batch, got {every}")
     if not 0 < count <= MOST_LEGS or rounds < 0:
         raise ValueError(f"there must be 1 to {MOST_LEGS} legs, and rounds, got {count} and {rounds}")
     memset(&step, 0, sizeof(step))
@@ -1753,12 +1805,18 @@ cdef object run_legs(list given, Py_ssize_t rounds, passes, Plan plan, grads, pl
     stop.round = stop.leg = stop.batch = stop.item = 0
     try:
         for i in range(count):
-            program, order, rows, batches, begin, end, first_batch = given[i]
+            program, order, rows, batches, begin, end, first_batch, before, after = given[i]
             program.must_rest()
             program.running = True
             running += 1
             if batches < 0 or (batches and rounds > INT64_MAX // batches):
                 raise ValueError(f"there must be rounds and batches, got {rounds} of {batches}")
+            if before < 0 or after < 0 or before > INT64_MAX - batches:
+                raise ValueError(f"there must be batches before and after, got {before} and {after}")
+            ended = (before + batches) // every - before // every  # steps
+            if batches and not after and (before + batches) % every:
+                ended += 1
+            legs[i].every, legs[i].before, legs[i].after = every, before, after
             legs[i].begin, legs[i].end, legs[i].batches = begin, end, batches
             legs[i].first_batch, legs[i].pass_ = first_batch, first + each
             program.check(&legs[i], &numbers[i], order, rows, rounds * batches)
@@ -1769,9 +1827,10 @@ cdef object run_legs(list given, Py_ssize_t rounds, passes, Plan plan, grads, pl
                     if plan is None:
                         raise ValueError("a program with a step must be given a plan")
                     program.items[k].plan = &step
-                    moved += 4 * plan.bytes * batches
-                    steps += batches
+                    moved += 4 * plan.bytes * ended
+                    steps += ended
             moved += program.bytes * batches
+        each += <uint64_t>((every - <Py_ssize_t>each % every) % every)
         if plan is not None:
             bind_step(&step, &table, plan, grads, places, values, clips, rounds * steps)
         if seconds is not None:

@@ -69,10 +69,6 @@ def flatten(params: Arrays) -> Flat:
     ``flat.grads``, or ``flat.param`` and ``flat.grad``, with the same results (for an `eps` above 0, and except for
     optimizers and options that use norms of arrays, such as `fastopt.LAMB` and ``max_norm``).
 
-    >>> flat = flatten({"w": np.ones((3, 5)), "b": np.zeros(5)})
-    >>> flat.params["w"].shape, flat.param.shape
-    ((3, 5), (24,))
-
     Parameters
     ----------
     params : list or dict of ndarray, nested to any depth
@@ -87,6 +83,12 @@ def flatten(params: Arrays) -> Flat:
     ------
     TypeError, ValueError
         Where an array breaks its rule.
+
+    Examples
+    --------
+    >>> flat = flatten({"w": np.ones((3, 5)), "b": np.zeros(5)})
+    >>> flat.params["w"].shape, flat.param.shape
+    ((3, 5), (24,))
     """
     if isinstance(params, np.ndarray):
         raise TypeError("params must be a list or a dict of arrays, got ndarray: one array is flat already")

@@ -227,14 +227,6 @@ class LookAhead(Spelled):
     ``slow ← slow + alpha·(p − slow)``, then ``p ← slow``. All else is the wrapped optimizer's: hyperparameters,
     `params`, `t`, `groups` and so on are its attributes, and may be read and set through this one.
 
-    >>> import numpy as np, fastopt
-    >>> w = np.array([1.0, -2.0])
-    >>> optimizer = fastopt.LookAhead(fastopt.Adam(w, lr=0.1), k=5)
-    >>> for _ in range(200):
-    ...     optimizer.step(2 * w)
-    >>> bool(abs(w).max() < 0.1)
-    True
-
     Parameters
     ----------
     optimizer : Optimizer
@@ -253,6 +245,16 @@ class LookAhead(Spelled):
     Notes
     -----
     M. Zhang et al., "Lookahead optimizer: k steps forward, 1 step back", 2019, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.LookAhead(fastopt.Adam(w, lr=0.1), k=5)
+    >>> for _ in range(200):
+    ...     optimizer.step(2 * w)
+    >>> bool(abs(w).max() < 0.1)
+    True
     """
 
     # Those of the wrapped one, by `__getattr__`.
@@ -296,7 +298,20 @@ class LookAhead(Spelled):
         return [*calls, *self._average.rebinding(params)], taken
 
     def synchronize(self) -> None:
-        """Move the slow weights now, and the parameters to them."""
+        """Move the slow weights now, and the parameters to them.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> w = np.array([1.0])
+        >>> optimizer = fastopt.LookAhead(fastopt.SGD(w, lr=0.1), k=5)
+        >>> optimizer.step(np.array([2.0]))
+        >>> w, optimizer.slow
+        (array([0.8]), array([1.]))
+        >>> optimizer.synchronize()
+        >>> w, optimizer.slow
+        (array([0.9]), array([0.9]))
+        """
         _kernels.uninterrupted(self._synchronizing())
 
     def _synchronizing(self, params: Arrays | None = None) -> list[Call]:

@@ -12,9 +12,9 @@ import inspect
 import io
 import itertools
 import json
+import logging
 import math
 import os
-import platform
 import re
 import sys
 import time
@@ -26,11 +26,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 import fastopt
-from fastopt import _kernels, checks, data, files, mpi, nn
 from fastopt import bench as benchmarks
+from fastopt import checks, data, files, mpi, nn
 from fastopt import gallery as pictures
 from fastopt.drawing import require_matplotlib
+from fastopt.environment import record
 from fastopt.landscape import SURFACES, Descent, Surface, best, check_path, descend, draw, expression, surface
+from fastopt.messages import logger
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import cosine
@@ -80,8 +82,21 @@ def main(arguments: list[str] | None = None) -> int:
             comm = mpi.world()
         except ImportError as error:
             return _say(str(error), USAGE)
-        with _silence_unless_first(comm):
+        with _silence_unless_first(comm), _log():
             return _main(arguments, comm)
+
+
+@contextlib.contextmanager
+def _log() -> Iterator[None]:
+    """Write what fastopt logs, from warnings on, to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("fastopt: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _main(arguments: list[str] | None, comm: Any) -> int:
@@ -322,8 +337,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--quick", action="store_true", help="few rounds and small sizes")
     command.add_argument("--only", default="", metavar="TEXT", help="the rows whose name holds TEXT")
 
-    command = commands.add_parser("info", help="show version, instruction set, threads and BLAS")
+    command = commands.add_parser(
+        "info", help="show version, CPU, instruction set, threads and BLAS, or those of a file"
+    )
     command.set_defaults(run=info)
+    command.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="a model, checkpoint, state of an optimizer or history"
+    )
 
     return parser
 
@@ -836,25 +856,30 @@ def bench(arguments: argparse.Namespace) -> None:
 
 
 def info(arguments: argparse.Namespace) -> None:
-    """Print what measurements on this machine depend on."""
-    print(describe_environment())
+    """Print what measurements on this machine depend on, or what a file says of where and how it was made."""
+    if arguments.file is None:
+        print(describe_environment())
+    else:
+        print(_columns({"file": str(arguments.file), **_flat(fastopt.describe_file(arguments.file))}))
+
+
+def _flat(said: dict[str, Any], before: str = "") -> dict[str, str]:
+    """Nested values as lines: of seeds, say, one for each."""
+    lines: dict[str, str] = {}
+    for name, value in said.items():
+        if isinstance(value, dict):
+            lines |= _flat(value, "" if name == "environment" else f"{before}{name} ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, each in enumerate(value, 1):
+                lines |= _flat(each, f"{before}{name} {number} ")
+        else:
+            lines[f"{before}{name}"] = str(value)
+    return lines
 
 
 def environment() -> dict[str, str]:
-    """Version, instruction set, threads, and NumPy's BLAS."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "fastopt": fastopt.__version__,
-        "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",
-        "kernel threads": str(fastopt.get_num_threads()),
-        "NumPy": np.__version__,
-        "BLAS": f"{blas['name']} {blas['version']}",
-        **_blas_runtime(),
-        "dense layers": "products of fastopt's" if nn.layers.PRODUCTS == "own" else "products of the BLAS",
-        "micro-kernel": "{} × {} float32".format(*_kernels.tile()),
-        "Python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+    """What `fastopt.environment.record` has, and what the BLAS uses at the moment."""
+    return record() | _blas_runtime()
 
 
 def _blas_runtime() -> dict[str, str]:
@@ -879,6 +904,9 @@ def _blas_runtime() -> dict[str, str]:
 
 def describe_environment() -> str:
     """The environment as text, a line for each entry."""
-    facts = environment()
+    return _columns(environment())
+
+
+def _columns(facts: dict[str, str]) -> str:
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())

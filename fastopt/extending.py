@@ -55,6 +55,23 @@ class NumPyOptimizer(InNumPy, abstract=True):
     of the parameter's step from 1 on, `lr`, and hyperparameters that it declares. All else is that of every optimizer:
     nested parameters, groups, schedules, clipping, penalties, decay, constraints, freezing, saving, `LookAhead`, `fit`.
 
+    Attributes
+    ----------
+    states : tuple of str
+        The names of the state arrays; see `initial_state`.
+
+    Raises
+    ------
+    TypeError
+        Where a class has no `update`, or one that asks for something else.
+
+    Notes
+    -----
+    `grad` is preprocessed: scaled, clipped, with coupled decay and the L1 penalty. Decoupled decay is taken off `param`
+    before `update`; `max_norm` holds after it. `update` works on copies: where it raises, nothing has been changed.
+
+    Examples
+    --------
     >>> import numpy as np, fastopt
     >>> from fastopt.hyper import Number
     >>> class Signum(fastopt.NumPyOptimizer):
@@ -71,21 +88,6 @@ class NumPyOptimizer(InNumPy, abstract=True):
     ...     optimizer.step(2 * w)
     >>> bool(abs(w).max() < 0.3)
     True
-
-    Attributes
-    ----------
-    states : tuple of str
-        The names of the state arrays; see `initial_state`.
-
-    Raises
-    ------
-    TypeError
-        Where a class has no `update`, or one that asks for something else.
-
-    Notes
-    -----
-    `grad` is preprocessed: scaled, clipped, with coupled decay and the L1 penalty. Decoupled decay is taken off `param`
-    before `update`; `max_norm` holds after it. `update` works on copies: where it raises, nothing has been changed.
     """
 
     states: ClassVar[tuple[str, ...]] = ()
@@ -131,6 +133,22 @@ class NumPyOptimizer(InNumPy, abstract=True):
         """The state before the first step of a parameter: zeros like it for each name in `states`.
 
         A class may return other arrays, of other shapes and types.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> class UnitSteps(fastopt.NumPyOptimizer):
+        ...     def initial_state(self, param):
+        ...         return {"path": np.zeros(())}  # how far the parameter has come
+        ...
+        ...     def update(self, param, grad, state, *, lr):
+        ...         param -= lr * grad / np.linalg.norm(grad)
+        ...         state["path"] += lr
+        >>> w = np.array([3.0, 4.0])
+        >>> optimizer = UnitSteps(w, lr=0.5)
+        >>> optimizer.step(w.copy())
+        >>> w, optimizer.state
+        (array([2.7, 3.6]), mappingproxy({'param': mappingproxy({'path': array(0.5)})}))
         """
         return {name: np.zeros_like(param) for name in self.states}
 

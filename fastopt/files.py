@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from fastopt import environment
 from fastopt.checks import Array
 
 try:
@@ -223,6 +224,7 @@ _WANTED = {
     "checkpoint": "a checkpoint of a run",
     "ensemble": "an ensemble that Ensemble.save wrote",
     "arrays": "arrays that fastopt wrote",
+    "any": "a file that fastopt wrote",
 }
 _HELD = {
     "model": "a model, which fastopt.nn.load reads",
@@ -284,15 +286,16 @@ def write_arrays(path: str | os.PathLike[str], entries: Mapping[str, Any], kind:
     """
     format_ = ending(path, kind)
     own = {name: _entry(name, value) for name, value in entries.items()}
-    header = json.dumps(_header(kind, {name: _digest(value) for name, value in own.items()}))
+    digests = {name: _digest(value) for name, value in own.items()}
+    header = json.dumps(_header(kind, digests, environment.record()))
     if format_ == _SAFETENSORS:
         arrays = {name: value for name, value in own.items() if not isinstance(value, str)}
         for name, array in arrays.items():
             if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
                 raise TypeError(f"{name} must be an array of real numbers in a .safetensors file, got {array.dtype}")
         texts = {name: value for name, value in own.items() if isinstance(value, str)}
-        data = safetensors().numpy.save(arrays, metadata={HEADER: header, **texts})
-        replace(path, lambda file: file.write(data))
+        parts = _sorted(safetensors().numpy.save(arrays, metadata={HEADER: header, **texts}))
+        replace(path, lambda file: file.writelines(parts))
     else:
         members: dict[str, Any] = {HEADER: header, **own}
         replace(path, lambda file: np.savez(file, **members))
@@ -323,7 +326,37 @@ def read_arrays(path: str | os.PathLike[str], *kinds: str, take: Callable[[dict[
         safetensors()
     found = _found(named)
     with _saying(named, kinds[0]):
-        return take(_entries(named, 0 if found is None else found.st_size, kinds))
+        header, entries = _entries(named, 0 if found is None else found.st_size)
+        if header["kind"] not in kinds:
+            raise ValueError(f"it holds {_HELD.get(header['kind'], header['kind'])}")
+        return take(entries)
+
+
+def read_any(path: str | os.PathLike[str], *, take: Callable[[dict[str, Any], Any], T]) -> T:
+    """What `take` makes of a file of any kind.
+
+    Parameters
+    ----------
+    path : path
+    take : callable
+        ``take(header, entries)``: the header has ``kind`` and ``format``, and, unless the file is older, the
+        ``environment`` that it was written in. Of a file in JSON, the kind is ``"json"``, and its contents come in the
+        place of entries. What it raises says that the file is none of fastopt's.
+
+    Raises
+    ------
+    ImportError, OSError, ValueError
+        As in `read_arrays`.
+    """
+    named = _path(path)
+    found = _found(named)
+    with _saying(named, "any"):
+        with open(named, "rb") as file:
+            if file.read(1) in (b"{", b"["):
+                file.seek(0)
+                return take({"kind": "json"}, json.load(file))
+        header, entries = _entries(named, 0 if found is None else found.st_size)
+        return take({name: header[name] for name in ("kind", "format", "environment") if name in header}, entries)
 
 
 @contextlib.contextmanager
@@ -340,8 +373,8 @@ def _saying(path: Path, kind: str) -> Iterator[None]:
         raise ValueError(f"path must name {_WANTED[kind]}, got {os.fspath(path)!r}: {said}") from error
 
 
-def _entries(path: Path, size: int, kinds: tuple[str, ...]) -> dict[str, Entry]:
-    """The entries of a file without the header, which has been checked."""
+def _entries(path: Path, size: int) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """The header of a file, which has been checked, and its other entries."""
     with open(path, "rb") as file:
         start = file.read(16)
         length = int.from_bytes(start[:8], "little")
@@ -356,30 +389,32 @@ def _entries(path: Path, size: int, kinds: tuple[str, ...]) -> dict[str, Entry]:
         else:
             entries = _of_safetensors(path)
     header = entries.pop(HEADER, None)
-    kind = _kind_of_format_1(entries) if header is None else _checked(header, entries)
-    if kind not in kinds:
-        raise ValueError(f"it holds {_HELD.get(kind, kind)}")
-    return entries
+    if header is None:
+        return {"format": 1, "kind": _kind_of_format_1(entries)}, entries
+    return _checked(header, entries), entries
 
 
-def _checked(header: Entry, entries: Mapping[str, Entry]) -> str:
-    """What a file holds, once its header and its checksum are seen to be right."""
+def _checked(header: Entry, entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """The header of a file, once it and the checksums are seen to be right."""
     said = json.loads(str(header))
     version = said["format"]
     if type(version) is not int or version < FORMAT:
         raise ValueError(f"its format must be at least {FORMAT}, got {version!r}")
     if version > FORMAT:
         raise ValueError(f"it is of format {version}, of a later version of fastopt; this one reads up to {FORMAT}")
-    kind, digests = said["kind"], said["entries"]
-    if said != _header(kind, digests):
+    digests = said["entries"]
+    if said != _header(said["kind"], digests, said.get("environment")):
         raise ValueError("its header does not have the checksum that was written: the file is damaged")
+    if not isinstance(said.get("environment", {}), dict):
+        raise ValueError(f"its environment must be a table, got {said['environment']!r:.80}")
     if odd := digests.keys() ^ entries.keys():
         verb = "lacks" if min(odd) in digests else "was given"
         raise ValueError(f"it {verb} the entry {min(odd)}: the file is damaged")
     for name, value in entries.items():
         if _digest(value) != digests[name]:
             raise ValueError(f"its entry {name} does not have the checksum that was written: the file is damaged")
-    return str(kind)
+    said["kind"] = str(said["kind"])
+    return dict(said)
 
 
 def _kind_of_format_1(entries: Mapping[str, Entry]) -> str:
@@ -408,9 +443,11 @@ def _entry(name: str, value: Any) -> Entry:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _header(kind: str, digests: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says about itself: format, kind, the checksum of each entry, and that of all this."""
+def _header(kind: str, digests: Mapping[str, str], written_in: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a file says about itself: format, kind, environment, the checksum of each entry, and that of all this."""
     said = {"format": FORMAT, "kind": kind, "entries": digests}
+    if written_in is not None:  # which older files have not
+        said["environment"] = written_in
     return {**said, "sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
@@ -435,6 +472,16 @@ def safetensors() -> Any:
     except ImportError as error:
         raise ImportError("*.safetensors needs safetensors: pip install 'fastopt[safetensors]'") from error
     return safetensors
+
+
+def _sorted(data: bytes) -> tuple[bytes, memoryview]:
+    """A file of safetensors with its metadata in order, which the package writes in another order each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, memoryview(data)[end:]
 
 
 def _of_safetensors(path: Path) -> dict[str, Entry]:

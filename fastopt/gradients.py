@@ -318,16 +318,6 @@ def add_noise(grads: Arrays, t: int, *, eta: float = 0.01, gamma: float = 0.55, 
 class Accumulator:
     """Sums up the gradients of micro-batches, so that one step stands for them all.
 
-    >>> import numpy as np, fastopt
-    >>> w = np.zeros(2)
-    >>> optimizer, accumulator = fastopt.SGD(w, lr=1.0), fastopt.gradients.Accumulator(w)
-    >>> for micro_batch in range(4):
-    ...     accumulator.add(np.full(2, float(micro_batch)))
-    >>> optimizer.step(accumulator.grads, grad_scale=1 / accumulator.count)
-    >>> accumulator.reset()
-    >>> w
-    array([-1.5, -1.5])
-
     Parameters
     ----------
     params : ndarray, list or dict of ndarray
@@ -339,6 +329,18 @@ class Accumulator:
         The sums, in the structure of `params`: always the same arrays, which an optimizer then knows again.
     count : int
         Of how many micro-batches.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.zeros(2)
+    >>> optimizer, accumulator = fastopt.SGD(w, lr=1.0), fastopt.gradients.Accumulator(w)
+    >>> for micro_batch in range(4):
+    ...     accumulator.add(np.full(2, float(micro_batch)))
+    >>> optimizer.step(accumulator.grads, grad_scale=1 / accumulator.count)
+    >>> accumulator.reset()
+    >>> w
+    array([-1.5, -1.5])
     """
 
     def __init__(self, params: Arrays) -> None:

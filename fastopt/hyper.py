@@ -1,11 +1,17 @@
 """Hyperparameters: each is declared once, with its rule, its default and its documentation; all else follows from that.
 
 A class lists its hyperparameters as a dataclass lists its fields. The signature of its constructor, the checks, the
-docstring and the functional form are made of that list, and type checkers read the signature from it as well::
+docstring and the functional form are made of that list, and type checkers read the signature from it as well.
 
-    class Signum(Optimizer):
-        kernel = "signum"
-        momentum: Number = Number("[0, 1]", default=0.9, doc="Decay rate of the velocity.")
+>>> import inspect
+>>> import fastopt
+>>> from fastopt.hyper import Number
+>>> class Signum(fastopt.NumPyOptimizer):
+...     momentum: Number = Number("[0, 1]", default=0.9, doc="Decay rate of the velocity.")
+...
+...     def update(self, param, grad, state, *, lr, momentum): ...
+>>> inspect.signature(Signum).parameters["momentum"].default
+0.9
 
 A subclass that changes a default says ``momentum = Signum.momentum.replace(default=0.5)``.
 """
@@ -22,6 +28,8 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypedDict, TypeVar, U
 
 from fastopt import checks
 from fastopt.schedules import Schedule
+
+__all__ = ["Choice", "Flag", "Limit", "Number", "Whole"]
 
 #: Where there is no default.
 REQUIRED: Any = inspect.Parameter.empty
@@ -166,7 +174,38 @@ class Hyper(Argument[T, V]):
 
 
 class Number(Hyper[float, float | Schedule]):
-    """A real number within an interval such as ``[0, 1)``."""
+    """A real number within an interval such as ``[0, 1)``, or a schedule of such.
+
+    Parameters
+    ----------
+    bounds : str
+        The interval, with ``inf`` for no bound.
+    default : float or Schedule, optional
+        Without one, it must be given.
+    **options
+        ``doc``, a sentence for docstrings; ``per_group``, whether groups may have values of their own (default True);
+        ``since``, the version that brought it, unless the first one did: a state that was saved before has its default.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.hyper import Number
+    >>> class Scaled(fastopt.NumPyOptimizer):
+    ...     scale: Number = Number("(0, inf)", default=1.0, doc="The factor of gradients.")
+    ...
+    ...     def update(self, param, grad, state, *, lr, scale):
+    ...         param -= lr * scale * grad
+    >>> w = np.ones(2)
+    >>> optimizer = Scaled(w, lr=0.1, scale=5.0)
+    >>> optimizer.step(np.ones(2))
+    >>> w, optimizer.scale
+    (array([0.5, 0.5]), 5.0)
+    >>> try:
+    ...     optimizer.scale = 0
+    ... except ValueError as error:
+    ...     print(error)
+    scale must be in (0, inf), got 0
+    """
 
     kind = float
 
@@ -185,7 +224,32 @@ class Number(Hyper[float, float | Schedule]):
 
 
 class Whole(Hyper[int, int]):
-    """An integer of at least `low`."""
+    """An integer of at least `low`.
+
+    Parameters
+    ----------
+    low : int
+    default : int, optional
+        Without one, it must be given.
+    **options
+        See `Number`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.hyper import Whole
+    >>> class Late(fastopt.NumPyOptimizer):
+    ...     begin: Whole = Whole(1, default=3, doc="The first step that changes anything.")
+    ...
+    ...     def update(self, param, grad, state, *, t, lr, begin):
+    ...         param -= lr * grad * (t >= begin)
+    >>> w = np.ones(2)
+    >>> optimizer = Late(w, lr=0.1, begin=2)
+    >>> for _ in range(2):
+    ...     optimizer.step(np.ones(2))
+    >>> w
+    array([0.9, 0.9])
+    """
 
     kind = int
 
@@ -201,7 +265,31 @@ class Whole(Hyper[int, int]):
 
 
 class Limit(Hyper[float | None, float | Schedule | None]):
-    """A real number within an interval, or None for no limit: infinity to a kernel."""
+    """A real number within an interval, or None for no limit: infinity to a kernel.
+
+    Parameters
+    ----------
+    bounds : str
+        The interval.
+    default : float, Schedule or None, optional
+        Without one, it must be given.
+    **options
+        See `Number`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.hyper import Limit
+    >>> class Bounded(fastopt.NumPyOptimizer):
+    ...     most: Limit = Limit("(0, inf)", default=None, doc="The longest step of a number.")
+    ...
+    ...     def update(self, param, grad, state, *, lr, most):
+    ...         param -= np.clip(lr * grad, None, most)
+    >>> w = np.ones(2)
+    >>> Bounded(w, lr=1.0, most=0.5).step(np.array([3.0, 0.25]))
+    >>> w, Bounded(w, lr=1.0).most
+    (array([0.5 , 0.75]), None)
+    """
 
     kind = type(None)  # infinity is refused, though it is the double of None
 
@@ -217,7 +305,29 @@ class Limit(Hyper[float | None, float | Schedule | None]):
 
 
 class Flag(Hyper[bool, bool]):
-    """True or False."""
+    """True or False.
+
+    Parameters
+    ----------
+    default : bool, optional
+        Without one, it must be given.
+    **options
+        See `Number`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.hyper import Flag
+    >>> class Ascent(fastopt.NumPyOptimizer):
+    ...     uphill: Flag = Flag(default=False, doc="Whether to climb.")
+    ...
+    ...     def update(self, param, grad, state, *, lr, uphill):
+    ...         param -= (-lr if uphill else lr) * grad
+    >>> w = np.ones(2)
+    >>> Ascent(w, lr=0.5, uphill=True).step(np.ones(2))
+    >>> w
+    array([1.5, 1.5])
+    """
 
     kind = bool
 
@@ -232,7 +342,30 @@ class Flag(Hyper[bool, bool]):
 
 
 class Choice(Hyper[Word, Word]):
-    """One of some words, which the kernel knows by their numbers."""
+    """One of some words, which the kernel knows by their numbers.
+
+    Parameters
+    ----------
+    *words : str
+    default : str, optional
+        Without one, it must be given.
+    **options
+        See `Number`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> from fastopt.hyper import Choice
+    >>> class Steps(fastopt.NumPyOptimizer):
+    ...     of: Choice = Choice("value", "sign", default="value", doc="What of the gradient counts.")
+    ...
+    ...     def update(self, param, grad, state, *, lr, of):
+    ...         param -= lr * (grad if of == "value" else np.sign(grad))
+    >>> w = np.ones(2)
+    >>> Steps(w, lr=0.5, of="sign").step(np.array([3.0, -0.1]))
+    >>> w
+    array([0.5, 1.5])
+    """
 
     kind = str
 

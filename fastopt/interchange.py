@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from fastopt import checks, files, optimizers
 from fastopt.checks import Array
 from fastopt.optimizer import Group, Optimizer
 
-__all__ = ["load", "load_torch", "save", "to_torch"]
+__all__ = ["describe_file", "load", "load_torch", "save", "to_torch"]
 
 
 class _Resumable(Protocol):
@@ -102,6 +103,69 @@ def load(optimizer: _Resumable, path: str | os.PathLike[str]) -> None:
     except (ArithmeticError, AttributeError, LookupError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"path must name the state of such an optimizer, got {os.fspath(path)!r}: {said}") from error
+
+
+def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file that fastopt wrote says of itself: what it holds, and what it was computed with.
+
+    ``fastopt info PATH`` prints it.
+
+    Parameters
+    ----------
+    path : str or path
+        A model, an ensemble, a checkpoint, the state of an optimizer, the history of a run or those of several, or what
+        ``fastopt bench --json`` prints.
+
+    Returns
+    -------
+    dict
+        ``kind``: ``"model"``, ``"ensemble"``, ``"checkpoint"``, ``"optimizer"``, ``"history"``, ``"histories"`` or
+        ``"benchmark"``; and, as far as the file says so, its ``format``, the ``environment`` that it was written in
+        (versions, CPU, instruction set, threads), and the ``seeds`` and the ``order`` of samples of a run; of
+        histories, a list ``runs`` of these.
+
+    Raises
+    ------
+    ImportError, OSError, ValueError
+        As in `load`.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> from fastopt import nn
+    >>> nn.Sequential([nn.Dense(3)], (2,), seed=7).save("model.npz")
+    >>> said = fastopt.describe_file("model.npz")
+    >>> said["kind"], said["environment"]["fastopt"] == fastopt.__version__, said["seeds"]
+    ('model', True, {'model': 7})
+    """
+    return files.read_any(path, take=_described)
+
+
+def _described(header: dict[str, Any], entries: Any) -> dict[str, Any]:
+    """What `describe_file` returns, of the header of a file and its entries, or of the contents of one in JSON."""
+    match header["kind"], entries:
+        case "json", {"environment": dict(environment), "results": _}:
+            return {"kind": "benchmark", "environment": environment}
+        case "json", [dict(), *_]:
+            return {"kind": "histories", "runs": [_of_history(each) for each in entries]}
+        case "json", _:
+            return {"kind": "history", **_of_history(entries)}
+        case "model", _:
+            return header | {"seeds": {"model": json.loads(entries["config"])["seed"]}}
+        case "ensemble", _:
+            count = json.loads(entries["ensemble"])["models"]
+            return header | {"seeds": {"models": [json.loads(entries[f"{i}/config"])["seed"] for i in range(count)]}}
+        case "checkpoint", _:
+            return header | dict(files.unpack("run", entries).get("provenance", {}))
+    return header
+
+
+def _of_history(content: Any) -> dict[str, Any]:
+    """What a history in JSON says of its run."""
+    others = {"stopped": str, "monitor": dict, "provenance": dict}
+    if not isinstance(content, dict) or any(not isinstance(v, others.get(k, list)) for k, v in content.items()):
+        raise ValueError("it is JSON, but no history")
+    return dict(content.get("provenance", {}))
 
 
 def _check_resumable(optimizer: Any) -> None:

@@ -444,6 +444,8 @@ class Descent(NamedTuple):
     >>> run = landscape.descend("adam", "beale", 0.1, steps=50)
     >>> run.points.shape, run.losses.shape, run.is_best
     ((51, 2), (51,), False)
+    >>> run.label
+    'adam, 0.1'
     """
 
     optimizer: str

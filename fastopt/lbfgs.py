@@ -25,16 +25,6 @@ class LBFGS(Spelled):
     iterations, each of which asks for the loss and the gradients one or more times. A model's `fit` gives it both:
     ``model.fit(x, y, batch_size=len(x), optimizer=fastopt.LBFGS(model.params))``.
 
-    >>> import numpy as np, fastopt
-    >>> w = np.array([-1.2, 1.0])
-    >>> def rosenbrock():
-    ...     a, b = w
-    ...     slopes = [-400 * a * (b - a * a) - 2 * (1 - a), 200 * (b - a * a)]
-    ...     return 100 * (b - a * a) ** 2 + (1 - a) ** 2, np.array(slopes)
-    >>> optimizer = fastopt.LBFGS(w, max_iter=100)
-    >>> bool(optimizer.step(rosenbrock) < 1e-9)
-    True
-
     Parameters
     ----------
     params : ndarray, list or dict of ndarray
@@ -69,6 +59,22 @@ class LBFGS(Spelled):
     References
     ----------
     .. [1] C. Zhu, R. Byrd, P. Lu and J. Nocedal, "Algorithm 778: L-BFGS-B", 1997.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.array([-1.2, 1.0])
+    >>> def rosenbrock():
+    ...     a, b = w
+    ...     slopes = [-400 * a * (b - a * a) - 2 * (1 - a), 200 * (b - a * a)]
+    ...     return 100 * (b - a * a) ** 2 + (1 - a) ** 2, np.array(slopes)
+    >>> optimizer = fastopt.LBFGS(w, max_iter=100)
+    >>> bool(optimizer.step(rosenbrock) < 1e-9)
+    True
+    >>> resumed = fastopt.LBFGS(w, max_iter=100)
+    >>> resumed.load_state_dict(optimizer.state_dict())
+    >>> resumed.t, optimizer.converged
+    (1, True)
     """
 
     #: For `fastopt.nn`: `step` takes a function.

@@ -102,13 +102,19 @@ class Group:
     >>> import subprocess, sys
     >>> import mpi4py
     >>> code = '''
+    ... import numpy as np
     ... from mpi4py import MPI
     ... from fastopt.mpi import Group
     ... group = Group(MPI.COMM_SELF)  # COMM_WORLD, where mpiexec has started several
-    ... print(group.rank, group.size, group.rows(10), group.everyone("a"))
+    ... print(group.rank, group.size, group.rows(10), group.everyone("a"), group.of_first("b"))
+    ... x = np.arange(3.0)
+    ... group.copy_first(x)  # all ranks have what rank 0 had
+    ... print(group.sum(x), group.gather(x))
     ... '''
-    >>> subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    "0 1 (0, 10) ['a']\\n"
+    >>> print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    0 1 (0, 10) ['a'] b
+    [0. 1. 2.] [[0. 1. 2.]]
+    <BLANKLINE>
     """
 
     def __init__(self, comm: Any) -> None:

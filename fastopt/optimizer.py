@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,15 @@ class OptimizerLike(Protocol):
     Further attributes are used where they are there: `lr`, which callbacks set; `state_dict` and `load_state_dict`,
     which checkpoints call; `frozen`, the names of the parameters that are not stepped; `skip_nonfinite`.
 
+    Attributes
+    ----------
+    params : ndarray, list or dict of ndarray
+        Those of the model: the same arrays, which `step` updates in place.
+    t : int
+        The number of steps taken.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> from fastopt import nn
     >>> class Plain:
@@ -60,13 +69,6 @@ class OptimizerLike(Protocol):
     >>> history = model.fit(np.eye(2), np.arange(2), epochs=20, optimizer=Plain(model.params, lr=1.0))
     >>> history["loss"][-1] < 0.2
     True
-
-    Attributes
-    ----------
-    params : ndarray, list or dict of ndarray
-        Those of the model: the same arrays, which `step` updates in place.
-    t : int
-        The number of steps taken.
     """
 
     @property
@@ -341,12 +343,26 @@ class Optimizer(Declared):
 
     @classmethod
     def state_names(cls) -> tuple[str, ...]:
-        """The names of the state arrays."""
+        """The names of the state arrays.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Adam.state_names()
+        ('m', 'v')
+        """
         return _kernels.STEPS[cls.kernel][0]
 
     @classmethod
     def hyper_names(cls) -> list[str]:
-        """The names of the hyperparameters: the kernel's own, those that every step has, and further ones."""
+        """The names of the hyperparameters: the kernel's own, those that every step has, and further ones.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Momentum.hyper_names()[:5]
+        ['lr', 'momentum', 'dampening', 'average', 'nesterov']
+        """
         return list(cls._hyper_names)
 
     @classmethod
@@ -361,7 +377,14 @@ class Optimizer(Declared):
 
     @classmethod
     def keywords(cls) -> dict[str, Any]:
-        """The hyperparameters with their defaults, or REQUIRED."""
+        """The hyperparameters with their defaults, or REQUIRED.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Adam.keywords()["beta1"]
+        0.9
+        """
         given = inspect.signature(cls).parameters  # also of a subclass with a constructor of its own
         return {name: (given if name in given else cls.declared)[name].default for name in cls.hyper_names()}
 
@@ -622,6 +645,16 @@ class Optimizer(Declared):
         ------
         TypeError, ValueError
             Where an array breaks its rule; then nothing has been changed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"weight": np.ones(2)}
+        >>> optimizer = fastopt.SGD(params, lr=0.1)
+        >>> optimizer.add_params({"head": np.ones(3)}, lr_factor=10.0)
+        >>> optimizer.step({"weight": np.ones(2), "head": np.ones(3)})
+        >>> optimizer.params
+        {'weight': array([0.9, 0.9]), 'head': array([0., 0., 0.])}
         """
         _kernels.uninterrupted(self._adding(more, **settings))
 
@@ -846,13 +879,14 @@ class Optimizer(Declared):
         after: list[Call] = [*self._holding(now), (vars(self).update, ({"_grad_norm": norm},))]
         return [*self._advance(grads, scale * clip, factors, self._places(now), t, now), *after], True
 
-    def upcoming(self, steps: int) -> Upcoming | None:
+    def upcoming(self, steps: int, varying: Varying | None = None) -> Upcoming | None:
         """The next steps, where they are those of the plan alone, with hyperparameters that may follow schedules; None
         where Python has a part in them.
 
         Parameters
         ----------
         steps : int
+        varying : Varying, optional
 
         Returns
         -------
@@ -863,9 +897,9 @@ class Optimizer(Declared):
         if patched is not None and getattr(patched, "__self__", None) is not self._plan:
             own = False
         scheduled = {name for _, name in self._scheduled}
-        if not own or self._resting or scheduled.intersection(_CLIPS):
+        if not own or self._resting or scheduled.intersection(_CLIPS) or (scheduled and varying):
             return None
-        return Upcoming(self, self._plan, steps)
+        return Upcoming(self, self._plan, steps, varying)
 
     # ---- Inspection -----------------------------------------------------------------------------------------
 
@@ -1030,6 +1064,14 @@ def _rebuilt(cls: type[Optimizer], params: Arrays, state_dict: dict[str, Any]) -
     return optimizer
 
 
+class Varying(NamedTuple):
+    """A setting of a group that differs from step to step: its values, which come again and again."""
+
+    group: Group
+    name: str
+    values: Array
+
+
 class Upcoming:
     """The next steps of an optimizer, for a program to take (`fastopt._kernels.Program.run`).
 
@@ -1041,7 +1083,7 @@ class Upcoming:
         How many they are: fewer where a schedule raises for a later one.
     """
 
-    def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int) -> None:
+    def __init__(self, optimizer: Optimizer, plan: _kernels.Plan, steps: int, varying: Varying | None) -> None:
         self._optimizer = optimizer
         self._now: list[Now] = []
         self.steps = steps
@@ -1061,9 +1103,21 @@ class Upcoming:
                     break
                 self._now.append(now)
             self.steps = len(self._now)
-            changes = [optimizer._places(now) for now in self._now]
-            self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
-            self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])
+            self._change(self._now)
+        elif varying is not None:
+            group, name, values = varying
+            distinct, which = np.unique(values, return_inverse=True)
+            declared, which = getattr(type(optimizer), name), np.resize(which, steps)
+            now_of: list[Now] = [{(group, name): declared.encode(value)} for value in distinct.tolist()]
+            self._now = [now_of[i] for i in which.tolist()]
+            self._change(now_of)
+            self.options["values"] = self.options["values"][which]
+
+    def _change(self, each: Sequence[Now]) -> None:
+        """Have settings be these in one step after the other."""
+        changes = [self._optimizer._places(now) for now in each]
+        self.options["places"] = [(place, bucket) for place, _, bucket in changes[0]]
+        self.options["values"] = np.array([[value for _, value, _ in each] for each in changes])
 
     def finish(self, taken: int, norm: float) -> None:
         """Take note that so many of the steps were taken, and of the norm of the last one's gradients."""

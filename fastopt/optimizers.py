@@ -144,15 +144,6 @@ class LookAheadNesterov(_Velocity):
     ``v ← momentum·v − lr·g(w + momentum·v)``, then ``w ← w + v``. Before each gradient, call `look_ahead`: it moves the
     parameters to ``w + momentum·v``, and `step` goes on from there.
 
-    >>> import numpy as np, fastopt
-    >>> w = np.array([1.0, -2.0])
-    >>> optimizer = fastopt.LookAheadNesterov(w, lr=0.1)
-    >>> for _ in range(60):
-    ...     optimizer.look_ahead()
-    ...     optimizer.step(2 * w)
-    >>> bool(abs(w).max() < 0.1)
-    True
-
     .. warning:: Which point the parameters are differs from form to form, though the gradients are taken at the same
        points. After `step` this class holds w, the iterate itself. ``Momentum(nesterov=True)``, PyTorch and Keras hold
        the next look-ahead point all the time, ``w + momentum·v``, and never w. Evaluate and save what you hold
@@ -161,6 +152,23 @@ class LookAheadNesterov(_Velocity):
     References
     ----------
     .. [1] I. Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, eq. 3–4.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = fastopt.LookAheadNesterov(w, lr=0.1)
+    >>> for _ in range(60):
+    ...     optimizer.look_ahead()
+    ...     optimizer.step(2 * w)
+    >>> bool(abs(w).max() < 0.1)
+    True
+    >>> optimizer.look_ahead()
+    >>> optimizer.ahead
+    True
+    >>> optimizer.step(2 * w)
+    >>> optimizer.ahead
+    False
     """
 
     name = "look_ahead_nesterov"

@@ -17,11 +17,6 @@ def elastic_net(strength: float, *, l2: float | None = None, beta: float | None 
     ``strength·|w| + l2·w²`` with `l2`, or ``strength·(beta·w² + |w|)`` with `beta`, summed over all weights. The
     gradient of ``λw²`` is ``2λw``, so its `weight_decay` is ``2λ``.
 
-    >>> elastic_net(1e-4, l2=1e-3)
-    {'l1': 0.0001, 'weight_decay': 0.002}
-    >>> elastic_net(1e-4, beta=0.5)
-    {'l1': 0.0001, 'weight_decay': 0.0001}
-
     Parameters
     ----------
     strength : float
@@ -42,6 +37,13 @@ def elastic_net(strength: float, *, l2: float | None = None, beta: float | None 
     References
     ----------
     .. [1] H. Zou and T. Hastie, "Regularization and variable selection via the elastic net", 2005, eq. 3.
+
+    Examples
+    --------
+    >>> elastic_net(1e-4, l2=1e-3)
+    {'l1': 0.0001, 'weight_decay': 0.002}
+    >>> elastic_net(1e-4, beta=0.5)
+    {'l1': 0.0001, 'weight_decay': 0.0001}
     """
     strength = checks.number("strength", strength, "[0, inf)")
     if (l2 is None) == (beta is None):

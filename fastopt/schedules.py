@@ -932,6 +932,12 @@ class ReduceOnPlateau:
     >>> plateau = ReduceOnPlateau(lr=0.1, factor=0.5, patience=1)
     >>> [plateau.update(loss) for loss in (1.0, 0.9, 0.9, 0.9, 0.8)]
     [0.1, 0.1, 0.1, 0.05, 0.05]
+    >>> plateau.lr
+    0.05
+    >>> resumed = ReduceOnPlateau(lr=0.1, factor=0.5, patience=1)
+    >>> resumed.load_state_dict(plateau.state_dict())
+    >>> resumed.lr
+    0.05
     """
 
     def __init__(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fastopt import _kernels, cases, reference
 from fastopt.cases import Case, lively_rule, rules
@@ -21,6 +23,15 @@ from fastopt.optimizers import OPTIMIZERS
 
 SIZES = (0, 1, 7, 8, 9, 31, 33, 1000, 20_003)
 GUARD_WIDTH = 128  # as wide as the widest unit of work, 128 elements of a dropout group
+
+# Hypothesis draws the same examples in each run, and no clock decides: a busy machine finds what an idle one does.
+settings.register_profile(
+    "fastopt", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fastopt")
+
+#: Of tests that ask NumPy whether anybody else holds an array: what measures coverage does.
+untraced = pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer holds the values of local names")
 
 # ---- The cross-section ------------------------------------------------------------------------------
 
@@ -36,6 +47,7 @@ def pytest_addoption(parser) -> None:
 def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "slow: left out by --quick")
     config.addinivalue_line("markers", "bits: compares bits; run in full by --quick --bits")
+    config.addinivalue_line("markers", "own_isa: chooses the instruction set itself, whatever FASTOPT_ISA says")
 
 
 def is_quick(item) -> bool:
@@ -45,6 +57,9 @@ def is_quick(item) -> bool:
 
 
 def pytest_collection_modifyitems(config, items) -> None:
+    for item in items:
+        if {"isa", "on_each_isa"}.intersection(item.fixturenames):
+            item.add_marker("own_isa")
     if not config.option.quick:
         return
     kept, files = [], {item.path for item in items}
@@ -95,6 +110,13 @@ def few_to_collect() -> None:
     JAX, which takes a second each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_timed():
+    """How many steps a call of C takes does not depend on what tests before have shown of programs like it."""
+    if (program := sys.modules.get("fastopt.nn.program")) is not None:
+        program._seconds.clear()
 
 
 # ---- Instruction sets, types, sizes -----------------------------------------------------------------

@@ -70,6 +70,7 @@ static void run(struct model *model, unsigned seed)
                                 .scratch = scratch};
     struct fastopt_item items[4] = {
         {.kind = FASTOPT_GATHER,
+         .when = FASTOPT_EACH,
          .to = model->batch,
          .from = model->samples,
          .elements = COLUMNS,
@@ -77,17 +78,24 @@ static void run(struct model *model, unsigned seed)
          .to_stride = COLUMNS * sizeof(float),
          .moving = -1},
         {.kind = FASTOPT_CALL,
+         .when = FASTOPT_EACH,
          .real = FASTOPT_FLOAT,
          .row = row_of("relu_forward"),
          .bytes = 2 * N * sizeof(float),
          .moving = -1},
-        {.kind = FASTOPT_FINITE, .real = FASTOPT_FLOAT, .from = model->y, .elements = N, .moving = -1},
-        {.kind = FASTOPT_STEP, .plan = &plan, .moving = -1},
+        {.kind = FASTOPT_FINITE,
+         .when = FASTOPT_EACH,
+         .real = FASTOPT_FLOAT,
+         .from = model->y,
+         .elements = N,
+         .moving = -1},
+        {.kind = FASTOPT_STEP, .when = FASTOPT_EACH, .plan = &plan, .moving = -1},
     };
     items[1].arguments[0] = (int64_t)(uintptr_t)model->batch;
     items[1].arguments[1] = (int64_t)(uintptr_t)model->y;
     items[1].arguments[2] = N;
-    const struct fastopt_leg leg = {.items = items, .end = 4, .order = model->order, .rows = ROWS, .batches = BATCHES};
+    const struct fastopt_leg leg = {
+        .items = items, .end = 4, .order = model->order, .rows = ROWS, .batches = BATCHES, .every = 1};
     struct fastopt_stop stop;
     if (!fastopt_run_program(&leg, 1, 1, BATCHES, &stop))
         abort();

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 #: Seconds after which processes that have not ended are killed, and the test fails.
-LIMIT = 120
+LIMIT = 600
 
 
 def mpiexec() -> str:

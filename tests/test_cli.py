@@ -230,6 +230,7 @@ def test_train(run, model, tmp_path):
     assert any(line.startswith("seed 0, batches of 32, AdamW(lr=0.003,") for line in lines)
 
     history = json.loads((folder / "history.json").read_text())
+    assert history.pop("provenance")["seeds"] == {"model": 0, "fit": 0}
     assert {key: len(values) for key, values in history.items()} == dict.fromkeys(
         ["loss", "accuracy", "samples_per_second", "val_loss", "val_accuracy"], 2
     )

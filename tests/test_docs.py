@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -13,13 +14,14 @@ import re
 import runpy
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cli, data, functional, nn, schedules
+from fastopt import cli, data, functional, nn, reference, schedules
 from fastopt.optimizers import OPTIMIZERS
 
 # ---- Docstrings -------------------------------------------------------------------------------------------------
@@ -44,7 +46,7 @@ def examples():
 
 def test_functions_are_documented_in_whole():
     """Each public one: with its arguments, results, errors (where it checks anything), and an example."""
-    unchecked = {"dense_pays", "packed_shape", "winner_type", "winograd_fits"}
+    unchecked = {"packed_shape", "winner_type", "winograd_fits"}
     lacking = []
     for name in functional.__all__:
         function = getattr(functional, name)
@@ -52,7 +54,6 @@ def test_functions_are_documented_in_whole():
             continue
         wanted = {"Parameters", "Returns", "Raises", "Examples"}
         wanted -= {"Returns"} if name in OPTIMIZERS else {"Raises"} if name in unchecked else set()
-        wanted -= {"Parameters", "Examples"} if name == "dense_pays" else set()  # it has none, and depends on the CPU
         found = re.findall(r"^(\w+)\n---+$", inspect.getdoc(function), re.MULTILINE)
         lacking += [f"{name}: {section}" for section in sorted(wanted.difference(found))]
         parameters = inspect.getdoc(function).partition("Parameters\n")[2].partition("\n\n")[0]
@@ -101,24 +102,84 @@ def test_docstring(test, tmp_path, monkeypatch):
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def public_names():
-    """The public names that the reference of the site shows, each with its object."""
+@functools.cache
+def site():
+    """What docs/site/public.py says of the reference."""
     if not (DOCS / "site/public.py").exists():
         pytest.skip("the pages are not beside the tests")
-    return runpy.run_path(str(DOCS / "site/public.py"))["public_names"](every=False)
+    return SimpleNamespace(**runpy.run_path(str(DOCS / "site/public.py")))
+
+
+def public_names():
+    """The public names that the reference of the site shows, each with its object."""
+    return site().public_names(every=False)
+
+
+def code_of(value):
+    """The lines of the examples in a docstring."""
+    return "\n".join(re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", inspect.getdoc(value) or "", re.MULTILINE))
 
 
 def test_public_names_have_examples():
-    """All that can have a docstring: modules, classes and functions."""
+    """All that can have a docstring: modules, classes and functions, which have a section of that name."""
     names = public_names()
     assert len(names) > 250
-    lacking = [
-        name
-        for name, value in names.items()
-        if (inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value))
-        and ">>> " not in (inspect.getdoc(value) or "")
-    ]
+    lacking = []
+    for name, value in names.items():
+        heading = "\n" if inspect.ismodule(value) else "\nExamples\n--------\n"
+        if inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value):
+            has_one = ">>> " in (inspect.getdoc(value) or "").partition(heading)[2]
+            lacking += [] if has_one else [name]
     assert not lacking
+
+
+def test_formulas_have_examples():
+    """The functions of `fastopt.reference`, whose source the site shows."""
+    place = reference.__name__
+    formulas = [f for f in vars(reference).values() if inspect.isfunction(f) and f.__module__ == place]
+    names = {f.__name__ for f in formulas if not f.__name__.startswith("_")}
+    assert len(names) > 70
+    assert not [name for name in names if not re.search(rf"\b{name}\(", code_of(getattr(reference, name)))]
+    assert {f"{place}.{name}" for name in names} <= {each.id for each in examples()}
+
+
+def test_public_methods_are_in_examples():
+    """Those that a class does not have from a base: in an example of theirs, of the class, or of an heir."""
+    classes = {name: value for name, value in public_names().items() if inspect.isclass(value)}
+    lacking = []
+    for name, value in classes.items():
+        heirs = [other for other in classes.values() if value in other.__mro__]
+        shown = "\n".join(code_of(each) for heir in heirs for each in (heir, *site().methods(heir).values()))
+        bases = {*value.__mro__[1:], *([fastopt.Optimizer] if hasattr(value, "step") else [])} - {value}
+        own = set(site().methods(value)).difference(*map(vars, bases))
+        lacking += [f"{name}.{method}" for method in own if not re.search(rf"(\.|def ){method}\b", shown)]
+    assert not lacking
+
+
+def test_internal_methods_are_there():
+    classes = [value for value in public_names().values() if inspect.isclass(value)]
+    there = {f"{value.__name__}.{method}" for value in classes for method in vars(value)}
+    assert not site().INTERNAL - there
+
+
+def test_names_on_pages_are_public():
+    """What pages call ``fastopt.…`` is in the reference, or an attribute of what is there."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    try:
+        names = site().public_names()
+    except ImportError as error:
+        skip_without_extra(error)
+    wrong = set()
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")):
+        for found in re.findall(r"`[^`\n]*`|^```python\n.*?^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            for name in re.findall(r"\bfastopt(?:\.[a-zA-Z]\w*)+", found):
+                owner = name
+                while owner not in names and owner:
+                    owner = owner.rpartition(".")[0]
+                is_attribute = owner != name and inspect.isclass(names.get(owner))
+                wrong |= set() if owner == name or is_attribute else {f"{page.name}: {name}"}
+    assert not wrong
 
 
 def test_public_names_have_their_arguments_documented():
@@ -281,6 +342,15 @@ def test_commands_are_there():
     assert not wrong
 
 
+def test_extras_are_on_the_page_of_installation():
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for_development = {"test", "oracles", "peers", "docs", "dev", "release", "fuzz"}
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/install.md").read_text(), re.MULTILINE)
+    assert {*rows} == {*extras} - for_development
+
+
 def test_links_lead_somewhere():
     """Files that pages link to are there, and so are the headings in them."""
     broken = []
@@ -298,6 +368,26 @@ def test_links_lead_somewhere():
                 if heading not in slugs:
                     broken.append(f"{page.name}: {target}")
     assert not broken
+
+
+def test_tables_of_performance_stand_once_and_have_their_commands():
+    """In the section of each, a command says how it is repeated; no row of figures is on two pages, or twice on one."""
+    if not PAGES:
+        pytest.skip("the pages are not beside the tests")
+    places: dict[str, list[str]] = {}
+    for page in (*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "benchmarks/README.md"):
+        for line in page.read_text().splitlines():
+            if line.startswith("|") and len(re.findall(r"\d[\d.,]*", line)) >= 4:
+                places.setdefault(line, []).append(page.name)
+    assert not {line: names for line, names in places.items() if len(names) > 1}
+    pages = [page for page in ROOT.glob("docs/performance/*.md") if page.name != "README.md"]
+    lacking = []
+    for page in pages:
+        for section in re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]:
+            if "\n|" in section and "python benchmarks/" not in section.partition("\n|")[0]:
+                lacking.append(f"{page.name}: {section.splitlines()[0]}")
+    assert len(pages) > 1
+    assert not lacking
 
 
 # ---- What the pages promise -------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ CHAIN = (
     ("optimizer",),
     ("hyper", "gradients", "arena", "mpi"),
     ("schedules", "kernel", "applied", "files", "threads", "drawing"),
+    ("environment", "messages"),
     ("checks",),
     ("dialects",),
     ("_kernels",),

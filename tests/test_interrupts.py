@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastopt
+from fastopt import nn
 from fastopt.schedules import bind, inverse_time
 
 FALLING = bind(inverse_time, peak=0.1, decay=0.5)
@@ -263,3 +264,34 @@ def test_a_thread_that_steps_meanwhile():
     with pytest.raises(RuntimeError, match="another thread has taken one meanwhile"):
         fastopt._kernels.uninterrupted(calls)
     assert snapshot(optimizer, [optimizer.params]) == before
+
+
+def test_a_step_of_a_trainer():
+    """Whatever bytecode it is interrupted at, another step may come, and no parameter is left out of that."""
+    x, y = np.eye(3, dtype=np.float32), np.arange(3) % 2
+
+    def make():
+        model = nn.Sequential([nn.Dense(4, activation="relu"), nn.Dense(2)], (3,))
+        groups = [{"params": "0.*", "frozen": True}]
+        step = model.trainer(fastopt.Adam(model.params, lr=0.1, groups=groups))
+        step(x, y)
+        return model, step
+
+    model, step = make()
+    calm = {}
+    for _ in range(3):
+        calm[step.optimizer.t] = b"".join(array.tobytes() for array in model.params.values())
+        step(x, y)
+    at = 0
+    while True:
+        model, step = make()
+        was_interrupted = interrupted(at, step, x, y)
+        assert b"".join(array.tobytes() for array in model.params.values()) == calm[step.optimizer.t], at
+        before = model.params["0.weight"].copy()
+        model.trainer(fastopt.SGD(model.params, lr=0.1))(x, y)
+        assert not model.params.held
+        assert (before != model.params["0.weight"]).any(), at
+        if not was_interrupted:
+            break
+        at += 1
+    assert at > 100

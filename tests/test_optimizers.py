@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import untraced
 
 import fastopt
 from fastopt import optimizers, reference
@@ -149,6 +150,7 @@ def test_state_is_named_live_and_like_the_parameters(any_rule, dtype, rng):
     assert all((a != b).all() for a, b in zip(kept, before, strict=True))
 
 
+@untraced
 def test_a_plan_is_freed_with_its_buffers(any_rule):
     param = np.ones(10)
     any_rule.make(param).step(np.ones(10))

@@ -7,6 +7,7 @@ import gc
 
 import numpy as np
 import pytest
+from conftest import untraced
 
 import fastopt
 from fastopt import functional
@@ -137,6 +138,7 @@ def test_several_changes_at_once(any_rule, rng, same_bits):
     check_pair(arrays, other, same_bits)
 
 
+@untraced
 def test_the_arrays_stay_bound(any_rule, rng, same_bits):
     """Though nobody else holds them, and until the step is gone."""
     arrays = arrays_for(any_rule, rng, n=1000)

@@ -31,13 +31,58 @@ def run_all(program, source, rows, order=None):
     return out
 
 
+KINDS = [
+    *("uint8", "bool", "int32", "int64", "float32", "float64"),
+    *("int8", "int16", "uint16", "uint32", "uint64", "float16"),
+]
+
 # ---- What it does -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["uint8", "bool", "int32", "int64", "float32", "float64"])
+def numbers_of(kind, target):
+    """Numbers of a type, those at its edges among them, that NumPy converts to another: all of an integer type of at
+    most two bytes, and of float16."""
+    kind = np.dtype(kind)
+    if kind.itemsize <= 2:
+        every = np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}").view(kind)
+        every = every[np.isfinite(every)] if target == np.int64 else every
+        return every[:2] if kind.kind == "b" else every
+    rng = np.random.default_rng(0)
+    if kind.kind in "iu":
+        edge = np.iinfo(kind)
+        near = [edge.min, edge.max, edge.max - 1, edge.max // 2, 2**24 - 1, 2**24 + 1, 2**24 + 3, 0, 1]
+        more = [2**53 + 1, 2**53 + 3, 2**40 + 1, 2**62 - 1, 2**63 - 513] if kind.itemsize == 8 else []
+        return np.array([*near, *more, *rng.integers(edge.min, edge.max, 99, kind)], kind)
+    real = np.finfo(kind)
+    near = [real.max, real.min, real.tiny, real.eps, 0.0, -0.0, 1 + 2**-24, 0.1, 16777217.0]
+    wild = [] if target == np.int64 else [np.inf, -np.inf, np.nan]
+    whole = rng.normal(size=99) * 1e6
+    return np.array([*near, *wild, *whole], kind) if target != np.int64 else whole.astype(kind)
+
+
+@pytest.mark.parametrize("order", ["native", "swapped", "misaligned"])
+@pytest.mark.parametrize("target", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_edges_become_what_numpy_makes_of_them(kind, target, order):
+    source = numbers_of(kind, target)[None]
+    with np.errstate(all="ignore"):
+        expected = source.astype(target)
+    if order == "swapped":
+        source = source.astype(source.dtype.newbyteorder())
+    elif order == "misaligned":
+        whole = np.zeros(source.nbytes + 1, np.uint8)
+        whole[1:] = source.view(np.uint8).ravel()
+        source = whole[1:].view(source.dtype)[None]
+    program, x = gathering(1, source.shape[1], source, target)
+    assert program.run(None, 1, 1, end=1)[:2] == (1, -1)
+    np.testing.assert_array_equal(x, expected, strict=True)
+    np.testing.assert_array_equal(np.signbit(x), np.signbit(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("target", [np.float32, np.float64, np.int64])
 def test_rows_become_what_numpy_makes_of_them(kind, target, rng):
-    source = (100 * rng.normal(size=(6, 3))).astype(np.int64).astype(kind)
+    source = (100 * rng.random(size=(6, 3))).astype(np.int64).astype(kind)
     if kind in ("int64", "float64") and target != np.int64:
         source = source + np.asarray(2**40 + 1, kind)  # which float32 rounds
     program, x = gathering(source=source, dtype=target)
@@ -124,6 +169,71 @@ def test_steps_count_and_follow_their_values():
     np.testing.assert_array_equal(optimizer.params["w"], -2 - 3.5)
 
 
+@pytest.mark.parametrize(
+    ("every", "before", "after"), [(1, 0, 0), (2, 0, 0), (3, 0, 0), (3, 2, 0), (3, 1, 4), (9, 0, 0)]
+)
+def test_items_for_some_batches_of_a_step(every, before, after, dtype):
+    """Sums begin with the first batch of a step, go on with later ones, and are written where it ends."""
+    source = np.arange(1.0, 8.0, dtype=dtype)[:, None]
+    program, x, total = _kernels.Program(), np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
+    params, sums = {"w": np.zeros((1, 1), dtype)}, {"w": total}
+    program.gather(x)
+    program.copy(total, x)
+    program.only(1, "first")
+    program.call(F.add, (total, x), {"out": total})
+    program.only(2, "later")
+    program.step()
+    program.only(3, "last")
+    program.feed(0, source)
+    optimizer, expected, own, steps = fastopt.SGD(params, lr=1.0), 0.0, 0.0, 0
+    for i, value in enumerate(source.ravel()):
+        own = value if (before + i) % every == 0 else own + value
+        if (before + i + 1) % every == 0 or (i == 6 and not after):
+            expected, steps = expected - own, steps + 1
+    if before:
+        total[...] = 0
+    run = {"plan": optimizer._plan, "grads": sums, "part": (before, every, after)}
+    assert program.run(None, 1, 7, **run)[:2] == (7, -1)
+    assert (optimizer.t, params["w"].item()) == (steps, expected)
+
+
+def test_steps_over_several_programs(dtype):
+    """Batches of a round are counted over all of its legs, and those of the next round anew."""
+    x, total = np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
+    source, legs = np.arange(1.0, 13.0, dtype=dtype)[:, None], []
+    for rows, batches in (([0, 1, 2, 6, 7, 8], 3), ([3, 4, 9, 10], 2), ([5, 11], 1)):
+        program = _kernels.Program()
+        program.gather(x)
+        program.copy(total, x)
+        program.only(1, "first")
+        program.call(F.add, (total, x), {"out": total})
+        program.only(2, "later")
+        program.step()
+        program.only(3, "last")
+        program.feed(0, source)
+        legs.append((program, np.array(rows), 1, batches))
+    for every, totals in ((1, source.ravel()), (2, [3, 7, 11, 15, 19, 23]), (4, [10, 11, 34, 23]), (6, [21, 57])):
+        params, taken = {"w": np.zeros((1, 1), dtype)}, Schedule(exponential, peak=1.0, gamma=0.5)
+        optimizer = fastopt.SGD(params, lr=taken)
+        upcoming = optimizer.upcoming(len(totals))
+        ran = _kernels.run_rounds(legs, 2, 0, every=every, grads={"w": total}, **upcoming.options)
+        assert ran[0] == 2
+        assert optimizer.t == len(totals)
+        assert params["w"].item() == pytest.approx(-sum(0.5**i * one for i, one in enumerate(totals)), rel=1e-6)
+
+
+def test_arrays_are_scaled_by_the_number_of_the_batch(dtype):
+    source, factors = np.ones((4, 3), dtype), np.array([0.1, -2.0, 0.0, 1.0])
+    program, x = gathering(1, source=source, dtype=dtype)
+    program.aim(1, np.zeros_like(source))
+    program.scale(x, factors)
+    for i, factor in enumerate(factors):
+        assert program.run(None, 1, 1, first_batch=i)[:2] == (1, -1)
+        np.testing.assert_array_equal(x, np.full((1, 3), factor, dtype), strict=True)
+    with pytest.raises(ValueError, match="room"):
+        program.run(None, 1, 1, first_batch=4)
+
+
 def test_seconds_add_up_by_name_and_change_no_bit(rng):
     source = rng.normal(size=(8, 3)).astype(np.float32)
     program, x = gathering(source=source)
@@ -197,6 +307,10 @@ def test_orders_that_are_none(fed, order):
         ((None, 2, 1), {"begin": -1}),
         ((None, 2, 1), {"end": 3}),
         ((None, 2, 1), {"begin": 2, "end": 1}),
+        ((None, 2, 1), {"part": (0, 0, 0)}),
+        ((None, 2, 1), {"part": (-1, 1, 0)}),
+        ((None, 2, 1), {"part": (0, 2, -1)}),
+        ((None, 2, 1), {"part": (2**63 - 1, 2, 0)}),
     ],
     ids=repr,
 )
@@ -211,11 +325,11 @@ def test_runs_that_are_none(fed, arguments, options):
         np.ones((4, 2), np.float32),
         np.ones((4, 3, 1), np.float32),
         np.ones(4, np.float32),
-        np.ones((4, 3), np.float16),
-        np.ones((4, 3), ">f4"),
+        np.ones((4, 3), np.longdouble),
+        np.ones((4, 3), complex),
         np.ones((4, 6), np.float32)[:, ::2],
         np.ones((3, 4), np.float32).T,
-        np.frombuffer(bytearray(49), np.uint8)[1:].view(np.float32).reshape(4, 3),
+        np.full((4, 3), "1"),
         np.ma.ones((4, 3), np.float32),
         [[1.0, 2.0, 3.0]],
         None,
@@ -256,6 +370,9 @@ def test_items_that_are_none():
         lambda: program.finite(x, stride=-4),
         lambda: program.zero(np.zeros(1, np.float64)),
         lambda: program.zero(np.zeros(2, np.int64)),
+        lambda: program.scale(read_only, np.ones(1)),
+        lambda: program.scale(x, np.ones(1, np.float32)),
+        lambda: program.scale(x, np.ones(0)),
         lambda: program.call(lambda: 1, (), {}),
         lambda: program.call(F.relu_forward, ([1.0],), {}),
     ):

@@ -13,7 +13,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-modest = settings(deadline=None, max_examples=150, derandomize=True, database=None)
+modest = settings(max_examples=150)
 dtypes = st.sampled_from([np.dtype(np.float32), np.dtype(np.float64)])
 shapes = st.lists(st.integers(0, 12), max_size=3).map(tuple)
 seeds = st.integers(0, 2**64 - 1)

@@ -54,8 +54,17 @@ def test_each_page_is_listed_once(source):
     assert sorted({page.resolve() for page in pages} - {(source / "index.md").resolve()}) == sorted(found)
 
 
+def test_the_first_page_runs(build, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in re.findall(r"^```python\n(.*?)^```", build.INDEX, re.DOTALL | re.MULTILINE):
+        exec(code, names)
+    assert names["model"].evaluate(names["x_test"], names["y_test"])["accuracy"] > 0.9
+    assert names["adam"].t == 1
+
+
 def test_pages_are_those_of_the_repository(build, source):
-    """But for links to folders, and lists of contents."""
+    """But for titles, links to folders, and lists of contents."""
     assert {"README.md", "CONTRIBUTING.md", "docs/training.md", "docs/tutorial/5-a-cnn.md"} <= set(build.pages())
     for name in build.pages():
         text = (source / name).read_text().partition("\n```{toctree}")[0]

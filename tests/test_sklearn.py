@@ -235,7 +235,7 @@ def test_interrupts_end_the_run_with_a_warning():
             if epoch == 2:
                 raise KeyboardInterrupt
 
-    with pytest.warns(UserWarning, match="Training interrupted by user"):
+    with pytest.warns(fastopt.TrainingWarning, match="Training interrupted by user"):
         clf = mlp(callbacks=Interrupts()).fit(SMALL, LABELS)
     assert clf.n_iter_ == len(clf.history_["loss"]) == 3
     assert clf.predict(SMALL).shape == (300,)
@@ -246,7 +246,9 @@ def test_warnings_are_those_of_scikit_learn():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             kind.fit(SMALL, LABELS)
-        assert [w.category for w in caught] == [UserWarning, ConvergenceWarning]
+        assert [issubclass(w.category, base) for w, base in zip(caught, (UserWarning, ConvergenceWarning), strict=True)]
+        if isinstance(kind, ours.MLPClassifier):
+            assert [w.category for w in caught] == [fastopt.TrainingWarning, ours.ConvergenceWarning]
         assert "Maximum iterations (2) reached" in str(caught[1].message)
 
 
@@ -257,20 +259,25 @@ def test_a_schedule_that_runs_to_its_end_warns_of_nothing():
         assert clf.fit(SMALL, LABELS).n_iter_ == 3
 
 
-def test_an_epoch_is_a_few_calls(monkeypatch):
+def test_epochs_that_cannot_be_the_last_are_one_call(monkeypatch):
+    """Until `n_iter_no_change` epochs without improvement, nothing can end the fit."""
     runs = []
-    many = nn.trainer.Steps.many
+    epochs = nn.trainer.Steps.epochs
 
-    def counted(self, *given):
-        taken = many(self, *given)
-        runs.append(len(taken.loss))
+    def counted(self, sizes, most, *given):
+        taken = epochs(self, sizes, most, *given)
+        runs.append((most, len(taken)))
         return taken
 
-    monkeypatch.setattr(nn.trainer.Steps, "many", counted)
+    monkeypatch.setattr(nn.trainer.Steps, "epochs", counted)
     monkeypatch.setattr(nn.program, "SLICE", 1e9)
-    ours.MLPClassifier(max_iter=30, random_state=0).fit(X, Y)
-    assert sum(runs) == 30 * 7
-    assert len(runs) <= 30 * 2 + 1
+    model = ours.MLPClassifier(max_iter=30, random_state=0).fit(X, Y)
+    assert model.n_iter_ == 30
+    assert runs == [(11, 0), (11, 11), (11, 11), (7, 7)]  # the first epoch shows how long steps take
+    runs.clear()
+    with pytest.warns(ConvergenceWarning):
+        ours.MLPClassifier(max_iter=3, random_state=0, verbose=True).fit(X, Y)
+    assert all(most == 1 for most, _ in runs)
 
 
 # ---- What they have beyond -------------------------------------------------------------------------------------------

@@ -91,8 +91,8 @@ static void multiply(const struct product *f, int64_t m, struct fastopt_share sh
     g.prefetch = f->prefetch;
     const int one_row = rows.end - rows.begin == 1 && f->a_row > 1 && f->b_column == 1;
     for (int64_t first = columns.begin, width; first < columns.end; first += width) {
-        const int wide = one_row && columns.end - first >= ROW; /* read once, so in place */
-        width = minimum(columns.end - first, wide ? ROW : LANES);
+        const int64_t wide = one_row ? row_columns(columns.end - first) : 0; /* read once, so in place */
+        width = wide ? wide : minimum(columns.end - first, LANES);
         const int near = f->b_column == 1 && f->b_row * (int64_t)sizeof(real) < NEAR && width == LANES;
         const int in_place = wide || near;
         g.b_row = in_place ? f->b_row : LANES;
@@ -109,7 +109,7 @@ static void multiply(const struct product *f, int64_t m, struct fastopt_share sh
                 g.block[0] = (struct gemm_block){a, (in_place ? b : scratch) + j};
                 g.c = f->c + rows.begin * f->n + first + j;
                 g.c0 = p ? g.c : f->bias ? f->bias + first + j : NULL;
-                g.n = minimum(width - j, wide ? ROW : NR);
+                g.n = wide ? wide : minimum(width - j, NR);
                 gemm(&g, rows.end - rows.begin);
             }
             p += g.k;

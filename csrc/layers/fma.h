@@ -7,10 +7,11 @@
  * before it is rounded: where that is below the smallest normal number by less than half a unit, it gives a zero, and
  * the others that number.)
  *
- * The emulation rests on rounding to odd (Boldo & Melquiond 2008, "Emulation of a FMA and correctly rounded sums:
- * proved algorithms using rounding to odd"): of the two neighbours of an inexact sum, take the one whose last bit is 1.
- * Rounding that again, to fewer digits or after one more addition, has the result of rounding the exact sum. What is
- * inexact, the error of a sum tells (TwoSum: Knuth, The Art of Computer Programming 2, sec. 4.2.2, theorem B). */
+ * Where rounding twice could matter, the emulation rests on rounding to odd (Boldo & Melquiond 2008, "Emulation of a
+ * FMA and correctly rounded sums: proved algorithms using rounding to odd"): of the two neighbours of an inexact sum,
+ * take the one whose last bit is 1. Rounding that again, to fewer digits or after one more addition, has the result of
+ * rounding the exact sum. What is inexact, the error of a sum tells (TwoSum: Knuth, The Art of Computer Programming 2,
+ * sec. 4.2.2, theorem B). */
 #ifndef FMA_H
 #define FMA_H
 
@@ -21,6 +22,8 @@
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 #if defined(__FMA__) || defined(__aarch64__)
@@ -40,91 +43,123 @@ INLINE vector vector_fma(vector a, vector b, vector c)
     return (vector)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #endif
 }
+
+/* What a vector is turned into once, if it is a factor of several products: here it stays what it is. */
+typedef vector factor;
+
+INLINE factor factor_of(vector x)
+{
+    return x;
+}
+
+INLINE vector factors_fma(factor a, factor b, vector c)
+{
+    return vector_fma(a, b, c);
+}
 #else
 /* Two doubles: a vector of SSE2, whose comparisons are not taken apart. */
 typedef double pair __attribute__((vector_size(16)));
 typedef int64_t pair_bits __attribute__((vector_size(16)));
 
-/* The rounding error of sum = x + y. */
-INLINE pair sum_error(pair x, pair y, pair sum)
+/* Whether any word of a mask has its bits set. */
+INLINE int any(pair_bits mask)
+{
+#if defined(__SSE2__)
+    return _mm_movemask_ps((__m128)mask);
+#else
+    return (mask[0] | mask[1]) != 0;
+#endif
+}
+
+/* By how much sum = x + y, which is rounded, exceeds the exact sum. */
+INLINE pair sum_excess(pair x, pair y, pair sum)
 {
     const pair y_part = sum - x;
-    return (x - (sum - y_part)) + (y - y_part);
+    return ((sum - y_part) - x) + (y_part - y);
 }
 
 /* x + y, rounded to odd. */
 INLINE pair odd_sum(pair x, pair y)
 {
-    const pair sum = x + y, error = sum_error(x, y, sum);
-    const pair_bits bits = (pair_bits)sum, even = (bits & 1) - 1, above = error > 0;
-    const pair_bits inexact = above | (error < 0);          /* not NaN, where the sum is infinite */
+    const pair sum = x + y, excess = sum_excess(x, y, sum);
+    const pair_bits bits = (pair_bits)sum, even = (bits & 1) - 1, above = excess < 0;
+    const pair_bits inexact = above | (excess > 0);         /* not NaN, where the sum is infinite */
     const pair_bits to_neighbour = (above ^ (sum > 0)) | 1; /* towards zero: -1; else 1 */
     return (pair)(bits + (to_neighbour & inexact & even));
 }
 
 #if REAL_BITS == 32
 enum { PAIRS = PER_VECTOR / 2 };
-union wide_vector {
+typedef union {
     double all __attribute__((vector_size(PER_VECTOR * sizeof(double))));
     pair each[PAIRS];
-};
+} wide_vector;
 
-INLINE union wide_vector widened(vector a)
+INLINE wide_vector widened(vector a)
 {
-    union wide_vector wide;
+    wide_vector wide;
     wide.all = __builtin_convertvector(a, __typeof__(wide.all));
     return wide;
 }
 
-INLINE vector narrowed(union wide_vector wide)
+INLINE vector narrowed(wide_vector wide)
 {
     return __builtin_convertvector(wide.all, vector);
 }
 
 static __attribute__((noinline)) vector fma_by_odd_sums(vector a, vector b, vector c)
 {
-    union wide_vector product = widened(a), factor = widened(b), sum = widened(c);
+    wide_vector product = widened(a), other = widened(b), sum = widened(c);
 #pragma GCC unroll 2
     for (int i = 0; i < PAIRS; ++i)
-        sum.each[i] = odd_sum(product.each[i] * factor.each[i], sum.each[i]);
+        sum.each[i] = odd_sum(product.each[i] * other.each[i], sum.each[i]);
     return narrowed(sum);
+}
+
+typedef wide_vector factor;
+
+INLINE factor factor_of(vector x)
+{
+    return widened(x);
 }
 
 /* The product of two floats is a double, as it is, and the odd sum has more than two digits more than a float. Where
  * the sum in double, rounded to nearest, is not in the middle between two floats, it lies on the same side of the
  * middle as the exact one, and will do. */
-static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
+INLINE vector factors_fma(factor a, factor b, vector c)
 {
     /* The digits behind those of a float: of each double, the lower word; in the upper one, what is never found. */
     const pair_bits digits = {0x1fffffff, 0x1fffffff};
     const word_vector middle = {0x10000000, 1, 0x10000000, 1};
-    union wide_vector product = widened(a), factor = widened(b), sum = widened(c);
+    wide_vector sum = widened(c);
     word_vector in_the_middle = {0};
 #pragma GCC unroll 2
     for (int i = 0; i < PAIRS; ++i) {
-        sum.each[i] += product.each[i] * factor.each[i];
+        sum.each[i] += a.each[i] * b.each[i];
         in_the_middle |= (word_vector)((word_vector)((pair_bits)sum.each[i] & digits) == middle);
     }
-    const pair_bits any = (pair_bits)in_the_middle;
-    return __builtin_expect(any[0] | any[1], 0) ? fma_by_odd_sums(a, b, c) : narrowed(sum);
+    if (__builtin_expect(any((pair_bits)in_the_middle), 0))
+        return fma_by_odd_sums(narrowed(a), narrowed(b), c);
+    return narrowed(sum);
 }
 #else
-/* The upper half of the digits (Dekker 1971, "A floating-point technique for extending the available precision", by a
- * factor of Veltkamp's). */
-INLINE pair upper_half(pair x)
+/* x and its upper and lower half of the digits (Dekker 1971, "A floating-point technique for extending the available
+ * precision", by a factor of Veltkamp's), which are NaN where x is too small for the errors of its products. */
+typedef struct {
+    pair all, high, low;
+} factor;
+
+INLINE factor factor_of(vector x)
 {
-    const pair large = x * 0x1p27 + x;
-    return large - (large - x);
+    const pair large = x * 0x1p27 + x, high = large - (large - x), size = (pair)((pair_bits)x & INT64_MAX);
+    const pair small = (pair)((pair_bits)x & (size < 0x1p-450)); /* or 0 */
+    return (factor){x, high, (pair)((pair_bits)(x - high) | (small != 0))};
 }
 
-/* Of numbers whose products and errors are normal (Boldo & Melquiond): product and error of a b (Dekker), the
- * error added to c, the product to that, and the two errors of these sums to each other, rounded to odd. */
-INLINE pair fma_of_moderate(pair a, pair b, pair c)
+/* By how much product = a b, which is rounded, exceeds the exact product (Dekker). */
+INLINE pair product_excess(factor a, factor b, pair product)
 {
-    const pair a1 = upper_half(a), a2 = a - a1, b1 = upper_half(b), b2 = b - b1, product = a * b;
-    const pair error = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
-    const pair low = c + error, high = product + low;
-    return high + odd_sum(sum_error(c, error, low), sum_error(product, low, high));
+    return ((product - a.high * b.high) - a.high * b.low - a.low * b.high) - a.low * b.low;
 }
 
 enum { EXPONENT_MASK = 0x7ff };
@@ -164,30 +199,43 @@ static double fma_of_any(double a, double b, double c)
         exponent += maximum(distance - FAR, 0);
         addend += with_exponent(c, near);
     }
-    const pair zero = {0}, scaled = fma_of_moderate(zero + with_exponent(a, 0), zero + with_exponent(b, 0), addend);
+    const pair zero = {0};
+    const factor x = factor_of(zero + with_exponent(a, 0)), y = factor_of(zero + with_exponent(b, 0));
+    const pair product = x.all * y.all, sum = product + addend;
+    const pair scaled = sum - odd_sum(sum_excess(product, addend, sum), product_excess(x, y, product));
     const int64_t half = exponent / 2;
     return scaled[0] * with_exponent(1, half) * with_exponent(1, exponent - half);
 }
 
-/* Whether the numbers and all that fma_of_moderate computes of them are normal. */
-INLINE pair_bits are_moderate(pair x)
+static __attribute__((noinline)) vector fma_of_each(vector a, vector b, vector c)
 {
-    const pair size = (pair)((pair_bits)x & INT64_MAX);
-    return (size >= 0x1p-300) & (size <= 0x1p300);
+    for (int i = 0; i < PER_VECTOR; ++i)
+        c[i] = fma_of_any(a[i], b[i], c[i]);
+    return c;
 }
 
-static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
+/* product + c, less what the product and this sum exceed their exact values by. The sum of these two excesses is
+ * rounded to nearest, by which no result can change, unless it comes out in the middle between two numbers. The excess
+ * of a product is at most two units in the last place of a sum that is inexact, so such a middle differs from the sum
+ * by four digits at most: where excess has more, it need not be rounded to odd, nor where the product is exact. All
+ * that is too small or too large ends as NaN. */
+INLINE vector factors_fma(factor a, factor b, vector c)
 {
-    const pair_bits exact = (a == 0) | (b == 0),
-                    moderate = are_moderate(a) & are_moderate(b) & (are_moderate(c) | (c == 0));
-    const vector sum = a * b + c, fused = fma_of_moderate(a, b, c);
-    vector y = (vector)((exact & (pair_bits)sum) | (~exact & (pair_bits)fused));
-    for (int i = 0; i < PER_VECTOR; ++i)
-        if (!(exact[i] | moderate[i]))
-            y[i] = fma_of_any(a[i], b[i], c[i]);
+    enum { BEFORE = 64 - MANTISSA_BITS + 3 }; /* sign, exponent, and four digits, of which one is not stored */
+    const pair product = a.all * b.all, sum = product + c, of_product = product_excess(a, b, product);
+    const pair excess = sum_excess(product, c, sum) + of_product, y = sum - excess; /* no excess is +0: y may be -0 */
+    const pair_bits few_digits = (pair)((pair_bits)excess << BEFORE) == 0;          /* or what counts as zero */
+    const pair doubtful = (pair)((pair_bits)of_product & few_digits); /* or 0, as y - y is, if it is a number */
+    if (__builtin_expect(any(doubtful != y - y), 0))
+        return fma_of_each(a.all, b.all, c);
     return y;
 }
 #endif
+
+static __attribute__((noinline)) vector vector_fma(vector a, vector b, vector c)
+{
+    return factors_fma(factor_of(a), factor_of(b), c);
+}
 #endif
 
 INLINE lanes lanes_fma(lanes a, lanes b, lanes c)

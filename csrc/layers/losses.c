@@ -149,37 +149,50 @@ static void mean_loss(const void *arguments, struct fastopt_share share)
     a->result[1] = total;
 }
 
-enum { FEW_CLASSES = 32 /* for which a loop that ends early is faster than one of vectors */ };
-
 /* Whether a number is the largest of n, and of those that are as large the first; NaN is the largest, as NumPy has it.
  */
 static int is_first_largest(const real *x, int64_t at, int64_t n)
 {
     const real largest = x[at];
-    int64_t begin = 0, equal = 0;
     if (largest == largest) {
-        if (n > FEW_CLASSES) {
-            signed_word above = 0;
+        signed_word above = 0;
 #pragma omp simd reduction(| : above)
-            for (int64_t j = 0; j < n; ++j)
-                above |= !(x[j] <= largest);
-            if (above)
-                return 0;
-            begin = n;
-            equal = 2; /* perhaps */
-        }
-        for (int64_t j = begin; j < n; ++j) {
-            if (!(x[j] <= largest))
-                return 0;
-            equal += x[j] == largest;
-        }
-        if (equal < 2)
-            return 1;
+        for (int64_t j = at + 1; j < n; ++j)
+            above |= !(x[j] <= largest);
+        if (above)
+            return 0;
     }
     for (int64_t j = 0; j < at; ++j)
         if (!(x[j] < largest) && (x[j] == largest || x[j] != x[j]))
             return 0;
     return 1;
+}
+
+enum { FEW_CLASSES = 32 /* for which vectors go along a column */, ROWS = 64 /* of a block */ };
+
+/* The right answers among at most ROWS rows of few classes. */
+static int64_t right_of_few(const real *x, const int64_t *labels, int64_t rows, int64_t classes)
+{
+    real largest[ROWS];
+    signed_word at[ROWS], wrong[ROWS];
+    for (int64_t row = 0; row < rows; ++row) {
+        wrong[row] = !is_class(labels[row], classes);
+        at[row] = wrong[row] ? 0 : (signed_word)labels[row];
+        largest[row] = x[row * classes + at[row]];
+    }
+    for (signed_word j = 0; j < classes; ++j)
+#pragma omp simd
+        for (int64_t row = 0; row < rows; ++row) {
+            const real next = x[row * classes + j];
+            wrong[row] |= j < at[row] ? !(next < largest[row]) : !(next <= largest[row]);
+        }
+    int64_t right = 0;
+    for (int64_t row = 0; row < rows; ++row)
+        right += !wrong[row];
+    for (int64_t row = 0; row < rows; ++row)
+        if (largest[row] != largest[row] && is_class(labels[row], classes)) /* of which the comparisons say nothing */
+            right += is_first_largest(x + row * classes, labels[row], classes);
+    return right;
 }
 
 static void count_right(const void *arguments, struct fastopt_share share)
@@ -189,8 +202,12 @@ static void count_right(const void *arguments, struct fastopt_share share)
     int64_t right = 0;
     if (share.index > 0)
         return;
-    for (int64_t row = 0; row < a->rows; ++row)
-        right +=
-            is_class(a->labels[row], classes) && is_first_largest(a->scores + row * classes, a->labels[row], classes);
+    if (0 < classes && classes <= FEW_CLASSES)
+        for (int64_t row = 0; row < a->rows; row += ROWS)
+            right += right_of_few(a->scores + row * classes, a->labels + row, minimum(a->rows - row, ROWS), classes);
+    else
+        for (int64_t row = 0; row < a->rows; ++row)
+            right += is_class(a->labels[row], classes) &&
+                     is_first_largest(a->scores + row * classes, a->labels[row], classes);
     a->right[0] = right;
 }

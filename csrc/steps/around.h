@@ -1,11 +1,23 @@
-/* What every step does beside its formula: it preprocesses the gradient, sums squares for norms, and constrains the
- * parameter. Sums are in double, element i in lane i % SUM_LANES of its block: the same bits on every instruction set.
+/* What every step does beside its formula: it looks whether the gradient is finite, preprocesses it, sums squares for
+ * norms, and constrains the parameter. Sums are in double, element i in lane i % SUM_LANES of its block: the same bits
+ * on every instruction set.
  */
 #ifndef AROUND_H
 #define AROUND_H
 
 #include "../sums.h"
 #include "step.h"
+
+/* Whether all of n reals are finite: an exponent of ones carries into the sign. */
+static int all_finite(const void *numbers, size_t n)
+{
+    const word *bits = numbers, sign = (word)1 << (REAL_BITS - 1), one = (word)1 << MANTISSA_BITS;
+    word carry = 0;
+#pragma omp simd reduction(| : carry)
+    for (size_t i = 0; i < n; ++i)
+        carry |= (bits[i] & (sign - 1)) + one;
+    return !(carry & sign);
+}
 
 /* Preprocesses a gradient: scales it (loss scale, clipping by norm), clips it by value, and adds the gradient of the
  * penalty l1 |param| + l2/2 |param|^2. Without a penalty the parameter is not read into it: 0 * inf would be NaN. */

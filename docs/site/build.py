@@ -27,55 +27,77 @@ import public  # noqa: E402
 #: for pages that no section names.
 SECTIONS: dict[str, dict[str, str]] = {
     "First steps": {
-        "README.md": "Getting started",
+        "README.md": "",
         "docs/install.md": "",
-        "docs/tutorial/README.md": "",
-        "docs/gallery/README.md": "",
+        "docs/tutorial/README.md": "Tutorial",
+        "docs/coming-from.md": "Coming from Keras, PyTorch, …",
+        "docs/gallery/README.md": "Gallery",
     },
     "User's guide": {
-        "docs/training.md": "",
-        "docs/data.md": "",
-        "docs/schedules.md": "",
-        "docs/transfer.md": "",
+        "docs/optimizers.md": "Optimizers and kernels",
+        "docs/training.md": "Training",
+        "docs/data.md": "Data and augmentation",
+        "docs/schedules.md": "Schedules",
+        "docs/transfer.md": "Transfer, PyTorch, Keras, ONNX",
         "docs/scikit-learn.md": "",
-        "docs/extending.md": "",
-        "docs/files.md": "",
+        "docs/distributed.md": "Several processes, clusters",
+        "docs/extending.md": "Extending",
+        "docs/files.md": "Files",
+        "docs/dialects.md": "Dialects",
         "*": "",
     },
-    "Reference": {"api/index.rst": "", "docs/coming-from.md": "Coming from …", "docs/dialects.md": ""},
-    "Trust": {
+    "Reference": {"api/index.rst": "All public names"},
+    "Figures and guarantees": {
+        "docs/performance/README.md": "",
+        "benchmarks/README.md": "Benchmarks",
         "docs/guarantees.md": "",
         "docs/accuracy.md": "",
         "docs/bits.md": "",
-        "docs/performance.md": "",
-        "benchmarks/README.md": "Benchmarks",
         "SECURITY.md": "",
     },
-    "Project": {"CONTRIBUTING.md": "", "docs/decisions/README.md": "", "CHANGELOG.md": ""},
+    "Project": {"CONTRIBUTING.md": "Contributing", "docs/decisions/README.md": "", "CHANGELOG.md": ""},
 }
 #: Pages that have others below them.
-FOLDERS = ("docs/tutorial", "docs/gallery", "docs/decisions")
+FOLDERS = ("docs/tutorial", "docs/gallery", "docs/decisions", "docs/performance")
 
 INDEX = """\
 # fastopt
 
-Fused, in-place C kernels for training neural networks with NumPy on the CPU, and a small trainer for MLPs and CNNs on
-top of them.
+**fastopt makes neural networks in NumPy train fast on the CPU.** Your arrays and your loop stay; C kernels take
+the step of the optimizer, draw dropout, normalise, convolve, each in one pass, in place. On top of them: a small
+trainer for MLPs and CNNs. It needs NumPy and nothing else.
 
-```python
-import numpy as np, fastopt
-
-params = {"weight": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)}
-optimizer = fastopt.Adam(params, lr=1e-3)
-grads = {name: np.ones_like(param) for name, param in params.items()}  # yours
-optimizer.step(grads)  # one C call, in place
+```
+pip install fastopt
 ```
 
-- [Getting started](README.md): install it, step your own arrays, train a model.
-- [The tutorial](docs/tutorial/README.md): from an MLP by hand to a CNN, in five short chapters.
-- [The trainer](docs/training.md), and the rest of the user's guide.
-- [The reference](api/index.rst): every public name, with an example.
-- [Coming from](docs/coming-from.md) Keras, PyTorch, scikit-learn or plain NumPy: what they call it.
+A step on arrays of your own:
+
+```python
+import numpy as np
+import fastopt
+
+params = {"weight": np.ones((3, 2), np.float32), "bias": np.zeros(2, np.float32)}
+adam = fastopt.Adam(params, lr=1e-3)
+adam.step({name: np.ones_like(param) for name, param in params.items()})  # your gradients; one C call, in place
+```
+
+A network, trained on handwritten digits that come with the package:
+
+```python
+from fastopt import data, nn
+
+x, y, x_test, y_test = data.load("digits")
+model = nn.Sequential([nn.Conv2D(16), nn.ReLU(), nn.MaxPool2D(), nn.Flatten(), nn.Dense(10)], x.shape[1:])
+model.fit(x, y, epochs=10)
+print(model.evaluate(x_test, y_test))
+```
+
+- [Getting started](README.md): what is there, by example, and [how fast it is](docs/performance/README.md).
+- [Tutorial](docs/tutorial/README.md): from an MLP by hand to a CNN, in five short chapters.
+- [Coming from Keras, PyTorch, scikit-learn or plain NumPy](docs/coming-from.md): name by name.
+- [Training](docs/training.md), and the rest of the user's guide.
+- [All public names](api/index.rst), each with an example.
 """
 
 
@@ -127,7 +149,12 @@ def in_html(names: list[str]) -> set[str]:
 
 
 def _page(name: str, text: str, names: list[str]) -> str:
-    """A page as the site has it: links to folders are none, and a page with others below it lists them."""
+    """A page as the site has it: README.md has a title of its own, links that show the path of a page show its title,
+    links to folders are none, and a page with others below it lists them.
+    """
+    if name == "README.md":
+        text = text.replace("# fastopt\n", "# Getting started\n", 1)
+    text = re.sub(r"\[[\w/-]+\.md\]\(", "[](", text)
     for link, file in _links(name, text):
         if not (ROOT / file).is_file():
             text = re.sub(rf"\[([^\]]*)\]\({re.escape(link)}\)", r"\1", text)

@@ -37,9 +37,12 @@ suppress_warnings = ["misc.highlighting_failure"]  # of code with … in it
 
 
 def skip(app: Any, what: str, name: str, value: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out methods that scikit-learn gives its estimators, and fields of tuples, which the class describes."""
+    """Leave out what fastopt alone calls, what scikit-learn gives its estimators, names of types, and fields of tuples,
+    which the class describes."""
     is_request = name.startswith("set_") and name.endswith("_request")
-    return True if is_request or type(value).__name__ == "_tuplegetter" else None
+    is_internal = public.is_method(value) and public.qualified(value) in public.INTERNAL
+    is_type = what == "class" and isinstance(value, type)
+    return True if is_request or is_internal or is_type or type(value).__name__ == "_tuplegetter" else None
 
 
 def public_bases(app: Any, name: str, value: type, options: Any, bases: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
@@ -27,7 +28,36 @@ MODULES = {
     "fastopt.sklearn": "estimators for scikit-learn",
     "fastopt.mpi": "several processes",
     "fastopt.onnx": "models for others",
+    "fastopt.optuna": "trials that are pruned",
+    "fastopt.hyper": "hyperparameters of your own optimizer",
+    "fastopt.gallery": "pictures of a course",
     "fastopt.reference": "all formulas in plain NumPy",
+}
+
+#: Methods without an underscore that are called within fastopt alone: the reference leaves them out.
+INTERNAL = {
+    f"{owner}.{name}"
+    for owner, names in {
+        "AveragePool2D": "factor",
+        "BatchNormCache": "computed",
+        "Conv1D": "plane",
+        "Conv2D": "is_direct is_depthwise by_winograd has_direct_input_grad",
+        "Conv2DTranspose": "how",
+        "Dropout": "drop",
+        "Group": "together close fail",
+        "GroupNormCache": "computed parts_shape",
+        "Layer": "adopt",
+        "Optimizer": "encode upcoming",
+        "Program": "seconds holds doutput feed aim once rest batches finite run_phase keep restore is_step "
+        "stops_on_input",
+        "RMSNormCache": "computed",
+        "Run": "parts go slices",
+        "Shuffled": "sizes",
+        "Standardize": "options_of_images",
+        "WeightNormCache": "computed",
+        "Whiten": "rows",
+    }.items()
+    for name in names.split()
 }
 
 
@@ -39,6 +69,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Parameters and penalties": ("arena", "penalties"),
         "Files, and PyTorch's form": ("interchange",),
         "Threads and instruction sets": ("threads", "_kernels"),
+        "Warnings": ("messages",),
     },
     "fastopt.functional": {
         "Steps": ("steps",),
@@ -110,6 +141,28 @@ def bases(value: type) -> list[type]:
 
     direct = [base for base in value.__bases__ if is_shown(base)]
     return direct or [base for base in value.__mro__[1:] if is_shown(base)][:1]
+
+
+def is_method(value: Any) -> bool:
+    """Whether a member of a class is a method or a property."""
+    return inspect.isroutine(value) or isinstance(value, property | functools.cached_property)
+
+
+def qualified(value: Any) -> str:
+    """``Class.name`` of a method or a property."""
+    for wrapper in ("fget", "func", "__func__"):
+        value = getattr(value, wrapper, value)
+    return getattr(value, "__qualname__", "")
+
+
+def methods(value: type) -> dict[str, Any]:
+    """The methods and properties of a class that the reference shows: its own, of which it says something."""
+    return {
+        name: each
+        for name, each in vars(value).items()
+        if not name.startswith("_") and is_method(each) and each.__doc__ and qualified(each) not in INTERNAL
+        and not (name.startswith("set_") and name.endswith("_request"))  # which scikit-learn gives its estimators
+    }  # fmt: skip
 
 
 def public_names(every: bool = True) -> dict[str, Any]:

@@ -116,6 +116,9 @@ class Loader:
     ...     pass  # a training step
     >>> x.shape, y.shape
     ((5, 8, 8, 1), (5,))
+    >>> x, y = loader.batch(0, 3)  # the fourth one of the first epoch, without threads
+    >>> bool((y == data.digits()[1][loader.order(0)[3 * 64 : 4 * 64]]).all())
+    True
     """
 
     def __init__(
@@ -279,6 +282,10 @@ class Epoch:
     >>> with data.Loader(data.digits(), 600, seed=1).epoch(0) as batches:  # its threads end with the block
     ...     print([len(x) for x, y in batches])
     [600, 600, 597]
+    >>> batches = data.Loader(data.digits(), 600).epoch(0)
+    >>> batches.close()  # or so, where there is no with
+    >>> list(batches)
+    []
     """
 
     def __init__(self, loader: Loader, epoch: int) -> None:

@@ -696,6 +696,8 @@ class ImageFolder:
     >>> x, y = folder.read([1, 0])
     >>> x.shape, x.dtype.name, y.tolist()
     ((2, 4, 6, 3), 'uint8', [1, 0])
+    >>> len(folder.take([1]))  # a folder of some of them
+    1
     """
 
     def __init__(self, path: PathLike, size: checks.Pair | None = None, mode: str = "RGB") -> None:

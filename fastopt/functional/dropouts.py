@@ -80,7 +80,14 @@ class Counter:
         self._value = checks.integer("value", value, 0, _LAST)
 
     def take(self) -> int:
-        """The value, after which it is the next one (after 2**64 − 1, that is 0)."""
+        """The value, after which it is the next one (after 2**64 − 1, that is 0).
+
+        Examples
+        --------
+        >>> counter = Counter()
+        >>> counter.take(), counter.take(), counter
+        (0, 1, Counter(2))
+        """
         value = self._value
         self._value = (value + 1) & _LAST
         return value

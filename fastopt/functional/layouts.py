@@ -12,6 +12,7 @@ import numpy as np
 
 from fastopt import checks
 from fastopt.checks import Array
+from fastopt.messages import LayoutWarning
 
 #: Where the channels of images are: last (the default), or second.
 Layout = Literal["nhwc", "nchw"]
@@ -158,7 +159,7 @@ def warn_of_filters_first(shape: tuple[int, ...]) -> None:
 
 def _warn(text: str) -> None:
     text += "; if it is not, write layout='nhwc', or filter this warning"
-    warnings.warn(text, UserWarning, _level_of_caller())
+    warnings.warn(text, LayoutWarning, _level_of_caller())
 
 
 def _level_of_caller() -> int:

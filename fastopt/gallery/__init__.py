@@ -24,6 +24,8 @@ from typing import Any
 from fastopt import checks, files
 from fastopt.drawing import save_png
 
+__all__ = ["caption", "load", "save", "source", "title"]
+
 #: The names of all pictures, by chapter, in the order of a course.
 CHAPTERS = {
     "Descent": (
@@ -105,18 +107,56 @@ def source(name: str) -> str:
     ------
     ValueError, OSError
         As for `load`.
+
+    Examples
+    --------
+    >>> from fastopt import gallery
+    >>> "def claim(" in gallery.source("tanh-init")
+    True
     """
     path = Path(name) if name.endswith(".py") else Path(__file__).with_name(f"{_named(name)}.py")
     return path.read_text(encoding="utf-8")
 
 
 def title(picture: ModuleType) -> str:
-    """The first line of the caption, without its full stop."""
+    """The first line of the caption, without its full stop.
+
+    Parameters
+    ----------
+    picture : module
+        What `load` returns.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from fastopt import gallery
+    >>> gallery.title(gallery.load("zigzag"))
+    'Gradient descent in a ravine, by learning rate'
+    """
     return (picture.__doc__ or picture.__name__).strip().splitlines()[0].rstrip(".")
 
 
 def caption(picture: ModuleType) -> str:
-    """What was run and what to see: the caption below its first line, as one paragraph."""
+    """What was run and what to see: the caption below its first line, as one paragraph.
+
+    Parameters
+    ----------
+    picture : module
+        What `load` returns.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from fastopt import gallery
+    >>> gallery.caption(gallery.load("zigzag"))[:58]
+    'A quadratic that is 80 times as steep across as along, and'
+    """
     return " ".join(" ".join((picture.__doc__ or "").strip().splitlines()[1:]).split())
 
 
@@ -144,6 +184,12 @@ def save(page: Any, path: str | os.PathLike[str]) -> None:
     ------
     ValueError, OSError
         Where the suffix is another one, or no file can be written there.
+
+    Examples
+    --------
+    >>> from fastopt import gallery
+    >>> picture = gallery.load("norm_cubes")
+    >>> gallery.save(picture.draw(picture.run(quick=True)), "cubes.png")
     """
     suffix = checks.choice("the ending of path", Path(path).suffix.lower(), (".png", ".svg", ".pdf"))
     write = save_png if suffix == ".png" else functools.partial(page.__class__.savefig, format=suffix[1:])

@@ -17,6 +17,7 @@ import numpy as np
 from fastopt import checks, files
 from fastopt.averaging import EMA, SWA
 from fastopt.checks import Array
+from fastopt.messages import logger
 from fastopt.nn.config import are_alike
 from fastopt.nn.training import Callback as Callback
 from fastopt.nn.training import Run
@@ -129,6 +130,11 @@ class EarlyStopping(_Watcher):
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
         self._weights: dict[str, Array] = {}
+
+    def epochs_ahead(self) -> int:
+        if self.restore_best:
+            return 1
+        return max(1, self._best_epoch + self.patience + 2 - self._run.epoch)  # none before can be the last
 
     def _live(self) -> dict[str, Array]:
         return self._run.model.params | self._run.model.state
@@ -266,6 +272,7 @@ class ModelCheckpoint(_Watcher):
                 "setting": self._setting(),
                 "optimizer": run.optimizer.state_dict(),
                 "history": dict(run.history),
+                "provenance": run.history.provenance,
                 "monitor": run.history.monitor,
                 "stopped": "" if run.interrupted else run.stopped,
                 "callbacks": [callback.state_dict() for callback in run.callbacks],
@@ -317,7 +324,11 @@ class ModelCheckpoint(_Watcher):
                 raise ValueError(f"path must name a checkpoint of such a run, got {self.path!r}: {said}") from error
             raise
         run.history.update(saved["history"])
+        own = run.history.provenance
+        if earlier := [each for each in saved["environments"] if each != own["environment"]]:
+            own["earlier"] = earlier
         run.epoch, run.stopped = saved["epoch"], saved["stopped"]
+        logger.info("goes on from %r after epoch %d", self.path, run.epoch)
 
 
 def _saved_run(entries: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -327,6 +338,8 @@ def _saved_run(entries: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, 
     for key, kind in {"setting": dict, "history": dict, "monitor": dict, "callbacks": list, "stopped": str}.items():
         if not isinstance(saved[key], kind):
             raise TypeError(f"{key} must be a {kind.__name__}, got {saved[key]!r}")
+    then = saved.get("provenance", {})  # which older files have not
+    saved["environments"] = [dict(each) for each in (*then.get("earlier", ()), then.get("environment", {})) if each]
     return saved, str(entries["config"]), entries
 
 

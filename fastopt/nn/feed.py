@@ -11,7 +11,7 @@ import functools
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -42,12 +42,21 @@ class Feed(Protocol):
     batches: int
     #: What a checkpoint says of the size of batches.
     size: Any
+    #: The order of samples, as text.
+    order: str
+    #: The seeds that decide it, where that is not the seed of the run.
+    seeds: Mapping[str, int | None] | None
 
     def first(self) -> Data:
         """Arrays that show the types and shapes of all."""
 
     def epoch(self, seed: int, steps: int, epoch: int) -> contextlib.AbstractContextManager[Iterator[Block]]:
         """The blocks of an epoch, in which as many batches are whole as make steps."""
+
+
+def described(batches: Any) -> str:
+    """What a checkpoint and a history say of batches."""
+    return f"{type(batches).__name__}({getattr(batches, 'batch_size', len(batches))})"
 
 
 class Arrays:
@@ -63,8 +72,10 @@ class Arrays:
     size : object
     """
 
+    seeds: Mapping[str, int | None] | None = None
+
     def __init__(self, data: Data, batches: Any, rows: Indices | None, size: Any) -> None:
-        self.data, self._each, self._rows, self.size = data, batches, rows, size
+        self.data, self._each, self._rows, self.size, self.order = data, batches, rows, size, described(batches)
         self.samples = len(data[0]) if rows is None else len(rows)
         self.batches = len(batches)
 
@@ -221,10 +232,10 @@ class Transformed(Arrays):
         else:
             self.rest()
             data, made = self._several(seed, steps[:fit], epoch)
-        count, taken = min(fit, left - len(made)), len(made) * self.batches
+        count, each = min(fit, left - len(made)), -(-self.batches // self._accumulate)  # steps of an epoch
         if self._ahead and count > 0:
-            self._begun = seed, steps[0] + taken, epoch + len(made)
-            later = [self._begun[1] + i * self.batches for i in range(count)]
+            self._begun = seed, steps[0] + len(made) * each, epoch + len(made)
+            later = [self._begun[1] + i * each for i in range(count)]
             self._thread.give(functools.partial(self._several, seed, later, epoch + len(made)))
         return data, made
 
@@ -399,6 +410,8 @@ class Loaded:
     def __init__(self, loader: Any, check: Callable[[Any, Any, Any], Data], accumulate: int) -> None:
         self._loader, self._check, self._accumulate = loader, check, accumulate
         self.batches, self.size = len(loader), getattr(loader, "batch_size", None)
+        self.order = described(loader)
+        self.seeds: Mapping[str, int | None] | None = {"loader": getattr(loader, "seed", None)}
         if self.batches < 1:
             raise ValueError("x must be a loader of at least one batch, got none")
         self._first: Data | None = None

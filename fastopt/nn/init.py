@@ -62,6 +62,8 @@ class Initializer(Spelled):
     array([[1., 0.],
            [0., 1.]], dtype=float32)
     >>> del nn.Initializer.classes["Identity"]
+    >>> nn.Normal(0.1).config()
+    {'std': 0.1}
     """
 
     #: Every such class by its name, for loading models.

@@ -10,13 +10,12 @@ A layer may therefore occur in a model twice. Arrays are batch first and channel
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from fastopt import checks
+from fastopt import checks, environment
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
@@ -26,12 +25,6 @@ from fastopt.nn.init import Bias, Init
 from fastopt.nn.params import Params
 
 __all__ = ["Composite", "Conv2D", "Dense", "Dropout", "Flatten", "Layer", "MaxPool2D", "ReLU"]
-
-#: Whose products dense layers are made of: fastopt's own, or those of NumPy's BLAS, whose bits are other ones.
-try:
-    PRODUCTS = checks.choice("it", os.environ.get("FASTOPT_PRODUCTS") or "own", ("own", "blas"))
-except ValueError as error:
-    raise ImportError(f"FASTOPT_PRODUCTS: {error}") from None
 
 Shape = tuple[int, ...]
 Grads = dict[str, Array]
@@ -70,6 +63,12 @@ class Layer(Spelled):
     >>> bool(nn.debug.gradient_check(model, np.eye(3), np.array([0, 1, 0])))
     True
     >>> del nn.Layer.classes["Scale"]
+    >>> body = nn.Residual(nn.Sequential([nn.Dense(3), nn.ReLU()]))
+    >>> model = nn.Sequential([nn.Flatten(), body], (3, 1))
+    >>> [type(layer).__name__ for layer in model.walk()]
+    ['Sequential', 'Flatten', 'Residual', 'Sequential', 'Dense', 'ReLU']
+    >>> nn.Dense(4).output_shape((3,)), nn.LeakyReLU(0.1).config()
+    ((4,), {'slope': 0.1})
     """
 
     #: Every layer class by its name, for loading models.
@@ -304,7 +303,7 @@ class Dense(Affine):
 
     def forward(self, x: Array, *, training: bool = False, counter: int = 0) -> tuple[Array, Any]:
         x, weight, bias, relu = contiguous(x), contiguous(self.params["weight"]), self.params["bias"], self.activation
-        if PRODUCTS == "blas":
+        if environment.PRODUCTS == "blas":
             y = x @ weight
             y = (F.bias_relu_forward if relu else F.bias_forward)(y, bias, out=y)
         else:
@@ -314,7 +313,7 @@ class Dense(Affine):
     def backward(self, dy: Array, cache: Any) -> tuple[Array, Grads]:
         x, y = cache
         dy, weight = self._through_relu(dy, y), contiguous(self.params["weight"])
-        if PRODUCTS == "blas":
+        if environment.PRODUCTS == "blas":
             return dy @ weight.T, {"weight": x.T @ dy, "bias": F.bias_backward(dy)}
         dbias = np.empty_like(self.params["bias"])
         dweight = F.dense_weight_grad(x, dy, dbias=dbias)

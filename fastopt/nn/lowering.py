@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt import environment
 from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.kernel import kernel
@@ -127,7 +128,7 @@ class Place:
 class Item:
     """One entry of the list."""
 
-    kind: str  # "call", "python", "gather", "copy", "finite", "zero" or "step"
+    kind: str  # "call", "python", "gather", "copy", "finite", "zero", "scale" or "step"
     function: Callable[..., Any] | None = None
     arguments: tuple[Any, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +136,7 @@ class Item:
     moving: tuple[Array, int] | None = None  # an array that moves on from batch to batch, and by how many bytes
     batch: bool = False  # whether a call by Python takes the number of the batch
     label: str = ""  # of a call by Python
+    when: str = ""  # the batches of a step that it is for: "first", "later" or "last"; each where empty
     buffers: list[Buffer] = field(default_factory=list)  # among its arguments
     made: Any = None  # what a call returned
 
@@ -481,7 +483,7 @@ def _flatten(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) 
 @lowering(layers.Dense)
 def _dense(p: Writer, at: Place, layer: Any, followers: Followers, x: Buffer) -> tuple[Buffer, Backward]:
     weight, bias, y = p.weight(layer), layer.params["bias"], p.empty((p.n, layer.units))
-    end, blas = _epilogue(p, layer, followers), layers.PRODUCTS == "blas"
+    end, blas = _epilogue(p, layer, followers), environment.PRODUCTS == "blas"
     if blas:
         p.python(np.matmul, x, weight, out=y)
         _finish(p, y, bias, end)

@@ -49,6 +49,7 @@ class LRRange(NamedTuple):
     >>> found.steepest < found.lowest, len(found.rates) == len(found.losses) == len(found.smoothed)
     (True, True)
     >>> history = model.fit(x, y, epochs=1, lr=found.suggestion)
+    >>> found.plot("rates.png")
     """
 
     rates: Array

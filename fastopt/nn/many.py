@@ -19,6 +19,7 @@ import numpy as np
 
 from fastopt import _kernels, checks, files
 from fastopt.checks import Array
+from fastopt.messages import logger
 from fastopt.nn import losses, training
 from fastopt.nn.activations import Sigmoid, Softmax
 from fastopt.nn.arguments import samples as checked_samples
@@ -53,6 +54,7 @@ class Histories(list[History]):
     >>> histories = nn.fit_many(models, x, y, epochs=2)
     >>> [len(history["loss"]) for history in histories], histories.errors
     ([2, 2, 2], {})
+    >>> histories.save("histories.json")
     """
 
     def __init__(self, histories: Sequence[History], errors: Mapping[int, Exception]) -> None:
@@ -211,10 +213,7 @@ def fit_many(
     histories = Histories([run.history for run in runs], errors)
     if interrupted:
         done = sum(not history.stopped for history in histories)
-        print(
-            f"fastopt: interrupted; {done} of {len(runs)} models are complete; weights and histories are kept",
-            file=sys.stderr,
-        )
+        logger.warning("interrupted; %d of %d models are complete; weights and histories are kept", done, len(runs))
     if errors and on_error == "raise":
         raise FitManyError(f"{len(errors)} of {len(runs)} models could not be trained", [*errors.values()], histories)
     return histories
@@ -638,6 +637,11 @@ class Ensemble:
     >>> models = [nn.Sequential([nn.Dense(2)], (2,), seed=seed) for seed in range(3)]
     >>> ensemble = nn.Ensemble(models)
     >>> np.allclose(ensemble.predict(np.eye(2)).sum(axis=1), 1)
+    True
+    >>> sorted(ensemble.evaluate(np.eye(2), np.arange(2)))
+    ['accuracy', 'loss']
+    >>> ensemble.save("ensemble.npz")
+    >>> np.array_equal(nn.Ensemble.load("ensemble.npz").predict(np.eye(2)), ensemble.predict(np.eye(2)))
     True
     """
 

@@ -76,6 +76,9 @@ class Sequential(Compiled):
     Dense    (16,)             1,040
     Dense    (10,)               170
     total    4,840 bytes       1,210
+    >>> again = model.copy()
+    >>> again.fit(x, y)["loss"][0] < history["loss"][0]
+    True
     """
 
     @spelled

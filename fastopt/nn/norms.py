@@ -459,8 +459,9 @@ class DecorrelatedBatchNorm(Layer):
         if training:
             groups = self._groups(centred)
             covariance = np.matmul(groups.swapaxes(1, 2), groups).astype(np.float64) / len(rows)
-            values, vectors = np.linalg.eigh(covariance + self.eps * np.eye(groups.shape[2]))
-            roots = np.sqrt(values)
+            finite, one = np.isfinite(covariance).all(axis=(1, 2), keepdims=True), np.eye(groups.shape[2])
+            values, vectors = np.linalg.eigh(np.where(finite, covariance + self.eps * one, one))  # which fails for NaN
+            roots = np.where(finite[:, 0], np.sqrt(values), np.nan)
             whitening = ((vectors / roots[:, None]) @ vectors.swapaxes(1, 2)).astype(x.dtype)
             for name, new in (("running_mean", mean), ("running_whitening", whitening)):
                 self.state[name] += x.dtype.type(self.momentum) * (new - self.state[name])

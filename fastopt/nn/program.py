@@ -29,6 +29,7 @@ from fastopt.checks import Array
 from fastopt.data.augment.views import Views, average
 from fastopt.dialects import spelled
 from fastopt.nn.arguments import samples, weights
+from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, LossLike, loss_of, lowering_of, named_loss, softmax_cross_entropy
 from fastopt.nn.lowering import Buffer, Item, Place, Shared, Writer, lower, resolved
 from fastopt.nn.metrics import Metric, MetricsLike, checked_metrics, value_of
@@ -47,6 +48,11 @@ SLICE = 0.05
 MOST_PROGRAMS, MOST_IDLE = 16, 8
 #: Programs of more memory are not kept: to make one anew takes no time beside its calls.
 MOST_BYTES = 1 << 23
+
+#: Seconds of a batch, as last measured, of programs that do the same for whatever models: the first steps of a model
+#: need not show it, where another like it was trained before. Of the last ones that were new.
+_seconds: dict[Any, float] = {}
+MOST_SECONDS = 1024
 
 LINE = arena.LINE
 
@@ -85,11 +91,15 @@ class Program:
         Whether outputs are written in training, too: see `aim`.
     shared : Shared, optional
         Which part of a batch it is for.
+    accumulate : bool, default False
+        Whether a step may be of several batches, whose gradients are added up.
 
     Attributes
     ----------
     grads : dict of ndarray
-        The gradients of the parameters, of the last batch.
+        The gradients of the parameters, of the last step.
+    shares : float64 ndarray
+        For each batch of a run, its share of the weight of all samples of its step, where that may be of several.
     result, right : ndarray
         For each batch of a run, the mean loss and the total sample weight, and the number of right answers.
     native : bool
@@ -115,13 +125,15 @@ class Program:
         check: bool = True,
         outputs: bool = False,
         shared: Shared | None = None,
+        accumulate: bool = False,
     ) -> None:
         self.n, self.training = n, loss is not None
         self._loss = loss  # held, as programs are found again by the identity of their loss
         self.grads: Mapping[str, Array] = {} if loss is None else shared.grads if shared else model.gradients()
-        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2))
+        #: Of each batch the mean loss, the total sample weight, and what else the loss tells.
+        self.result = np.zeros((MOST_BATCHES if self.training else 0, 2 + getattr(loss, "extras", 0)))
         self.right = np.zeros(len(self.result), np.int64)
-        self.seconds = 0.0  # of a batch, as last measured
+        self.shares = np.ones(len(self.result) if accumulate else 0)
         self._fed: tuple[Any, ...] = ()  # inputs, targets, weights …
         self._order: Any = None  # … and the order of their rows
         self._names: dict[int, str] = {}
@@ -129,7 +141,7 @@ class Program:
         p = Writer(n, model.dtype, self.grads if loss is not None else None, shared)
         for array in model.state.values() if self.training else ():
             self._kept.append((array, np.empty_like(array)))
-            p.add("copy", self._kept[-1][1], array)
+            p.add("copy", self._kept[-1][1], array).when = "first"
         x = p.empty((n, *model.check_built()))
         self._gathers = [p.add("gather", x)]
         y, backward = lower(p, Place(), model, collections.deque(), x)
@@ -144,17 +156,18 @@ class Program:
             assert targets is not None
             dy = self._write_loss(p, loss, targets, y, named, check)
             marks = [len(p.items)]
+            if accumulate:
+                p.add("scale", dy, self.shares)
             backward(dy, False)
             p.settle()
-            marks.append(len(p.items))
             self.grads = {name: grad for name, grad in p.grads.items() if name in p.written}
-            kernels_alone = all(item.kind != "python" for item in p.items)
-            for grad in self.grads.values() if check else ():
-                # In kernels, what is not finite in the gradient of a layer's output is so in that of its bias.
-                if grad.ndim < 2 or not kernels_alone:
-                    p.add("finite", grad)
+            if accumulate:
+                self.grads = self._write_sums(p, model.gradients(summed=True))
             marks.append(len(p.items))
-            p.add("step")
+            for grad in self.grads.values() if check else ():
+                p.add("finite", grad).when = "last"
+            marks.append(len(p.items))
+            p.add("step").when = "last"
         self._looked_at = [
             array for array in (*model.params.values(), *model.state.values()) if array.dtype.kind == "f"
         ]
@@ -162,6 +175,7 @@ class Program:
         of_loss = [] if loss is None or lowering_of(loss) is None else [vars(loss)]  # Python calls others as they are
         self._found = _kernels.Snapshot([*of_loss, *p.watched])
         self._stacks = p.stacks
+        self._does = (n, model.dtype, *((i.kind, i.function, *(b.shape for b in i.buffers)) for i in p.items))
         self.nbytes = _allocate(p.items)
         self.calls = _kernels.Program()
         self._record(p.items, marks)
@@ -172,8 +186,9 @@ class Program:
         self, p: Writer, loss: Loss, targets: Targets, y: Buffer, named: dict[str, Any], check: bool
     ) -> Buffer:
         """The calls of the loss; the gradient of the output is returned."""
-        result, right = self.result[0], self.right[:1]
-        p.moving = [(result, self.result.strides[0]), (right, self.right.strides[0]), *getattr(loss, "moving", ())]
+        result, right, stride = self.result[0, :2], self.right[:1], self.result.strides[0]
+        extras = [self.result[0, i : i + 1] for i in range(2, self.result.shape[1])]
+        p.moving = [(right, self.right.strides[0]), *((each, stride) for each in (result, *extras))]
         self._doutput, write = p.like(y), lowering_of(loss)
         if write is None:
             self._own_loss(p, loss, y, self._doutput, targets.labels)
@@ -185,12 +200,20 @@ class Program:
                 weight = named["sample weights"] = p.empty((self.n,))
                 self._gathers.append(p.add("gather", weight))
             arrays: Any = y, given, weight, self._doutput
-            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result)
+            more: dict[str, Any] = {"extras": extras} if extras else {}
+            write(p.call, cast(Any, p.empty), *arrays[:3], out=arrays[3], result=result, **more)
             if targets.labels:
                 p.call(F.count_right, y, given, right)
         if check:
             p.add("finite", result)
         return self._doutput
+
+    def _write_sums(self, p: Writer, sums: Grads) -> Grads:
+        """The calls that add up gradients of the batches of a step; the sums are returned."""
+        for name, grad in self.grads.items():
+            p.add("copy", sums[name], grad).when = "first"
+            p.call(F.add, sums[name], grad, out=sums[name]).when = "later"
+        return {name: sums[name] for name in self.grads}
 
     def _own_loss(self, p: Writer, loss: Loss, y: Buffer, dy: Buffer, labels: bool) -> None:
         """A loss of the user's, which Python calls with the rows of targets as they are."""
@@ -203,7 +226,8 @@ class Program:
             value, dy[...] = loss_of(loss, y, targets, weight)
             of_loss = getattr(loss, "total_weight", None)
             total = len(y) if weight is None else weight.sum()
-            self.result[batch] = value, total if of_loss is None else of_loss(targets, weight)
+            total = total if of_loss is None else of_loss(targets, weight)
+            self.result[batch] = value, total, *getattr(loss, "extra_values", ())
             self.right[batch] = count_right(y, targets) if labels else 0
 
         p.python(call, y, dy, batch=True, label="loss")
@@ -237,6 +261,7 @@ class Program:
 
     def _add(self, item: Item) -> None:
         arguments, options, moving = resolved(item.arguments), resolved(item.options), item.moving or (None, 0)
+        begin = len(self.calls)
         if item.kind == "call":
             counts = 0
             if item.place is not None:
@@ -247,6 +272,8 @@ class Program:
             self.calls.finite(arguments[0], 1, moving[1])
         else:
             getattr(self.calls, item.kind)(*arguments)
+        if item.when:
+            self.calls.only(begin, item.when)
 
     def _known(self, model: Stack, named: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
         """Arrays that have a name."""
@@ -260,10 +287,23 @@ class Program:
             yield "right", self.right
         yield from model.params.items()
         yield from model.state.items()
+        for name, grad in model.gradients().items() if len(self.shares) else ():
+            yield f"gradient of {name} of a batch", grad
         for name, grad in self.grads.items():
             yield f"gradient of {name}", grad
 
     # ---- Running -------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """How long a batch takes, as last measured; 0 where it was not."""
+        return _seconds.get(self._does, 0.0)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        if len(_seconds) >= MOST_SECONDS and self._does not in _seconds:
+            _seconds.clear()
+        _seconds[self._does] = value
 
     def holds(self) -> bool:
         """Whether options and arrays of the layers and the loss are those that it was made for."""
@@ -315,27 +355,29 @@ class Program:
             calls.finite(array)
         return calls
 
-    def run_phase(self, phase: int, order: Any, batch: int, counter: int) -> int:
-        """Run one phase for one batch: the item that stopped it, or -1."""
+    def run_phase(
+        self, phase: int, order: Any, batch: int, counter: int, part: tuple[int, int, int] = (0, 1, 0)
+    ) -> int:
+        """Run one phase for one batch, `part` of a step: the item that stopped it, or -1."""
         self._order = order
         for segment in self.phases[phase]:
             if not isinstance(segment, tuple):
                 segment(counter, batch)
                 continue
             done, stopped, _ = self.calls.run(
-                order, self.n, 1, counter, begin=segment[0], end=segment[1], first_batch=batch
+                order, self.n, 1, counter, begin=segment[0], end=segment[1], first_batch=batch, part=part
             )
             if not done:
                 return stopped
         return -1
 
     def keep(self) -> None:
-        """Keep running statistics as they are for `restore`, as the first calls of a batch do, too."""
+        """Keep running statistics as they are for `restore`, as the first calls of a step do, too."""
         for array, kept in self._kept:
             kept[...] = array
 
     def restore(self) -> None:
-        """Put the running statistics back that the last batch began with."""
+        """Put the running statistics back that the last step began with."""
         for array, kept in self._kept:
             array[...] = kept
 
@@ -493,13 +535,15 @@ class Compiled(Stack, loadable=False):
         targets: Targets | None = None,
         check: bool = True,
         outputs: bool = False,
+        accumulate: bool = False,
     ) -> Iterator[Program]:
         """A program that nobody else uses meanwhile: one that was made before, if it still holds."""
         key: tuple[Any, ...] = (n,)
         if loss is not None and targets is not None:
             of_loss = id(loss) if lowering_of(loss) is None else (type(loss), repr(loss))
-            key = n, of_loss, targets.key, check, outputs
-        found = self._take(key) or Program(self, n, loss=loss, targets=targets, check=check, outputs=outputs)
+            key = n, of_loss, targets.key, check, outputs, accumulate
+        how: dict[str, Any] = {"loss": loss, "targets": targets, "check": check, "outputs": outputs}
+        found = self._take(key) or Program(self, n, **how, accumulate=accumulate)
         yield found
         self._put(key, found)
 

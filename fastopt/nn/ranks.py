@@ -40,9 +40,9 @@ class Alone:
 
     is_first = True
 
-    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool) -> Steps:
+    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool, accumulate: int) -> Steps:
         """What takes the steps of the run."""
-        return Steps(model, optimizer, check=check, outputs=outputs)
+        return Steps(model, optimizer, check=check, outputs=outputs, accumulate=accumulate)
 
     def told(self, callbacks: Sequence[Callback]) -> Sequence[Callback]:
         """The callbacks that are called on this rank."""
@@ -88,7 +88,7 @@ class Ranks(Alone):
         self._group, self.is_first = group, group.rank == 0
         self._over = self._by_step = False
 
-    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool) -> SharedSteps:
+    def steps(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool, accumulate: int) -> SharedSteps:
         self._steps = SharedSteps(model, optimizer, self._group, check=check, outputs=outputs)
         return self._steps
 
@@ -125,7 +125,9 @@ class Ranks(Alone):
         if len(set(group.everyone(_digest(optimizer.state_dict())))) > 1:
             state = group.of_first(optimizer.state_dict())
             optimizer.load_state_dict(state)
-        resumed = group.of_first((run.epoch, dict(run.history), run.history.monitor, run.stopped))
+        history = run.history
+        resumed = group.of_first((run.epoch, dict(history), history.monitor, run.stopped, history.provenance))
+        history.provenance = resumed[4] | {"ranks": group.size}
         if resumed[0] > 0:  # by rank 0, from its file
             names = [type(each).__name__ for each in run.callbacks]
             theirs = group.of_first([(type(each).__name__, each.state_dict()) for each in run.callbacks])
@@ -133,8 +135,8 @@ class Ranks(Alone):
             if any(other != others[0] for other in others):
                 raise ValueError(f"callbacks must be the same on all ranks where a run is resumed, got {others}")
             run.epoch, run.stopped = resumed[0], resumed[3]
-            run.history.update(resumed[1])
-            run.history.monitor = resumed[2]
+            history.update(resumed[1])
+            history.monitor = resumed[2]
             for callback, (_, state) in zip(run.callbacks, theirs, strict=True):
                 if state and not self.is_first and callback.on_every_rank:
                     callback.load_state_dict(state)
@@ -226,7 +228,7 @@ class SharedSteps(Steps):
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
         return None
 
-    def epochs(self, sizes: Any, most: int, orders: Any) -> list[Taken]:
+    def epochs(self, sizes: Any, most: int, orders: Any, varying: Any = None) -> list[Taken]:
         return []
 
     def _part(self, n: int, first: int, count: int) -> tuple[Program, int]:
@@ -252,7 +254,6 @@ class SharedSteps(Steps):
     def gradients(self, parts: list[Indices], counter: int) -> tuple[Taken, Grads]:
         totals = [self._total_weight(chosen) for chosen in parts]
         whole, sums = sum(totals) or 1.0, np.zeros(3)  # of losses, their weights, and right answers
-        self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
         outputs: list[Array] = []
         added: Array | None = None
         for i, chosen in enumerate(parts):
@@ -260,13 +261,14 @@ class SharedSteps(Steps):
             count = end - first
             own = chosen[first:end] if count else chosen[:1]
             program, end = self._part(len(own), first, count)
-            program.keep()
-            self._last = program
+            if i == 0:
+                self._begin(program)
+            of_step = i, len(parts), len(parts) - 1 - i
             output = self._aim(program, 1)
-            self._phase(program, 0, own, counter + i)
-            value, weight = program.result[0].tolist() if count else (0.0, 0.0)
+            self._phase(program, 0, own, counter + i, of_step)
+            value, weight = program.result[0, :2].tolist() if count else (0.0, 0.0)
             program.doutput[...] *= weight / whole
-            self._phase(program, 1, own, counter + i)
+            self._phase(program, 1, own, counter + i, of_step)
             sums += value * weight, weight, program.right[0] if count else 0
             if output is not None:
                 outputs.append(_placed(output[:count], first, len(chosen)))
@@ -277,7 +279,7 @@ class SharedSteps(Steps):
         grads = dict(program.grads)
         taken = self._exchange(end, sums, outputs)
         if self._check and (self._flags[1] or not _kernels.all_finite([*grads.values()])):
-            self._restore(program)
+            self._restore()
             raise NonFinite
         return taken, grads
 
@@ -290,7 +292,7 @@ class SharedSteps(Steps):
             self._group.sum(sums)
         output = self._group.sum(np.concatenate(outputs)) if outputs else None
         loss = sums[:1] / (sums[1] or 1.0)
-        return Taken(loss, sums[1:2], sums[2:].astype(np.int64), output)
+        return Taken(loss, sums[1:2], sums[2:].astype(np.int64), np.empty((1, 0)), output)
 
 
 # ---- What must be the same --------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Stack(Composite, loadable=False):
         # The arrays of a layer that occurs more than once are named by its first place.
         self.first = [next(i for i, other in enumerate(self.layers) if other is layer) for layer in self.layers]
         super().__init__({str(i): self.layers[i] for i in sorted({*self.first})})
-        self._made: Grads = {}
+        self._made: dict[bool, Grads] = {}
         #: Programs that are not in use, by what they depend on: see `fastopt.nn.program`.
         self.programs: dict[Any, list[Any]] = {}
         self._calls = [0]  # in training that were given no counter; a list, as programs hold while options are alike
@@ -253,11 +253,13 @@ class Stack(Composite, loadable=False):
         """Both."""
         return self.converted(self.rows(name, x))
 
-    def gradients(self) -> Grads:
-        """The arrays that programs write the gradients of `params` to: contiguous, in that order."""
-        if not self._made:
-            self._made.update(arena.flatten(self.params).grads)
-        return self._made
+    def gradients(self, summed: bool = False) -> Grads:
+        """The arrays that programs write the gradients of `params` to, or add up those of several batches in: in one
+        block, in that order."""
+        if summed not in self._made:
+            made = arena.all_beside([*self.params.values()], [0.0] * len(self.params))
+            self._made[summed] = dict(zip(self.params, made, strict=True))
+        return self._made[summed]
 
     def summary(self) -> str:
         """A table of the layers with the shapes of their outputs, their parameters and bytes."""

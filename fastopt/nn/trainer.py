@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +20,10 @@ from fastopt.nn.arguments import samples, weights
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, LossLike, lowering_of, named_loss
 from fastopt.nn.orders import Batches, Indices
-from fastopt.nn.program import Compiled, Program, Targets, fitting
+from fastopt.nn.program import MOST_BATCHES, Compiled, Program, Targets, fitting
 from fastopt.nn.stack import Stack
 from fastopt.nn.trace import NonFiniteError, find_anomaly
-from fastopt.optimizer import Upcoming
+from fastopt.optimizer import Upcoming, Varying
 from fastopt.optimizers import LookAheadNesterov
 
 
@@ -29,12 +32,13 @@ class NonFinite(Exception):
 
 
 class Taken(NamedTuple):
-    """What batches gave: for each the mean loss, the total sample weight, and the number of right answers; and for all
-    samples the outputs, where they are wanted."""
+    """What steps gave: for each the mean loss, the total sample weight, the number of right answers, and what else the
+    loss tells of its last batch, (steps, extras); and for all samples the outputs, where they are wanted."""
 
     loss: Array
     weight: Array
     right: Array
+    extras: Array
     output: Array | None = None
 
 
@@ -50,6 +54,8 @@ class Steps:
         Whether a loss or a gradient that is not finite ends in `NonFinite`.
     outputs : bool, default False
         Whether what batches gave has the outputs.
+    accumulate : int, default 1
+        Batches of a step, whose gradients are added up; the last step of an epoch may have fewer.
 
     Attributes
     ----------
@@ -59,17 +65,18 @@ class Steps:
 
     part = 1.0
 
-    def __init__(self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool = False) -> None:
+    def __init__(
+        self, model: Compiled, optimizer: Any, *, check: bool, outputs: bool = False, accumulate: int = 1
+    ) -> None:
         self._model, self._optimizer, self._check, self._outputs = model, optimizer, check, outputs
+        self._every = accumulate
         #: By the size of batches, programs, and what gives each back.
         self._programs: dict[int, tuple[Program, contextlib.ExitStack]] = {}
         self._fed: set[int] = set()  # sizes whose programs have the present data
-        self._last: Program | None = None  # that gradients are of
+        self._began: Program | None = None  # with which the last step began: it has the running statistics of before
         self._data: tuple[Array, Array, Array | None] | None = None
         self._targets: Targets | None = None
         self._loss: Any = None
-        self._sums: Grads = {}
-        self._kept: list[tuple[Array, Array]] = []  # running statistics, with those before the first of several batches
 
     def __enter__(self) -> Steps:
         return self
@@ -103,7 +110,8 @@ class Steps:
             if in_use is not None:
                 in_use.close()
             with contextlib.ExitStack() as stack:
-                own = self._model.program(n, self._loss, self._targets, self._check, self._outputs)
+                how = self._loss, self._targets, self._check, self._outputs, self._every > 1
+                own = self._model.program(n, *how)
                 found = stack.enter_context(own)
                 found.feed(*self._data)
                 self._programs[n] = found, stack.pop_all()
@@ -116,39 +124,50 @@ class Steps:
     # ---- Steps of C alone --------------------------------------------------------------------------------------
 
     def many(self, order: Indices | None, n: int, most: int, counter: int) -> Taken | None:
-        """Some of the next steps on batches of n rows, at most so many: as many as C takes in one go; None where it
-        cannot take any alone.
+        """Some of the next steps on batches of n rows, at most so many batches: as many as C takes in one go; None
+        where it cannot take any alone. The counter is the number of steps that were taken before; the last step has
+        fewer batches than others, where `most` is no multiple of theirs.
 
         Raises
         ------
         NonFinite
             With what was taken before as its argument.
         """
-        program = self.program(n)
-        upcoming = self._upcoming(program.batches(most, self.part)) if program.native else None
+        program, every = self.program(n), self._every
+        batches = min(most, max(1, program.batches(most, self.part) // every) * every)
+        upcoming = self._upcoming(-(-batches // every)) if program.native and batches <= MOST_BATCHES else None
         if upcoming is None:
             return None
-        output = self._aim(program, upcoming.steps)
+        batches = min(batches, upcoming.steps * every)
+        if every > 1:
+            assert order is not None
+            program.shares[:batches] = self._shares([order[i * n : (i + 1) * n] for i in range(batches)])
+        output, self._began = self._aim(program, batches), program
         started = time.perf_counter()
         done, stopped, norm = program.calls.run(
-            order, n, upcoming.steps, counter, grads=program.grads, **upcoming.options
+            order, n, batches, counter * every, part=(0, every, 0), grads=program.grads, **upcoming.options
         )
         if done:
             program.seconds = (time.perf_counter() - started) / done
-        upcoming.finish(done, norm)
+        steps = -(-done // every) if stopped < 0 else done // every
+        upcoming.finish(steps, norm)
         if stopped >= 0 and program.is_step(stopped):  # Python takes it, or says why it cannot be taken
-            self._restore(program)
-            if not done:
+            self._restore()
+            if not steps:
                 return None
-        output = None if output is None else output[: done * n]
-        result = program.result[:done].copy()
-        taken = Taken(result[:, 0], result[:, 1], program.right[:done].copy(), output)
+        whole = min(done, steps * every)
+        taken = self._taken(program.result[:whole], program.right[:whole], program.shares[:whole])
+        taken = taken._replace(output=None if output is None else output[: whole * n])
         if stopped >= 0 and not program.is_step(stopped):
             self._stop(program, stopped, order, done, taken)
         return taken
 
     def epochs(
-        self, sizes: Sequence[tuple[int, int]], most: int, orders: Callable[[int], Sequence[Batches]]
+        self,
+        sizes: Sequence[tuple[int, int]],
+        most: int,
+        orders: Callable[[int], Sequence[Batches]],
+        varying: Varying | None = None,
     ) -> list[Taken]:
         """All steps of some of the next epochs, as many as C takes in one go; none where it cannot take any alone.
 
@@ -159,6 +178,8 @@ class Steps:
         most : int
         orders : callable
             Returns the batches of so many epochs, or of fewer, of arrays that it may `feed`.
+        varying : Varying, optional
+            A setting of the optimizer that differs from step to step of each epoch.
 
         Returns
         -------
@@ -169,9 +190,10 @@ class Steps:
         fit = fitting([(self.program(n), count) for n, count in sizes], most, self.part)
         if not fit or self._upcoming(1) is None:
             return []
-        each, counts, begin = orders(fit), [count for _, count in sizes], 0
-        steps, programs = sum(counts), [self.program(n) for n, _ in sizes]  # which may have been fed anew
-        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps)
+        each, counts, begin, every = orders(fit), [count for _, count in sizes], 0, self._every
+        programs = [self.program(n) for n, _ in sizes]  # which may have been fed anew
+        batches, steps = sum(counts), -(-sum(counts) // every)
+        epoch, upcoming = [*zip(programs, counts, strict=True)], self._upcoming(len(each) * steps, varying)
         if upcoming is None or upcoming.steps < steps:
             return []
         fit = upcoming.steps // steps
@@ -181,32 +203,67 @@ class Steps:
             rows = [one.order[begin:end] for one in each[:fit]]
             legs.append((program.calls, np.concatenate(rows) if fit > 1 else rows[0], n, count))
             begin = end
+        shares, ends = np.empty((fit, 0)), [*itertools.accumulate(counts)]
+        if every > 1:
+            shares = np.array([self._shares([one[i] for i in range(batches)]) for one in each[:fit]])
+            for (program, count), end in zip(epoch, ends, strict=True):
+                program.shares[: fit * count] = shares[:, end - count : end].ravel()
         if self._check:
             legs.append((programs[0].finite, None, 0, 1))
         started = time.perf_counter()
         done, leg, batch, _, norm = _kernels.run_rounds(
-            legs, fit, self._optimizer.t, grads=programs[0].grads, **upcoming.options
+            legs, fit, self._optimizer.t * every, every=every, grads=programs[0].grads, **upcoming.options
         )
         seconds = time.perf_counter() - started
-        more = 0 if done == fit else sum(counts[:leg]) + (batch if leg < len(programs) else 0)  # of the next epoch
+        ran = 0 if done == fit else sum(counts[:leg]) + batch  # batches of the next epoch …
+        more = steps if ran == batches else ran // every  # … and steps
         upcoming.finish(done * steps + more, norm)
-        if done < fit and leg < len(programs):
-            self._restore(programs[leg])
+        if done < fit and ran < batches:
+            self._began = programs[bisect.bisect(ends, more * every)]
+            self._restore()
         else:
             for program in programs:
-                program.seconds = seconds / (fit * steps)
+                program.seconds = seconds / (fit * batches)
         rounds = done + (more > 0)
-        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, 2) for p, k in epoch], axis=1)
+        of_each = programs[0].result.shape[1]
+        result = np.concatenate([p.result[: rounds * k].reshape(rounds, k, of_each) for p, k in epoch], axis=1)
         right = np.concatenate([p.right[: rounds * k].reshape(rounds, k) for p, k in epoch], axis=1)
-        taken = [Taken(own[:, 0], own[:, 1], of) for own, of in zip(result, right, strict=True)]
+        taken = [self._taken(*own) for own in zip(result, right, shares[:rounds], strict=True)]
         if more:
-            taken[-1] = Taken(*(part[:more] for part in taken[-1][:3]))
+            taken[-1] = Taken(*(part[:more] for part in taken[-1][:4]))
         return taken
 
-    def _upcoming(self, steps: int) -> Upcoming | None:
+    def _taken(self, result: Array, right: Array, shares: Array) -> Taken:
+        """What steps gave, by what their batches did."""
+        every = self._every
+        if every == 1:
+            result = result.copy()
+            return Taken(result[:, 0], result[:, 1], right.copy(), result[:, 2:])
+        steps = -(-len(right) // every)
+        loss, weight, counts = np.zeros(steps), np.zeros(steps), np.zeros(steps, np.int64)
+        extras = np.zeros((steps, result.shape[1] - 2))
+        for i in range(every):
+            own = slice(i, None, every)
+            count = len(right[own])
+            loss[:count] += shares[own] * result[own, 0]
+            weight[:count] += result[own, 1]
+            counts[:count] += right[own]
+            extras[:count] = result[own, 2:]
+        return Taken(loss, weight, counts, extras)
+
+    def _shares(self, parts: Sequence[Indices]) -> list[float]:
+        """The share of each batch in the weight of all samples of its step."""
+        totals, shares = [self._total_weight(chosen) for chosen in parts], []  # type: list[float], list[float]
+        for begin in range(0, len(parts), self._every):
+            own = totals[begin : begin + self._every]
+            whole = sum(own) or 1.0
+            shares += [total / whole for total in own] if len(own) > 1 else [1.0]
+        return shares
+
+    def _upcoming(self, steps: int, varying: Varying | None = None) -> Upcoming | None:
         """The next steps of the optimizer, where C can take them alone."""
         # Of its own class: what wraps an optimizer may pass on whatever is asked of it, but does more in a step.
-        return self._optimizer.upcoming(steps) if hasattr(type(self._optimizer), "upcoming") else None
+        return self._optimizer.upcoming(steps, varying) if hasattr(type(self._optimizer), "upcoming") else None
 
     def _aim(self, program: Program, batches: int) -> Array | None:
         """A new array for the outputs of so many batches, where they are wanted."""
@@ -224,25 +281,24 @@ class Steps:
                 chosen = self._data[0][rows if order is None else order[rows]]
                 self._model.forward(self._model.converted(chosen), training=True, counter=0)  # says what is wrong
         finally:
-            self._restore(program)
+            self._restore()
         raise NonFinite(*taken)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         """Within the block, one step is taken; where an exception prevents it, running statistics are put back."""
-        self._last, before = None, self._optimizer.t
+        self._began, before = None, self._optimizer.t
         try:
             yield
         except BaseException:
-            if self._last is not None and self._optimizer.t == before:
-                self._restore(self._last)
+            if self._began is not None and self._optimizer.t == before:
+                self._restore()
             raise
 
-    def _restore(self, program: Program) -> None:
+    def _restore(self) -> None:
         """Put the running statistics back that the step began with."""
-        program.restore()
-        for array, kept in self._kept:
-            array[...] = kept
+        assert self._began is not None
+        self._began.restore()
 
     # ---- One by one --------------------------------------------------------------------------------------------
 
@@ -251,37 +307,32 @@ class Steps:
         call overwrites."""
         value, right, total = 0.0, 0, 0.0
         outputs: list[Array | None] = []
-        weights = [self._total_weight(chosen) for chosen in parts] if len(parts) > 1 else [1.0]
-        self._kept = [(array, array.copy()) for array in self._model.state.values()] if len(parts) > 1 else []
-        for i, chosen in enumerate(parts):
-            program = self.program(len(chosen))
-            program.keep()
-            self._last = program
+        for i, (chosen, share) in enumerate(zip(parts, self._shares(parts) if len(parts) > 1 else [1.0], strict=True)):
+            program, part = self.program(len(chosen)), (i, len(parts), len(parts) - 1 - i)
+            if i == 0:
+                self._begin(program)
+            program.shares[:1] = share
             outputs.append(self._aim(program, 1))
-            self._phase(program, 0, chosen, counter + i)
-            own, weight = program.result[0].tolist()
-            share = 1.0
-            if len(parts) > 1:
-                share = weights[i] / (sum(weights) or 1.0)
-                program.doutput[...] = program.doutput * share
-            self._phase(program, 1, chosen, counter + i)
+            started = time.perf_counter()
+            for phase in (0, 1):
+                self._phase(program, phase, chosen, counter + i, part)
+            program.seconds = program.seconds or time.perf_counter() - started
+            own, weight, *extras = program.result[0].tolist()
             value, right, total = value + share * own, right + int(program.right[0]), total + weight
-            grads = dict(program.grads)
-            if len(parts) > 1:
-                for name, grad in grads.items():
-                    if i == 0:
-                        np.copyto(self._sums.setdefault(name, np.empty_like(grad)), grad)
-                    else:
-                        self._sums[name] += grad
-                grads = dict(self._sums)
         output = np.concatenate([own for own in outputs if own is not None]) if self._outputs else None
-        return Taken(np.array([value]), np.array([total]), np.array([right]), output), grads
+        taken = Taken(np.array([value]), np.array([total]), np.array([right]), np.array([extras]), output)
+        return taken, dict(program.grads)
 
-    def _phase(self, program: Program, phase: int, chosen: Indices, counter: int) -> None:
+    def _begin(self, program: Program) -> None:
+        """Begin a step with a batch of that program."""
+        program.keep()
+        self._began = program
+
+    def _phase(self, program: Program, phase: int, chosen: Indices, counter: int, part: tuple[int, int, int]) -> None:
         try:
-            stopped = program.run_phase(phase, chosen, 0, counter)
+            stopped = program.run_phase(phase, chosen, 0, counter, part)
         except BaseException:  # of a layer or a loss of the user's
-            self._restore(program)
+            self._restore()
             raise
         if stopped >= 0:
             self._stop(program, stopped, chosen, 0)
@@ -297,15 +348,15 @@ class Steps:
 
     def check(self, grads: Grads) -> None:
         """Raise `NonFinite` where the gradients are not finite."""
-        program = self._last
+        program = self._began
         if not self._check or program is None:
             return
         try:
-            finite = _kernels.all_finite(grads.values(), program.native)
+            finite = _kernels.all_finite(grads.values())
         except _kernels.Misfit:
             return  # the optimizer says what is wrong
         if not finite:
-            self._restore(program)
+            self._restore()
             raise NonFinite
 
 
@@ -315,8 +366,12 @@ def look_ahead(optimizer: Any) -> None:
         optimizer.look_ahead()
 
 
-#: Models that are trained at present: their process, and identity.
-_trained: set[tuple[int, int]] = set()
+class _Training:
+    """What a block that trains a model holds: it goes with it, even where an interrupt leaves no time to say so."""
+
+
+#: Of models that are trained at present, by their process and identity.
+_trained: weakref.WeakValueDictionary[tuple[int, int], _Training] = weakref.WeakValueDictionary()
 
 
 @contextlib.contextmanager
@@ -325,23 +380,25 @@ def alone(model: Stack) -> Iterator[None]:
     key = os.getpid(), id(model)
     if key in _trained:
         raise RuntimeError("the model is being trained already, by another thread or in a callback: wait, or copy it")
-    _trained.add(key)
+    training = _trained[key] = _Training()
     try:
         yield
     finally:
-        _trained.discard(key)
+        if _trained.get(key) is training:
+            del _trained[key]
 
 
 @contextlib.contextmanager
 def holding(model: Stack, optimizer: Any = None) -> Iterator[None]:
     """Within the block, the model may know which parameters its optimizer leaves out, and does so at its beginning."""
     frozen = getattr(optimizer, "frozen", ())
-    if frozen or optimizer is None:
-        model.params.mark("held", frozen)
+    marks = bool(frozen or optimizer is None or model.params.held)  # by a block that was interrupted
     try:
+        if marks:
+            model.params.mark("held", frozen)
         yield
     finally:
-        if frozen or optimizer is None:
+        if marks:
             model.params.mark("held", ())
 
 

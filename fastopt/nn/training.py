@@ -9,7 +9,6 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import _kernels, checks, files, mpi
+from fastopt import _kernels, checks, environment, files, mpi
 from fastopt.applied import Applied
 from fastopt.checks import Array
 from fastopt.dialects import Spelled
+from fastopt.messages import logger
 from fastopt.nn import arguments, orders
-from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, is_loader
+from fastopt.nn.feed import Arrays, Block, Data, Feed, Loaded, Transformed, described, is_loader
 from fastopt.nn.layers import Grads
 from fastopt.nn.losses import Loss, softmax_cross_entropy
 from fastopt.nn.metrics import Metric, checked_metrics, value_of
@@ -34,7 +34,7 @@ from fastopt.nn.stack import room_for_convolutions
 from fastopt.nn.targets import are_labels
 from fastopt.nn.trace import NonFiniteError, find_anomaly
 from fastopt.nn.trainer import NonFinite, Taken, alone, holding, look_ahead
-from fastopt.optimizer import Optimizer
+from fastopt.optimizer import Optimizer, Varying
 
 __all__ = ["Callback", "History", "Run"]
 
@@ -51,6 +51,10 @@ class History(dict[str, list[float]]):
         Why and when the run ended before its last epoch; empty where it did not.
     monitor : dict
         The record of a `fastopt.nn.monitor.Monitor`; empty where there was none.
+    provenance : dict
+        What the run depends on beside the program: the ``environment`` (versions, CPU, instruction set, threads), the
+        ``seeds`` of the model and of the order of samples, and that ``order``; of a run that was resumed elsewhere, the
+        environments of ``earlier`` parts.
 
     Examples
     --------
@@ -59,12 +63,21 @@ class History(dict[str, list[float]]):
     >>> history.add({"loss": 0.5})
     >>> history, history.stopped
     ({'loss': [1.5, 0.5]}, '')
+    >>> history.save("history.json")
+    >>> print(history.as_json())
+    {
+     "loss": [
+      1.5,
+      0.5
+     ]
+    }
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stopped = ""
         self.monitor: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
 
     def add(self, logs: dict[str, float]) -> None:
         """Append the metrics of one epoch."""
@@ -72,7 +85,7 @@ class History(dict[str, list[float]]):
             self.setdefault(key, []).append(value)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the history as JSON, with null for NaN and infinity, and ``stopped`` and ``monitor`` unless empty.
+        """Write the history as JSON, with null for NaN and infinity; with its attributes, unless they are empty.
 
         Parameters
         ----------
@@ -83,7 +96,7 @@ class History(dict[str, list[float]]):
 
     def as_json(self) -> str:
         """What `save` writes."""
-        more = {"stopped": self.stopped, "monitor": self.monitor}
+        more = {"stopped": self.stopped, "monitor": self.monitor, "provenance": self.provenance}
         return json.dumps(_finite(self | {k: v for k, v in more.items() if v}), indent=1)
 
     def _repr_html_(self) -> str:
@@ -143,6 +156,33 @@ class Callback(Spelled):
     >>> model = nn.Sequential([nn.Dense(2)], (2,))
     >>> model.fit(np.eye(2), np.arange(2), epochs=9, callbacks=[Stop()]).stopped
     'the loss is below 1; stopped after epoch 1'
+    >>> class Told(nn.Callback):
+    ...     def on_epoch_begin(self, epoch):
+    ...         print("epoch", epoch)
+    ...
+    ...     def on_batch_begin(self, batch):
+    ...         print(" batch", batch)
+    ...
+    ...     def on_gradients(self, batch, grads):
+    ...         print("  gradients of", *grads)
+    ...
+    ...     def on_batch_end(self, batch, logs):
+    ...         print("  loss:", logs["loss"] > 0)
+    ...
+    ...     def on_train_end(self):
+    ...         print("end")
+    ...
+    ...     def state_dict(self):  # for a checkpoint
+    ...         return {}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         pass
+    >>> history = model.fit(np.eye(2), np.arange(2), batch_size=2, callbacks=Told())
+    epoch 0
+     batch 0
+      gradients of 0.weight 0.bias
+      loss: True
+    end
     """
 
     rank: int = 0
@@ -180,6 +220,38 @@ class Callback(Spelled):
 
     def on_train_end(self) -> None:
         """After the last epoch, also where the run was stopped; with the parameters that the model is left with."""
+
+    def epochs_ahead(self) -> int:
+        """How many of the next epochs may have been trained already when `on_epoch_begin` and `on_epoch_end` are called
+        for the first of them: 1, as here, where the callback then looks at the model or the optimizer, changes them, or
+        may stop the run. One that only reads ``logs`` may return ``sys.maxsize``: the steps of small networks take less
+        time than what is done between calls of C.
+
+        Returns
+        -------
+        int
+            At least 1.
+
+        Examples
+        --------
+        >>> import sys
+        >>> import numpy as np
+        >>> from fastopt import nn
+        >>> class Losses(nn.Callback):
+        ...     def on_train_begin(self, run):
+        ...         self.losses = []
+        ...
+        ...     def on_epoch_end(self, epoch, logs):
+        ...         self.losses.append(logs["loss"])
+        ...
+        ...     def epochs_ahead(self):
+        ...         return sys.maxsize
+        >>> model, losses = nn.Sequential([nn.Dense(2)], (2,)), Losses()
+        >>> history = model.fit(np.eye(2), np.arange(2), epochs=5, callbacks=losses)
+        >>> losses.losses == history["loss"]
+        True
+        """
+        return 1
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold for a resumed run to continue to the same bits.
@@ -262,6 +334,11 @@ class Run:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.callbacks = sorted(callbacks, key=lambda callback: callback.rank)
         self.history = History()
+        self.history.provenance = {
+            "environment": environment.record(),
+            "seeds": {"model": model.seed, **({"fit": seed} if feed.seeds is None else feed.seeds)},
+            "order": feed.order,
+        }
         self.epochs, self.batch_size, self.accumulate, self.seed = epochs, feed.size, accumulate, seed
         self._feed, self._validation, self._own_metrics = feed, validation, dict(metrics)
         self._data: Data = feed.first()
@@ -280,7 +357,8 @@ class Run:
         self._where = ""
         #: The share of all steps that were taken, and whether the run has ended.
         self.done, self.is_over = 0.0, False
-        self.steps = self._ranks.steps(model, optimizer, check=on_nonfinite != "ignore", outputs=bool(metrics))
+        how: dict[str, Any] = {"check": on_nonfinite != "ignore", "outputs": bool(metrics), "accumulate": accumulate}
+        self.steps = self._ranks.steps(model, optimizer, **how)
         self._parts: list[Indices] = []
         self._counter = 0
         self._held: frozenset[str] | None = None
@@ -290,9 +368,10 @@ class Run:
         #: The methods of callbacks that are called for each batch.
         self._hooks = {name for name in _OF_BATCHES for callback in self.callbacks if _has_own(callback, name)}
         self.average = _average(optimizer, self.callbacks)
-        #: Whether something is done after each epoch, or before it.
-        self._is_between = validation is not None
-        self._is_between |= any(_has_own(each, name) for each in self.callbacks for name in _OF_EPOCHS)
+        #: The callbacks that are told of epochs.
+        self._told = [each for each in self.callbacks if any(_has_own(each, name) for name in _OF_EPOCHS)]
+        #: A setting of the optimizer that differs from step to step of each epoch.
+        self._varying: Varying | None = None
 
     def stop(self, reason: str) -> None:
         """End the run after the current step.
@@ -333,6 +412,7 @@ class Run:
             _go_on(self.average, check=True)
             self._ranks.together(lambda: self._tell("on_train_begin", self))
             self._ranks.take_over(self)
+            logger.debug("a run of %d epochs of %d steps: %s", self.epochs, self.batches, self.history.provenance)
             _go_on(self.average, check=False)  # from a checkpoint, whose parameters are averages
             ahead: list[_Epoch] = []
             over = self._ranks.stops(self, epoch=True)
@@ -367,7 +447,7 @@ class Run:
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         average = self.average
-        if average is None or not average.is_ready or not self._is_between:  # nobody would see it
+        if average is None or not average.is_ready or not (self._told or self._validation):  # nobody would see it
             return contextlib.nullcontext()
         return average.applied()
 
@@ -376,10 +456,10 @@ class Run:
         return vars(self) | {"steps": None, "_ranks": Alone()}
 
     def _several(self) -> list[_Epoch]:
-        """The next epochs whose steps C takes in one go, of which the last may have been taken in part: one where
-        Python has something to do between epochs; none where it has a part in the steps."""
-        feed = self._feed
-        if self._hooks or self._own_metrics or self._kept or self.accumulate > 1 or not isinstance(feed, Arrays):
+        """The next epochs whose steps C takes in one go, of which the last may have been taken in part; none where
+        Python has a part in the steps."""
+        feed, most = self._feed, self.epochs - self.epoch
+        if self._hooks or self._own_metrics or self._kept or not isinstance(feed, Arrays):
             return []
         sizes, first = feed.sizes, self.optimizer.t
         if not sizes:
@@ -394,11 +474,12 @@ class Run:
             each.extend(made)
             return each
 
+        most = 1 if self._validation is not None else min([most, *(each.epochs_ahead() for each in self._told)])
         self._prepare()
         began = time.perf_counter()
-        taken = self.steps.epochs(sizes, 1 if self._is_between else self.epochs - self.epoch, draw)
+        taken = self.steps.epochs(sizes, most, draw, self._varying)
         seconds = (time.perf_counter() - began) / max(1, self.optimizer.t - first)
-        return [_Epoch(one, own, seconds) for one, own in zip(taken, each, strict=False)]
+        return [_Epoch(one, own, seconds, self.accumulate) for one, own in zip(taken, each, strict=False)]
 
     def _one_epoch(self, epoch: _Epoch) -> Generator[None, None, dict[str, float] | None]:
         """The epoch's metrics; None where it was stopped before its end."""
@@ -446,8 +527,8 @@ class Run:
                 took(now, count)
             except NonFinite as error:
                 for before in error.args:  # steps that C took before
-                    took(before, len(before.loss))
-                    at += len(before.loss)
+                    took(before, len(before.loss) * self.accumulate)
+                    at += len(before.loss) * self.accumulate
                     epoch.steps += len(before.loss)
                 self._begin_step(each, at)
                 step, epoch.skipped = epoch.steps, epoch.skipped + 1
@@ -494,9 +575,15 @@ class Run:
 
     def _many(self, each: orders.Batches, at: int) -> Taken | None:
         """The next steps, as many as C takes in one go, or one where callbacks are told of each; None for none."""
-        if self.accumulate > 1 or "on_gradients" in self._hooks:
+        if "on_gradients" in self._hooks:
             return None
-        most, begin = 1 if self._hooks else each.alike(at), each.start(at)
+        most, begin, every = each.alike(at), each.start(at), self.accumulate
+        if self._hooks:
+            most = min(most, every)
+        if at + most < len(each):  # whole steps
+            most -= most % every
+        if not most:
+            return None
         return self.steps.many(each.order[begin:], each.start(at + 1) - begin, most, self.optimizer.t)
 
     def _one(self, step: int) -> Taken:
@@ -555,31 +642,37 @@ class Run:
 
 
 class _Epoch:
-    """What the steps of an epoch gave: at first those on the first of some batches, that took so many seconds each."""
+    """What the steps of an epoch gave: at first those on the first of some batches, as many each as gradients are
+    accumulated over, that took so many seconds each."""
 
-    def __init__(self, taken: Taken | None = None, each: orders.Batches | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, taken: Taken | None = None, each: orders.Batches | None = None, seconds: float = 0.0, accumulate: int = 1
+    ) -> None:
         self.taken: list[Taken] = []
         self.targets: list[Array] = []
         self.steps = self.skipped = 0
         self.seen = self.rows = 0  # samples, those of steps that were taken, and all
         self.began = self.seconds = 0.0
+        self.before = 0  # batches to leave out
         if taken is not None and each is not None:
             self.taken.append(taken)
             self.steps = len(taken.loss)
-            self.seen = each.start(self.steps)
-            self.rows = self.seen if self.steps == len(each) else 0
+            self.before = min(len(each), self.steps * accumulate)
+            self.seen = each.start(self.before)
+            self.rows = self.seen if self.before == len(each) else 0
             self.seconds = seconds * self.steps
-        self.before = self.steps  # batches to leave out
+
+    def all(self, name: str) -> Array:
+        """A field of what was taken, of all batches."""
+        each = [getattr(one, name) for one in self.taken]
+        return each[0] if len(each) == 1 else np.concatenate(each)
 
     def metrics(
         self, labelled: bool, metrics: Mapping[str, Metric], summed: Callable[[list[float]], list[float]]
     ) -> dict[str, float]:
         """The mean loss of the steps, of labels the share of right answers, and metrics of the outputs; `summed` adds
         up over all ranks."""
-        if len(self.taken) == 1:
-            loss, weight, right, _ = self.taken[0]
-        else:
-            loss, weight, right = (np.concatenate([one[k] for one in self.taken]) for k in range(3))
+        loss, weight, right = self.all("loss"), self.all("weight"), self.all("right")
         sums = math.fsum((loss * weight).tolist()), math.fsum(weight.tolist()), float(sum(right.tolist()))
         total, divisor, count = summed([*sums])
         logs = {"loss": total / (divisor or 1.0)}
@@ -730,7 +823,7 @@ def _feed(
         raise ValueError(f"batch_size must not be given beside batches, which have their own, got {batch_size!r}")
     else:
         each = orders.checked(batches, count)
-        size = each.batch_size if type(each) is Shuffled else _name_of(each)
+        size = each.batch_size if type(each) is Shuffled else described(each)
     if transform is None:
         return Arrays((x, y, weight), each, rows, size)
     if isinstance(transform, type) or not callable(transform):
@@ -740,11 +833,6 @@ def _feed(
         return arguments.samples(model, x, y, loss, "transformed ")[:2]
 
     return Transformed((x, y, weight), each, rows, size, transform, changed, accumulate, ahead=ahead)
-
-
-def _name_of(batches: Any) -> str:
-    """What a checkpoint says of batches."""
-    return f"{type(batches).__name__}({getattr(batches, 'batch_size', len(batches))})"
 
 
 def _weights(
@@ -863,5 +951,5 @@ def fit(model: Compiled, x: Any, y: Any, *, comm: Any = None, **options: Any) ->
         run = ranks.together(lambda: prepare(model, x, y, ranks=ranks, **options))
         history: History = run.go()
     if run.interrupted and ranks.is_first:
-        print(f"fastopt: {history.stopped}; weights and history are kept", file=sys.stderr)
+        logger.warning("%s; weights and history are kept", history.stopped)
     return history

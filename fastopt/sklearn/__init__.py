@@ -8,12 +8,13 @@ MLPClassifier(dropout=0.2)
 from __future__ import annotations
 
 from fastopt.sklearn.layers import CNNClassifier, SequentialClassifier
-from fastopt.sklearn.mlp import MLPClassifier, MLPRegressor
+from fastopt.sklearn.mlp import ConvergenceWarning, MLPClassifier, MLPRegressor
 from fastopt.sklearn.patches import patch, patched, unpatch
 from fastopt.sklearn.search import SearchCV
 
 __all__ = [
     "CNNClassifier",
+    "ConvergenceWarning",
     "MLPClassifier",
     "MLPRegressor",
     "SearchCV",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from sklearn.utils.validation import (
 
 from fastopt import checks, nn
 from fastopt.checks import Array
+from fastopt.messages import logger
 from fastopt.nn import training
 from fastopt.nn.arguments import bound
 from fastopt.nn.layers import Layer
@@ -88,6 +88,11 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
     >>> X, y = load_iris(return_X_y=True)
     >>> SequentialClassifier(build, epochs=50, lr=0.01, random_state=0).fit(X, y).score(X, y) > 0.95
     True
+    >>> net = SequentialClassifier(build, random_state=0)
+    >>> for _ in range(3):
+    ...     net = net.partial_fit(X, y, classes=[0, 1, 2])
+    >>> net.predict(X).shape, net.predict_proba(X).shape, net.predict_log_proba(X).shape, net.decision_function(X).shape
+    ((150,), (150, 3), (150, 3), (150, 3))
     """
 
     def __init__(
@@ -256,7 +261,7 @@ class SequentialClassifier(ClassifierMixin, BaseEstimator):
         def end(is_last: bool) -> None:
             self.history_ = run.history
             if run.interrupted:
-                print(f"fastopt: {run.history.stopped}; weights and history are kept", file=sys.stderr)
+                logger.warning("%s; weights and history are kept", run.history.stopped)
 
         return Fit([run], [self], end)
 

@@ -14,7 +14,6 @@ from fastopt import functional as F  # noqa: N812
 from fastopt.checks import Array
 from fastopt.kernel import kernel
 from fastopt.nn.losses import Caller, Maker, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError, _MeanLoss
-from fastopt.nn.program import MOST_BATCHES
 
 _square_sums = kernel("square_sums")
 
@@ -37,21 +36,18 @@ class Penalised(_MeanLoss):
     output : {"softmax", "logistic", "identity"}
         The activation of outputs.
     weights : sequence of ndarray
-        Those whose squares are wanted.
+        Those whose squares are wanted: the sum of those of each is told of each batch.
 
     Attributes
     ----------
     plain : Loss
         The one of ours with such outputs.
-    squares : float64 ndarray (batches, weights)
-        For each batch of a run, and each of the weights, the sum of its squares.
     """
 
     def __init__(self, output: str, weights: Sequence[Array]) -> None:
         self.output = output
         self._weights_of_layers = tuple(weights)
-        self.squares = np.zeros((MOST_BATCHES, len(weights)))
-        self.moving = tuple((self.squares[0, i : i + 1], self.squares.strides[0]) for i in range(len(weights)))
+        self.extras = len(weights)
         self._inner = self.plain = _MEANS[output]()
         self.takes_labels = output == "softmax"
 
@@ -71,6 +67,7 @@ class Penalised(_MeanLoss):
         *,
         out: Array,
         result: NDArray[np.float64],
+        extras: Sequence[NDArray[np.float64]] = (),
     ) -> None:
         n, outputs = output.shape
         losses = empty((n,), output.dtype)
@@ -95,7 +92,7 @@ class Penalised(_MeanLoss):
         factor = {"softmax": 1.0, "logistic": float(outputs), "identity": outputs / 2}[self.output]
         if factor != 1:
             call(F.scale, out, factor, out=out)
-        for of_layer, (sums, _) in zip(self._weights_of_layers, self.moving, strict=True):
+        for of_layer, sums in zip(self._weights_of_layers, extras, strict=True):
             call(_square_sums, of_layer.reshape(1, -1), sums, None)
 
     @staticmethod
@@ -111,10 +108,6 @@ class Penalised(_MeanLoss):
         """scikit-learn's loss by ours."""
         return {"softmax": 1.0, "logistic": float(outputs), "identity": 0.5}[self.output]
 
-    def penalty(self, batches: int) -> Array:
-        """The sum of the squares of all weights before each of the last batches (batches,)."""
-        return np.add.reduce(self.squares[:batches], axis=1)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.output!r}, {id(self)})"
 
@@ -128,10 +121,10 @@ class Poisson:
 
     def __init__(self, weights: Sequence[Array]) -> None:
         self._weights = tuple(weights)
-        self._squares = 0.0
+        self.extras, self.extra_values = 1, (0.0,)
 
     def __call__(self, output: Array, targets: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
-        self._squares = sum(float(np.vdot(weight, weight)) for weight in self._weights)
+        self.extra_values = (sum(float(np.vdot(weight, weight)) for weight in self._weights),)
         predicted = np.exp(output)
         total = len(output) if sample_weight is None else sample_weight.sum()
         each = xlogy(targets, targets / predicted) - targets + predicted
@@ -143,7 +136,3 @@ class Poisson:
     def factor(self, outputs: int) -> float:
         """scikit-learn's loss by ours."""
         return 1.0
-
-    def penalty(self, batches: int) -> Array:
-        """As of `Penalised`."""
-        return np.array([self._squares])

@@ -7,15 +7,16 @@ what is new is how they are trained, and the parameters behind ``max_fun``.
 from __future__ import annotations
 
 import copy
+import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn import neural_network
-from sklearn.base import _fit_context, clone, is_classifier
-from sklearn.exceptions import ConvergenceWarning
+from sklearn import exceptions, neural_network
+from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network._base import ACTIVATIONS, LOSS_FUNCTIONS
@@ -27,6 +28,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastopt import checks, nn
 from fastopt.checks import Array
+from fastopt.messages import TrainingWarning
 from fastopt.nn.arguments import BY_NAME
 from fastopt.nn.layers import Layer
 from fastopt.optimizer import Optimizer
@@ -36,7 +38,24 @@ from fastopt.sklearn.fits import Fit
 from fastopt.sklearn.losses import Penalised, Poisson
 from fastopt.sklearn.runs import PenalisedRun, Rows
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["ConvergenceWarning", "MLPClassifier", "MLPRegressor"]
+
+
+class ConvergenceWarning(TrainingWarning, exceptions.ConvergenceWarning):
+    """The largest number of epochs was reached before the loss stopped to improve: scikit-learn's class, and fastopt's.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from sklearn import exceptions
+    >>> from fastopt.sklearn import ConvergenceWarning, MLPClassifier
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     clf = MLPClassifier((4,), max_iter=1).fit([[0.0], [1.0]], [0, 1])
+    >>> caught[0].category is ConvergenceWarning, issubclass(ConvergenceWarning, exceptions.ConvergenceWarning)
+    (True, True)
+    """
+
 
 #: Activations beside scikit-learn's four, as the layers that they are.
 _LAYERS: dict[str, type[Layer]] = {
@@ -146,6 +165,13 @@ class _Rule(nn.Callback):
         more = [*self._scorers] if self._validation is None else ["val_loss", *(f"val_{k}" for k in self._scorers)]
         run.measures = (*run.measures, *(["val_score"] if self._validation else []), *more)
 
+    def epochs_ahead(self) -> int:
+        of = self._of
+        looks = self._validation is not None or self._scorers or of.verbose
+        if looks or (of._follows_rule() and of.learning_rate == "invscaling"):
+            return 1
+        return int(min(of.n_iter_no_change + 1 - of._no_improvement_count, sys.maxsize))  # none before can be the last
+
     def on_epoch_begin(self, epoch: int) -> None:
         rate = self._of._optimizer.learning_rate
         if self._of._follows_rule() and rate != self._rate:  # else it is that of the optimizer, or of a callback
@@ -193,6 +219,14 @@ class _Rule(nn.Callback):
                 of.feature_names_in_ = names
 
 
+@functools.cache
+def _parameters_of(kind: type) -> tuple[str, ...]:
+    """The names of an estimator's parameters, which scikit-learn reads from the signature in every call of it."""
+    read: Any = BaseEstimator._get_param_names
+    names: list[str] = read.__func__(kind)
+    return tuple(names)
+
+
 class _Network:
     """What `MLPClassifier` and `MLPRegressor` share: training. The other base of each is scikit-learn's class."""
 
@@ -212,6 +246,10 @@ class _Network:
 
     def _is_lbfgs(self: Any) -> bool:
         return isinstance(self.solver, str) and self.solver == "lbfgs"
+
+    @classmethod
+    def _get_param_names(cls: Any) -> list[str]:
+        return list(_parameters_of(cls))
 
     def _follows_rule(self: Any) -> bool:
         """Whether the learning rate is scikit-learn's."""
@@ -525,7 +563,9 @@ class _Network:
         if not isinstance(self.batch_size, str):
             if self.batch_size > n:
                 warnings.warn(
-                    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=6
+                    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+                    TrainingWarning,
+                    stacklevel=6,
                 )
             batch_size = int(np.clip(self.batch_size, 1, n))
         net, loss = self.network_, self._loss()
@@ -567,12 +607,14 @@ class _Network:
         if self.early_stopping:
             self._best_network = None
         self.history_ = run.history
+        seed = self.random_state
+        self.history_.provenance["seeds"] |= {"random_state": int(seed) if isinstance(seed, Integral) else None}
         return run
 
     def _end(self: Any, run: PenalisedRun, *, may_go_on: bool) -> None:
         """What is to be done after a run."""
         if run.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=7)
+            warnings.warn("Training interrupted by user.", TrainingWarning, stacklevel=7)
         elif not may_go_on and not run.stopped and self.schedule is None and self.n_iter_ == self.max_iter:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "

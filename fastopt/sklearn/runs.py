@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 from scipy import sparse
 
 from fastopt.checks import Array
-from fastopt.nn.feed import Block, Data
+from fastopt.nn.feed import Arrays, Block, Data
 from fastopt.nn.orders import Batches, Indices
 from fastopt.nn.program import Compiled
 from fastopt.nn.trainer import Taken
 from fastopt.nn.training import Callback, History, Run, _Epoch
+from fastopt.optimizer import Varying
 
 #: Elements of rows of a sparse matrix that are made dense at a time.
 MOST_DENSE = 2**22
@@ -48,8 +50,8 @@ class Rows:
         return max(1, MOST_DENSE // max(1, rows * self._matrix.shape[1]))
 
 
-class Ordered:
-    """Batches of the rows of arrays, or of a sparse matrix, in orders of scikit-learn's: a `fastopt.nn.feed.Feed`.
+class Ordered(Arrays):
+    """Batches of the rows of arrays, or of a sparse matrix, in orders of scikit-learn's.
 
     Parameters
     ----------
@@ -66,8 +68,10 @@ class Ordered:
 
     Attributes
     ----------
-    sizes : int64 ndarray (batches,)
-        Of the batches of each epoch.
+    of_batches : int64 ndarray (batches,)
+        Their sizes, which are those of each epoch.
+    seeds : dict
+        Filled by the estimator, whose ``random_state`` decides the order.
     """
 
     def __init__(
@@ -79,26 +83,39 @@ class Ordered:
         join: bool,
         singly: bool,
     ) -> None:
-        self._data, self._order, self.size, self._join, self._singly = data, order, size, join, singly
-        self.samples = len(data[0])
-        each = self._split(np.arange(self.samples))
-        self.batches = len(each)
-        self.sizes = np.diff([each.start(i) for i in range(len(each) + 1)])
+        self._order, self.size, self._join, self._singly = order, size, join, singly
+        each = self._split(np.arange(len(data[0])))
+        super().__init__(data, each, None, size)
+        self.order, self.seeds = f"scikit-learn's({size})", {}
+        self.of_batches = np.diff([each.start(i) for i in range(len(each) + 1)])
+        self._drawn: dict[int, Batches] = {}  # by the number of steps before them
 
     def first(self) -> Data:
-        return self._dense(np.arange(1)) if isinstance(self._data[0], Rows) else self._data
+        return self._dense(np.arange(1)) if isinstance(self.data[0], Rows) else self.data
 
     @contextlib.contextmanager
     def epoch(self, seed: int, steps: int, epoch: int) -> Iterator[Iterator[Block]]:
-        yield self._blocks(self._split(self._order()))
+        yield self._blocks(*self.orders(seed, [steps]))
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        if isinstance(self.data[0], Rows) or self._singly:
+            return []
+        return [(size, len([*same])) for size, same in itertools.groupby(self.of_batches.tolist())]
+
+    def orders(self, seed: int, steps: Sequence[int]) -> list[Batches]:
+        held, self._drawn = self._drawn, {}
+        for each in sorted({*steps, *(t for t in held if t >= steps[0])}):
+            self._drawn[each] = held.get(each) or self._split(self._order())
+        return [self._drawn[each] for each in steps]
 
     def _split(self, order: Indices) -> Batches:
         return (Batches if self._join else Chunks)(order, self.size)
 
     def _blocks(self, each: Batches) -> Iterator[Block]:
-        x = self._data[0]
+        x: Any = self.data[0]
         if not isinstance(x, Rows) and not self._singly:
-            yield Block(*self._data, each)
+            yield Block(*self.data, each)
             return
         most = 1 if self._singly else x.at_once(self.size)
         for begin in range(0, len(each), most):
@@ -107,10 +124,10 @@ class Ordered:
             if isinstance(x, Rows):
                 yield Block(*self._dense(rows), each.part(begin, end))
             else:
-                yield Block(*self._data, Chunks(rows, len(rows)))
+                yield Block(*self.data, Chunks(rows, len(rows)))
 
     def _dense(self, rows: Indices) -> Data:
-        x, y, weight = self._data
+        x, y, weight = self.data
         return x[rows], y[rows], None if weight is None else weight[rows]
 
 
@@ -161,7 +178,9 @@ class PenalisedRun(Run):
             on_nonfinite="ignore",
             metrics={},
         )
-        self._alpha, self._penalised, self._sizes = alpha, penalised, feed.sizes
+        self._alpha, self._penalised, self._sizes = alpha, penalised, feed.of_batches
+        if penalised is not None and not singly:
+            self._varying = Varying(penalised, "weight_decay", alpha / self._sizes)
 
     def go(self) -> History:
         try:
@@ -171,15 +190,12 @@ class PenalisedRun(Run):
             return self.history
 
     def _one_epoch(self, epoch: _Epoch) -> Generator[None, None, dict[str, float] | None]:
-        self._gave: list[tuple[Taken, Array]] = []  # with the squares of weights
         logs = yield from super()._one_epoch(epoch)
         if logs is None:
             return None
-        loss = np.concatenate([taken.loss for taken, _ in self._gave])
-        loss = loss * self.loss.factor(self.model.shapes[-1][0])  # type: ignore[attr-defined]
+        loss = epoch.all("loss") * self.loss.factor(self.model.shapes[-1][0])  # type: ignore[attr-defined]
         if self._penalised is not None:
-            weight = np.concatenate([taken.weight for taken, _ in self._gave])
-            loss = loss + 0.5 * self._alpha * np.concatenate([squares for _, squares in self._gave]) / weight
+            loss = loss + 0.5 * self._alpha * np.add.reduce(epoch.all("extras"), axis=1) / epoch.all("weight")
         return logs | {"loss": float(np.sum(loss * self._sizes) / self.samples)}
 
     def _many(self, each: Batches, at: int) -> Taken | None:
@@ -189,13 +205,4 @@ class PenalisedRun(Run):
             decay = self._alpha / total
             if self._penalised.weight_decay != decay:
                 self._penalised.weight_decay = decay
-        return self._noted(super()._many(each, at))
-
-    def _one(self, step: int) -> Taken:
-        return self._noted(super()._one(step))
-
-    def _noted(self, taken: Any) -> Any:
-        """Steps that were taken, if any, and kept for the loss of the epoch."""
-        if taken is not None:
-            self._gave.append((taken, self.loss.penalty(len(taken.loss))))  # type: ignore[attr-defined]
-        return taken
+        return super()._many(each, at)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 import threading
 import time
 import traceback
@@ -31,6 +30,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params, _num_samples, indexable
 
 from fastopt import _kernels, checks, files
+from fastopt.messages import logger
 from fastopt.nn.many import train
 from fastopt.sklearn.fits import Fit
 from fastopt.sklearn.layers import SequentialClassifier
@@ -459,10 +459,10 @@ class Trials:
         except KeyboardInterrupt:
             if self._record is not None:
                 self.close()
-                print(
-                    f"fastopt: interrupted; {len(self._record)} fits are in {os.fspath(self._search.file)!r}, from "
-                    "which the same search goes on",
-                    file=sys.stderr,
+                logger.warning(
+                    "interrupted; %d fits are in %r, from which the same search goes on",
+                    len(self._record),
+                    os.fspath(self._search.file),
                 )
             raise
         return [trial.result for trial in trials if trial.result is not None]

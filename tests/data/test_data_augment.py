@@ -275,7 +275,7 @@ def bilinear(image, row, column, border, fill):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     places=st.lists(st.tuples(PLACES, PLACES), min_size=1, max_size=6),
     shape=st.tuples(st.integers(1, 4), st.integers(1, 5)),

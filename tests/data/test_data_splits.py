@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -12,7 +12,6 @@ LABELS = arrays(np.int64, st.integers(1, 80), elements=st.integers(-2, 5))
 FRACTION = st.floats(0.01, 0.6)
 
 
-@settings(deadline=None)
 @given(y=LABELS, validation=FRACTION, test=FRACTION, seed=st.integers(0, 2**70))
 def test_each_class_in_each_part(y, validation, test, seed):
     counts = {label: np.count_nonzero(y == label) for label in set(y.tolist())}

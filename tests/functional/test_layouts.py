@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+import fastopt
 from fastopt import cases, functional, nn
 from fastopt.functional import images
 
@@ -346,7 +347,7 @@ GUESSED = [
 def test_what_goes_through_by_accident_warns(number):
     """At the caller's line, and not where the layout is stated."""
     call, n = GUESSED[number], 10 + 2 * number
-    with pytest.warns(UserWarning, match=r"looks like \((n|k), c, .* write layout='nhwc'") as caught:
+    with pytest.warns(fastopt.LayoutWarning, match=r"looks like \((n|k), c, .* write layout='nhwc'") as caught:
         call(n)
     assert {warning.filename for warning in caught} == {__file__}
     with warnings.catch_warnings(action="error"):

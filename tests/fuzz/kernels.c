@@ -657,7 +657,8 @@ static void fuzz_layer(size_t number, enum fastopt_real real)
 
     for (int way = 0; next_way(way, divided); ++way) {
         struct memory copies[FASTOPT_MAX_ARRAYS];
-        struct fastopt_item item = {.kind = FASTOPT_CALL, .real = real, .row = number, .bytes = (size_t)1 << 40};
+        struct fastopt_item item = {
+            .kind = FASTOPT_CALL, .when = FASTOPT_EACH, .real = real, .row = number, .bytes = (size_t)1 << 40};
         item.moving = -1;
         int at = 0;
         for (int i = row->array_count - 1; i >= 0; --i) { /* those that are written come last */
@@ -675,7 +676,7 @@ static void fuzz_layer(size_t number, enum fastopt_real real)
         for (int i = 0; i < scope.count; ++i)
             item.arguments[at++] = scope.values[i];
         memcpy(&item.arguments[at], doubles, (size_t)double_count * sizeof(double));
-        const struct fastopt_leg leg = {.items = &item, .end = 1, .rows = 1, .batches = 1};
+        const struct fastopt_leg leg = {.items = &item, .end = 1, .rows = 1, .batches = 1, .every = 1};
         struct fastopt_stop stop;
         if (!fastopt_run_program(&leg, 1, 1, 1, &stop))
             fail(row->name, "was stopped");

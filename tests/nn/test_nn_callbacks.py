@@ -708,7 +708,7 @@ class Interrupt(nn.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_ends_the_run_after_its_batch(ctrl_c, samples, capsys):
+def test_ctrl_c_ends_the_run_after_its_batch(ctrl_c, samples, capsys, caplog):
     model, script = mlp(), Script([2.0, 1.0, 3.0, 3.0])
     optimizer = fastopt.Adam(model.params)
     history = model.fit(
@@ -723,7 +723,10 @@ def test_ctrl_c_ends_the_run_after_its_batch(ctrl_c, samples, capsys):
     assert {len(values) for values in history.values()} == {3}
     assert bits(model) == script.weights[1]  # the best
     assert history.stopped == "interrupted; stopped after 2 of 4 batches of epoch 4"
-    assert capsys.readouterr().err == f"fastopt: {history.stopped}; weights and history are kept\n"
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("fastopt", "WARNING", f"{history.stopped}; weights and history are kept")
+    ]
+    assert capsys.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -785,4 +788,5 @@ def test_history_says_why_it_ended(samples, tmp_path):
     history.save(tmp_path / "history.json")
     saved = json.loads((tmp_path / "history.json").read_text())
     assert saved.pop("stopped") == history.stopped
+    assert saved.pop("provenance") == history.provenance
     assert saved == history

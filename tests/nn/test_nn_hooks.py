@@ -23,6 +23,7 @@ def samples(rng):
 
 
 def mlp(seed=0, layers=()):
+    nn.program._seconds.clear()  # nothing shows how long its steps take
     return nn.Sequential(
         [nn.Dense(8), nn.BatchNorm(), nn.ReLU(), *layers, nn.Dropout(0.3), nn.Dense(C)], (D,), seed=seed
     )
@@ -222,6 +223,29 @@ def test_the_identity_changes_no_bits(samples):
     assert metrics(history) == metrics(same)
 
 
+@pytest.mark.parametrize("patience", [0, 1, 4])
+def test_epochs_that_cannot_be_the_last_are_one_call(patience, samples, several):
+    """A callback that says so is told of them later, and the run ends where it does otherwise."""
+
+    class EachByItself(nn.EarlyStopping):
+        def epochs_ahead(self):
+            return 1
+
+    ended = []
+    for kind in (EachByItself, nn.EarlyStopping):
+        model = mlp()
+        several.clear()
+        stopping = kind("loss", patience=patience, min_delta=0.05, restore_best=False)
+        history = model.fit(*samples, epochs=40, callbacks=[stopping], batch_size=7)
+        assert 0 < len(history["loss"]) < 40
+        ended.append((bits(model), metrics(history), history.stopped))
+        if kind is EachByItself or not patience:
+            assert max(several) == 1
+        else:
+            assert max(several) == patience + 1
+    assert ended[0] == ended[1]
+
+
 def noisy(x, y, rng):
     return x + rng.normal(0, 0.1, x.shape).astype(np.float32), y
 
@@ -251,6 +275,23 @@ def test_a_transform_is_of_seed_epoch_and_batch(samples, options, layers):
             changed[part] = noisy(x[part], y[part], rng)[0]
         model.fit(changed, y, batches=parts, optimizer=adam, **{k: v for k, v in options.items() if k != "batch_size"})
     assert bits(models[0]) == bits(model)
+
+
+def test_epochs_of_accumulated_steps_are_made_ahead(samples):
+    """One by one, as something is done between them, in the orders of the steps before them; none in vain."""
+    ended, calls = [], []
+
+    def counted(x, y, rng):
+        calls.append(len(x))
+        return noisy(x, y, rng)
+
+    for callbacks in ([], [type("Between", (nn.Callback,), {"on_epoch_end": lambda *_: None})()]):
+        model = mlp()
+        model.fit(*samples, epochs=6, batch_size=7, accumulate=3, transform=counted, callbacks=callbacks)
+        ended.append(bits(model))
+        assert sum(calls) == 6 * N + 2 * 32  # the first ones, to see what they become
+        calls.clear()
+    assert ended[0] == ended[1]
 
 
 def test_a_thread_works_ahead(samples):

@@ -11,7 +11,7 @@ import pytest
 from finite_differences import check_gradients
 
 import fastopt
-from fastopt import cases, functional, nn, reference
+from fastopt import cases, environment, functional, nn, reference
 from fastopt.nn.model import decode, encode
 
 N = 4
@@ -360,7 +360,7 @@ def test_dense_layers_take_transposed_arrays(rng, same_bits):
 def test_products_of_a_blas(rng, monkeypatch, close):
     x, weight, dy = rng.normal(size=(6, 7)), rng.normal(size=(7, 5)), rng.normal(size=(6, 5))
     ours = passes(dense_layer(rng, weight), x, dy)
-    monkeypatch.setattr(nn.layers, "PRODUCTS", "blas")
+    monkeypatch.setattr(environment, "PRODUCTS", "blas")
     monkeypatch.setattr(functional, "dense_forward", None)
     for actual, expected in zip(passes(dense_layer(rng, weight), x, dy), ours, strict=True):
         close(actual, expected, 1e-12)
@@ -371,7 +371,7 @@ def test_products_of_a_blas(rng, monkeypatch, close):
     ("value", "error"), [("blas", ""), ("mine", "ImportError: FASTOPT_PRODUCTS: it must be one of")]
 )
 def test_the_environment_chooses_products(value, error):
-    command = [sys.executable, "-P", "-c", "import fastopt.nn; assert fastopt.nn.layers.PRODUCTS == 'blas'"]
+    command = [sys.executable, "-P", "-c", "import fastopt.nn; assert fastopt.environment.PRODUCTS == 'blas'"]
     done = subprocess.run(
         command, env=os.environ | {"FASTOPT_PRODUCTS": value}, capture_output=True, text=True, check=False
     )

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import runpy
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,7 +314,7 @@ def usual_handler():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_ctrl_c_ends_all_with_what_is_done(samples, count, usual_handler, capsys):
+def test_ctrl_c_ends_all_with_what_is_done(samples, count, usual_handler, capsys, caplog):
     ended = []
 
     class Ends(nn.Callback):
@@ -330,7 +332,8 @@ def test_ctrl_c_ends_all_with_what_is_done(samples, count, usual_handler, capsys
     assert histories[1].stopped == "interrupted; stopped after epoch 3"
     assert all(history.stopped.startswith("interrupted; stopped after ") for history in histories[1:])
     assert not histories.errors
-    assert " of 6 models are complete; weights and histories are kept" in capsys.readouterr().err
+    assert " of 6 models are complete; weights and histories are kept" in caplog.text
+    assert capsys.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     nn.fit_many(models, *samples)  # no run is left
 
@@ -626,3 +629,12 @@ def test_a_loss_of_ones_own(samples, tmp_path):
 def test_ensembles_refuse(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         nn.Ensemble(*arguments())
+
+
+def test_beside_others_that_use_the_same_threads():
+    """The program that `make tsan` runs: whatever another thread does, each model has the bits that it has alone."""
+    before = fastopt.get_num_threads()
+    try:
+        runpy.run_path(str(Path(__file__).parents[1] / "hammer_fit_many.py"))["main"]()
+    finally:
+        fastopt.set_num_threads(before)

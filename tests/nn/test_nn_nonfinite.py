@@ -1,12 +1,17 @@
 """Numbers that are not finite: in the data, in a loss, in gradients."""
 
+import copy
 import io
+import math
+import types
 
 import numpy as np
 import pytest
 
 import fastopt
-from fastopt import nn
+from fastopt import cases, environment, nn
+from fastopt.nn.preprocessing import adapt, unadapted
+from fastopt.nn.program import Program, Targets
 from fastopt.nn.targets import check_finite
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, about the same
@@ -25,7 +30,7 @@ def samples(rng):
 @pytest.fixture(params=["own", "blas"])
 def products(request, monkeypatch):
     """By C alone, and with calls of Python between."""
-    monkeypatch.setattr(nn.layers, "PRODUCTS", request.param)
+    monkeypatch.setattr(environment, "PRODUCTS", request.param)
 
 
 def bits(model):
@@ -120,6 +125,73 @@ def test_bad_steps_are_skipped(where, samples, products):
     assert optimizer.t == 13
     assert all(np.isfinite(array).all() for array in (model.params | model.state).values())
     assert np.isfinite([history[key] for key in ("loss", "accuracy", "val_loss")]).all()
+
+
+@pytest.fixture(params=cases.NN, ids=lambda case: f"{case[0]!r}-{case[1]}")
+def case(request):
+    return copy.deepcopy(request.param[0]), request.param[1]
+
+
+@pytest.fixture(params=["kernels", "layers"])
+def by(request):
+    """Has the passes of a layer taken by kernels, or by Python."""
+
+    def choose(layer):
+        if request.param == "layers":
+            layer.forward = types.MethodType(type(layer).forward, layer)  # as if somebody had given it another one
+        return layer
+
+    return choose
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_every_gradient_is_looked_at(bad, case, by, rng):
+    """Those of each parameter of each layer, up to the last element."""
+    layer, shape = case
+    model = nn.Sequential([by(layer)], shape)
+    x = rng.integers(3, size=(6, *shape)) if isinstance(layer, nn.Embedding) else rng.normal(size=(6, *shape))
+    y = np.zeros((6, *model.shapes[-1]))
+    adapt(model, model.converted(x), anew=False)
+    made = Program(model, 6, loss=nn.SquaredError(), targets=Targets(y, model.dtype, False))
+    made.feed(model.converted(x), y)
+    assert [made.run_phase(phase, None, 0, 0) for phase in range(3)] == [-1] * 3
+    assert made.grads.keys() == model.params.keys()
+    for grad in made.grads.values():
+        before = grad.flat[-1]
+        grad.flat[-1] = bad
+        assert made.run_phase(2, None, 0, 0) >= 0
+        grad.flat[-1] = before
+    assert made.run_phase(2, None, 0, 0) == -1
+
+
+@pytest.mark.filterwarnings("ignore:x of shape .* looks like:UserWarning")
+def test_a_nan_before_any_layer_stops_the_step(case, by):
+    """None of them makes a number of it."""
+    layer, shape = case
+    if isinstance(layer, nn.Embedding):
+        return  # it takes whole numbers
+    model = nn.Sequential([nn.Dense(2), nn.Dense(math.prod(shape)), nn.Reshape(shape), by(layer)], (1,))
+    if unadapted(model):
+        return  # it would be refused before
+    model.params["0.weight"][...] = 10
+    model.params["1.weight"][:, 0] = 1, -1  # infinity minus infinity
+    x, before = np.full((64, 1), 3e38, np.float32), bits(model)
+    with pytest.raises(nn.NonFiniteError, match=r"^epoch 1, batch 1: the forward pass of layer 0 \(Dense\)"):
+        model.fit(x, np.zeros((64, *model.shapes[-1])), batch_size=32, loss="squared_error")
+    assert bits(model) == before
+
+
+def test_a_gradient_that_overflows_alone_stops_the_step(products):
+    """That of the weight, where the loss and the gradient of the bias are finite."""
+    model = nn.Sequential([nn.Dense(1, init=nn.Constant(0))], (3,))
+    optimizer = fastopt.Adam(model.params)
+    with pytest.raises(
+        nn.NonFiniteError,
+        match=r"^epoch 1, batch 1: the backward pass of layer 0 \(Dense\): in the gradient of weight, 3 infinite of 3",
+    ):
+        model.fit(np.full((8, 3), 1e30), np.full((8, 1), 1e9), loss="squared_error", optimizer=optimizer, epochs=2)
+    assert optimizer.t == 0
+    assert not model.params["0.weight"].any()
 
 
 def test_what_would_be_skipped_for_ever_is_an_error(samples):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import nn
+from fastopt import environment, nn
 from fastopt.nn.params import Params
 from fastopt.optimizers import OPTIMIZERS
 
@@ -268,7 +268,7 @@ def test_layers_that_two_models_share_are_frozen_in_both():
 @pytest.mark.parametrize("how", ["model", "group", "blas"])
 def test_statistics_of_frozen_layers_stay(norm, how, samples, monkeypatch):
     if how == "blas":
-        monkeypatch.setattr(nn.layers, "PRODUCTS", "blas")
+        monkeypatch.setattr(environment, "PRODUCTS", "blas")
     model = nn.Sequential([nn.Dense(8), norm(), nn.ReLU(), nn.Dropout(0.2), nn.Dense(8), norm(), nn.Dense(3)], (5,))
     model.fit(*samples)
     state = {name: a.copy() for name, a in model.state.items()}

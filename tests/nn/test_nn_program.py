@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import cases, data, nn
-from fastopt.nn import layers, lowering, program, trainer
-from fastopt.nn.orders import Batches
+from fastopt import cases, data, environment, nn
+from fastopt.nn import lowering, program, trainer
+from fastopt.nn.orders import Batches, count_batches
 from fastopt.nn.program import Program, Targets
 from fastopt.nn.trainer import Steps
 from fastopt.optimizers import OPTIMIZERS
@@ -141,7 +141,7 @@ def test_every_layer_amid_others(case, rng):
 
 @pytest.mark.parametrize("products", ["auto", "blas"])
 def test_products_of_the_blas(products, rng, monkeypatch):
-    monkeypatch.setattr(layers, "PRODUCTS", products)
+    monkeypatch.setattr(environment, "PRODUCTS", products)
     kinds = [nn.Dense(5, activation="relu"), nn.Dropout(0.3), nn.Dense(4), nn.Dense(3)]
     model = alive(nn.Sequential(kinds, (4,), dtype=np.float64), rng)
     made = check_like_layers(model, rng, exact=False)
@@ -484,9 +484,15 @@ class Looking(nn.Callback):
         assert grads
 
 
+def untimed(kinds, shape, **options):
+    """A model, of whose like nothing shows how long a step takes."""
+    nn.program._seconds.clear()
+    return nn.Sequential(kinds, shape, **options)
+
+
 def mlp(dtype=np.float32, outputs=3, **options):
     kinds = [nn.Dense(7), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm(), nn.Dense(outputs)]
-    return nn.Sequential(kinds, (5,), dtype=dtype, **options)
+    return untimed(kinds, (5,), dtype=dtype, **options)
 
 
 @pytest.fixture
@@ -611,6 +617,58 @@ def test_what_wraps_an_optimizer_takes_its_own_steps(make, samples):
             output, cache = twins[1].forward(model.converted(x[chosen]), training=True)
             own.step(twins[1].backward(nn.softmax_cross_entropy(output, y[chosen])[1], cache)[1])
     assert bits(model.params) == bits(twins[0].params) == bits(twins[1].params)
+
+
+class Plain(fastopt.NumPyOptimizer):
+    """Gradient descent by NumPy."""
+
+    def update(self, param, grad, state, *, lr, t):
+        param -= lr * grad
+
+
+class Keeping(nn.Callback):
+    """Keeps the bits of gradients."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_gradients(self, batch, grads):
+        self.seen += bits(grads)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        fastopt.Muon,
+        fastopt.Adafactor,
+        fastopt.Ranger,
+        lambda params: fastopt.LookAhead(fastopt.Adam(params, lr=0.01), k=3),
+        lambda params: fastopt.LookAheadNesterov(params, lr=0.01),
+        lambda params: Plain(params, lr=0.1),
+        lambda params: fastopt.Adam(params, lr=0.01),
+    ],
+    ids=["Muon", "Adafactor", "Ranger", "LookAhead", "LookAheadNesterov", "of the user's", "Adam"],
+)
+def test_python_takes_steps_between_the_calls_of_c(make, samples, in_one_call):
+    """Gradients are those of the layers, where callbacks are shown them and where not."""
+    x, y, keeping = samples[0][:32], samples[1][:32], Keeping()
+    model = nn.Sequential([nn.Dense(4), nn.Dense(3)], (5,))
+    shown, twin = copy.deepcopy(model), copy.deepcopy(model)
+    shown.fit(x, y, epochs=2, batch_size=8, optimizer=make(shown.params), callbacks=[keeping])
+    in_one_call.clear()
+    model.fit(x, y, epochs=2, batch_size=8, optimizer=make(model.params))
+    assert in_one_call == (["2 epochs"] if make(twin.params).__class__ is fastopt.Adam else [0] * 8)
+    optimizer, expected = make(twin.params), []
+    for t in (0, 4):
+        for chosen in nn.Shuffled(32, 8).epoch(np.random.default_rng([0, t])):
+            if hasattr(optimizer, "look_ahead"):
+                optimizer.look_ahead()
+            output, cache = twin.forward(twin.converted(x[chosen]), training=True)
+            grads = twin.backward(nn.softmax_cross_entropy(output, y[chosen])[1], cache)[1]
+            expected += bits(grads)
+            optimizer.step(grads)
+    assert keeping.seen == expected
+    assert bits(model.params) == bits(shown.params) == bits(twin.params)
 
 
 RATE = Schedule(cosine, peak=0.05, steps=20)
@@ -780,7 +838,7 @@ def test_any_number_of_threads(threads, rng, in_one_call):
     before, ended = fastopt.get_num_threads(), []
     for count in (1, threads):
         kinds = [nn.Conv2D(16), nn.BatchNorm(), nn.ReLU(), nn.MaxPool2D(), nn.Flatten(), nn.Dropout(0.3), nn.Dense(3)]
-        model = nn.Sequential(kinds, (12, 12, 16))
+        model = untimed(kinds, (12, 12, 16))
         fastopt.set_num_threads(count)
         try:
             model.fit(x, y, batch_size=32, epochs=2)
@@ -873,7 +931,7 @@ def usual_handler():
 
 
 @pytest.mark.usefixtures("usual_handler")
-def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
+def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, caplog):
     monkeypatch.setattr(program, "SLICE", 0.0)  # one batch in each call
     original, calls = Steps.many, []
 
@@ -889,7 +947,7 @@ def test_an_interrupt_leaves_whole_steps(samples, monkeypatch, capsys):
     history = model.fit(*samples, batch_size=8, epochs=9, optimizer=optimizer)
     assert optimizer.t == 4
     assert history.stopped == "interrupted; stopped after 4 of 6 batches of epoch 1"
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted" in caplog.text
     twin = mlp()
     step = twin.trainer(fastopt.Adam(twin.params, lr=0.01))
     for chosen in [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, 0]))][:4]:
@@ -1882,6 +1940,76 @@ def test_epochs_in_one_call(n, order, weighted, samples, in_one_call):
     assert "epochs" not in str(in_one_call)
 
 
+@pytest.mark.parametrize("accumulate", [2, 3, 7])
+@pytest.mark.parametrize("n", [45, 40, 41, 5], ids=str)
+@pytest.mark.parametrize("weights", ["none", "of samples", "of classes", "many of zero"])
+def test_accumulated_epochs_in_one_call(n, accumulate, weights, samples, in_one_call):
+    """Steps of batches of one size, of two, and last ones of fewer: as step by step, and as Python adds up."""
+    x, y = samples[0][:n], samples[1][:n]
+    options = {
+        "none": {},
+        "of samples": {"sample_weight": np.arange(n) + 0.5},
+        "of classes": {"loss": nn.SoftmaxCrossEntropy(class_weight=[0.5, 1, 3])},
+        "many of zero": {"sample_weight": (np.arange(n) < 3) * 1.0},
+    }[weights]
+    ended = []
+    for callbacks in ((), (EachEpoch(),), (Watching(),), (Looking(),)):
+        model = mlp()
+        made = fastopt.Adam(model.params, lr=bind(exponential, peak=0.01, gamma=0.9, steps=3), clip_global_norm=0.5)
+        in_one_call.clear()
+        history = model.fit(
+            x, y, epochs=6, batch_size=8, accumulate=accumulate, optimizer=made, callbacks=callbacks, **options
+        )
+        if not callbacks:
+            assert str(in_one_call[-1]).endswith(" epochs")
+        assert made.t == 6 * -(-count_batches(n, 8) // accumulate)
+        history.pop("samples_per_second")
+        ended.append((bits(model.params, model.state), made.t, state_bits(made), dict(history)))
+    assert ended[1:] == ended[:1] * 3
+
+
+def test_accumulated_gradients_are_those_of_the_layers(samples, in_one_call):
+    """The sum of the gradients of batches, each by its share of the weight, in which each draws masks of its own."""
+    x, y, weight = *samples, np.arange(45) + 0.5
+    model, twin = mlp(np.float64), mlp(np.float64)
+    made, same = (fastopt.Adam(each.params, lr=0.01) for each in (model, twin))
+    fit = {"epochs": 4, "batch_size": 8, "accumulate": 4, "sample_weight": weight}
+    history = model.fit(x, y, optimizer=made, **fit)
+    losses = []
+    for _ in range(4):
+        rows, losses = [*nn.Shuffled(45, 8).epoch(np.random.default_rng([0, same.t]))], []
+        for parts in (rows[:4], rows[4:]):
+            total, sums = sum(weight[chosen].sum() for chosen in parts), {}
+            for k, chosen in enumerate(parts):
+                output, cache = twin.forward(x[chosen], training=True, counter=4 * same.t + k)
+                loss, dy = nn.SoftmaxCrossEntropy()(output, y[chosen], sample_weight=weight[chosen])
+                share = weight[chosen].sum() / total
+                losses.append(loss * weight[chosen].sum())
+                for name, grad in twin.backward(dy * share, cache)[1].items():
+                    sums[name] = sums.get(name, 0) + grad
+            same.step(sums)
+    assert "epochs" in str(in_one_call)
+    assert history["loss"][-1] == pytest.approx(sum(losses) / weight.sum(), rel=1e-9)
+    for name, param in (twin.params | twin.state).items():
+        np.testing.assert_allclose((model.params | model.state)[name], param, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [3, 8, 44])
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_steps_are_skipped_in_the_middle_of_a_call(bad, accumulate, samples, in_one_call):
+    """Running statistics are put back that the step began with, also where that was with a batch of another size."""
+    x, y = samples[0].copy(), samples[1]
+    x[bad] = 1.7e308  # overflows in a product
+    ended = []
+    for callbacks in ((), (EachEpoch(),), (Watching(),), (Looking(),)):
+        model = steep()
+        how = {"model": model, "callbacks": callbacks, "on_nonfinite": "skip", "accumulate": accumulate}
+        ended.append(run_of_epochs((x, y), in_one_call, **how)[0])
+        assert ended[-1][1] == 6 * (6 // accumulate - 1)
+        assert ended[-1][3]["skipped"] == [1] * 6
+    assert ended[1:] == ended[:1] * 3
+
+
 class EachEpoch(nn.Callback):
     def __init__(self, stop_after=99):
         self.seen, self._stop_after = [], stop_after
@@ -1957,7 +2085,7 @@ def test_what_is_not_finite_is_found_at_its_epoch(t, behaviour, samples, in_one_
     register(spike)
     found, x, y = [], 10 * samples[0], samples[1][::-1] * 7 % 3  # whose gradients stay large
     for callbacks in ((), (EachEpoch(),), (Watching(),)):
-        model = nn.Sequential([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
+        model = untimed([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
         made = fastopt.SGD(model.params, lr=bind(spike, at=t, height=3e38))
         how = {"epochs": 6, "batch_size": 8, "callbacks": callbacks, "on_nonfinite": behaviour}
         in_one_call.clear()
@@ -1979,7 +2107,7 @@ def test_steps_are_skipped_in_the_middle_of_a_call(bad, samples, in_one_call):
     x[bad] = 3e38  # overflows in a product
     ended = []
     for callbacks in ((), (EachEpoch(),), (Watching(),)):
-        model = nn.Sequential([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
+        model = untimed([nn.Dense(7, activation="relu"), nn.Dropout(0.2), nn.Dense(3)], (5,))
         model.params["0.weight"] *= 10
         how = {"model": model, "callbacks": callbacks, "on_nonfinite": "skip"}
         ended.append(run_of_epochs((x, y), in_one_call, **how)[0])
@@ -1993,8 +2121,8 @@ def test_an_interrupt_ends_the_run_after_its_call(samples, in_one_call, monkeypa
     model, made = mlp(), []
     of_epochs = Steps.epochs
 
-    def interrupted(self, sizes, most, draw):
-        taken = of_epochs(self, sizes, min(most, 2), draw)
+    def interrupted(self, sizes, most, *given):
+        taken = of_epochs(self, sizes, min(most, 2), *given)
         if taken:
             os.kill(os.getpid(), signal.SIGINT)
         return taken
@@ -2022,11 +2150,10 @@ def test_what_is_long_is_no_call_of_epochs(samples, monkeypatch):
     assert counts == [0] * 3
 
 
-@pytest.mark.parametrize("how", ["accumulate", "metrics", "own batches", "own loss", "loader"])
+@pytest.mark.parametrize("how", ["metrics", "own batches", "own loss", "loader"])
 def test_where_python_has_a_part_epochs_go_one_by_one(how, samples, in_one_call):
     x, y = samples
     options = {
-        "accumulate": {"accumulate": 2},
         "metrics": {"metrics": {"count": lambda targets, scores: len(targets)}},
         "own batches": {"batches": [np.arange(8), np.arange(20)]},
         "own loss": {"loss": lambda output, targets: nn.softmax_cross_entropy(output, targets)},
