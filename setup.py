@@ -18,10 +18,11 @@ if MACHINE.endswith("universal2"):  # instruction sets have flags of their own: 
     MACHINE = platform.machine()
     os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}")
 
-# No contraction and no fast-math: results are the same bits on every instruction set. Sums of products fuse by
-# themselves, explicitly (csrc/layers/fma.h).
-# The two -fno- flags give up errno and floating-point traps, which no kernel uses, so that loops vectorise.
-CFLAGS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+# Of all C: no contraction and no fast-math, so that results are the same bits on every instruction set. Sums of
+# products fuse by themselves, explicitly (csrc/layers/fma.h).
+# The two -fno- flags give up errno and floating-point traps, which nothing here uses, so that loops vectorise.
+REALS = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+CFLAGS = ["-std=c11", "-O3", "-g0", *REALS, "-fopenmp-simd"]
 CFLAGS += ["-fno-unroll-loops"]  # gcc's default: a fifth less of clang's code; what must be unrolled says so
 CFLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror=unused-function"]  # a kernel without a row
 CFLAGS += ["-Wno-psabi"]  # helpers on vectors wider than registers are inlined, so no ABI matters
@@ -29,13 +30,13 @@ CFLAGS += ["-Wno-psabi"]  # helpers on vectors wider than registers are inlined,
 HIDDEN = [] if SYSTEM == "win" else ["-fvisibility=hidden"]  # all but the module's entry
 THREADS = [] if SYSTEM in ("win", "emscripten", "pyodide") else ["-pthread"]
 
+SMALL = ["-Os"] if os.environ.get("FASTOPT_SMALL") else []  # for wheels
 ISA_FLAGS = {"baseline": ["-msimd128"] if MACHINE.endswith("wasm32") else []}
 if MACHINE.endswith(("x86_64", "amd64")):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
     ISA_FLAGS["avx512"] = [*ISA_FLAGS["avx2"], *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl"))]
     ISA_FLAGS["avx512"] += ["-mprefer-vector-width=512"]
-    if os.environ.get("FASTOPT_SMALL"):  # wheels: what only CPUs without AVX2 and FMA run
-        ISA_FLAGS["baseline"] += ["-Os"]
+    ISA_FLAGS["baseline"] += SMALL  # what only CPUs without AVX2 and FMA run; steps keep their vectors (variant.h)
 
 HEADERS = [f for pattern in ("csrc/*.[hdi]*", "csrc/steps/*", "csrc/layers/*") for f in glob(pattern)]
 
@@ -82,29 +83,30 @@ def readme() -> str:
     return re.sub(r"\[([^]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
 
 
+def library(name: str, sources: list[str], flags: list[str]) -> tuple[str, dict]:
+    """A library that the module is linked with, before those that it needs itself."""
+    options = {"cflags": CFLAGS + HIDDEN + flags, "obj_deps": {"": HEADERS}, "include_dirs": ["csrc"]}
+    return name, {"sources": sources, **options}
+
+
 setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     libraries=[
-        (
-            f"fastopt_{isa}",
-            {
-                "sources": sorted(glob(f"csrc/isa/{isa}_*.c")),
-                "cflags": CFLAGS + HIDDEN + flags,
-                "obj_deps": {"": HEADERS},
-                "include_dirs": ["csrc"],
-            },
-        )
-        for isa, flags in ISA_FLAGS.items()
+        library("fastopt", ["csrc/dispatch.c", "csrc/parallel.c", "csrc/permutation.c", "csrc/program.c"], THREADS),
+        *(
+            library(f"fastopt_{isa}", sorted(glob(f"csrc/isa/{isa}_*.c")), flags)
+            for isa, flags in ISA_FLAGS.items()
+        ),
     ],
     ext_modules=[
         Extension(
             "fastopt._kernels",
-            ["fastopt/_kernels.pyx", "csrc/dispatch.c", "csrc/parallel.c", "csrc/permutation.c", "csrc/program.c"],
+            ["fastopt/_kernels.pyx"],
             depends=HEADERS,
             include_dirs=["csrc"],
             define_macros=LIMITS if LIMITED else [],
-            extra_compile_args=["-O3", "-g0", *HIDDEN, *THREADS],
+            extra_compile_args=["-O3", "-g0", *SMALL, *REALS, *HIDDEN, *THREADS],
             extra_link_args=THREADS,
             py_limited_api=LIMITED,
         )

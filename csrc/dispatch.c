@@ -578,6 +578,15 @@ int fastopt_next_scalars(size_t row, double *hyper)
     return 1;
 }
 
+/* A row's kernel: the active variant's, or that of the next one that has it. */
+static fastopt_layer_fn *layer_of(size_t row, enum fastopt_real real)
+{
+    const struct fastopt_variant *variant = active;
+    while (row >= variant->kernels[real]->layer_count)
+        ++variant;
+    return variant->kernels[real]->layers[row];
+}
+
 struct layer_work {
     fastopt_layer_fn *layer;
     const void *arguments;
@@ -593,7 +602,7 @@ static void layer_part(const void *work, struct fastopt_share share)
 
 void fastopt_run_layer(size_t row, enum fastopt_real real, const void *arguments, size_t bytes)
 {
-    const struct layer_work work = {active->kernels[real]->layers[row], arguments};
+    const struct layer_work work = {layer_of(row, real), arguments};
     run(layer_part, &work, bytes + multiplications(row, arguments) / PRODUCTS_PER_BYTE);
 }
 
@@ -601,7 +610,7 @@ void fastopt_run_layer_in_mode(size_t row, enum fastopt_real real, const void *a
 {
     const size_t work = bytes + multiplications(row, arguments) / PRODUCTS_PER_BYTE;
     if (work < WORTH_A_THREAD || fastopt_own_threads() == 1)
-        active->kernels[real]->layers[row](arguments, (struct fastopt_share){0, 1});
+        layer_of(row, real)(arguments, (struct fastopt_share){0, 1});
     else
         fastopt_run_layer(row, real, arguments, bytes);
 }

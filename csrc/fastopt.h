@@ -106,6 +106,7 @@ struct fastopt_kernels {
     fastopt_preprocess_fn *preprocess;
     fastopt_constrain_fn *constrain;
     fastopt_layer_fn *const *layers;
+    size_t layer_count;          /* of the first rows; the kernels of the others are those of the next variant */
     int tile_rows, tile_columns; /* of the micro-kernel that products of matrices are made of */
 };
 

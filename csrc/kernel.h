@@ -31,8 +31,13 @@ enum { MANTISSA_BITS = 52, EXPONENT_BIAS = 1023 };
 
 enum { LINE_OF_REALS = FASTOPT_LINE / sizeof(real) };
 
-/* For helpers on vectors, which the ABI would pass through memory. */
+/* For helpers on vectors, which the ABI would pass through memory, and for loops that are compiled for each value of an
+ * option. Where little code is wanted (setup.py), the compiler decides. */
+#ifdef __OPTIMIZE_SIZE__
+#define INLINE static inline
+#else
 #define INLINE static inline __attribute__((always_inline))
+#endif
 
 static inline int64_t minimum(int64_t a, int64_t b)
 {

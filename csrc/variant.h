@@ -9,9 +9,23 @@
  */
 #include "kernel.h"
 
-#define FILES
+#ifdef __AVX512F__
+#define WIDE_ONLY
+#endif
+
+#define STEP_FILES
 #include "kernels.def"
-#undef FILES
+#undef STEP_FILES
+
+#if defined(__clang__) && defined(__OPTIMIZE_SIZE__) /* steps keep their loops of vectors */
+#pragma clang attribute push(__attribute__((minsize)), apply_to = function)
+#endif
+#define LAYER_FILES
+#include "kernels.def"
+#undef LAYER_FILES
+#if defined(__clang__) && defined(__OPTIMIZE_SIZE__)
+#pragma clang attribute pop
+#endif
 
 #define STEP(name, states, hypers) name,
 static fastopt_step_fn *const steps[] = {
@@ -38,4 +52,5 @@ static fastopt_layer_fn *const layers[] = {
 #undef LAYER
 
 extern const struct fastopt_kernels VARIANT;
-const struct fastopt_kernels VARIANT = {steps, sums, scalars, all_finite, preprocess, constrain, layers, MR, NR};
+const struct fastopt_kernels VARIANT = {
+    steps, sums, scalars, all_finite, preprocess, constrain, layers, sizeof layers / sizeof *layers, MR, NR};

@@ -75,6 +75,16 @@ def test_flags_are_those_of_the_target(monkeypatch, platform, isas, threads):
     assert ("-msimd128" in script.ISA_FLAGS["baseline"]) == platform.endswith("wasm32")
 
 
+def test_nothing_is_contracted(monkeypatch):
+    """Bits would depend on whether a compiler has a fused multiply-add at hand: clang's default, and gcc's."""
+    given = load(monkeypatch, "setup.py").given
+    flags = [options["cflags"] for _, options in given["libraries"]]
+    flags += [module.extra_compile_args for module in given["ext_modules"]]
+    compiled = [source for _, options in given["libraries"] for source in options["sources"]]
+    assert all("-ffp-contract=off" in each for each in flags)
+    assert {path.name for path in (ROOT / "csrc").glob("*.c")} <= {Path(source).name for source in compiled}
+
+
 def test_the_description_has_no_links_that_an_index_cannot_follow(monkeypatch):
     text = load(monkeypatch, "setup.py").given["long_description"]
     assert "pip install fastopt" in text

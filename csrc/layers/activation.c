@@ -63,12 +63,18 @@ static void bias_relu_forward(const void *arguments, struct fastopt_share share)
 static void bias_backward(const void *arguments, struct fastopt_share share)
 {
     const struct bias_backward_args *a = arguments;
-    sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
+    sum_any_rows(sum_rows_of_dy, a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
+}
+
+static void sum_rows_behind_relu(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
+                                 real factor, struct fastopt_share share)
+{
+    sum_rows(dy, y, dx, dbias, rows, columns, factor, share);
 }
 
 /* dx as in relu_backward, times factor (of the epilogue's dropout: what that dropped is 0 in y, too), and dbias. */
 static void bias_relu_backward(const void *arguments, struct fastopt_share share)
 {
     const struct bias_relu_backward_args *a = arguments;
-    sum_any_rows(a->dy, a->y, a->dx, a->dbias, a->rows, a->columns, a->factor, share);
+    sum_any_rows(sum_rows_behind_relu, a->dy, a->y, a->dx, a->dbias, a->rows, a->columns, a->factor, share);
 }

@@ -61,9 +61,19 @@ INLINE void sum_rows(const real *all_dy, const real *all_y, real *all_dx, real *
     }
 }
 
+typedef void sum_rows_fn(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
+                         real factor, struct fastopt_share share);
+
+static void sum_rows_of_dy(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
+                           real factor, struct fastopt_share share)
+{
+    (void)y;
+    sum_rows(dy, NULL, dx, dbias, rows, columns, factor, share);
+}
+
 /* The same for rows of any width: where LANES is a multiple of it, several narrow rows pass for one. */
-INLINE void sum_any_rows(const real *dy, const real *y, real *dx, real *dbias, int64_t rows, int64_t columns,
-                         real factor, struct fastopt_share share)
+INLINE void sum_any_rows(sum_rows_fn *sum_rows, const real *dy, const real *y, real *dx, real *dbias, int64_t rows,
+                         int64_t columns, real factor, struct fastopt_share share)
 {
     if (columns >= LANES || columns == 0 || LANES % columns) {
         sum_rows(dy, y, dx, dbias, rows, columns, factor, share);

@@ -74,6 +74,10 @@ static void pack_block(const real *b, int64_t b_row, int64_t b_column, int64_t k
         for (; p + 4 <= k; p += 4)
             for (int64_t j = 0; j < LANES; j += 4)
                 transpose(b + p + j * b_column, b_column, packed + p * LANES + j);
+    if (n < LANES && b_column == 1) /* whole vectors of what is there: no tile reads more */
+        for (; p < k; ++p)
+            for (int64_t j = 0; j < n; j += PER_VECTOR)
+                vector_store(packed + p * LANES + j, vector_load_some(b + p * b_row + j, minimum(n - j, PER_VECTOR)));
     for (; p < k; ++p)
         for (int64_t j = 0; j < LANES; ++j)
             packed[p * LANES + j] = j < n ? b[p * b_row + j * b_column] : 0;
@@ -167,7 +171,7 @@ static void dense_weight_grad(const void *arguments, struct fastopt_share share)
                               .prefetch = 1};
     multiply(&f, a->inputs, share);
     if (a->dbias)
-        sum_any_rows(a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
+        sum_any_rows(sum_rows_of_dy, a->dy, NULL, NULL, a->dbias, a->rows, a->columns, 1, share);
 }
 
 /* y = a' b'. */

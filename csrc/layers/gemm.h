@@ -74,11 +74,42 @@ enum { UNROLL = 32 };
 enum { UNROLL = 1 };
 #endif
 
+/* Writes row i of a tile: its sums, plus C0, and the ReLU of that; `last` columns of the last vector. */
+INLINE void finish_row(const struct gemm *g, const vector *sum, int64_t i, int vectors, int64_t last)
+{
+    const real *c0 = g->c0 ? g->c0 + i * g->c0_row : NULL;
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+        const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
+        vector y = c0 ? sum[v] + vector_load_some(c0 + at, columns) : sum[v];
+        if (g->relu)
+            y = vector_gate(y, y);
+        vector_store_some(g->c + i * g->c_row + at, y, columns);
+    }
+}
+
+INLINE void finish_rows(const struct gemm *g, const vector *sum, int rows, int vectors, int64_t last)
+{
+    for (int64_t i = 0; i < rows; ++i)
+        finish_row(g, sum + i * vectors, i, vectors, last);
+}
+
+/* Not inlined: it would be most of the code of each tile of two vectors. */
+static __attribute__((noinline)) void finish_tile(const struct gemm *g, const vector *sum, int rows, int vectors)
+{
+    const int64_t last = g->n - (vectors - 1) * PER_VECTOR;
+    if (vectors > NR_VECTORS) /* a single row */
+        finish_rows(g, sum, rows, vectors, last);
+    else if (last == PER_VECTOR)
+        finish_rows(g, sum, rows, NR_VECTORS, PER_VECTOR);
+    else
+        finish_rows(g, sum, rows, NR_VECTORS, last);
+}
+
 /* One tile: `lines` times `rows` rows of A, and so many vectors. All of them are constants, as is a_row if it is 1. */
 INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors, int64_t a_row)
 {
-    vector sum[MR * NR_VECTORS];
-    const int64_t last = g->n - (vectors - 1) * PER_VECTOR; /* columns of the last vector */
+    vector sum[MR * NR_VECTORS], finished[MR * NR_VECTORS]; /* the former in registers */
 #pragma GCC unroll UNROLL
     for (int at = 0; at < lines * rows * vectors; ++at)
         sum[at] = (vector){0};
@@ -98,18 +129,16 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
             }
         }
     }
+    if (vectors == 1) { /* of few columns, and often few products: a detour through memory would be felt */
 #pragma GCC unroll UNROLL
-    for (int i = 0; i < lines * rows; ++i)
+        for (int i = 0; i < lines * rows; ++i)
+            finish_row(g, sum + i, i, 1, g->n);
+        return;
+    }
 #pragma GCC unroll UNROLL
-        for (int v = 0; v < vectors; ++v) {
-            const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
-            vector y = sum[i * vectors + v];
-            if (g->c0)
-                y += vector_load_some(g->c0 + i * g->c0_row + at, columns);
-            if (g->relu)
-                y = vector_gate(y, y);
-            vector_store_some(g->c + i * g->c_row + at, y, columns);
-        }
+    for (int at = 0; at < lines * rows * vectors; ++at)
+        finished[at] = sum[at];
+    finish_tile(g, finished, lines * rows, vectors);
 }
 
 /* m rows of C in tiles of about equal height: one of few rows does not hide the latency of FMA. */

@@ -42,7 +42,7 @@ INLINE struct loss_at loss_at(enum loss kind, real x, real t, real delta)
 }
 
 /* The losses of n elements and their slopes; d may be x. */
-INLINE void losses_at(enum loss kind, const real *x, const real *t, real *value, real *d, int64_t n, real delta)
+INLINE void losses_of(enum loss kind, const real *x, const real *t, real *value, real *d, int64_t n, real delta)
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
@@ -52,8 +52,27 @@ INLINE void losses_at(enum loss kind, const real *x, const real *t, real *value,
     }
 }
 
-INLINE void element_losses(enum loss kind, const struct element_loss_args *a, struct fastopt_share share)
+/* Compiles the loop for each kind. */
+static void losses_at(enum loss kind, const real *x, const real *t, real *value, real *d, int64_t n, real delta)
 {
+    switch (kind) {
+    case LOSS_SIGMOID_CROSS_ENTROPY:
+        losses_of(LOSS_SIGMOID_CROSS_ENTROPY, x, t, value, d, n, delta);
+        break;
+    case LOSS_SQUARED_ERROR:
+        losses_of(LOSS_SQUARED_ERROR, x, t, value, d, n, delta);
+        break;
+    case LOSS_L1:
+        losses_of(LOSS_L1, x, t, value, d, n, delta);
+        break;
+    default:
+        losses_of(LOSS_HUBER, x, t, value, d, n, delta);
+    }
+}
+
+static void element_loss(const void *arguments, struct fastopt_share share)
+{
+    const struct element_loss_args *a = arguments;
     const int64_t columns = a->columns, block = maximum(1, LOSS_ELEMENTS / maximum(columns, 1));
     const struct range own = own_range(a->rows, block, share);
     const double total = total_weight(a->weight, NULL, a->rows);
@@ -65,7 +84,7 @@ INLINE void element_losses(enum loss kind, const struct element_loss_args *a, st
         double sum[LOSS_ELEMENTS] = {0};
         for (int64_t begin = 0, elements = n * columns; begin < elements; begin += LOSS_ELEMENTS) {
             const int64_t some = minimum(elements - begin, LOSS_ELEMENTS); /* all, if there are several rows */
-            losses_at(kind, x + begin, t + begin, value, d + begin, some, a->delta);
+            losses_at(a->kind, x + begin, t + begin, value, d + begin, some, a->delta);
             for (int64_t row = 0; row < n; ++row)
                 sum[row] += sum_of(value + row * columns, minimum(some, columns));
         }
@@ -76,24 +95,6 @@ INLINE void element_losses(enum loss kind, const struct element_loss_args *a, st
             for (int64_t i = row * columns; i < (row + 1) * columns; ++i)
                 d[i] *= factor;
         }
-    }
-}
-
-static void element_loss(const void *arguments, struct fastopt_share share)
-{
-    const struct element_loss_args *a = arguments;
-    switch (a->kind) {
-    case LOSS_SIGMOID_CROSS_ENTROPY:
-        element_losses(LOSS_SIGMOID_CROSS_ENTROPY, a, share);
-        break;
-    case LOSS_SQUARED_ERROR:
-        element_losses(LOSS_SQUARED_ERROR, a, share);
-        break;
-    case LOSS_L1:
-        element_losses(LOSS_L1, a, share);
-        break;
-    default:
-        element_losses(LOSS_HUBER, a, share);
     }
 }
 
