@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 C_FILES = $(shell git ls-files 'csrc/*.c' 'csrc/*.h' 'tests/*.c')
 
 .PHONY: dev build test fast bench fuzz fuzz-build fuzz-kernels fuzz-readers kill faults accuracy coverage mutants memcheck \
-  gallery hostile check alone format vec neon neon-test clang-test sanitize tsan wheel docs tutorial release clean
+  gallery hostile check alone format vec neon neon-test clang-test roots sanitize tsan wheel docs tutorial release clean
 
 dev:  ## a virtual environment with everything for work on fastopt
 	python3 -m venv .venv
@@ -89,7 +89,7 @@ vec:  ## which loops the compiler made vector loops of, and with how wide vector
 
 NEON_CC = aarch64-linux-gnu-gcc
 neon:  ## compile the kernels for aarch64 (needs a cross compiler: NEON_CC)
-	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c csrc/program.c; do \
+	for file in csrc/isa/baseline_float.c csrc/isa/baseline_double.c csrc/dispatch.c csrc/parallel.c csrc/permutation.c csrc/program.c; do \
 	  $(NEON_CC) $(call flags,baseline) -Werror -Icsrc -c -o /dev/null $$file || exit 1; done
 
 neon-test:  ## the table of hashes and a cross-section of the kernel tests on an emulated aarch64 (see .ci/neon-test)
@@ -103,6 +103,11 @@ clang-test:  ## the table of hashes, with kernels that clang compiles (CLANG)
 	  $(abspath $(PYTHON)) -m pip install -q --no-deps --target ../site .
 	cd build/clang && PYTHONPATH=$(CURDIR)/build/clang/site $(abspath $(PYTHON)) -P -m pytest -q -p no:cacheprovider \
 	  -c source/pyproject.toml --rootdir source source/tests/test_bits.py
+
+roots:  ## square roots by fused multiply-add, for every estimate that a CPU may begin with (needs AVX-512; seconds)
+	mkdir -p build
+	$(CC) $(call flags,avx512) -o build/roots tests/roots.c -lm
+	build/roots
 
 faults:  ## memory, threads and room on a disk that are refused, file systems that may only be read, storms of Ctrl-C
 	FASTOPT_FAULTS=10 $(PYTHON) -m pytest -q -s tests/test_faults.py

@@ -15,7 +15,7 @@ from fastopt.bench import OF_OTHER_NUMBERS, Contest
 PEERS: dict[str, str] = {}
 _modules = []
 
-for _name in ("numba", "torch", "jax", "numexpr", "sklearn", "thinc", "deepspeed"):
+for _name in ("numba", "torch", "jax", "numexpr", "sklearn", "thinc", "deepspeed", "mkl"):
     try:
         _modules.append(importlib.import_module(f"{_name}_peer"))
         PEERS[_name] = _modules[-1].VERSION

@@ -19,7 +19,7 @@ from fastopt.bench import COPY, FLAT, NORMAL, ONE_THREAD, STREAM, families
 #: A library's colour (after Okabe and Ito, who chose them for all eyes) …
 COLOURS = {
     "fastopt": "#D55E00", "numba": "#009E73", "PyTorch": "#0072B2", "JAX": "#CC79A7", "DeepSpeed": "#56B4E9",
-    "scikit-learn": "#B8860B", "thinc": "#8C564B", "numexpr": "#6A51A3", "NumPy": "#777777",
+    "scikit-learn": "#B8860B", "thinc": "#8C564B", "numexpr": "#6A51A3", "MKL": "#E69F00", "NumPy": "#777777",
     ONE_THREAD: "#0072B2", FLAT: "#D55E00", NORMAL: "#D55E00", STREAM: "#000000", COPY: "#000000",
 }  # fmt: skip
 #: … and a contender's marker and dashes within the library.

@@ -116,6 +116,7 @@ struct fastopt_variant {
     const char *name;
     int (*supported)(void);                   /* by this CPU and its operating system */
     const struct fastopt_kernels *kernels[2]; /* by enum fastopt_real */
+    fastopt_step_fn *const *roots; /* the steps of the rows ROOT for float32, on multiples of 16 elements; or null */
 };
 
 /* Strongest first; the last one runs everywhere; a row of null pointers ends the table. */
@@ -124,6 +125,23 @@ extern const struct fastopt_variant fastopt_variants[];
 /* Makes the variant of that name active (null: the strongest supported one).
  * Returns its name, or null, with nothing changed, where it is unknown or unsupported. */
 const char *fastopt_use(const char *name);
+
+/* What is chosen by CPU family among kernels of one instruction set, all of the same bits. */
+struct fastopt_tuning {
+    const char *name, *vendor;         /* of the CPU, as cpuid says it; null: any */
+    unsigned family, models[4];        /* 0: any */
+    enum { BY_DIVIDER, BY_FMA } roots; /* how the steps of the rows ROOT take them, where there is a choice */
+};
+
+/* The last one fits every CPU; a row of null pointers ends the table. */
+extern const struct fastopt_tuning fastopt_tunings[];
+
+/* Makes the tuning of that name active (null: the first one that fits this CPU). Returns it, or null, with nothing
+ * changed, where it is unknown. */
+const struct fastopt_tuning *fastopt_tune(const char *name);
+
+/* Whether the active variant and tuning take the roots of steps by fused multiply-add. */
+int fastopt_roots_by_fma(void);
 
 /* The active kernels for one real type. */
 const struct fastopt_kernels *fastopt_active(enum fastopt_real real);

@@ -109,10 +109,6 @@ int fastopt_run_program(const struct fastopt_leg *legs, size_t count, size_t rou
 int fastopt_run_legs(const struct fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes,
                      struct fastopt_stop *stop);
 
-/* What NumPy draws as `default_rng(entropy).permutation(n)`, n < 2^32, of entropy in 32-bit words; returns whether the
- * compiler has the integers for it. */
-int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order);
-
 /* The Euclidean norm of n numbers that are not negative. */
 double fastopt_norm(const double *numbers, size_t n);
 

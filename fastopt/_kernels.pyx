@@ -104,6 +104,11 @@ cdef extern from "fastopt.h" nogil:
     const fastopt_dimension_row fastopt_dimension_rows[]
     const fastopt_variant fastopt_variants[]
     const char *fastopt_use(const char *name)
+    struct fastopt_tuning:
+        const char *name
+    const fastopt_tuning fastopt_tunings[]
+    const fastopt_tuning *fastopt_tune(const char *name)
+    int fastopt_roots_by_fma()
     struct fastopt_kernels:
         int tile_rows
         int tile_columns
@@ -197,9 +202,12 @@ cdef extern from "program.h" nogil:
         size_t batch
         size_t item
     bint fastopt_run_program(const fastopt_leg *legs, size_t count, size_t rounds, uint64_t passes, fastopt_stop *stop)
-    int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order)
     int fastopt_finite(fastopt_real real, const void *numbers, size_t n)
     double fastopt_norm(const double *numbers, size_t n)
+
+
+cdef extern from "permutation.h" nogil:
+    int fastopt_permutation(const uint32_t *entropy, size_t words, int64_t n, int64_t *order)
 
 
 # What NumPy's headers let every extension read of an array: the struct that is part of its ABI.
@@ -311,6 +319,49 @@ try:
     use_isa(os.environ.get("FASTOPT_ISA") or None)
 except ValueError as error:
     raise ImportError(f"FASTOPT_ISA: {error}") from None
+
+
+def tunings():
+    """The rows of the table of tunings, of which the first one that fits this CPU is its own."""
+    names = []
+    cdef const fastopt_tuning *row = fastopt_tunings
+    while row.name != NULL:
+        names.append(row.name.decode())
+        row += 1
+    return names
+
+
+_tuning = None
+
+
+def tuning():
+    """The tuning in use: that of this CPU's family, or what the environment variable ``FASTOPT_TUNING`` says."""
+    return _tuning
+
+
+def roots_by_fma():
+    """Whether float32 steps take their roots by fused multiply-add, and not by the divider."""
+    return fastopt_roots_by_fma() != 0
+
+
+def use_tuning(name):
+    """Use a tuning from now on; None means that of this CPU's family."""
+    global _tuning
+    cdef const fastopt_tuning *chosen
+    if name is None:
+        chosen = fastopt_tune(NULL)
+    else:
+        encoded = name.encode()
+        chosen = fastopt_tune(encoded)
+    if chosen == NULL:
+        raise ValueError(f"the tuning must be one of {', '.join(tunings())}; got {name!r}")
+    _tuning = chosen.name.decode()
+
+
+try:
+    use_tuning(os.environ.get("FASTOPT_TUNING") or None)
+except ValueError as error:
+    raise ImportError(f"FASTOPT_TUNING: {error}") from None
 
 
 # ---- Threads -------------------------------------------------------------------------------------------------------

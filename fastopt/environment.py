@@ -29,7 +29,7 @@ def record() -> dict[str, str]:
     Returns
     -------
     dict
-        The same from call to call, unless the number of threads or the instruction set is changed.
+        The same from call to call, unless the number of threads, the instruction set or the tuning is changed.
 
     Examples
     --------
@@ -37,6 +37,7 @@ def record() -> dict[str, str]:
     >>> record()["fastopt"] == fastopt.__version__
     True
     """
+    roots = "fused multiply-add" if _kernels.roots_by_fma() else "the divider"
     return {
         "fastopt": sys.modules["fastopt"].__version__,
         "instruction set": f"{_kernels.isa()} (of {', '.join(_kernels.isas())})",
@@ -44,6 +45,7 @@ def record() -> dict[str, str]:
         **_software(),
         "dense layers": "products of fastopt's" if PRODUCTS == "own" else "products of the BLAS",
         "micro-kernel": "{} × {} float32".format(*_kernels.tile()),
+        "tuning": f"{_kernels.tuning()} (roots by {roots})",
         **_machine(),
     }
 

@@ -11,6 +11,7 @@
 /* dispatch.c names these; `baseline` of float is linked, and used alone. */
 const struct fastopt_kernels fastopt_baseline_double, fastopt_avx2_float, fastopt_avx2_double, fastopt_avx512_float,
     fastopt_avx512_double;
+fastopt_step_fn *const fastopt_avx512_roots[1];
 
 enum { CALLERS = 4, BATCHES = 12, ROWS = 64, COLUMNS = 2048, N = ROWS * COLUMNS };
 

@@ -682,6 +682,7 @@ def test_info(run):
     assert facts["BLAS"]
     assert facts["dense layers"] == "products of fastopt's"
     rows, columns = {"avx512": (8, 32), "avx2": (6, 16), "neon": (8, 8)}.get(_kernels.isa(), (6, 8))
+    assert facts["tuning"].startswith(f"{_kernels.tuning()} (roots by ")
     assert facts["micro-kernel"] == f"{rows} × {columns} float32"
 
 

@@ -154,18 +154,19 @@ static void mean_loss(const void *arguments, struct fastopt_share share)
 static int is_first_largest(const real *x, int64_t at, int64_t n)
 {
     const real largest = x[at];
-    if (largest == largest) {
-        signed_word above = 0;
-#pragma omp simd reduction(| : above)
-        for (int64_t j = at + 1; j < n; ++j)
-            above |= !(x[j] <= largest);
-        if (above)
-            return 0;
+    signed_word wrong = 0;
+    if (largest != largest) {
+        for (int64_t j = 0; j < at; ++j)
+            wrong |= x[j] != x[j];
+        return !wrong;
     }
+#pragma omp simd reduction(| : wrong)
     for (int64_t j = 0; j < at; ++j)
-        if (!(x[j] < largest) && (x[j] == largest || x[j] != x[j]))
-            return 0;
-    return 1;
+        wrong |= !(x[j] < largest);
+#pragma omp simd reduction(| : wrong)
+    for (int64_t j = at + 1; j < n; ++j)
+        wrong |= !(x[j] <= largest);
+    return !wrong;
 }
 
 enum { FEW_CLASSES = 32 /* for which vectors go along a column */, ROWS = 64 /* of a block */ };

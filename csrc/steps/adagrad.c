@@ -12,14 +12,15 @@ static void adagrad(const struct fastopt_tensor *tensors, size_t count, const do
     const int rooted = h->root != 0;
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict square_sum = tensor->state[0];
-        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+        reals *restrict param = tensor->param, *restrict square_sum = tensor->state[0];
+        const reals *restrict grad = tensor->grad;
+        const real scale = tensor->grad_scale;
 #pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = scale * grad[i];
-            const real s = square_sum[i] + g * g;
+        for (size_t i = 0; i < tensor->n / WIDTH; ++i) {
+            const reals g = scale * grad[i];
+            const reals s = square_sum[i] + g * g, sum = s + bare;
             square_sum[i] = s;
-            param[i] = shrink * param[i] - lr * g / (rooted ? root(s, eps) : s + bare);
+            param[i] = shrink * param[i] - lr * g / (rooted ? root(s, eps) : sum);
         }
     }
 }

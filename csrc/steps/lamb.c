@@ -33,27 +33,39 @@ INLINE real lamb_update(struct lamb k, real m, real v, real param)
     return decayed_direction(k.decay, k.factor * m / root(v, k.eps), param);
 }
 
+/* Of at most SUM_LANES elements. Two loops, or clang takes no more floats than doubles at a time. */
+INLINE void lamb_strip(struct lamb k, const struct fastopt_tensor *tensor, size_t start, size_t width, double *of_param,
+                       double *of_update)
+{
+    const real *restrict param = (const real *)tensor->param + start;
+    const real *restrict grad = (const real *)tensor->grad + start;
+    real *restrict m = (real *)tensor->state[0] + start, *restrict v = (real *)tensor->state[1] + start;
+    const real scale = tensor->grad_scale;
+    real shrunk[SUM_LANES], update[SUM_LANES];
+#pragma omp simd
+    for (size_t l = 0; l < width; ++l) {
+        const real g = scale * grad[l];
+        const real m_new = averaged(k.first, m[l], g), v_new = averaged(k.second, v[l], g * g);
+        m[l] = m_new;
+        v[l] = v_new;
+        shrunk[l] = k.shrink * param[l];
+        update[l] = lamb_update(k, m_new, v_new, shrunk[l]);
+    }
+#pragma omp simd
+    for (size_t l = 0; l < width; ++l) {
+        of_param[l] += (double)shrunk[l] * shrunk[l];
+        of_update[l] += (double)update[l] * update[l];
+    }
+}
+
 static void lamb_sums(const struct fastopt_tensor *tensor, const double *hyper, double sums[FASTOPT_SUMS])
 {
     const struct lamb k = lamb_constants((const void *)hyper);
-    const real *restrict param = tensor->param, *restrict grad = tensor->grad, scale = tensor->grad_scale;
-    real *restrict m = tensor->state[0], *restrict v = tensor->state[1];
     double of_param[SUM_LANES] = {0}, of_update[SUM_LANES] = {0};
-    for (size_t start = 0; start < tensor->n; start += SUM_LANES) {
-        const size_t width = tensor->n - start < SUM_LANES ? tensor->n - start : SUM_LANES;
-#pragma omp simd
-        for (size_t l = 0; l < width; ++l) {
-            const size_t i = start + l;
-            const real g = scale * grad[i];
-            const real m_new = averaged(k.first, m[i], g), v_new = averaged(k.second, v[i], g * g);
-            const real shrunk = k.shrink * param[i];
-            const double p = shrunk, u = lamb_update(k, m_new, v_new, shrunk);
-            m[i] = m_new;
-            v[i] = v_new;
-            of_param[l] += p * p;
-            of_update[l] += u * u;
-        }
-    }
+    size_t start = 0;
+    for (; start + SUM_LANES <= tensor->n; start += SUM_LANES)
+        lamb_strip(k, tensor, start, SUM_LANES, of_param, of_update);
+    lamb_strip(k, tensor, start, tensor->n - start, of_param, of_update);
     sums[0] = sum_of_lanes(of_param);
     sums[1] = sum_of_lanes(of_update);
 }

@@ -31,7 +31,7 @@ static inline double nadam_momentum(double beta1, double decay, double t)
     return beta1 * (1 - 0.5 * (x < 700 ? exp_minus(x) : 0));
 }
 
-static void nadam_scalars(double *hyper, double *scalars)
+static inline void nadam_scalars(double *hyper, double *scalars)
 {
     struct nadam_hyper *h = (void *)hyper;
     struct nadam_scalars *s = (void *)scalars;
@@ -53,12 +53,13 @@ static void nadam(const struct fastopt_tensor *tensors, size_t count, const doub
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, c.second);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict m = tensor->state[0], *restrict v = tensor->state[1];
-        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+        reals *restrict param = tensor->param, *restrict m = tensor->state[0], *restrict v = tensor->state[1];
+        const reals *restrict grad = tensor->grad;
+        const real scale = tensor->grad_scale;
 #pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = scale * grad[i];
-            const real m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
+        for (size_t i = 0; i < tensor->n / WIDTH; ++i) {
+            const reals g = scale * grad[i];
+            const reals m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
             m[i] = m_new;
             v[i] = v_new;
             param[i] = shrink * param[i] - (step_m * m_new + step_g * g) / root(v_new, eps);

@@ -19,15 +19,16 @@ static void radam(const struct fastopt_tensor *tensors, size_t count, const doub
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, c.second);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict m = tensor->state[0], *restrict v = tensor->state[1];
-        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+        reals *restrict param = tensor->param, *restrict m = tensor->state[0], *restrict v = tensor->state[1];
+        const reals *restrict grad = tensor->grad;
+        const real scale = tensor->grad_scale;
 #pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = scale * grad[i];
-            const real m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
+        for (size_t i = 0; i < tensor->n / WIDTH; ++i) {
+            const reals g = scale * grad[i];
+            const reals m_new = averaged(first, m[i], g), v_new = averaged(second, v[i], g * g);
             m[i] = m_new;
             v[i] = v_new;
-            param[i] = shrink * param[i] - step * m_new / (rectified ? root(v_new, eps) : 1);
+            param[i] = shrink * param[i] - (rectified ? step * m_new / root(v_new, eps) : step * m_new);
         }
     }
 }

@@ -10,12 +10,13 @@ static void rmsprop(const struct fastopt_tensor *tensors, size_t count, const do
     const struct stabiliser eps = stabiliser(h->eps, h->eps_mode, 1);
 
     for (const struct fastopt_tensor *tensor = tensors; tensor < tensors + count; ++tensor) {
-        real *restrict param = tensor->param, *restrict square_avg = tensor->state[0];
-        const real *restrict grad = tensor->grad, scale = tensor->grad_scale;
+        reals *restrict param = tensor->param, *restrict square_avg = tensor->state[0];
+        const reals *restrict grad = tensor->grad;
+        const real scale = tensor->grad_scale;
 #pragma omp simd
-        for (size_t i = 0; i < tensor->n; ++i) {
-            const real g = scale * grad[i];
-            const real s = averaged(mean, square_avg[i], g * g);
+        for (size_t i = 0; i < tensor->n / WIDTH; ++i) {
+            const reals g = scale * grad[i];
+            const reals s = averaged(mean, square_avg[i], g * g);
             square_avg[i] = s;
             param[i] = shrink * param[i] - lr * g / root(s, eps);
         }

@@ -4,6 +4,20 @@
 
 #include "../kernel.h"
 
+/* What formulas compute with: one element, of many of which the compiler makes vectors; or, where roots are taken by
+ * fused multiply-add, WIDTH of them. Loops take whole ones, and leave the rest to the other compilation. */
+#if defined(ROOTS_BY_FMA)
+#include "roots.h"
+#else
+typedef real reals;
+enum { WIDTH = 1 };
+
+INLINE real square_root(real x)
+{
+    return sqrt(x);
+}
+#endif
+
 /* The factor of a parameter under decoupled decay (Loshchilov & Hutter 2019): 1 - lr decay. */
 static inline double shrinkage(const void *hyper)
 {
@@ -45,9 +59,9 @@ static inline struct stabiliser stabiliser(double eps, double eps_mode, double c
     };
 }
 
-INLINE real root(real x, struct stabiliser eps)
+INLINE reals root(reals x, struct stabiliser eps)
 {
-    return sqrt(x + eps.in_root) + eps.outside;
+    return square_root(x + eps.in_root) + eps.outside;
 }
 
 /* An exponential moving average. The weights are computed in double: 1 - 0.999f is wrong in the fifth digit. */
@@ -60,7 +74,7 @@ static inline struct average average(double old_weight)
     return (struct average){old_weight, 1 - old_weight};
 }
 
-INLINE real averaged(struct average a, real old, real value)
+INLINE reals averaged(struct average a, reals old, reals value)
 {
     return a.old_weight * old + a.new_weight * value;
 }

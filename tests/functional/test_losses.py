@@ -237,3 +237,7 @@ def test_count_right_counts_as_numpy(isa, dtype, rng):
         largest = scores.argmax(axis=1)
         labels = np.where(rng.random(500) < 0.5, largest, rng.integers(classes, size=500))
         assert functional.count_right(scores, labels).tolist() == [np.count_nonzero(largest == labels)]
+        scores = rng.normal(size=(500, classes)).astype(dtype)  # of which one is the largest
+        largest = scores.argmax(axis=1)
+        labels = np.where(rng.random(500) < 0.5, largest, rng.integers(classes, size=500))
+        assert functional.count_right(scores, labels).tolist() == [np.count_nonzero(largest == labels)]

@@ -474,9 +474,11 @@ def _file(name: str) -> Maker:
     def make(memory: Memory, rng: random.Random) -> Call:
         optimizer, params = _made("Adam", memory, rng)
         path = f"state{rng.choice(('.npz', '.safetensors', ''))}"
-        if name == "load":
+        if name != "save":
             with contextlib.suppress(ImportError, ValueError):
                 fastopt.save(optimizer, path)
+        if name == "describe_file":
+            return Call(fastopt.describe_file, {"path": path}, state=_state_of(optimizer, params))
         return Call(getattr(fastopt, name), {"optimizer": optimizer, "path": path}, state=_state_of(optimizer, params))
 
     return make
@@ -499,7 +501,8 @@ def _torch(name: str) -> Maker:
     return make
 
 
-CALLS |= {name: _file(name) for name in ("save", "load")} | {name: _torch(name) for name in ("to_torch", "load_torch")}
+CALLS |= {name: _file(name) for name in ("save", "load", "describe_file")}
+CALLS |= {name: _torch(name) for name in ("to_torch", "load_torch")}
 plain("data.digits", data.digits, lambda x, rng: {})
 plain("data.load", data.load, lambda x, rng: {"source": rng.choice((".", "none"))})
 plain("data.read_idx", data.read_idx, lambda x, rng: {"path": rng.choice((".", "none", "state.npz"))})

@@ -62,6 +62,7 @@ LEFT_OUT = {
     "of several processes": ("Elsewhere", "Group"),
     "functions of many steps of the trainer": ("lr_find", "lsuv"),
     "takes a function of one's own": ("register",),
+    "classes of warnings": ("FastoptWarning", "LayoutWarning", "TrainingWarning"),
 }
 
 
