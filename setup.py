@@ -93,11 +93,8 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     libraries=[
-        library("fastopt", ["csrc/dispatch.c", "csrc/parallel.c", "csrc/permutation.c", "csrc/program.c"], THREADS),
-        *(
-            library(f"fastopt_{isa}", sorted(glob(f"csrc/isa/{isa}_*.c")), flags)
-            for isa, flags in ISA_FLAGS.items()
-        ),
+        library("fastopt", [f"csrc/{name}.c" for name in ("dispatch", "parallel", "permutation", "program")], THREADS),
+        *(library(f"fastopt_{isa}", sorted(glob(f"csrc/isa/{isa}_*.c")), flags) for isa, flags in ISA_FLAGS.items()),
     ],
     ext_modules=[
         Extension(

@@ -1,5 +1,6 @@
-"""Small networks on the digits: the time per step of a whole `fit`, shuffling and accuracy included, of as many epochs as
-these networks take to learn them; and of a short one, whose checks and preparations come to more per step.
+"""Small networks on the digits: the time per step of a whole `fit`, shuffling and accuracy included.
+
+It has as many epochs as these networks take to learn them; in a short one, what comes before it weighs more per step.
 
 Rivals in their fastest form: JAX with each epoch as one jitted, donated `lax.scan` over batches that are permuted
 outside of it, with one-hot labels, the best of unrolled and not, the loss alone; scikit-learn's `MLPClassifier.fit`;
