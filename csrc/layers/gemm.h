@@ -74,24 +74,29 @@ enum { UNROLL = 32 };
 enum { UNROLL = 1 };
 #endif
 
-/* Writes row i of a tile: its sums, plus C0, and the ReLU of that; `last` columns of the last vector. */
-INLINE void finish_row(const struct gemm *g, const vector *sum, int64_t i, int vectors, int64_t last)
+/* Writes a row of a tile: its sums, plus C0, and the ReLU of that; `last` columns of the last vector. */
+INLINE void finish_row(const vector *sum, const real *c0, int relu, real *c, int vectors, int64_t last)
 {
-    const real *c0 = g->c0 ? g->c0 + i * g->c0_row : NULL;
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
         const int64_t at = v * PER_VECTOR, columns = v < vectors - 1 ? PER_VECTOR : last;
         vector y = c0 ? sum[v] + vector_load_some(c0 + at, columns) : sum[v];
-        if (g->relu)
+        if (relu)
             y = vector_gate(y, y);
-        vector_store_some(g->c + i * g->c_row + at, y, columns);
+        vector_store_some(c + at, y, columns);
     }
 }
 
 INLINE void finish_rows(const struct gemm *g, const vector *sum, int rows, int vectors, int64_t last)
 {
-    for (int64_t i = 0; i < rows; ++i)
-        finish_row(g, sum + i * vectors, i, vectors, last);
+    const int64_t c_row = g->c_row, c0_row = g->c0_row;
+    const int relu = g->relu;
+    const real *c0 = g->c0;
+    real *c = g->c;
+    for (int i = 0; i < rows; ++i, c += c_row, sum += vectors) {
+        finish_row(sum, c0, relu, c, vectors, last);
+        c0 = c0 ? c0 + c0_row : c0;
+    }
 }
 
 /* Not inlined: it would be most of the code of each tile of two vectors. */
@@ -132,7 +137,7 @@ INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors,
     if (vectors == 1) { /* of few columns, and often few products: a detour through memory would be felt */
 #pragma GCC unroll UNROLL
         for (int i = 0; i < lines * rows; ++i)
-            finish_row(g, sum + i, i, 1, g->n);
+            finish_row(sum + i, g->c0 ? g->c0 + i * g->c0_row : NULL, g->relu, g->c + i * g->c_row, 1, g->n);
         return;
     }
 #pragma GCC unroll UNROLL
