@@ -68,10 +68,12 @@ struct gemm {
 
 /* Loops over a tile are unrolled, so that its sums are in registers; but where products are emulated, which the sums
  * wait for anyway, that would be nothing but code. */
-#if defined(__FMA__) || defined(__aarch64__)
-enum { UNROLL = 32 };
+#if !defined(__FMA__) && !defined(__aarch64__)
+#define UNROLLED _Pragma("GCC unroll 1")
+#elif defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)") /* the only one that clang 14 knows */
 #else
-enum { UNROLL = 1 };
+#define UNROLLED _Pragma("GCC unroll 32")
 #endif
 
 /* Writes a row of a tile: its sums, plus C0, and the ReLU of that; `last` columns of the last vector. */
@@ -115,32 +117,32 @@ static __attribute__((noinline)) void finish_tile(const struct gemm *g, const ve
 INLINE void micro_kernel(const struct gemm *g, int lines, int rows, int vectors, int64_t a_row)
 {
     vector sum[MR * NR_VECTORS], finished[MR * NR_VECTORS]; /* the former in registers */
-#pragma GCC unroll UNROLL
+    UNROLLED
     for (int at = 0; at < lines * rows * vectors; ++at)
         sum[at] = (vector){0};
     for (int64_t block = 0; block < g->blocks; ++block) {
         const real *a = g->block[block].a, *b = g->block[block].b;
         for (int64_t p = 0; p < g->k; ++p, a += g->a_column, b += g->b_row) {
             factor row[ROW_VECTORS];
-#pragma GCC unroll UNROLL
+            UNROLLED
             for (int v = 0; v < vectors; ++v)
                 row[v] = factor_of(vector_load(b + v * PER_VECTOR));
-#pragma GCC unroll UNROLL
+            UNROLLED
             for (int i = 0; i < lines * rows; ++i) {
                 const factor broadcast = factor_of(a[i / rows * g->a_line + i % rows * a_row] - (vector){0});
-#pragma GCC unroll UNROLL
+                UNROLLED
                 for (int v = 0; v < vectors; ++v)
                     sum[i * vectors + v] = factors_fma(broadcast, row[v], sum[i * vectors + v]);
             }
         }
     }
     if (vectors == 1) { /* of few columns, and often few products: a detour through memory would be felt */
-#pragma GCC unroll UNROLL
+        UNROLLED
         for (int i = 0; i < lines * rows; ++i)
             finish_row(sum + i, g->c0 ? g->c0 + i * g->c0_row : NULL, g->relu, g->c + i * g->c_row, 1, g->n);
         return;
     }
-#pragma GCC unroll UNROLL
+    UNROLLED
     for (int at = 0; at < lines * rows * vectors; ++at)
         finished[at] = sum[at];
     finish_tile(g, finished, lines * rows, vectors);
