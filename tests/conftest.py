@@ -146,22 +146,30 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20)
 
 
-@pytest.fixture
-def on_each_isa() -> Callable[[Callable[[], Any]], list[Any]]:
-    """Runs a function under each instruction set, and lists the results."""
+def on_each(names, current, use) -> Callable[[Callable[[], Any]], list[Any]]:
+    """What runs a function under each of some choices, and lists the results."""
 
     def run(function) -> list[Any]:
-        before = _kernels.isa()
-        results = []
+        before, results = current(), []
         try:
-            for name in _kernels.isas():
-                _kernels.use_isa(name)
+            for name in names():
+                use(name)
                 results.append(function())
         finally:
-            _kernels.use_isa(before)
+            use(before)
         return results
 
     return run
+
+
+@pytest.fixture
+def on_each_isa() -> Callable[[Callable[[], Any]], list[Any]]:
+    return on_each(_kernels.isas, _kernels.isa, _kernels.use_isa)
+
+
+@pytest.fixture
+def on_each_tuning() -> Callable[[Callable[[], Any]], list[Any]]:
+    return on_each(_kernels.tunings, _kernels.tuning, _kernels.use_tuning)
 
 
 class Guards:

@@ -169,14 +169,9 @@ def test_steps_count_and_follow_their_values():
     np.testing.assert_array_equal(optimizer.params["w"], -2 - 3.5)
 
 
-@pytest.mark.parametrize(
-    ("every", "before", "after"), [(1, 0, 0), (2, 0, 0), (3, 0, 0), (3, 2, 0), (3, 1, 4), (9, 0, 0)]
-)
-def test_items_for_some_batches_of_a_step(every, before, after, dtype):
-    """Sums begin with the first batch of a step, go on with later ones, and are written where it ends."""
-    source = np.arange(1.0, 8.0, dtype=dtype)[:, None]
-    program, x, total = _kernels.Program(), np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
-    params, sums = {"w": np.zeros((1, 1), dtype)}, {"w": total}
+def summing(x, total, source):
+    """A program that adds up the rows of a step, and takes the step along their sum."""
+    program = _kernels.Program()
     program.gather(x)
     program.copy(total, x)
     program.only(1, "first")
@@ -185,6 +180,17 @@ def test_items_for_some_batches_of_a_step(every, before, after, dtype):
     program.step()
     program.only(3, "last")
     program.feed(0, source)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("every", "before", "after"), [(1, 0, 0), (2, 0, 0), (3, 0, 0), (3, 2, 0), (3, 1, 4), (9, 0, 0)]
+)
+def test_items_for_some_batches_of_a_step(every, before, after, dtype):
+    """Sums begin with the first batch of a step, go on with later ones, and are written where it ends."""
+    source = np.arange(1.0, 8.0, dtype=dtype)[:, None]
+    x, total = np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
+    params, sums, program = {"w": np.zeros((1, 1), dtype)}, {"w": total}, summing(x, total, source)
     optimizer, expected, own, steps = fastopt.SGD(params, lr=1.0), 0.0, 0.0, 0
     for i, value in enumerate(source.ravel()):
         own = value if (before + i) % every == 0 else own + value
@@ -202,16 +208,7 @@ def test_steps_over_several_programs(dtype):
     x, total = np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
     source, legs = np.arange(1.0, 13.0, dtype=dtype)[:, None], []
     for rows, batches in (([0, 1, 2, 6, 7, 8], 3), ([3, 4, 9, 10], 2), ([5, 11], 1)):
-        program = _kernels.Program()
-        program.gather(x)
-        program.copy(total, x)
-        program.only(1, "first")
-        program.call(F.add, (total, x), {"out": total})
-        program.only(2, "later")
-        program.step()
-        program.only(3, "last")
-        program.feed(0, source)
-        legs.append((program, np.array(rows), 1, batches))
+        legs.append((summing(x, total, source), np.array(rows), 1, batches))
     for every, totals in ((1, source.ravel()), (2, [3, 7, 11, 15, 19, 23]), (4, [10, 11, 34, 23]), (6, [21, 57])):
         params, taken = {"w": np.zeros((1, 1), dtype)}, Schedule(exponential, peak=1.0, gamma=0.5)
         optimizer = fastopt.SGD(params, lr=taken)

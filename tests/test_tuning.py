@@ -11,23 +11,6 @@ from fastopt.optimizers import OPTIMIZERS
 pytestmark = pytest.mark.bits
 
 
-@pytest.fixture
-def on_each_tuning():
-    """Runs a function under each tuning, and lists the results."""
-
-    def run(function):
-        before, results = _kernels.tuning(), []
-        try:
-            for name in _kernels.tunings():
-                _kernels.use_tuning(name)
-                results.append(function())
-        finally:
-            _kernels.use_tuning(before)
-        return results
-
-    return run
-
-
 @pytest.mark.parametrize("exponent", [-60, -59, 0, 1, 118, 119])
 def test_roots_of_all_mantissas(exponent, on_each_tuning, same_bits):
     """What has an exponent of its own is 4^k times something of exponent 0 or 1: so all floats of the range are tried.

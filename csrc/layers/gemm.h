@@ -37,7 +37,7 @@ enum { MR = 6 };
 #endif
 
 /* A single row hides the latency of FMA by more vectors: the product of a weight with one sample. Where the registers
- * allow twice as many, a weight of 784 x 256 is read in one stream, in 0.65 to 0.7 of the time on AMD Zen 5. */
+ * allow twice as many, a weight of 784 x 256 is read in one stream, in 0.6 to 0.8 of the time on AMD Zen 5. */
 #if defined(__AVX512F__)
 enum { ROW_VECTORS = 16 };
 #else

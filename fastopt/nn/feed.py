@@ -198,6 +198,8 @@ class Transformed(Arrays):
         self._thread = Ahead()
         #: The seed, the steps before it, and the number of the first epoch that the thread was given to make.
         self._begun: tuple[int, int, int] | None = None
+        #: What it made of these, if `several` was asked for fewer of them.
+        self._made: tuple[Data, list[Batches]] | None = None
         self._rng: Callable[[int, int, int], Any] = rng_of
 
     def first(self) -> Data:
@@ -228,13 +230,18 @@ class Transformed(Arrays):
         fit = max(1, min(len(steps), MOST_BYTES // (self.samples * max(1, self.data[0][:1].nbytes))))
         if self._begun == (seed, steps[0], epoch):
             self._begun = None
-            data, made = self._thread.take()
+            data, made = self._made or self._thread.take()
+            self._made = None
         else:
             self.rest()
             data, made = self._several(seed, steps[:fit], epoch)
+        made, more = made[: len(steps)], made[len(steps) :]
         count, each = min(fit, left - len(made)), -(-self.batches // self._accumulate)  # steps of an epoch
-        if self._ahead and count > 0:
+        if more or (self._ahead and count > 0):
             self._begun = seed, steps[0] + len(made) * each, epoch + len(made)
+        if more:
+            self._made = data, more
+        elif self._begun is not None:
             later = [self._begun[1] + i * each for i in range(count)]
             self._thread.give(functools.partial(self._several, seed, later, epoch + len(made)))
         return data, made
@@ -252,10 +259,10 @@ class Transformed(Arrays):
         return (x, y, weight), each
 
     def rest(self) -> None:
-        if self._begun is not None:
-            self._begun = None
+        if self._begun is not None and self._made is None:
             with contextlib.suppress(Exception):  # of an epoch that nobody has come to
                 self._thread.take()
+        self._begun = self._made = None
 
     def _cuts(self, each: Batches) -> list[int]:
         """Where blocks begin: a small one first, where the others are made meanwhile."""

@@ -474,7 +474,10 @@ class Run:
             each.extend(made)
             return each
 
-        most = 1 if self._validation is not None else min([most, *(each.epochs_ahead() for each in self._told)])
+        if self._validation is not None:
+            most = 1
+        for told in self._told:
+            most = min(most, checks.integer(f"{type(told).__name__}.epochs_ahead()", told.epochs_ahead(), 1))
         self._prepare()
         began = time.perf_counter()
         taken = self.steps.epochs(sizes, most, draw, self._varying)

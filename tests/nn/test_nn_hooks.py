@@ -223,8 +223,9 @@ def test_the_identity_changes_no_bits(samples):
     assert metrics(history) == metrics(same)
 
 
+@pytest.mark.parametrize("ahead", [None, True, False], ids=["no transform", "ahead", "not ahead"])
 @pytest.mark.parametrize("patience", [0, 1, 4])
-def test_epochs_that_cannot_be_the_last_are_one_call(patience, samples, several):
+def test_epochs_that_cannot_be_the_last_are_one_call(patience, ahead, samples, several):
     """A callback that says so is told of them later, and the run ends where it does otherwise."""
 
     class EachByItself(nn.EarlyStopping):
@@ -236,7 +237,8 @@ def test_epochs_that_cannot_be_the_last_are_one_call(patience, samples, several)
         model = mlp()
         several.clear()
         stopping = kind("loss", patience=patience, min_delta=0.05, restore_best=False)
-        history = model.fit(*samples, epochs=40, callbacks=[stopping], batch_size=7)
+        how = {} if ahead is None else {"transform": noisy, "ahead": ahead}
+        history = prepared(model, *samples, epochs=40, callbacks=[stopping], batch_size=7, **how).go()
         assert 0 < len(history["loss"]) < 40
         ended.append((bits(model), metrics(history), history.stopped))
         if kind is EachByItself or not patience:
@@ -244,6 +246,18 @@ def test_epochs_that_cannot_be_the_last_are_one_call(patience, samples, several)
         else:
             assert max(several) == patience + 1
     assert ended[0] == ended[1]
+
+
+def test_epochs_ahead_must_be_a_number_of_them(samples):
+    class Hasty(nn.Callback):
+        def on_epoch_end(self, epoch, logs):
+            pass
+
+        def epochs_ahead(self):
+            return 0
+
+    with pytest.raises(ValueError, match=r"^Hasty\.epochs_ahead\(\) must be at least 1, got 0"):
+        mlp().fit(*samples, epochs=3, callbacks=[Hasty()])
 
 
 def noisy(x, y, rng):
