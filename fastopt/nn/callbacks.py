@@ -132,7 +132,7 @@ class EarlyStopping(_Watcher):
         self._weights: dict[str, Array] = {}
 
     def epochs_ahead(self) -> int:
-        if self.restore_best:
+        if self.restore_best or type(self) is not EarlyStopping:  # of which nobody knows what it looks at
             return 1
         return max(1, self._best_epoch + self.patience + 2 - self._run.epoch)  # none before can be the last
 

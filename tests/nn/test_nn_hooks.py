@@ -248,6 +248,19 @@ def test_epochs_that_cannot_be_the_last_are_one_call(patience, ahead, samples, s
     assert ended[0] == ended[1]
 
 
+def test_a_subclass_is_told_of_each_epoch_before_the_next(samples, several):
+    class Looking(nn.EarlyStopping):
+        def on_epoch_end(self, epoch, logs):
+            super().on_epoch_end(epoch, logs)
+            seen.append(self._run.optimizer.t)
+
+    seen = []
+    mlp().fit(*samples, epochs=5, batch_size=7, callbacks=[Looking("loss", patience=9, restore_best=False)])
+    steps = len(nn.Shuffled(N, 7))
+    assert seen == [steps * epoch for epoch in range(1, 6)]
+    assert max(several) == 1
+
+
 def test_epochs_ahead_must_be_a_number_of_them(samples):
     class Hasty(nn.Callback):
         def on_epoch_end(self, epoch, logs):
