@@ -170,7 +170,8 @@ class _Rule(nn.Callback):
         looks = self._validation is not None or self._scorers or of.verbose
         if looks or (of._follows_rule() and of.learning_rate == "invscaling"):
             return 1
-        return int(min(of.n_iter_no_change + 1 - of._no_improvement_count, sys.maxsize))  # none before can be the last
+        left = of.n_iter_no_change + 1 - of._no_improvement_count  # partial_fit goes on beyond them
+        return int(min(max(1, left), sys.maxsize))  # none before can be the last
 
     def on_epoch_begin(self, epoch: int) -> None:
         rate = self._of._optimizer.learning_rate
